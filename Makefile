@@ -1,0 +1,44 @@
+# Everything runs in a virtual environment that these rules make. Nothing else is needed but Python 3.11 or later.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+.PHONY: help demo test lint requirements clean
+
+help:  ## Show what can be made
+	@sed -n 's/^\([a-z]*\):.*##/make \1 \t/p' Makefile
+
+demo: $(VENV)/installed  ## Watch snaprotd work, on a simulated provider (DEMO_ARGS="--rounds 2" ends by itself)
+	@$(BIN)/snaprotd demo $(DEMO_ARGS)
+
+test: lint  ## Run lint, types, the import contracts and all tests
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+requirements:  ## Pin the dependencies anew, with the hashes of what was found (needs uv)
+	for extra in "" "-dev"; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    $${extra:+--extra dev} pyproject.toml --output-file requirements$$extra.txt; \
+	done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("snaprotd needs Python 3.11 or later: set PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements.txt
+	$(PIP) install --no-deps --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(PIP) install --require-hashes -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,81 @@
+"""Puts the parts together from a configuration: for the daemon, and for the commands that do the same work."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+from snaprotd.cloud import Cloud, CloudObserver
+from snaprotd.config import Config, Target
+from snaprotd.errors import ConfigError, Mistake
+from snaprotd.inventory import Inventory
+from snaprotd.ledger import Ledger
+from snaprotd.logs import redactor
+from snaprotd.metrics import Metrics
+from snaprotd.model import snapshot_name
+from snaprotd.rotation import Rotation
+from snaprotd.steps import Drain, Tools
+from snaprotd.token import token_source
+
+LEASE_BEYOND_REQUEST = 30.0
+"""Seconds by which a lease outlives the longest request: it is renewed several times meanwhile."""
+
+
+@asynccontextmanager
+async def open_cloud(config: Config, environ: Mapping[str, str], observer: CloudObserver) -> AsyncIterator[Cloud]:
+    """The provider's API. Raises `TokenError` where no token can be found."""
+    token = token_source(config.api.token_file, environ)
+    token.get()
+    redactor.watch(token.secrets)
+    async with Cloud(
+        base_url=config.api.base_url,
+        token=token,
+        requests_per_second=config.api.requests_per_second,
+        timeout=config.api.timeout,
+        observer=observer,
+    ) as cloud:
+        yield cloud
+
+
+async def open_ledger(config: Config) -> Ledger:
+    """The ledger that `state` names. Raises `LedgerError` where it cannot be used."""
+    if config.state.startswith("postgresql"):
+        message = "PostgreSQL is not supported by this version: name a file"
+        raise ConfigError([Mistake(source=str(config.path), path="state", message=message)])
+    return await Ledger.open(
+        Path(config.state), owner=uuid.uuid4().hex, lease=config.api.timeout + LEASE_BEYOND_REQUEST
+    )
+
+
+@asynccontextmanager
+async def open_tools(config: Config, environ: Mapping[str, str], metrics: Metrics) -> AsyncIterator[Tools]:
+    """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
+    async with open_cloud(config, environ, metrics) as cloud, await open_ledger(config) as ledger:
+        yield Tools(
+            cloud=cloud,
+            inventory=Inventory(cloud),
+            ledger=ledger,
+            observer=metrics,
+            drain=Drain(),
+            poll_interval=config.poll_interval,
+            request_timeout=config.api.timeout,
+        )
+
+
+def new_rotation(config: Config, target: Target, *, slot: datetime, now: datetime, description: str = "") -> Rotation:
+    return Rotation(
+        id=uuid.uuid4().hex,
+        server_id=target.server_id,
+        label=target.label,
+        slot=slot,
+        snapshot_name=snapshot_name(config.instance, slot),
+        policy=target.policy,
+        started_at=now,
+        instance=config.instance,
+        limit=config.limit,
+        settle=config.api.settle,
+        description=description,
+    )

@@ -1,0 +1,84 @@
+"""The error words. Every failure at the provider's or the ledger's door is translated into one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class SnaprotdError(Exception):
+    """Anything that went wrong in a way we foresaw. Its text is a sentence for the user."""
+
+
+class CloudError(SnaprotdError):
+    """The provider's API did not do what was asked."""
+
+
+class Temporary(CloudError):
+    """It may work later: a time-out, a refused connection, 429, 5xx, an answer that cannot be read.
+
+    `retry_after` is what the provider asked for, in seconds, where it did.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unclear(Temporary):
+    """The answer to a request that changes something was lost: it may have been carried out, or may yet be."""
+
+
+class Permanent(CloudError):
+    """Asking again will not help: 400, 403, an answer of another shape.
+
+    `status` is the HTTP status, where there was one.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotFound(Permanent):
+    """404: the server or the snapshot does not exist."""
+
+
+class Refused(Permanent):
+    """401 or 403: the token is missing, wrong, or lacks the permission."""
+
+
+class LedgerError(SnaprotdError):
+    """The ledger could not be read or written (disk full, read-only, database gone)."""
+
+
+class LeaseLost(SnaprotdError):
+    """Another process holds this rotation now: stop without another request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """One thing wrong with the configuration. Its text is one line, the place first, as compilers write it."""
+
+    source: str
+    """The file, as the user named it."""
+    message: str
+    line: int | None = None
+    """From 1; None where the file could not be read at all."""
+    column: int | None = None
+    path: str = ""
+    """The value within the file, e.g. `servers[0].keep`."""
+
+    def __str__(self) -> str:
+        place = f"{self.source}:{self.line}:{self.column}" if self.line else self.source
+        return ": ".join(filter(None, (place, self.path, self.message)))
+
+
+class ConfigError(SnaprotdError):
+    """The configuration is refused. `mistakes` are all of them, in the order of the file."""
+
+    def __init__(self, mistakes: Sequence[Mistake], text: str = "") -> None:
+        super().__init__("\n".join(map(str, mistakes)))
+        self.mistakes = tuple(mistakes)
+        self.text = text
+        """The file's content, to show the lines; it may hold a secret, so it is in no message."""

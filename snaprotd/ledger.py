@@ -1,0 +1,420 @@
+"""The ledger: what must survive a crash. Open rotations with their leases, history, how far each schedule was seen.
+
+The database holds the invariants, not this code: one rotation for a server and slot is a unique key, one open
+rotation for a server is a partial unique index. A rotation belongs to the process that *claimed* it, under a lease
+that the process renews; an expired lease may be taken over by any process. Each take-over raises the epoch, and
+every write names the owner and epoch it believes in, so that whoever lost a rotation learns of it at the next write.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    case,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from snaprotd.errors import LeaseLost, LedgerError
+from snaprotd.folder_lock import FolderLock
+from snaprotd.rotation import Result, Rotation
+
+SCHEMA_VERSION = 1
+
+TABLES = MetaData()
+
+META = Table("meta", TABLES, Column("key", String(64), primary_key=True), Column("value", Text, nullable=False))
+
+ROTATIONS = Table(
+    "rotations",
+    TABLES,
+    Column("id", String(32), primary_key=True),
+    Column("server_id", String(64), nullable=False),
+    Column("slot", String(32), nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    Column("result", String(16)),
+    Column("body", Text, nullable=False),
+    Column("owner", String(64)),
+    Column("epoch", Integer, nullable=False),
+    Column("lease_until", Float, nullable=False),
+    Column("started_at", String(32), nullable=False),
+    UniqueConstraint("server_id", "slot", name="one_rotation_for_a_slot"),
+)
+Index(
+    "one_open_rotation_for_a_server",
+    ROTATIONS.c.server_id,
+    unique=True,
+    sqlite_where=ROTATIONS.c.is_open,
+    postgresql_where=ROTATIONS.c.is_open,
+)
+Index("rotations_by_time", ROTATIONS.c.started_at)
+
+MARKS = Table(
+    "marks",
+    TABLES,
+    Column("server_id", String(64), primary_key=True),
+    Column("seen_until", String(32), nullable=False),
+    Column("schedule", Text, nullable=False),
+)
+
+_BODY = TypeAdapter(Rotation)
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the schema to `SCHEMA_VERSION`, in one transaction.
+
+    A later version adds its step here: `if version < 2: ...`. A ledger written by a newer snaprotd is refused.
+    """
+    META.create(connection, checkfirst=True)
+    version = int(connection.scalar(select(META.c.value).where(META.c.key == "schema")) or 0)
+    if version > SCHEMA_VERSION:
+        raise LedgerError(
+            f"the ledger has schema {version}, this snaprotd knows up to {SCHEMA_VERSION}: "
+            "it was written by a newer snaprotd; upgrade, or point `state` to another file"
+        )
+    if version < 1:
+        TABLES.create_all(connection)
+        connection.execute(insert(META).values(key="schema", value=str(SCHEMA_VERSION)))
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The slot is ours to run."""
+
+    rotation: Rotation
+
+
+@dataclass(frozen=True)
+class SlotTaken:
+    """This server's slot has, or had, a rotation already: nothing is to be done."""
+
+
+@dataclass(frozen=True)
+class ServerBusy:
+    """Another rotation of this server is open."""
+
+    open: Rotation
+
+
+Claim = Claimed | SlotTaken | ServerBusy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Every slot of the server up to `seen_until` has been dealt with, under the schedule written as `schedule`."""
+
+    server_id: str
+    seen_until: datetime
+    schedule: str
+
+
+@dataclass
+class _Lease:
+    epoch: int
+    valid_until: float
+    """By this process's own clock, which counts suspended time too."""
+
+
+def uptime() -> float:
+    """Seconds of a clock that no one sets and that counts the time in which the machine was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Ledger:
+    """One process's view of the ledger. `async with await Ledger.open(...)`.
+
+    Every method raises `LedgerError` where the database cannot be read or written, and `LeaseLost` where a
+    rotation turns out to belong to somebody else.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, owner: str, lease: float, lock: FolderLock | None) -> None:
+        self._engine = engine
+        self._owner = owner
+        self._lease = lease
+        self._lock = lock
+        self._held: dict[str, _Lease] = {}
+
+    @classmethod
+    async def open(cls, path: Path, *, owner: str, lease: float = 60.0, lock: bool = True) -> Ledger:
+        """Open, create or migrate the SQLite ledger at `path`. `lease` is in seconds.
+
+        Raises `LedgerError` where the folder cannot be written, or is in use by a daemon on another host.
+        """
+        folder_lock = FolderLock.acquire(path) if lock else None
+        ledger = cls(_sqlite_engine(path), owner=owner, lease=lease, lock=folder_lock)
+        try:
+            async with ledger._transaction() as connection:
+                await connection.run_sync(migrate)
+        except LedgerError:
+            await ledger.close()
+            raise
+        return ledger
+
+    async def __aenter__(self) -> Ledger:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def is_sole_user(self) -> bool:
+        """No other process had the ledger open when this one came: whoever holds a lease in it is dead."""
+        return self._lock is not None and self._lock.was_alone
+
+    # -- one rotation ------------------------------------------------------------------------------------------
+
+    async def claim(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
+        """Make `rotation` ours, unless its slot is taken or its server is busy; set `mark` in the same transaction."""
+        row = {**_columns(rotation), "server_id": rotation.server_id, "slot": _text(rotation.slot), "epoch": 1}
+        async with self._transaction() as connection:
+            if mark is not None:
+                await connection.execute(_set_mark(mark))
+            claimed = await connection.scalar(
+                upsert(ROTATIONS)
+                .values(**row, id=rotation.id, started_at=_text(rotation.started_at), **self._tenure())
+                .on_conflict_do_nothing()
+                .returning(ROTATIONS.c.id)
+            )
+            if claimed is None:
+                return await self._why_not(connection, rotation)
+        self._hold(rotation.id, epoch=1)
+        return Claimed(rotation)
+
+    async def _why_not(self, connection: AsyncConnection, rotation: Rotation) -> Claim:
+        body = await connection.scalar(
+            select(ROTATIONS.c.body).where(
+                ROTATIONS.c.server_id == rotation.server_id,
+                ROTATIONS.c.is_open,
+                ROTATIONS.c.slot != _text(rotation.slot),
+            )
+        )
+        return SlotTaken() if body is None else ServerBusy(_BODY.validate_json(body))
+
+    async def save(self, rotation: Rotation) -> None:
+        """Write the rotation and renew its lease. Raises `LeaseLost` if another process holds it now."""
+        lease = self._held.get(rotation.id)
+        if lease is None:
+            raise LeaseLost(f"rotation {rotation.id} is not held by this process")
+        async with self._transaction() as connection:
+            saved = await connection.scalar(
+                update(ROTATIONS)
+                .where(
+                    ROTATIONS.c.id == rotation.id,
+                    ROTATIONS.c.owner == self._owner,
+                    ROTATIONS.c.epoch == lease.epoch,
+                )
+                .values(**_columns(rotation), **self._tenure())
+                .returning(ROTATIONS.c.id)
+            )
+        if saved is None:
+            self._held.pop(rotation.id, None)
+            raise LeaseLost(f"another process has taken over rotation {rotation.id}")
+        self._hold(rotation.id, epoch=lease.epoch)
+        if rotation.is_finished:
+            del self._held[rotation.id]
+
+    def guard(self, rotation_id: str, seconds: float = 0.0) -> None:
+        """Raise `LeaseLost` unless the lease is good for `seconds` more, by a clock that no one sets."""
+        lease = self._held.get(rotation_id)
+        if lease is None or uptime() + seconds > lease.valid_until:
+            self._held.pop(rotation_id, None)
+            raise LeaseLost(f"the lease of rotation {rotation_id} has run out")
+
+    async def release(self, rotation_id: str) -> None:
+        """Leave an open rotation to whoever comes next, at once."""
+        lease = self._held.pop(rotation_id, None)
+        if lease is None:
+            return
+        async with self._transaction() as connection:
+            await connection.execute(
+                update(ROTATIONS)
+                .where(
+                    ROTATIONS.c.id == rotation_id, ROTATIONS.c.owner == self._owner, ROTATIONS.c.epoch == lease.epoch
+                )
+                .values(owner=None, lease_until=0.0)
+            )
+
+    # -- all of them -------------------------------------------------------------------------------------------
+
+    async def renew(self) -> None:
+        """Renew the lease of every rotation this process holds. Those that it has lost are let go."""
+        began = uptime()
+        async with self._transaction() as connection:
+            rows = await connection.execute(
+                update(ROTATIONS)
+                .where(ROTATIONS.c.owner == self._owner, ROTATIONS.c.is_open)
+                .values(lease_until=time.time() + self._lease)
+                .returning(ROTATIONS.c.id, ROTATIONS.c.epoch)
+            )
+            ours = {(row.id, row.epoch) for row in rows}
+        for rotation_id, lease in list(self._held.items()):
+            if (rotation_id, lease.epoch) in ours:
+                lease.valid_until = began + self._lease
+
+    async def take_over(self, *, everything: bool = False, server_id: str | None = None) -> list[Rotation]:
+        """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already.
+
+        A lease that ends later than any that could have been given was written before the wall clock was set
+        back, and counts as run out.
+        """
+        now = time.time()
+        abandoned = or_(
+            ROTATIONS.c.owner.is_(None),
+            ROTATIONS.c.lease_until < now,
+            ROTATIONS.c.lease_until > now + 2 * self._lease,
+        )
+        query = update(ROTATIONS).where(ROTATIONS.c.is_open)
+        if server_id is not None:
+            query = query.where(ROTATIONS.c.server_id == server_id)
+        if everything:
+            query = query.where(or_(ROTATIONS.c.owner != self._owner, ROTATIONS.c.owner.is_(None)))
+        else:
+            query = query.where(abandoned)
+        if self._held:
+            query = query.where(ROTATIONS.c.id.not_in(list(self._held)))
+        async with self._transaction() as connection:
+            rows = (
+                await connection.execute(
+                    query.values(epoch=ROTATIONS.c.epoch + 1, **self._tenure()).returning(
+                        ROTATIONS.c.body, ROTATIONS.c.epoch
+                    )
+                )
+            ).all()
+        taken = [(_BODY.validate_json(row.body), row.epoch) for row in rows]
+        for rotation, epoch in taken:
+            self._hold(rotation.id, epoch=epoch)
+        return [rotation for rotation, _ in taken]
+
+    async def open_rotations(self) -> list[Rotation]:
+        return await self._bodies(select(ROTATIONS.c.body).where(ROTATIONS.c.is_open))
+
+    async def history(self, server_id: str | None = None, *, limit: int = 20) -> list[Rotation]:
+        """The latest rotations, newest first, open ones too."""
+        query = select(ROTATIONS.c.body).order_by(ROTATIONS.c.started_at.desc(), ROTATIONS.c.id).limit(limit)
+        if server_id is not None:
+            query = query.where(ROTATIONS.c.server_id == server_id)
+        return await self._bodies(query)
+
+    async def last_slots(self, *, result: Result | None = None) -> Mapping[str, datetime]:
+        """For each server the start of its latest rotation, or of its latest one with `result`."""
+        query = select(ROTATIONS.c.server_id, func.max(ROTATIONS.c.started_at)).group_by(ROTATIONS.c.server_id)
+        if result is not None:
+            query = query.where(ROTATIONS.c.result == result)
+        async with self._transaction() as connection:
+            return {server: _instant(text) for server, text in await connection.execute(query)}
+
+    async def _bodies(self, query: Any) -> list[Rotation]:
+        async with self._transaction() as connection:
+            return [_BODY.validate_json(body) for body in await connection.scalars(query)]
+
+    # -- how far the schedules have been seen ------------------------------------------------------------------
+
+    async def marks(self) -> Mapping[str, Mark]:
+        async with self._transaction() as connection:
+            rows = (await connection.execute(select(MARKS))).all()
+        return {
+            row.server_id: Mark(server_id=row.server_id, seen_until=_instant(row.seen_until), schedule=row.schedule)
+            for row in rows
+        }
+
+    async def set_marks(self, marks: list[Mark]) -> None:
+        async with self._transaction() as connection:
+            for mark in marks:
+                await connection.execute(_set_mark(mark))
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _tenure(self) -> dict[str, Any]:
+        # SQLite has no clock but its host's, which is ours. On a database server this is the database's own.
+        return {"owner": self._owner, "lease_until": time.time() + self._lease}
+
+    def _hold(self, rotation_id: str, *, epoch: int) -> None:
+        self._held[rotation_id] = _Lease(epoch=epoch, valid_until=uptime() + self._lease)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except (DBAPIError, OSError) as error:
+            reason = getattr(error, "orig", None) or error
+            raise LedgerError(f"the ledger {self._engine.url.database} cannot be used: {reason}") from error
+
+
+def _sqlite_engine(path: Path) -> AsyncEngine:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=1, max_overflow=0, pool_timeout=60)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _: object) -> None:
+        # Autocommit in the driver, so that the transactions are those that SQLAlchemy begins.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that begins by reading and writes later could fail half-way; take the write lock at once.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _columns(rotation: Rotation) -> dict[str, Any]:
+    return {
+        "is_open": not rotation.is_finished,
+        "result": rotation.result,
+        "body": _BODY.dump_json(rotation).decode(),
+    }
+
+
+def _set_mark(mark: Mark) -> Any:
+    seen = _text(mark.seen_until)
+    # A mark never goes back: two daemons on one ledger may report their slots in any order.
+    latest = case((MARKS.c.seen_until > seen, MARKS.c.seen_until), else_=seen)
+    return (
+        upsert(MARKS)
+        .values(server_id=mark.server_id, seen_until=seen, schedule=mark.schedule)
+        .on_conflict_do_update(index_elements=["server_id"], set_={"seen_until": latest, "schedule": mark.schedule})
+    )
+
+
+def _text(instant: datetime) -> str:
+    """UTC, of one width, so that the order of the texts is the order of the instants."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -1,0 +1,78 @@
+"""Logs on standard error: JSON lines where nobody watches, coloured text on a terminal, and never the token."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_TOKENS = re.compile(r"(?i:bearer)\s+[^\s\"',]+|\bvps_[A-Za-z0-9_\-]{6,}")
+"""What a token of the provider looks like, for those that we do not know the value of."""
+
+
+class Redactor:
+    """Takes secrets out of a finished line. It is the last thing that happens to it, whatever wrote it."""
+
+    def __init__(self) -> None:
+        self._secrets: Callable[[], tuple[str, ...]] = lambda: ()
+
+    def watch(self, secrets: Callable[[], tuple[str, ...]]) -> None:
+        """`secrets` is asked for each line: a token that is rotated is known at once."""
+        self._secrets = secrets
+
+    def clean(self, line: str) -> str:
+        for secret in self._secrets():
+            line = line.replace(secret, "[token]")
+        return _TOKENS.sub("[token]", line)
+
+
+redactor = Redactor()
+
+
+def configure(*, stream: TextIO | None = None, level: str = "INFO") -> None:
+    """Send structlog's and the libraries' own logs to `stream` (standard error) in one form."""
+    stream = stream or sys.stderr
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    to_stream = logging.StreamHandler(stream)
+    to_stream.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_ending(stream)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [to_stream]
+    root.setLevel(level)
+    for chatty in ("apscheduler", "httpx", "httpcore", "uvicorn.access", "aiosqlite", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _ending(stream: TextIO) -> list[Processor]:
+    if stream.isatty():
+        plain = structlog.dev.plain_traceback
+        return [_redacted(structlog.dev.ConsoleRenderer(exception_formatter=plain))]
+    # Tracebacks without the locals of each frame: those are where a token would be.
+    traces = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+    return [traces, _redacted(structlog.processors.JSONRenderer(default=str))]
+
+
+def _redacted(render: Callable[..., Any]) -> Processor:
+    def write(logger: WrappedLogger, name: str, event: EventDict) -> str:
+        return redactor.clean(str(render(logger, name, event)))
+
+    return write

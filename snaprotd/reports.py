@@ -1,0 +1,129 @@
+"""What the commands print: facts as plain JSON values, made from what was listed. No input or output here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from snaprotd import retention
+from snaprotd.config import Config, Target
+from snaprotd.inventory import ServerHoldings
+from snaprotd.model import Owner, Server, Snapshot
+from snaprotd.rotation import Rotation
+from snaprotd.schedule import Schedule, next_slot
+
+Json = dict[str, Any]
+
+
+def plain_id(text: str) -> int | str:
+    """An id as users know it: the provider's integers as integers, its UUIDs as text."""
+    return int(text) if text.isascii() and text.isdigit() and str(int(text)) == text else text
+
+
+def zulu(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def next_runs(target: Target, now: datetime, count: int) -> list[datetime]:
+    """The next slots, by their nominal times; none while the policy is paused."""
+    slots: list[datetime] = []
+    schedule = Schedule(expressions=target.policy.schedule, timezone=target.policy.timezone)
+    moment: datetime | None = None if target.policy.paused else next_slot(schedule, now)
+    while moment is not None and len(slots) < count:
+        slots.append(moment)
+        moment = next_slot(schedule, moment)
+    return slots
+
+
+def plan_of(config: Config, target: Target, held: ServerHoldings | None, *, now: datetime, count: int) -> Json:
+    """One server's entry of `plan --json`."""
+    report: Json = {
+        "id": plain_id(target.server_id),
+        "name": target.label,
+        "next": [zulu(slot) for slot in next_runs(target, now, count)],
+        "blocked": None,
+        "snapshots": [],
+    }
+    if held is None or held.server is None:
+        return {**report, "blocked": "the account has no such server"}
+    plan, room = retention.outlook(held.snapshots, target.policy, instance=config.instance, limit=config.limit, now=now)
+    report["blocked"] = room.blocked or None
+    report["snapshots"] = [
+        {
+            "id": plain_id(decision.snapshot.id),
+            "name": decision.snapshot.name,
+            "owner": decision.owner,
+            "status": decision.snapshot.status,
+            "created_at": zulu(decision.snapshot.created_at),
+            "decision": "delete" if decision.delete else "keep",
+            "reason": decision.reason,
+        }
+        for decision in plan.decisions
+    ]
+    return report
+
+
+def snapshot_row(snapshot: Snapshot, owner: Owner) -> Json:
+    """One entry of `list --json`."""
+    return {
+        "id": plain_id(snapshot.id),
+        "server_id": plain_id(snapshot.server_id),
+        "server_name": snapshot.server_name,
+        "name": snapshot.name,
+        "owner": owner,
+        "status": snapshot.status,
+        "size_mb": snapshot.size_mb,
+        "created_at": zulu(snapshot.created_at),
+        "description": snapshot.description,
+    }
+
+
+def snapshot_rows(
+    config: Config, targets: Iterable[Target], known: Mapping[str, ServerHoldings], wanted: Sequence[str]
+) -> list[Json]:
+    """`list --json`: the snapshots of the servers with the ids `wanted`, newest first for each."""
+    adopt = {target.server_id: target.policy.adopt for target in targets}
+    rows = []
+    for server_id in wanted:
+        held = known.get(server_id)
+        snapshots = sorted(held.snapshots, key=_age, reverse=True) if held else []
+        for snapshot in snapshots:
+            owner = retention.owner_of(snapshot, instance=config.instance, adopt=adopt.get(server_id, ()))
+            rows.append(snapshot_row(snapshot, owner))
+    return rows
+
+
+def _age(snapshot: Snapshot) -> tuple[datetime, str]:
+    return (snapshot.created_at or datetime.min.replace(tzinfo=UTC), snapshot.id)
+
+
+def outcome_of(rotation: Rotation) -> Json:
+    """`now --json`."""
+    taken = rotation.snapshot_id is not None
+    return {
+        "result": rotation.result or "failure",
+        "snapshot": {"id": plain_id(rotation.snapshot_id), "name": rotation.snapshot_name}
+        if taken and rotation.snapshot_id
+        else None,
+        "deleted": [plain_id(one) for one in rotation.deleted],
+        "error": rotation.error if rotation.is_finished else "interrupted: the next start of snaprotd goes on with it",
+    }
+
+
+def ids_of(texts: Sequence[str], targets: Sequence[Target], servers: Sequence[Server]) -> list[str] | str:
+    """The server ids that `texts` name: by id, by our label, or by the account's name where that is unique.
+
+    Without any text, every configured server. A text that names none, or several, is answered with a sentence.
+    """
+    if not texts:
+        return [target.server_id for target in targets]
+    ids = []
+    for text in texts:
+        exact = {target.server_id for target in targets if text in (target.server_id, target.label)}
+        exact |= {server.id for server in servers if server.id == text}
+        found = exact or {server.id for server in servers if server.name == text}
+        if len(found) != 1:
+            return f"no server is named {text}" if not found else f"{len(found)} servers are named {text}: use an id"
+        ids.append(found.pop())
+    return ids

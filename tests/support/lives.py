@@ -1,0 +1,200 @@
+"""Stories for rotations: a simulated provider, and processes that live and die on it.
+
+A `Story` holds what outlives a process (the provider, the ledger's file). A *life* is one process: the real client,
+inventory, ledger and rotation loop. It may be killed before or after any request and any write of the ledger; from
+that moment nothing of it reaches the provider or the disk any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import stamina
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from snaprotd.cloud import Cloud
+from snaprotd.errors import LeaseLost
+from snaprotd.inventory import Inventory
+from snaprotd.ledger import Claimed, Ledger
+from snaprotd.model import Policy, snapshot_name
+from snaprotd.rotation import Rotation
+from snaprotd.simulator import Reply, Request, World
+from snaprotd.steps import Drain, Run, Tools, run_rotation
+from snaprotd.token import token_source
+from tests.support.world_transport import WorldTransport
+
+stamina.set_testing(True, attempts=2, cap=True)
+
+
+class Witness:
+    """An observer that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.start_failures = 0
+        self.deletions: list[bool] = []
+        self.finished_rotations: list[Rotation] = []
+        self.downtimes: list[float] = []
+
+    def start_failed(self, rotation: Rotation) -> None:
+        self.start_failures += 1
+
+    def deleted(self, rotation: Rotation, *, success: bool) -> None:
+        self.deletions.append(success)
+
+    def back_on(self, rotation: Rotation, seconds: float) -> None:
+        self.downtimes.append(seconds)
+
+    def finished(self, rotation: Rotation) -> None:
+        self.finished_rotations.append(rotation)
+
+
+class MortalLedger(Ledger):
+    """The real ledger, told of a crash before each transaction and after it."""
+
+    moment: Callable[[], None] = staticmethod(lambda: None)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        self.moment()
+        async with super()._transaction() as connection:
+            yield connection
+        self.moment()
+
+
+@dataclass
+class Story:
+    """A provider, a ledger, and one server with its policy."""
+
+    world: World
+    ledger_path: Path
+    policy: Policy
+    server_id: str
+    instance: str = "main"
+    limit: int = 5
+    settle: float = 120.0
+    poll_interval: float = 15.0
+    crashes: set[int] = field(default_factory=set)
+    """The moments, counted over all lives, at which the process dies."""
+    witness: Witness = field(default_factory=Witness)
+    moments: Iterable[int] = field(default_factory=lambda: itertools.count(1))
+    before_request: Callable[[Request], None] = lambda _: None
+    after_request: Callable[[Request, Reply], None] = lambda _, __: None
+    records: list[Rotation] = field(default_factory=list)
+
+    def rotation(self, slot: datetime, **changes: Any) -> Rotation:
+        fields: dict[str, Any] = {
+            "id": f"{slot:%Y%m%d%H%M%S}-{self.server_id}"[:32],
+            "server_id": self.server_id,
+            "label": self.world.servers[self.server_id].name,
+            "slot": slot,
+            "snapshot_name": snapshot_name(self.instance, slot),
+            "policy": self.policy,
+            "started_at": datetime.now(UTC),
+            "instance": self.instance,
+            "limit": self.limit,
+            "settle": self.settle,
+        }
+        return Rotation(**{**fields, **changes})
+
+    @asynccontextmanager
+    async def life(self, moment: Callable[[], None] = lambda: None) -> AsyncIterator[Tools]:
+        """A process's tools; `moment` is called wherever the process may be killed."""
+
+        def before(request: Request) -> None:
+            moment()
+            self.before_request(request)
+
+        def after(request: Request, reply: Reply) -> None:
+            self.after_request(request, reply)
+            moment()
+
+        transport = WorldTransport(self.world, before=before, after=after)
+        token = token_source(None, {"VPS_API_TOKEN": self.world.token})
+        cloud = Cloud(base_url="https://vps.invalid/api/v1", token=token, requests_per_second=1000, transport=transport)
+        ledger: Any = await MortalLedger.open(self.ledger_path, owner=uuid.uuid4().hex, lock=False)
+        ledger.moment = moment
+        inventory = Inventory(cloud)
+        try:
+            yield Tools(
+                cloud=cloud,
+                inventory=inventory,
+                ledger=ledger,
+                observer=self.witness,
+                drain=Drain(),
+                poll_interval=self.poll_interval,
+            )
+        finally:
+            ledger.moment = lambda: None
+            with suppress(BaseException):
+                await inventory.aclose()
+            await cloud.aclose()
+            await ledger.close()
+
+    async def rotate(self, slot: datetime, **changes: Any) -> Rotation:
+        """One rotation in one life, from its claim to its end."""
+        async with self.life() as tools:
+            rotation = self.rotation(slot, **changes)
+            claim = await tools.ledger.claim(rotation)
+            assert isinstance(claim, Claimed), claim
+            return await run_rotation(Run(rotation, tools, self.records.append))
+
+    async def live_through(self, slot: datetime) -> Rotation:
+        """The rotation of `slot`, however many lives it takes."""
+        while True:
+            ended = await self._one_life(slot)
+            if ended is not None:
+                return ended
+            await asyncio.sleep(10)  # the service is started again
+
+    async def _one_life(self, slot: datetime) -> Rotation | None:
+        dead = False
+        whole = asyncio.current_task()
+        main: asyncio.Task[Rotation]
+
+        def moment() -> None:
+            nonlocal dead
+            if not dead and next(iter(self.moments)) in self.crashes:
+                dead = True
+                main.cancel()
+            if dead:
+                raise asyncio.CancelledError
+
+        async def process() -> Rotation:
+            async with self.life(moment) as tools:
+                for interrupted in await tools.ledger.take_over(everything=True):
+                    await run_rotation(Run(interrupted, tools, self.records.append))
+                rotation = self.rotation(slot)
+                if isinstance(await tools.ledger.claim(rotation), Claimed):
+                    await run_rotation(Run(rotation, tools, self.records.append))
+                (last,) = [one for one in await tools.ledger.history(limit=50) if one.slot == slot]
+                return last
+
+        main = asyncio.create_task(process())
+        try:
+            return await main
+        except asyncio.CancelledError:
+            await self._bury(whole, main)
+            return None
+        except LeaseLost:
+            return None
+
+    @staticmethod
+    async def _bury(*spared: asyncio.Task[Any] | None) -> None:
+        """The dead process's other tasks end with it."""
+        others = [task for task in asyncio.all_tasks() if task not in spared]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+def night(number: int) -> datetime:
+    """The slot of the numbered night."""
+    return datetime(2025, 1, 16, 3, 30, tzinfo=UTC) + timedelta(days=number)

@@ -1,0 +1,83 @@
+"""An event loop whose clock jumps: tests wait for days without sleeping.
+
+`asyncio.sleep`, `asyncio.timeout`, timers and `loop.time()` run on virtual seconds; `datetime.now()` and
+`time.time()` follow them (through time-machine). Time only moves when nothing else can: no callback is ready,
+and no database thread is at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import aiosqlite.core
+import time_machine
+
+T = TypeVar("T")
+
+START = datetime(2025, 1, 16, 3, 0, tzinfo=UTC)
+"""Where the wall clock of a test stands when it begins."""
+
+
+class VirtualSelector(selectors.DefaultSelector):
+    """Waits for real events while a thread is at work, else moves the clock on by what it was to wait."""
+
+    def __init__(self, jump: Callable[[float], None], busy: Callable[[], bool]) -> None:
+        super().__init__()
+        self._jump = jump
+        self._busy = busy
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None or self._busy():
+            return list(super().select(5.0 if timeout != 0 else 0))
+        events = list(super().select(0))
+        if not events and timeout > 0:
+            self._jump(timeout)
+        return events
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self, traveller: time_machine.Traveller) -> None:
+        self._virtual = 1000.0
+        self._traveller = traveller
+        self.database_calls = 0
+        super().__init__(VirtualSelector(self._jump, lambda: self.database_calls > 0))
+
+    def time(self) -> float:
+        return self._virtual
+
+    def _jump(self, seconds: float) -> None:
+        self._virtual += seconds
+        self._traveller.shift(seconds)
+
+
+def _count_database_calls() -> None:
+    """Make every call to a database thread known to the loop, so that it does not move time meanwhile."""
+    original: Any = aiosqlite.core.Connection._execute
+
+    async def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, VirtualLoop):
+            return await original(self, *args, **kwargs)
+        loop.database_calls += 1
+        try:
+            return await original(self, *args, **kwargs)
+        finally:
+            loop.database_calls -= 1
+
+    aiosqlite.core.Connection._execute = counted  # type: ignore[method-assign]
+
+
+_count_database_calls()
+
+
+def run_virtually(story: Coroutine[Any, Any, T], start: datetime = START) -> T:
+    """Run a coroutine from `start` on virtual time; leave no task behind."""
+    with (
+        time_machine.travel(start, tick=False) as traveller,
+        asyncio.Runner(loop_factory=lambda: VirtualLoop(traveller)) as runner,
+    ):
+        return runner.run(story)
