@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
-from snaprotd.cloud import Cloud, CloudObserver
+from snaprotd.cloud import Cloud, CloudObserver, Transport
 from snaprotd.config import Config, Target
 from snaprotd.errors import ConfigError, Mistake
 from snaprotd.inventory import Inventory
@@ -25,7 +25,9 @@ LEASE_BEYOND_REQUEST = 30.0
 
 
 @asynccontextmanager
-async def open_cloud(config: Config, environ: Mapping[str, str], observer: CloudObserver) -> AsyncIterator[Cloud]:
+async def open_cloud(
+    config: Config, environ: Mapping[str, str], observer: CloudObserver, transport: Transport | None = None
+) -> AsyncIterator[Cloud]:
     """The provider's API. Raises `TokenError` where no token can be found."""
     token = token_source(config.api.token_file, environ)
     token.get()
@@ -36,6 +38,7 @@ async def open_cloud(config: Config, environ: Mapping[str, str], observer: Cloud
         requests_per_second=config.api.requests_per_second,
         timeout=config.api.timeout,
         observer=observer,
+        transport=transport,
     ) as cloud:
         yield cloud
 
@@ -51,18 +54,24 @@ async def open_ledger(config: Config) -> Ledger:
 
 
 @asynccontextmanager
-async def open_tools(config: Config, environ: Mapping[str, str], metrics: Metrics) -> AsyncIterator[Tools]:
+async def open_tools(
+    config: Config, environ: Mapping[str, str], metrics: Metrics, transport: Transport | None = None
+) -> AsyncIterator[Tools]:
     """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
-    async with open_cloud(config, environ, metrics) as cloud, await open_ledger(config) as ledger:
-        yield Tools(
-            cloud=cloud,
-            inventory=Inventory(cloud),
-            ledger=ledger,
-            observer=metrics,
-            drain=Drain(),
-            poll_interval=config.poll_interval,
-            request_timeout=config.api.timeout,
-        )
+    async with open_cloud(config, environ, metrics, transport) as cloud, await open_ledger(config) as ledger:
+        inventory = Inventory(cloud)
+        try:
+            yield Tools(
+                cloud=cloud,
+                inventory=inventory,
+                ledger=ledger,
+                observer=metrics,
+                drain=Drain(),
+                poll_interval=config.poll_interval,
+                request_timeout=config.api.timeout,
+            )
+        finally:
+            await inventory.aclose()
 
 
 def new_rotation(config: Config, target: Target, *, slot: datetime, now: datetime, description: str = "") -> Rotation:

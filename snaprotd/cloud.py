@@ -44,6 +44,8 @@ NOT_WORTH_TELLING = 0.001
 """Seconds that a request without any waiting takes to get its turn."""
 
 T = TypeVar("T")
+Transport = httpx.AsyncBaseTransport
+"""How bytes reach the provider; another one stands in where there is no network."""
 Guard = Callable[[], None]
 
 # stamina reports retries by itself: to a counter in prometheus_client's global registry, and to structlog, which
@@ -158,7 +160,7 @@ class Cloud:
         requests_per_second: float = 5.0,
         timeout: float = 30.0,
         observer: CloudObserver | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         """`timeout` is for one whole attempt in seconds, the body included."""
         self._base = httpx.URL(base_url.rstrip("/"))
@@ -228,8 +230,10 @@ class Cloud:
         return found
 
     async def create_snapshot(self, server: Server, name: str, description: str = "", *, guard: Guard) -> Snapshot:
-        """Ask for a snapshot; it is in progress when this returns. `Temporary` means certainly not carried out,
-        but for `Unclear`, which means perhaps."""
+        """Ask for a snapshot; it is in progress when this returns.
+
+        Raises `Unclear` where it may have been carried out, or may yet be. After every other error it was not.
+        """
         body = {"server_id": server.ref, "name": name, "description": description}
         call = self._call("POST", "/snapshots/", body=body, guard=guard)
         return await self._once(call, lambda answer: answers.read_created(answer, server, name))
@@ -278,8 +282,8 @@ class Cloud:
                     # which shows in the count.
                     entries.setdefault(one.id, one)  # type: ignore[attr-defined]
         gathered = len(entries) + len(doubts)
-        wrong = next((count for count in counts if count != gathered), None)
-        complaint = f"it is incomplete, {gathered} of {wrong} entries" if any(c != gathered for c in counts) else None
+        wrong = [count for count in counts if count != gathered]
+        complaint = f"it is incomplete, {gathered} of {wrong[0]} entries" if wrong else None
         return list(entries.values()), doubts, complaint
 
     async def _pages(self, endpoint: str, query: dict[str, str]) -> AsyncIterator[answers.Page]:

@@ -14,6 +14,7 @@ import structlog
 
 from snaprotd import retention
 from snaprotd.assembly import new_rotation, open_tools
+from snaprotd.cloud import Doubtful, Transport
 from snaprotd.config import Config, Target, resolve
 from snaprotd.errors import CloudError, LedgerError
 from snaprotd.ledger import Claimed, Mark, ServerBusy
@@ -47,8 +48,10 @@ class Daemon:
         environ: Mapping[str, str],
         *,
         on_finished: Callable[[Rotation], None] = lambda _: None,
+        transport: Transport | None = None,
     ) -> None:
         self.config = config
+        self._transport = transport
         self._on_finished = on_finished
         self.metrics = Metrics()
         self.url: str | None = None
@@ -60,6 +63,7 @@ class Daemon:
         """For each server the slot up to which all is dealt with."""
         self._timer = SlotTimer(self._due)
         self._ticked_at: float | None = None
+        self._ticked_wall: datetime | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._tools: Tools
         self._rotations: Rotations
@@ -69,7 +73,9 @@ class Daemon:
     async def run(self) -> int:
         """Run until `stop`; the exit code. Raises `SnaprotdError` where it cannot even begin."""
         async with AsyncExitStack() as stack:
-            self._tools = await stack.enter_async_context(open_tools(self.config, self._environ, self.metrics))
+            self._tools = await stack.enter_async_context(
+                open_tools(self.config, self._environ, self.metrics, self._transport)
+            )
             self._rotations = Rotations(
                 self._tools, self.metrics, max_concurrent=self.config.max_concurrent, finished=self._finished
             )
@@ -236,20 +242,31 @@ class Daemon:
     # -- what is watched -----------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
+        now = self._now()
+        if self._ticked_wall is not None and now < self._ticked_wall - LATE:
+            self._clock_was_set_back(now)
         self._timer.wakeup()
-        self._ticked_at = asyncio.get_running_loop().time()
-        self.metrics.scheduler_ticked_at.set(self._now().timestamp())
+        self._ticked_at, self._ticked_wall = asyncio.get_running_loop().time(), now
+        self.metrics.scheduler_ticked_at.set(now.timestamp())
         for server_id, target in self._targets.items():
             self._facts(target).next_run = self._timer.next_run(server_id)
         if not self._stop.is_set():
             await self._rotations.take_over()
+
+    def _clock_was_set_back(self, now: datetime) -> None:
+        """The timer would sleep until the far time that the clock showed. A slot that was run is in the ledger."""
+        log.warning("the wall clock was set back", now=now.isoformat())
+        for target in self._targets.values():
+            self._seen[target.server_id] = min(self._seen[target.server_id], now - _delay(target))
+            self._timer.set(target.server_id, _schedule(target.policy), _delay(target), since=now)
 
     async def _read_inventory(self) -> None:
         try:
             await self._tools.inventory.refresh()
         except CloudError as error:
             log.error("the account could not be listed", error=str(error))
-            return
+            if not isinstance(error, Doubtful):
+                return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
         servers = [held.server for held in self._tools.inventory.known.values() if held.server is not None]
         targets = resolve(self.config, servers)
         if {target.server_id for target in targets} != self._targets.keys():

@@ -72,7 +72,7 @@ class TokenSource:
         changed = token.text != self._token.text
         if changed:
             self._earlier = self._token.text
-        self._token, self._stamp = token, stamp or self._stamp
+        self._token, self._stamp = token, stamp
         return changed
 
     def secrets(self) -> tuple[str, ...]:

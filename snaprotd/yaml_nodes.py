@@ -202,7 +202,7 @@ class _Reading:
         if node is None:
             message = f'no anchor `&{event.anchor}` before this: put text that begins with `*` in quotes, as in "*-web"'
             return self._refuse(event, path, message)
-        self._aliased += 1
+        self._aliased += node.size
         if self._aliased > MAX_ALIASED:
             raise _UnreadableError(_flaw(event, (), f"aliases add more than {MAX_ALIASED:,} values: write them out"))
         return node

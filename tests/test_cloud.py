@@ -654,6 +654,15 @@ async def test_a_429_pauses_every_caller_for_as_long_as_it_says(form: str) -> No
     assert "429" in notes.retries
 
 
+async def test_a_429_holds_back_those_who_wait_for_their_turn_already() -> None:
+    provider = Provider(httpx.Response(429, headers={"Retry-After": "30"}), page([]))
+    async with client(provider) as api:
+        await asyncio.gather(*(api.snapshots() for _ in range(15)))
+    gaps = [time - provider.times[0] for time in provider.times[1:]]
+    assert gaps[0] == pytest.approx(30, abs=0.001)
+    assert all(later - sooner > 0.199 for sooner, later in pairwise(gaps))
+
+
 async def test_a_429_without_a_time_pauses_for_a_while() -> None:
     provider = Provider(httpx.Response(429), page([]))
     async with client(provider) as api:

@@ -62,6 +62,7 @@ Route = tuple[str, re.Pattern[str], Callable[[World, Request, "re.Match[str]", F
 def answer(world: World, request: Request) -> Reply:
     """Carry the request out, or not, and say what the client gets."""
     world.now()
+    path = request.path.removeprefix(ROOT)
     fault = _fault(world, request)
     if fault is None:
         return _carry_out(world, request, None)
@@ -69,7 +70,9 @@ def answer(world: World, request: Request) -> Reply:
     if kind in ("cut", "hang"):
         return Reply(status=0, effect=kind)
     if kind == "late":
-        world.later(fault.delay, lambda: _ignore(_carry_out(world, request, None)))
+        world.late.append(
+            (request.method, path, world.later(fault.delay, lambda: _ignore(_carry_out(world, request, None))))
+        )
         return Reply(status=0, effect="cut")
     if kind in ("status", "html", "redirect", "huge"):
         return _wrong_answer(world, request, fault)

@@ -93,6 +93,8 @@ class World:
         self.deleted: list[Deletion] = []
         self.created: list[SimSnapshot] = []
         """Every snapshot that a request made, whatever became of it."""
+        self.late: list[tuple[str, str, datetime]] = []
+        """Method and path of every request that is carried out late, and when."""
         self.faults: list[Fault] = []
         self._random = random.Random(seed)  # noqa: S311 - lengths of time
         self._agenda: list[tuple[datetime, int, Callable[[], None]]] = []
@@ -109,9 +111,11 @@ class World:
             heapq.heappop(self._agenda)[2]()
         return now
 
-    def later(self, seconds: float, work: Callable[[], None]) -> None:
+    def later(self, seconds: float, work: Callable[[], None]) -> datetime:
+        """Put `work` on the agenda; answers with its time."""
         due = self.clock() + timedelta(seconds=seconds / self.speed)
         heapq.heappush(self._agenda, (due, next(self._order), work))
+        return due
 
     @property
     def pending(self) -> int:

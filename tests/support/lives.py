@@ -163,7 +163,6 @@ class Story:
             nonlocal dead
             if not dead and next(iter(self.moments)) in self.crashes:
                 dead = True
-                main.cancel()
             if dead:
                 raise asyncio.CancelledError
 

@@ -1,0 +1,112 @@
+"""What must hold whatever happens, checked from the provider's side: against what is really there."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from snaprotd.model import Owner, Snapshot, SnapshotState, WhenFull
+from snaprotd.retention import make_room, owner_of, plan_retention
+from snaprotd.rotation import Result, Rotation
+from snaprotd.simulator import Reply, Request, SimSnapshot
+from tests.support.lives import Story
+
+
+def true_snapshots(story: Story) -> list[Snapshot]:
+    """The server's snapshots as they are, listed or not."""
+    return [_as_model(one) for one in story.world.snapshots_of(story.server_id)]
+
+
+def _as_model(one: SimSnapshot) -> Snapshot:
+    try:
+        created = datetime.fromisoformat(one.created_at or "")
+    except ValueError:
+        created = None
+    return Snapshot(
+        id=str(one.id),
+        server_id=one.server_id,
+        server_name="",
+        name=one.name,
+        status=one.status,
+        created_at=created if created and created.tzinfo else None,
+    )
+
+
+class Witnessed:
+    """Watches every request of a story, and judges it when it is made."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self.broken: list[str] = []
+        self.creates = 0
+        story.before_request = self.before
+        story.after_request = self.after
+
+    def before(self, request: Request) -> None:
+        if request.method == "POST" and request.path.endswith("/snapshots/"):
+            self._create(str(request.json["name"]))
+        if request.method == "DELETE":
+            self._delete(request.path.split("/")[-2])
+
+    def after(self, request: Request, reply: Reply) -> None:
+        """Nothing is judged by the answer: the client may never see it."""
+
+    def _create(self, name: str) -> None:
+        self.creates += 1
+        world = self.story.world
+        pending = [due for method, path, due in world.late if (method, path) == ("POST", "/snapshots/")]
+        if any(due > world.now() for due in pending):
+            self.broken.append(f"P4: {name} was asked for while another request for it was still open")
+        if any(one.name == name for one in world.created):
+            self.broken.append(f"P4: {name} was asked for again although it had been made")
+
+    def _delete(self, snapshot_id: str) -> None:
+        held = true_snapshots(self.story)
+        victim = next((one for one in held if one.id == snapshot_id), None)
+        if victim is None:
+            return  # gone already: a repeated request
+        story, policy = self.story, self.story.policy
+        if owner_of(victim, instance=story.instance, adopt=policy.adopt) is not Owner.MANAGED:
+            self.broken.append(f"P2: {victim.name} is not ours and was deleted")
+        if victim.state not in (SnapshotState.COMPLETED, SnapshotState.FAILED):
+            self.broken.append(f"P5: {victim.name} was deleted while {victim.status}")
+        self._judge_loss(victim, held)
+        now = datetime.now(UTC)
+        plan = plan_retention(held, policy, instance=story.instance, limit=story.limit, now=now)
+        room = make_room(held, policy, instance=story.instance, limit=story.limit, now=now)
+        allowed = {one.id for one in plan.deletions} | {room.delete.id if room.delete else ""}
+        if victim.id not in allowed:
+            self.broken.append(f"P6: {victim.name} was deleted, which the true list does not allow")
+
+    def _judge_loss(self, victim: Snapshot, held: list[Snapshot]) -> None:
+        completed = [one for one in held if one.is_completed]
+        if victim.is_completed and len(completed) == 1:
+            self.broken.append(f"P3: {victim.name} was the only completed snapshot and was deleted")
+        dated = [one for one in completed if one.created_at is not None]
+        ours = [
+            one
+            for one in dated
+            if owner_of(one, instance=self.story.instance, adopt=self.story.policy.adopt) is Owner.MANAGED
+        ]
+        newest = max(ours, key=lambda one: (one.created_at, int(one.id)), default=None)
+        if victim == newest and self.story.policy.when_full is not WhenFull.REPLACE_LAST:
+            self.broken.append(f"P3: {victim.name}, our newest, was deleted")
+
+    def judge_rotation(self, rotation: Rotation, *, was_active: bool) -> None:
+        """After a rotation has ended, and all that could come late has come."""
+        world, name = self.story.world, rotation.snapshot_name
+        made = [one for one in world.created if one.name == name]
+        if len(made) > 1:
+            self.broken.append(f"P4: {len(made)} snapshots for one slot")
+        if rotation.result in (Result.SUCCESS, Result.PARTIAL) and not any(one.status == "completed" for one in made):
+            self.broken.append(f"P7: {rotation.result}, and {name} is not completed")
+        if rotation.result is not Result.SUCCESS and not rotation.error:
+            self.broken.append("P7: a failure without a reason")
+        status = world.status_of(self.story.server_id)
+        if was_active and status != "active":
+            self.broken.append(f"P1: the server was running and is {status}")
+        if not was_active and status != "stopped":
+            self.broken.append(f"P1: the server was off and is {status}")
+        if self.story.policy.stop_first and self.story.policy.on_stop_timeout != "snapshot_anyway":
+            for one in made:
+                if one.server_status_when_taken != "stopped":
+                    self.broken.append(f"P4: {name} was taken of a server that was {one.server_status_when_taken}")
