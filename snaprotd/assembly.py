@@ -74,6 +74,16 @@ async def open_tools(
             await inventory.aclose()
 
 
+def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str]) -> None:
+    """Go on with the same tools under another configuration. Raises `TokenError`, with nothing changed."""
+    token = token_source(config.api.token_file, environ)
+    redactor.watch(token.secrets)
+    tools.cloud.adjust(token=token, requests_per_second=config.api.requests_per_second, timeout=config.api.timeout)
+    tools.ledger.lease = config.api.timeout + LEASE_BEYOND_REQUEST
+    tools.request_timeout = config.api.timeout
+    tools.poll_interval = config.poll_interval
+
+
 def new_rotation(config: Config, target: Target, *, slot: datetime, now: datetime, description: str = "") -> Rotation:
     return Rotation(
         id=uuid.uuid4().hex,

@@ -198,6 +198,12 @@ class Cloud:
     async def aclose(self) -> None:
         await self._client.aclose()
 
+    def adjust(self, *, token: TokenSource, requests_per_second: float, timeout: float) -> None:
+        """Go on with other settings. Requests in flight end under the old ones."""
+        self._token = token
+        self._timeout = timeout
+        self._pace.set_rate(requests_per_second)
+
     # -- what can be asked ---------------------------------------------------------------------------------------
 
     async def servers(self) -> list[Server]:

@@ -1,4 +1,4 @@
-"""The daemon's life: recover, schedule, watch, stop."""
+"""The daemon's life: recover, schedule, watch, reload, stop."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import signal
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import structlog
 
 from snaprotd import retention
-from snaprotd.assembly import new_rotation, open_tools
+from snaprotd.assembly import adjust_tools, open_tools
 from snaprotd.cloud import Doubtful, Transport
 from snaprotd.config import Config, Target, resolve
-from snaprotd.errors import CloudError, LedgerError
-from snaprotd.ledger import Claimed, Mark, ServerBusy
-from snaprotd.metrics import Holdings, Metrics, ServerFacts
-from snaprotd.model import Policy
-from snaprotd.rotation import Result, Rotation
+from snaprotd.errors import CloudError, ConfigError, LedgerError, SnaprotdError
+from snaprotd.metrics import Holdings, Metrics
+from snaprotd.model import Server
+from snaprotd.reload import ConfigWatch
+from snaprotd.rotation import Rotation
 from snaprotd.rotations import Rotations
-from snaprotd.schedule import Schedule, expected_interval, missed_slots, spread_delay
+from snaprotd.schedules import Remembered, Schedules
 from snaprotd.steps import Tools
-from snaprotd.timer import SlotTimer
 from snaprotd.web import serving
 
 log = structlog.get_logger("snaprotd.daemon")
@@ -32,11 +31,11 @@ log = structlog.get_logger("snaprotd.daemon")
 TICK = 15.0
 """Seconds between two looks at the wall clock, which may have been set, and at rotations that nobody holds."""
 
-LATE = timedelta(seconds=60)
-"""A slot that is taken up later than this was missed (the machine slept, say), and its policy's `missed` decides."""
-
 INVENTORY_EVERY = 60.0
 """Seconds between two readings of the whole account, at the least four polls."""
+
+LEASE_RENEWAL = 10.0
+"""Seconds between two renewals of the leases, at the most."""
 
 
 class Daemon:
@@ -51,22 +50,22 @@ class Daemon:
         transport: Transport | None = None,
     ) -> None:
         self.config = config
-        self._transport = transport
-        self._on_finished = on_finished
         self.metrics = Metrics()
         self.url: str | None = None
         self.started = asyncio.Event()
         self._environ = environ
+        self._transport = transport
+        self._on_finished = on_finished
         self._stop = asyncio.Event()
-        self._targets: dict[str, Target] = {}
-        self._seen: dict[str, datetime] = {}
-        """For each server the slot up to which all is dealt with."""
-        self._timer = SlotTimer(self._due)
+        self._tasks: set[asyncio.Future[None]] = set()
         self._ticked_at: float | None = None
-        self._ticked_wall: datetime | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._discovered_at: float | None = None
+        self._missing: frozenset[str] = frozenset()
+        self._refused: SnaprotdError | None = None
+        self._watch = ConfigWatch(config, environ, accept=self._accept, refuse=self._refuse)
         self._tools: Tools
         self._rotations: Rotations
+        self._schedules: Schedules
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -79,10 +78,17 @@ class Daemon:
             self._rotations = Rotations(
                 self._tools, self.metrics, max_concurrent=self.config.max_concurrent, finished=self._finished
             )
+            self._schedules = Schedules(
+                self.config,
+                ledger=self._tools.ledger,
+                rotations=self._rotations,
+                metrics=self.metrics,
+                now=self._tools.now,
+                in_background=self._in_background,
+            )
             self.url = await stack.enter_async_context(serving(self, self.config.listen))
             await self._begin()
-            self.started.set()
-            log.info("running", servers=len(self._targets), listen=self.url, state=self.config.state)
+            log.info("running", servers=len(self._schedules.targets), listen=self.url)
             await self._stop.wait()
             return await self._end()
 
@@ -91,10 +97,11 @@ class Daemon:
         self._stop.set()
 
     def obey_signals(self) -> None:
-        """SIGTERM and SIGINT: an orderly end; a second one ends at once."""
+        """SIGTERM and SIGINT: an orderly end; a second one ends at once. SIGHUP: read the configuration again."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._watch.ask)
 
     def _asked_to_end(self, number: int) -> None:
         if self._stop.is_set():
@@ -105,18 +112,19 @@ class Daemon:
     async def _begin(self) -> None:
         self._note_config()
         await self._rotations.take_over(everything=self._tools.ledger.is_sole_user)
-        await self._set_targets(resolve(self.config, None), at_start=True)
-        self._timer.start()
-        lease = self.config.api.timeout
+        await self._look_after(resolve(self.config, None), at_start=True)
+        self._schedules.start()
+        self.started.set()
         for name, work in {
             "tick": _every(TICK, self._tick),
             "inventory": _every(max(INVENTORY_EVERY, 4 * self.config.poll_interval), self._read_inventory),
-            "leases": self._rotations.keep_leases(min(lease / 2, 10.0)),
+            "leases": self._rotations.keep_leases(min(self.config.api.timeout / 2, LEASE_RENEWAL)),
+            "reload": self._watch.watch(),
         }.items():
             self._in_background(work, name)
 
     async def _end(self) -> int:
-        self._timer.stop()
+        self._schedules.stop()
         all_on = await self._rotations.drain(self.config.drain_timeout)
         for task in self._tasks:
             task.cancel()
@@ -135,157 +143,93 @@ class Daemon:
         if not task.cancelled() and task.exception() is not None:
             log.error("internal error", task=name, exc_info=task.exception())
 
-    # -- what is configured --------------------------------------------------------------------------------------
+    async def _tick(self) -> None:
+        self._schedules.look_at_clock()
+        self._ticked_at = asyncio.get_running_loop().time()
+        if not self._stop.is_set():
+            await self._rotations.take_over()
+
+    # -- configuration -----------------------------------------------------------------------------------------
 
     def _note_config(self) -> None:
         self.metrics.config_ok.set(1)
         self.metrics.config_loaded_at.set(datetime.now(UTC).timestamp())
         self.metrics.limit.set(self.config.limit)
 
-    async def _set_targets(self, targets: Sequence[Target], *, at_start: bool) -> None:
-        """Make these the servers that are looked after. A slot missed before is run only for one known `at_start`."""
-        ledger = self._tools.ledger
-        marks, attempts, successes = (
-            await ledger.marks(),
-            await ledger.last_slots(),
-            await ledger.last_slots(result=Result.SUCCESS),
-        )
-        for gone in self._targets.keys() - {target.server_id for target in targets}:
-            self._timer.remove(gone)
-            self._seen.pop(gone, None)
-        known, self._targets = self._targets, {target.server_id: target for target in targets}
-        self.metrics.keep_only(target.label for target in targets)
-        for target in targets:
-            facts = self.metrics.facts(target.label, target.server_id)
-            facts.last_attempt = attempts.get(target.server_id)
-            facts.last_success = successes.get(target.server_id)
-            if known.get(target.server_id) != target:
-                await self._admit(target, marks.get(target.server_id), at_start=at_start)
+    async def _look_after(self, targets: Sequence[Target], *, at_start: bool) -> None:
+        remembered = await Remembered.read(self._tools.ledger)
+        await self._schedules.set_targets(targets, remembered, at_start=at_start)
 
-    async def _admit(self, target: Target, mark: Mark | None, *, at_start: bool) -> None:
-        """Begin to tell of a server's slots: those from now on, and before them what was missed, if anything was."""
-        now, schedule, delay = self._now(), _schedule(target.policy), _delay(target)
-        same = mark is not None and mark.schedule == _written(target.policy)
-        self._seen[target.server_id] = mark.seen_until if at_start and same and mark else now - delay
-        self._timer.set(target.server_id, schedule, delay, since=now)
-        facts = self._facts(target)
-        facts.next_run = self._timer.next_run(target.server_id)
-        facts.expected_interval = expected_interval(schedule, now).total_seconds()
-        await self._catch_up(target, now)
+    async def _accept(self, config: Config) -> None:
+        """Go on under a new configuration. A rotation in flight ends under the policy that it began with.
 
-    # -- slots ---------------------------------------------------------------------------------------------------
+        Raises `SnaprotdError`, with nothing changed, where that cannot be.
+        """
+        remembered = await Remembered.read(self._tools.ledger)
+        adjust_tools(self._tools, config, self._environ)
+        await self._rotations.permits.set_number(config.max_concurrent)
+        self.config = self._schedules.config = config
+        await self._schedules.set_targets(resolve(config, self._servers()), remembered, at_start=False)
+        self._note_config()
+        self._refused = None
+        log.info("the configuration was read again and is in force", servers=len(self._schedules.targets))
 
-    def _due(self, server_id: str, slot: datetime) -> None:
-        """The timer's call: hand the slot on and return."""
-        target = self._targets.get(server_id)
-        if target is None or self._stop.is_set():
-            return
-        now = self._now()
-        late = now - slot - _delay(target)
-        self.metrics.lateness.observe(max(0.0, late.total_seconds()))
-        work = self._catch_up(target, now) if late > LATE else self._take_up(target, slot, seen_until=slot)
-        self._in_background(work, f"slot {slot} of {target.label}")
+    def _refuse(self, error: SnaprotdError) -> None:
+        self._refused = error
+        self.metrics.config_ok.set(0)
+        for mistake in error.mistakes if isinstance(error, ConfigError) else [error]:
+            log.error("the new configuration is refused, the old one stays in force", mistake=str(mistake))
 
-    async def _catch_up(self, target: Target, now: datetime) -> None:
-        """Deal with the slots that nobody saw: at most one is run, the others are counted."""
-        delay, facts = _delay(target), self._facts(target)
-        missed = missed_slots(
-            _schedule(target.policy),
-            seen=self._seen[target.server_id],
-            now=now,
-            policy_missed=target.policy.missed,
-            within=target.policy.missed_within,
-            delay=delay,
-        )
-        if missed.skipped:
-            facts.missed["skipped"] += missed.skipped
-            log.warning("slots were missed", server=target.label, skipped=missed.skipped, running=str(missed.run))
-        if missed.run is None:
-            self._seen[target.server_id] = now - delay
-            await self._set_mark(self._mark(target, now - delay))
-        else:
-            facts.missed["ran_late"] += 1
-            await self._take_up(target, missed.run, seen_until=now - delay)
-
-    async def _take_up(self, target: Target, slot: datetime, *, seen_until: datetime) -> None:
-        """Run a rotation for the slot, unless the policy is paused or the server has one open already."""
-        facts = self._facts(target)
-        self._seen[target.server_id] = seen_until
-        mark = self._mark(target, seen_until)
-        if target.policy.paused:
-            facts.skipped["paused"] += 1
-            await self._set_mark(mark)
-            return
-        now = self._now()
-        try:
-            claim = await self._rotations.claim(new_rotation(self.config, target, slot=slot, now=now), mark)
-        except LedgerError as error:
-            facts.rotations[Result.FAILURE] += 1
-            log.error("the slot could not be claimed", server=target.label, slot=slot.isoformat(), error=str(error))
-            return
-        match claim:
-            case Claimed():
-                facts.last_attempt = now
-            case ServerBusy(open=busy):
-                facts.skipped["in_flight"] += 1
-                log.warning("skipped: the server's last rotation is still open", server=target.label, step=busy.step)
-
-    async def _set_mark(self, mark: Mark) -> None:
-        try:
-            await self._tools.ledger.set_marks([mark])
-        except LedgerError as error:
-            log.error("the schedule's mark could not be saved", error=str(error))
-
-    def _mark(self, target: Target, seen_until: datetime) -> Mark:
-        return Mark(server_id=target.server_id, seen_until=seen_until, schedule=_written(target.policy))
-
-    # -- what is watched -----------------------------------------------------------------------------------------
-
-    async def _tick(self) -> None:
-        now = self._now()
-        if self._ticked_wall is not None and now < self._ticked_wall - LATE:
-            self._clock_was_set_back(now)
-        self._timer.wakeup()
-        self._ticked_at, self._ticked_wall = asyncio.get_running_loop().time(), now
-        self.metrics.scheduler_ticked_at.set(now.timestamp())
-        for server_id, target in self._targets.items():
-            self._facts(target).next_run = self._timer.next_run(server_id)
-        if not self._stop.is_set():
-            await self._rotations.take_over()
-
-    def _clock_was_set_back(self, now: datetime) -> None:
-        """The timer would sleep until the far time that the clock showed. A slot that was run is in the ledger."""
-        log.warning("the wall clock was set back", now=now.isoformat())
-        for target in self._targets.values():
-            self._seen[target.server_id] = min(self._seen[target.server_id], now - _delay(target))
-            self._timer.set(target.server_id, _schedule(target.policy), _delay(target), since=now)
+    # -- the account -------------------------------------------------------------------------------------------
 
     async def _read_inventory(self) -> None:
+        complete = True
         try:
             await self._tools.inventory.refresh()
         except CloudError as error:
             log.error("the account could not be listed", error=str(error))
+            complete = False
             if not isinstance(error, Doubtful):
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
-        servers = [held.server for held in self._tools.inventory.known.values() if held.server is not None]
-        targets = resolve(self.config, servers)
-        if {target.server_id for target in targets} != self._targets.keys():
-            first = self.metrics.inventory_listed_at is None
-            await self._set_targets(targets, at_start=first)
+        await self._discover(complete=complete)
         self.metrics.inventory_listed_at = self._tools.inventory.last_success
-        for count, target in enumerate(targets):
+        for count, target in enumerate(list(self._schedules.targets.values())):
             self._assess(target)
             if count % 100 == 0:
                 await asyncio.sleep(0)
 
+    async def _discover(self, *, complete: bool) -> None:
+        """Find the servers that a `match` names, every so often; and those that are named and do not exist."""
+        moment = asyncio.get_running_loop().time()
+        first = self._discovered_at is None
+        if not complete or (not first and moment - (self._discovered_at or 0) < self.config.discover_interval):
+            return
+        self._discovered_at = moment
+        targets = resolve(self.config, self._servers())
+        if {target.server_id for target in targets} != self._schedules.targets.keys():
+            await self._look_after(targets, at_start=first)
+        missing = frozenset(target.label for target in targets if self._server(target) is None)
+        for label in missing - self._missing:
+            log.error("the account has no such server", server=label)
+        self._missing = missing
+        for target in targets:
+            self._schedules.facts(target).missing = target.label in missing
+
+    def _servers(self) -> list[Server]:
+        return [held.server for held in self._tools.inventory.known.values() if held.server is not None]
+
+    def _server(self, target: Target) -> Server | None:
+        held = self._tools.inventory.known.get(target.server_id)
+        return held.server if held else None
+
     async def rotate(self, server_id: str) -> None:
         """Begin a rotation of a configured server at once, as if its slot had come this second."""
-        now = self._now().replace(microsecond=0)
-        await self._take_up(self._targets[server_id], now, seen_until=self._seen[server_id])
+        slot = self._tools.now().replace(microsecond=0)
+        await self._schedules.take_up(self._schedules.targets[server_id], slot)
 
     def _finished(self, rotation: Rotation) -> None:
         self._on_finished(rotation)
-        target = self._targets.get(rotation.server_id)
+        target = self._schedules.targets.get(rotation.server_id)
         if target is not None:
             self._assess(target)
 
@@ -294,9 +238,9 @@ class Daemon:
         held = self._tools.inventory.known.get(target.server_id)
         if held is None:
             return
-        facts = self._facts(target)
+        facts = self._schedules.facts(target)
         facts.server_name = held.server.name if held.server else facts.server_name
-        now, instance = self._now(), self.config.instance
+        now, instance = self._tools.now(), self.config.instance
         plan, room = retention.outlook(
             held.snapshots, target.policy, instance=instance, limit=self.config.limit, now=now
         )
@@ -309,13 +253,7 @@ class Daemon:
             prune_pending=len(plan.deletions),
         )
 
-    def _facts(self, target: Target) -> ServerFacts:
-        return self.metrics.facts(target.label, target.server_id)
-
-    def _now(self) -> datetime:
-        return self._tools.now()
-
-    # -- the web's view ------------------------------------------------------------------------------------------
+    # -- the web's view ----------------------------------------------------------------------------------------
 
     def exposition(self) -> bytes:
         return self.metrics.exposition()
@@ -334,6 +272,11 @@ class Daemon:
             missing.append("the provider's API has not been reached yet")
         return missing
 
+    def remarks(self) -> Sequence[str]:
+        if self._refused is None:
+            return []
+        return ["the new configuration is refused, the old one is in force:", *str(self._refused).splitlines()]
+
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
     """Do `work` now and then every so often, for ever, whatever becomes of one turn of it."""
@@ -345,16 +288,3 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             log.exception("internal error", work=getattr(work, "__name__", ""))
         await asyncio.sleep(seconds)
-
-
-def _schedule(policy: Policy) -> Schedule:
-    return Schedule(expressions=policy.schedule, timezone=policy.timezone)
-
-
-def _delay(target: Target) -> timedelta:
-    return spread_delay(target.server_id, target.policy.spread)
-
-
-def _written(policy: Policy) -> str:
-    """What must not have changed for a missed slot to be run: nothing fires because a policy was edited or unpaused."""
-    return f"{policy.timezone} {' | '.join(policy.schedule)}{' paused' if policy.paused else ''}"

@@ -166,6 +166,8 @@ class Inventory:
             raise doubts[0]
         for gone in self._known.keys() - lists.keys():
             del self._known[gone]
+        for gone in self._known.keys() - {server.id for server in servers}:
+            self._known[gone] = replace(self._known[gone], server=None)
         self.last_success = datetime.now(UTC)
 
     async def aclose(self) -> None:

@@ -156,7 +156,8 @@ class Ledger:
     def __init__(self, engine: AsyncEngine, *, owner: str, lease: float, lock: FolderLock | None) -> None:
         self._engine = engine
         self._owner = owner
-        self._lease = lease
+        self.lease = lease
+        """Length of a lease, in seconds."""
         self._lock = lock
         self._held: dict[str, _Lease] = {}
 
@@ -274,13 +275,13 @@ class Ledger:
             rows = await connection.execute(
                 update(ROTATIONS)
                 .where(ROTATIONS.c.owner == self._owner, ROTATIONS.c.is_open)
-                .values(lease_until=time.time() + self._lease)
+                .values(lease_until=time.time() + self.lease)
                 .returning(ROTATIONS.c.id, ROTATIONS.c.epoch)
             )
             ours = {(row.id, row.epoch) for row in rows}
         for rotation_id, lease in list(self._held.items()):
             if (rotation_id, lease.epoch) in ours:
-                lease.valid_until = began + self._lease
+                lease.valid_until = began + self.lease
 
     async def take_over(self, *, everything: bool = False, server_id: str | None = None) -> list[Rotation]:
         """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already.
@@ -292,7 +293,7 @@ class Ledger:
         abandoned = or_(
             ROTATIONS.c.owner.is_(None),
             ROTATIONS.c.lease_until < now,
-            ROTATIONS.c.lease_until > now + 2 * self._lease,
+            ROTATIONS.c.lease_until > now + 2 * self.lease,
         )
         query = update(ROTATIONS).where(ROTATIONS.c.is_open)
         if server_id is not None:
@@ -357,10 +358,10 @@ class Ledger:
 
     def _tenure(self) -> dict[str, Any]:
         # SQLite has no clock but its host's, which is ours. On a database server this is the database's own.
-        return {"owner": self._owner, "lease_until": time.time() + self._lease}
+        return {"owner": self._owner, "lease_until": time.time() + self.lease}
 
     def _hold(self, rotation_id: str, *, epoch: int) -> None:
-        self._held[rotation_id] = _Lease(epoch=epoch, valid_until=uptime() + self._lease)
+        self._held[rotation_id] = _Lease(epoch=epoch, valid_until=uptime() + self.lease)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:

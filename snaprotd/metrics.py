@@ -47,6 +47,8 @@ class ServerFacts:
     expected_interval: float | None = None
     last_attempt: datetime | None = None
     last_success: datetime | None = None
+    missing: bool | None = None
+    """The account has no such server."""
     holdings: Holdings | None = None
     start_failures: int = 0
     rotations: Tally[Result] = field(default_factory=Tally)
@@ -241,9 +243,12 @@ def _identity(servers: Mapping[str, ServerFacts]) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         "snaprotd_server_info", "Ties our label to the account.", labels=["server", "server_id", "server_name"]
     )
+    missing = _gauge("snaprotd_server_missing", "1 if the account has no such server.")
     for label, facts in servers.items():
         info.add_metric([label, facts.server_id, facts.server_name], 1)
-    yield info
+        if facts.missing is not None:
+            missing.add_metric([label], int(facts.missing))
+    yield from (info, missing)
 
 
 def _schedule(servers: Mapping[str, ServerFacts]) -> Iterator[Metric]:

@@ -21,6 +21,9 @@ class Pace:
         self._free_at = 0.0
         self._paused_until = 0.0
 
+    def set_rate(self, rate: float) -> None:
+        self._interval = 1 / rate
+
     async def turn(self) -> float:
         """Wait for a turn; the seconds that it took."""
         loop = asyncio.get_running_loop()

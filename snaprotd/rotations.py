@@ -20,7 +20,34 @@ FINAL_PATIENCE = 600.0
 """Seconds that a process which must end goes on trying to start the servers it holds off."""
 
 
+class Permits:
+    """A semaphore whose number can change while it is in use."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._taken = 0
+        self._changed = asyncio.Condition()
+
+    async def set_number(self, number: int) -> None:
+        """Who holds a permit keeps it; fewer are given until there are few enough."""
+        async with self._changed:
+            self._number = number
+            self._changed.notify_all()
+
+    async def __aenter__(self) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._taken < self._number)
+            self._taken += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        async with self._changed:
+            self._taken -= 1
+            self._changed.notify()
+
+
 class Rotations:
+    """What this process runs."""
+
     def __init__(
         self,
         tools: Tools,
@@ -31,7 +58,7 @@ class Rotations:
     ) -> None:
         self._tools = tools
         self._metrics = metrics
-        self._permits = asyncio.Semaphore(max_concurrent)
+        self.permits = Permits(max_concurrent)
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = finished
 
@@ -94,7 +121,7 @@ class Rotations:
     async def _run(self, rotation: Rotation) -> None:
         urgent = rotation.held_off
         try:
-            async with nullcontext() if urgent else self._permits:
+            async with nullcontext() if urgent else self.permits:
                 rotation = await self._insist(rotation)
             if not rotation.is_finished:
                 await self._tools.ledger.release(rotation.id)

@@ -30,6 +30,9 @@ class View(Protocol):
     def unready(self) -> Sequence[str]:
         """What it still waits for before its job can begin; empty if it is ready."""
 
+    def remarks(self) -> Sequence[str]:
+        """What somebody should look at, though the job goes on."""
+
 
 def application(view: View) -> Starlette:
     async def metrics(_: Request) -> Response:
@@ -39,15 +42,16 @@ def application(view: View) -> Starlette:
         return _verdict(view.ailments())
 
     async def readyz(_: Request) -> Response:
-        return _verdict(view.unready())
+        return _verdict(view.unready(), view.remarks())
 
     return Starlette(
         routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)],
     )
 
 
-def _verdict(problems: Sequence[str]) -> Response:
-    return PlainTextResponse("\n".join(problems or ["ok"]) + "\n", status_code=503 if problems else 200)
+def _verdict(problems: Sequence[str], remarks: Sequence[str] = ()) -> Response:
+    text = "\n".join([*(problems or ["ok"]), *remarks])
+    return PlainTextResponse(f"{text}\n", status_code=503 if problems else 200)
 
 
 @asynccontextmanager

@@ -84,6 +84,8 @@ policies = st.builds(
     adopt=st.sampled_from([(), ("weekly-*",)]),
     when_full=st.sampled_from(WhenFull),
     stop_first=st.sampled_from([True, True, True, False]),
+    # Shorter than a stop may be late, and longer.
+    stop_timeout=st.sampled_from([timedelta(seconds=30), timedelta(minutes=5)]),
     on_stop_timeout=st.sampled_from(OnStopTimeout),
 )
 

@@ -2,7 +2,7 @@
 
 `asyncio.sleep`, `asyncio.timeout`, timers and `loop.time()` run on virtual seconds; `datetime.now()` and
 `time.time()` follow them (through time-machine). Time only moves when nothing else can: no callback is ready,
-and no database thread is at work.
+and no thread is at work (a database's, or one of `asyncio.to_thread`).
 """
 
 from __future__ import annotations
@@ -43,18 +43,29 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, traveller: time_machine.Traveller) -> None:
         self._virtual = 1000.0
         self._traveller = traveller
-        self.database_calls = 0
-        super().__init__(VirtualSelector(self._jump, lambda: self.database_calls > 0))
+        self.at_work = 0
+        super().__init__(VirtualSelector(self._jump, lambda: self.at_work > 0))
 
     def time(self) -> float:
         return self._virtual
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        self.at_work += 1
+        done = super().run_in_executor(executor, func, *args)
+        done.add_done_callback(self._one_less_at_work)
+        return done
+
+    def _one_less_at_work(self, _: asyncio.Future[Any]) -> None:
+        self.at_work -= 1
 
     def _jump(self, seconds: float) -> None:
         self._virtual += seconds
         self._traveller.shift(seconds)
 
 
-def _count_database_calls() -> None:
+def _count_at_work() -> None:
     """Make every call to a database thread known to the loop, so that it does not move time meanwhile."""
     original: Any = aiosqlite.core.Connection._execute
 
@@ -62,16 +73,16 @@ def _count_database_calls() -> None:
         loop = asyncio.get_running_loop()
         if not isinstance(loop, VirtualLoop):
             return await original(self, *args, **kwargs)
-        loop.database_calls += 1
+        loop.at_work += 1
         try:
             return await original(self, *args, **kwargs)
         finally:
-            loop.database_calls -= 1
+            loop.at_work -= 1
 
     aiosqlite.core.Connection._execute = counted  # type: ignore[method-assign]
 
 
-_count_database_calls()
+_count_at_work()
 
 
 def run_virtually(story: Coroutine[Any, Any, T], start: datetime = START) -> T:
