@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: help demo test lint requirements clean
+.PHONY: help demo test lint requirements docs clean
 
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*##/make \1 \t/p' Makefile
@@ -28,6 +28,9 @@ requirements:  ## Pin the dependencies anew, with the hashes of what was found (
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    $${extra:+--extra dev} pyproject.toml --output-file requirements$$extra.txt; \
 	done
+
+docs: $(VENV)/installed-dev  ## Write the tables of docs/configuration.md anew
+	$(BIN)/python -m tests.support.reference_page
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
+import structlog
+
 from snaprotd.cloud import Cloud, CloudObserver, Transport
 from snaprotd.config import Config, Target
 from snaprotd.errors import ConfigError, Mistake
@@ -20,6 +22,8 @@ from snaprotd.rotation import Rotation
 from snaprotd.steps import Drain, Tools
 from snaprotd.token import token_source
 
+log = structlog.get_logger("snaprotd")
+
 LEASE_BEYOND_REQUEST = 30.0
 """Seconds by which a lease outlives the longest request: it is renewed several times meanwhile."""
 
@@ -30,8 +34,9 @@ async def open_cloud(
 ) -> AsyncIterator[Cloud]:
     """The provider's API. Raises `TokenError` where no token can be found."""
     token = token_source(config.api.token_file, environ)
-    token.get()
     redactor.watch(token.secrets)
+    for warning in token.warnings():
+        log.warning(warning)
     async with Cloud(
         base_url=config.api.base_url,
         token=token,

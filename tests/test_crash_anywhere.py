@@ -30,6 +30,7 @@ EXAMPLES = int(os.environ.get("CRASH_EXAMPLES", "260"))
 """Of each shard: 2,080 in all."""
 
 SETTLE = 120.0
+CHANGES = ("create", "stop", "start", "hard_stop", "delete")
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
@@ -41,7 +42,7 @@ class Example:
     history: tuple[tuple[str, str, str | int | None], ...]
     """Name, status, and age in hours or the text of `created_at`."""
     faults: tuple[Fault, ...]
-    crashes: frozenset[int]
+    crashes: frozenset[int | tuple[str, int]]
     nights: int
     was_active: bool
     id_kind: str
@@ -163,7 +164,17 @@ examples = st.builds(
     policy=policies,
     history=histories.map(tuple),
     faults=st.lists(faults, max_size=4).map(tuple),
-    crashes=st.frozensets(st.integers(1, 160), max_size=4),
+    crashes=st.frozensets(
+        st.one_of(
+            st.integers(1, 160),
+            # Where it hurts most: around the requests that change something.
+            st.tuples(
+                st.builds("{} {}".format, st.sampled_from(["before", "after"]), st.sampled_from(CHANGES)),
+                st.integers(1, 2),
+            ),
+        ),
+        max_size=4,
+    ),
     nights=st.sampled_from([1, 1, 2, 3]),
     was_active=st.sampled_from([True, True, True, False]),
     id_kind=st.sampled_from(["integer", "uuid", "uuid_key"]),

@@ -8,9 +8,9 @@ that moment nothing of it reaches the provider or the disk any more.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import Counter as Tally
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -59,14 +59,14 @@ class Witness:
 class MortalLedger(Ledger):
     """The real ledger, told of a crash before each transaction and after it."""
 
-    moment: Callable[[], None] = staticmethod(lambda: None)
+    moment: Callable[[str], None] = staticmethod(lambda _: None)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        self.moment()
+        self.moment("before write")
         async with super()._transaction() as connection:
             yield connection
-        self.moment()
+        self.moment("after write")
 
 
 @dataclass
@@ -81,10 +81,10 @@ class Story:
     limit: int = 5
     settle: float = 120.0
     poll_interval: float = 15.0
-    crashes: set[int] = field(default_factory=set)
-    """The moments, counted over all lives, at which the process dies."""
+    crashes: set[int | tuple[str, int]] = field(default_factory=set)
+    """The moments at which the process dies, counted over all lives: the 40th of all, or the 2nd `after create`."""
     witness: Witness = field(default_factory=Witness)
-    moments: Iterable[int] = field(default_factory=lambda: itertools.count(1))
+    moments: Tally[str] = field(default_factory=Tally)
     before_request: Callable[[Request], None] = lambda _: None
     after_request: Callable[[Request, Reply], None] = lambda _, __: None
     records: list[Rotation] = field(default_factory=list)
@@ -105,16 +105,16 @@ class Story:
         return Rotation(**{**fields, **changes})
 
     @asynccontextmanager
-    async def life(self, moment: Callable[[], None] = lambda: None) -> AsyncIterator[Tools]:
-        """A process's tools; `moment` is called wherever the process may be killed."""
+    async def life(self, moment: Callable[[str], None] = lambda _: None) -> AsyncIterator[Tools]:
+        """A process's tools; `moment` is called, and told which, wherever the process may be killed."""
 
         def before(request: Request) -> None:
-            moment()
+            moment(f"before {_kind(request)}")
             self.before_request(request)
 
         def after(request: Request, reply: Reply) -> None:
             self.after_request(request, reply)
-            moment()
+            moment(f"after {_kind(request)}")
 
         transport = WorldTransport(self.world, before=before, after=after)
         token = token_source(None, {"VPS_API_TOKEN": self.world.token})
@@ -132,7 +132,7 @@ class Story:
                 poll_interval=self.poll_interval,
             )
         finally:
-            ledger.moment = lambda: None
+            ledger.moment = lambda _: None
             with suppress(BaseException):
                 await inventory.aclose()
             await cloud.aclose()
@@ -159,9 +159,10 @@ class Story:
         whole = asyncio.current_task()
         main: asyncio.Task[Rotation]
 
-        def moment() -> None:
+        def moment(which: str) -> None:
             nonlocal dead
-            if not dead and next(iter(self.moments)) in self.crashes:
+            self.moments.update([which, "all"])
+            if {self.moments["all"], (which, self.moments[which])} & self.crashes:
                 dead = True
             if dead:
                 raise asyncio.CancelledError
@@ -192,6 +193,12 @@ class Story:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+
+
+def _kind(request: Request) -> str:
+    if request.method == "POST":
+        return str(request.json.get("action", "create"))
+    return request.method.lower()
 
 
 def night(number: int) -> datetime:
