@@ -64,6 +64,7 @@ ROTATIONS = Table(
     Column("epoch", Integer, nullable=False),
     Column("lease_until", Float, nullable=False),
     Column("started_at", String(32), nullable=False),
+    Column("finished_at", String(32)),
     UniqueConstraint("server_id", "slot", name="one_rotation_for_a_slot"),
 )
 Index(
@@ -327,13 +328,19 @@ class Ledger:
             query = query.where(ROTATIONS.c.server_id == server_id)
         return await self._bodies(query)
 
-    async def last_slots(self, *, result: Result | None = None) -> Mapping[str, datetime]:
-        """For each server the start of its latest rotation, or of its latest one with `result`."""
-        query = select(ROTATIONS.c.server_id, func.max(ROTATIONS.c.started_at)).group_by(ROTATIONS.c.server_id)
-        if result is not None:
-            query = query.where(ROTATIONS.c.result == result)
+    async def last_started(self) -> Mapping[str, datetime]:
+        """For each server when its latest rotation began."""
+        return await self._latest(select(ROTATIONS.c.server_id, func.max(ROTATIONS.c.started_at)))
+
+    async def last_succeeded(self) -> Mapping[str, datetime]:
+        """For each server when its latest successful rotation ended."""
+        succeeded = ROTATIONS.c.result == Result.SUCCESS
+        return await self._latest(select(ROTATIONS.c.server_id, func.max(ROTATIONS.c.finished_at)).where(succeeded))
+
+    async def _latest(self, query: Any) -> Mapping[str, datetime]:
         async with self._transaction() as connection:
-            return {server: _instant(text) for server, text in await connection.execute(query)}
+            rows = await connection.execute(query.group_by(ROTATIONS.c.server_id))
+            return {server_id: _instant(text) for server_id, text in rows}
 
     async def _bodies(self, query: Any) -> list[Rotation]:
         async with self._transaction() as connection:
@@ -398,6 +405,7 @@ def _columns(rotation: Rotation) -> dict[str, Any]:
         "is_open": not rotation.is_finished,
         "result": rotation.result,
         "body": _BODY.dump_json(rotation).decode(),
+        "finished_at": None if rotation.finished_at is None else _text(rotation.finished_at),
     }
 
 

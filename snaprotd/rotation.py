@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from snaprotd.errors import CloudError, Permanent
+from snaprotd.errors import CloudError, Permanent, Refused
 from snaprotd.model import PROVIDER_LIMIT, Policy
 
 SETTLE_MARGIN = 1.25
@@ -181,7 +181,10 @@ def advance(rotation: Rotation, outcome: Outcome) -> Rotation:
 def judge(rotation: Rotation, error: CloudError) -> Outcome:
     """What an error of the provider means at the present step: wait and look again, or fail."""
     text = str(error)
-    if rotation.step is Step.START or rotation.create_is_unsettled or not isinstance(error, Permanent):
+    # A token may be refused for the moment in which it is being replaced; what is under way survives that.
+    refused_meanwhile = isinstance(error, Refused) and rotation.step in (Step.WAIT, Step.PRUNE)
+    insists = rotation.step is Step.START or rotation.create_is_unsettled or refused_meanwhile
+    if insists or not isinstance(error, Permanent):
         return Waiting(text, retry_after=getattr(error, "retry_after", None))
     return Failed(text)
 

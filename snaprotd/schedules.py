@@ -27,7 +27,7 @@ LATE = timedelta(seconds=60)
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered:
-    """What the ledger knows of servers: how far each schedule was seen, and when rotations began."""
+    """What the ledger knows of servers: how far each schedule was seen, and when rotations began and succeeded."""
 
     marks: Mapping[str, Mark]
     attempts: Mapping[str, datetime]
@@ -37,8 +37,8 @@ class Remembered:
     async def read(cls, ledger: Ledger) -> Remembered:
         return cls(
             marks=await ledger.marks(),
-            attempts=await ledger.last_slots(),
-            successes=await ledger.last_slots(result=Result.SUCCESS),
+            attempts=await ledger.last_started(),
+            successes=await ledger.last_succeeded(),
         )
 
 

@@ -148,6 +148,15 @@ faults = st.one_of(
         skip=st.integers(0, 8),
         delay=st.just(60.0),
     ),
+    # The enemy: a stop that strikes when the rotation may be over.
+    st.builds(
+        Fault,
+        kind=st.sampled_from(["late", "slow_power"]),
+        method=st.just("POST"),
+        path=st.just("/servers/*/power/"),
+        action=st.just("stop"),
+        delay=st.sampled_from([90.0, 115.0]),
+    ),
     # A list that shows nothing, and says so: for less than `settle`, which is what it is for.
     st.builds(Fault, kind=st.just("empty"), method=st.just("GET"), times=_times, skip=st.integers(0, 20)),
     st.builds(
