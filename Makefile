@@ -25,7 +25,7 @@ lint: $(VENV)/installed-dev
 
 requirements:  ## Pin the dependencies anew, with the hashes of what was found (needs uv)
 	for extra in "" "-dev"; do \
-	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-header \
 	    $${extra:+--extra dev} pyproject.toml --output-file requirements$$extra.txt; \
 	done
 
