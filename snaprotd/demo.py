@@ -166,7 +166,7 @@ def _configuration(world: World, folder: Path, base_url: str) -> str:
         {"id": server.id, "name": server.name, **policy, "stop_first": number % 2 == 0}
         for number, server in enumerate(world.servers.values())
     ]
-    scaled = {key: f"{max(seconds / world.speed, 0.05):.3f}s" for key, seconds in _TIMES.items()}
+    scaled = {key: f"{max(seconds / world.speed, LEAST):.3f}s" for key, seconds in _TIMES.items()}
     return json.dumps(
         {
             "api": {"base_url": base_url, "requests_per_second": 50, "settle": scaled["settle"]},
@@ -177,6 +177,9 @@ def _configuration(world: World, folder: Path, base_url: str) -> str:
         }
     )
 
+
+LEAST = 0.1
+"""Seconds: the least `poll_interval` that a configuration may have."""
 
 _TIMES = {"settle": 120.0, "poll_interval": 15.0}
 """The defaults, in seconds: the demo runs as many times as fast as its provider."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from io import StringIO
+from textwrap import fill
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -42,9 +43,13 @@ def _plan_of(server: Json, target: Target, config: Config) -> str:
         later = f", begins {delay} later" if delay else ""
         lines.append(f"  next {slot.astimezone(zone):%a %Y-%m-%d %H:%M %Z}  {slot:%Y-%m-%d %H:%MZ}{later}")
     if server["blocked"]:
-        lines.append(f"  {server['blocked']}")
+        lines.append(_wrapped(server["blocked"]))
     lines.append(_table(("snapshot", "status", "decision"), [_plan_row(one) for one in server["snapshots"]]))
     return "\n".join(line for line in lines if line)
+
+
+def _wrapped(text: str) -> str:
+    return fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _plan_row(snapshot: Json) -> tuple[str, ...]:
