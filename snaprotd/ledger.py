@@ -328,6 +328,15 @@ class Ledger:
             query = query.where(ROTATIONS.c.server_id == server_id)
         return await self._bodies(query)
 
+    async def latest(self) -> Mapping[str, Rotation]:
+        """For each server its latest rotation that has ended."""
+        newest_first = func.row_number().over(
+            partition_by=ROTATIONS.c.server_id, order_by=ROTATIONS.c.finished_at.desc()
+        )
+        ended = select(ROTATIONS.c.body, newest_first.label("place")).where(~ROTATIONS.c.is_open).subquery()
+        rotations = await self._bodies(select(ended.c.body).where(ended.c.place == 1))
+        return {rotation.server_id: rotation for rotation in rotations}
+
     async def last_started(self) -> Mapping[str, datetime]:
         """For each server when its latest rotation began."""
         return await self._latest(select(ROTATIONS.c.server_id, func.max(ROTATIONS.c.started_at)))

@@ -47,6 +47,8 @@ class ServerFacts:
     expected_interval: float | None = None
     last_attempt: datetime | None = None
     last_success: datetime | None = None
+    latest: Rotation | None = None
+    """The last rotation that ended."""
     missing: bool | None = None
     """The account has no such server."""
     holdings: Holdings | None = None
@@ -164,6 +166,7 @@ class Metrics:
             return
         facts = self._of(rotation)
         facts.rotations[rotation.result] += 1
+        facts.latest = rotation
         self.duration.observe(max(0.0, (rotation.finished_at - rotation.started_at).total_seconds()))
         if rotation.result is Result.SUCCESS:
             facts.last_success = rotation.finished_at

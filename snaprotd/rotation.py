@@ -53,6 +53,14 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Passed:
+    """A step that a rotation has left, and the seconds it stood there."""
+
+    step: Step
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rotation:
     """All that is remembered of one rotation. It is saved after every step, and before every request that counts."""
 
@@ -76,9 +84,13 @@ class Rotation:
     """Age of the present step."""
     note: str = ""
     """What it is waiting for, in words."""
+    trail: tuple[Passed, ...] = ()
+    """The steps before the present one, in order."""
 
     held_off: bool = False
     """The promise: we have asked this server to stop, or are about to, so we must see it running again."""
+    held_off_since: datetime | None = None
+    """When that promise was made, by the wall clock: for people, and never for a decision."""
     stop_acknowledged: bool = False
     hard_stop: bool = False
     """The stop timed out, and the policy's harder one has been asked for."""
@@ -227,7 +239,8 @@ def _fail(rotation: Rotation, error: str) -> Rotation:
 
 def _enter(rotation: Rotation, step: Step) -> Rotation:
     result = _result(rotation) if step is Step.DONE else None
-    return replace(rotation, step=step, waited=0.0, note="", result=result)
+    trail = (*rotation.trail, Passed(step=rotation.step, seconds=round(rotation.waited, 3)))
+    return replace(rotation, step=step, waited=0.0, note="", trail=trail, result=result)
 
 
 def _result(rotation: Rotation) -> Result:

@@ -14,7 +14,7 @@ from snaprotd.errors import LedgerError
 from snaprotd.ledger import Claimed, Ledger, Mark, ServerBusy
 from snaprotd.metrics import Metrics, ServerFacts
 from snaprotd.model import Policy
-from snaprotd.rotation import Result
+from snaprotd.rotation import Result, Rotation
 from snaprotd.rotations import Rotations
 from snaprotd.schedule import Schedule, expected_interval, missed_slots, spread_delay
 from snaprotd.timer import SlotTimer
@@ -27,11 +27,12 @@ LATE = timedelta(seconds=60)
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered:
-    """What the ledger knows of servers: how far each schedule was seen, and when rotations began and succeeded."""
+    """What the ledger knows of servers: how far each schedule was seen, and what became of their rotations."""
 
     marks: Mapping[str, Mark]
     attempts: Mapping[str, datetime]
     successes: Mapping[str, datetime]
+    latest: Mapping[str, Rotation]
 
     @classmethod
     async def read(cls, ledger: Ledger) -> Remembered:
@@ -39,6 +40,7 @@ class Remembered:
             marks=await ledger.marks(),
             attempts=await ledger.last_started(),
             successes=await ledger.last_succeeded(),
+            latest=await ledger.latest(),
         )
 
 
@@ -90,6 +92,7 @@ class Schedules:
             facts = self.facts(target)
             facts.last_attempt = remembered.attempts.get(target.server_id)
             facts.last_success = remembered.successes.get(target.server_id)
+            facts.latest = remembered.latest.get(target.server_id)
             old = before.get(target.server_id)
             if old is None or _written(old.policy) != _written(target.policy):
                 await self._admit(target, remembered.marks.get(target.server_id), at_start=at_start)

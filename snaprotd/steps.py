@@ -26,6 +26,7 @@ from snaprotd.rotation import (
     Done,
     Failed,
     Outcome,
+    Passed,
     Result,
     Rotation,
     Step,
@@ -220,20 +221,20 @@ async def stop(run: Run) -> Outcome:
         return Waiting(f"the server is {server.status}")
     if rotation.stop_acknowledged or rotation.power_is_unsettled:
         return Waiting("the server has been asked to stop and is still active")
-    await run.remember(held_off=True, power_open=0.0)
-    return await _ask_to_stop(run, server, "stop")
+    await run.remember(held_off=True, held_off_since=run.tools.now(), power_open=0.0)
+    return await _ask_to_stop(run, server, "stop", owed=False)
 
 
-async def _ask_to_stop(run: Run, server: Server, action: str) -> Outcome:
-    first = not run.rotation.stop_acknowledged
+async def _ask_to_stop(run: Run, server: Server, action: str, *, owed: bool) -> Outcome:
+    """`owed`: an earlier request may have stopped the server, or may yet, whatever becomes of this one."""
     try:
         await run.tools.cloud.power(server, action, guard=run.guard)
     except Unclear:
         run.learn(power_open=0.0)
         raise
     except CloudError:
-        if first:
-            run.learn(held_off=False, power_open=None)  # nothing was carried out: nothing is owed
+        if not owed:
+            run.learn(held_off=False, held_off_since=None, power_open=None)  # nothing was carried out
         raise
     run.learn(stop_acknowledged=True)
     return Waiting("the server has been asked to stop")
@@ -243,8 +244,16 @@ async def _stop_timed_out(run: Run, server: Server) -> Outcome:
     rotation = run.rotation
     words = f"the server is still {server.status} after {rotation.policy.stop_timeout}"
     if rotation.policy.on_stop_timeout is OnStopTimeout.HARD_STOP and not rotation.hard_stop:
-        await run.remember(held_off=True, hard_stop=True, power_open=0.0, waited=0.0)
-        return await _ask_to_stop(run, server, "hard_stop")
+        await run.remember(
+            held_off=True,
+            held_off_since=rotation.held_off_since or run.tools.now(),
+            hard_stop=True,
+            power_open=0.0,
+            trail=(*rotation.trail, Passed(step=Step.STOP, seconds=round(rotation.waited, 3))),
+            waited=0.0,
+        )
+        owed = rotation.stop_acknowledged or rotation.power_is_unsettled
+        return await _ask_to_stop(run, server, "hard_stop", owed=owed)
     if rotation.held_off:
         run.learn(power_open=0.0)  # it may still go off after we have turned away: watch it
     if rotation.policy.on_stop_timeout is OnStopTimeout.SNAPSHOT_ANYWAY:
