@@ -29,6 +29,7 @@ __all__ = [
     "Config",
     "ServerEntry",
     "Target",
+    "as_written",
     "digest_of",
     "find_config",
     "json_schema",
@@ -268,13 +269,13 @@ def json_schema() -> dict[str, Any]:
 def _add_defaults(schema: dict[str, Any], defaults: Mapping[str, Any]) -> None:
     for key, value in defaults.items():
         if key in schema["properties"] and value is not None and not isinstance(value, ApiSettings):
-            schema["properties"][key]["default"] = _as_written(key, value)
+            schema["properties"][key]["default"] = as_written(key, value)
 
 
-def _as_written(key: str, value: Any) -> Any:
-    """A default as a user would write it."""
+def as_written(key: str, value: Any) -> Any:
+    """The value of a key as a user would write it."""
     if isinstance(value, Retention):
-        return value.last
+        return value.last if value.last == value.total else {rule: n for rule, n in vars(value).items() if n}
     if isinstance(value, timedelta):
         return shown_duration(value)
     if isinstance(value, float) and key != "requests_per_second":

@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import structlog
 
-from snaprotd import retention
+from snaprotd.account_watch import AccountWatch
 from snaprotd.assembly import adjust_tools, open_tools
-from snaprotd.cloud import Doubtful, Transport
+from snaprotd.cloud import Transport
 from snaprotd.config import Config, Target, resolve
-from snaprotd.errors import CloudError, ConfigError, LedgerError, SnaprotdError
-from snaprotd.metrics import Holdings, Metrics
-from snaprotd.model import Server
+from snaprotd.errors import ConfigError, LedgerError, SnaprotdError
+from snaprotd.metrics import Metrics
 from snaprotd.reload import ConfigWatch
+from snaprotd.reports import Json
 from snaprotd.rotation import Rotation
 from snaprotd.rotations import Rotations
 from snaprotd.schedules import Remembered, Schedules
+from snaprotd.status import Situation, server_report, status_report
 from snaprotd.steps import Tools
 from snaprotd.web import serving
 
@@ -59,13 +59,13 @@ class Daemon:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
         self._ticked_at: float | None = None
-        self._discovered_at: float | None = None
-        self._missing: frozenset[str] = frozenset()
         self._refused: SnaprotdError | None = None
+        self._started_at = self._loaded_at = datetime.now(UTC)
         self._watch = ConfigWatch(config, environ, accept=self._accept, refuse=self._refuse)
         self._tools: Tools
         self._rotations: Rotations
         self._schedules: Schedules
+        self._account: AccountWatch
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -85,6 +85,14 @@ class Daemon:
                 metrics=self.metrics,
                 now=self._tools.now,
                 in_background=self._in_background,
+            )
+            self._account = AccountWatch(
+                self.config,
+                inventory=self._tools.inventory,
+                schedules=self._schedules,
+                metrics=self.metrics,
+                look_after=self._look_after,
+                now=self._tools.now,
             )
             self.url = await stack.enter_async_context(serving(self, self.config.listen))
             await self._begin()
@@ -112,12 +120,12 @@ class Daemon:
     async def _begin(self) -> None:
         self._note_config()
         await self._rotations.take_over(everything=self._tools.ledger.is_sole_user)
-        await self._look_after(resolve(self.config, None), at_start=True)
+        await self._look_after(resolve(self.config, None), True)
         self._schedules.start()
         self.started.set()
         for name, work in {
             "tick": _every(TICK, self._tick),
-            "inventory": _every(max(INVENTORY_EVERY, 4 * self.config.poll_interval), self._read_inventory),
+            "inventory": _every(max(INVENTORY_EVERY, 4 * self.config.poll_interval), self._account.read),
             "leases": self._rotations.keep_leases(min(self.config.api.timeout / 2, LEASE_RENEWAL)),
             "reload": self._watch.watch(),
         }.items():
@@ -152,11 +160,12 @@ class Daemon:
     # -- configuration -----------------------------------------------------------------------------------------
 
     def _note_config(self) -> None:
+        self._loaded_at = datetime.now(UTC)
         self.metrics.config_ok.set(1)
-        self.metrics.config_loaded_at.set(datetime.now(UTC).timestamp())
+        self.metrics.config_loaded_at.set(self._loaded_at.timestamp())
         self.metrics.limit.set(self.config.limit)
 
-    async def _look_after(self, targets: Sequence[Target], *, at_start: bool) -> None:
+    async def _look_after(self, targets: Sequence[Target], at_start: bool) -> None:
         remembered = await Remembered.read(self._tools.ledger)
         await self._schedules.set_targets(targets, remembered, at_start=at_start)
 
@@ -168,8 +177,8 @@ class Daemon:
         remembered = await Remembered.read(self._tools.ledger)
         adjust_tools(self._tools, config, self._environ)
         await self._rotations.permits.set_number(config.max_concurrent)
-        self.config = self._schedules.config = config
-        await self._schedules.set_targets(resolve(config, self._servers()), remembered, at_start=False)
+        self.config = self._schedules.config = self._account.config = config
+        await self._schedules.set_targets(resolve(config, self._account.servers()), remembered, at_start=False)
         self._note_config()
         self._refused = None
         log.info("the configuration was read again and is in force", servers=len(self._schedules.targets))
@@ -177,50 +186,15 @@ class Daemon:
     def _refuse(self, error: SnaprotdError) -> None:
         self._refused = error
         self.metrics.config_ok.set(0)
-        for mistake in error.mistakes if isinstance(error, ConfigError) else [error]:
-            log.error("the new configuration is refused, the old one stays in force", mistake=str(mistake))
+        for mistake in self._mistakes():
+            log.error("the new configuration is refused, the old one stays in force", mistake=mistake)
 
-    # -- the account -------------------------------------------------------------------------------------------
+    def _mistakes(self) -> list[str]:
+        if isinstance(self._refused, ConfigError):
+            return [str(mistake) for mistake in self._refused.mistakes]
+        return [] if self._refused is None else [str(self._refused)]
 
-    async def _read_inventory(self) -> None:
-        complete = True
-        try:
-            await self._tools.inventory.refresh()
-        except CloudError as error:
-            log.error("the account could not be listed", error=str(error))
-            complete = False
-            if not isinstance(error, Doubtful):
-                return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
-        await self._discover(complete=complete)
-        self.metrics.inventory_listed_at = self._tools.inventory.last_success
-        for count, target in enumerate(list(self._schedules.targets.values())):
-            self._assess(target)
-            if count % 100 == 0:
-                await asyncio.sleep(0)
-
-    async def _discover(self, *, complete: bool) -> None:
-        """Find the servers that a `match` names, every so often; and those that are named and do not exist."""
-        moment = asyncio.get_running_loop().time()
-        first = self._discovered_at is None
-        if not complete or (not first and moment - (self._discovered_at or 0) < self.config.discover_interval):
-            return
-        self._discovered_at = moment
-        targets = resolve(self.config, self._servers())
-        if {target.server_id for target in targets} != self._schedules.targets.keys():
-            await self._look_after(targets, at_start=first)
-        missing = frozenset(target.label for target in targets if self._server(target) is None)
-        for label in missing - self._missing:
-            log.error("the account has no such server", server=label)
-        self._missing = missing
-        for target in targets:
-            self._schedules.facts(target).missing = target.label in missing
-
-    def _servers(self) -> list[Server]:
-        return [held.server for held in self._tools.inventory.known.values() if held.server is not None]
-
-    def _server(self, target: Target) -> Server | None:
-        held = self._tools.inventory.known.get(target.server_id)
-        return held.server if held else None
+    # -- rotations ---------------------------------------------------------------------------------------------
 
     async def rotate(self, server_id: str) -> None:
         """Begin a rotation of a configured server at once, as if its slot had come this second."""
@@ -231,27 +205,7 @@ class Daemon:
         self._on_finished(rotation)
         target = self._schedules.targets.get(rotation.server_id)
         if target is not None:
-            self._assess(target)
-
-    def _assess(self, target: Target) -> None:
-        """Bring the metrics of one server in line with what was last listed of it."""
-        held = self._tools.inventory.known.get(target.server_id)
-        if held is None:
-            return
-        facts = self._schedules.facts(target)
-        facts.server_name = held.server.name if held.server else facts.server_name
-        now, instance = self._tools.now(), self.config.instance
-        plan, room = retention.outlook(
-            held.snapshots, target.policy, instance=instance, limit=self.config.limit, now=now
-        )
-        newest = retention.newest_completed(held.snapshots, instance=instance, adopt=target.policy.adopt, now=now)
-        facts.holdings = Holdings(
-            counts=Tally((decision.owner, decision.snapshot.state) for decision in plan.decisions),
-            newest_completed=newest.created_at if newest else None,
-            newest_size_mb=newest.size_mb if newest else None,
-            blocked=bool(room.blocked),
-            prune_pending=len(plan.deletions),
-        )
+            self._account.note_holdings(target)
 
     # -- the web's view ----------------------------------------------------------------------------------------
 
@@ -273,9 +227,39 @@ class Daemon:
         return missing
 
     def remarks(self) -> Sequence[str]:
-        if self._refused is None:
-            return []
-        return ["the new configuration is refused, the old one is in force:", *str(self._refused).splitlines()]
+        mistakes = self._mistakes()
+        return ["the new configuration is refused, the old one is in force:", *mistakes] if mistakes else []
+
+    def status(self) -> Json:
+        return status_report(self._situation(self._schedules.targets.values()))
+
+    async def server_status(self, server_id: str) -> Json | None:
+        target = self._schedules.targets.get(server_id)
+        if target is None:
+            return None
+        history = await self._tools.ledger.history(server_id)
+        return server_report(self._situation([target]), target, history)
+
+    def _situation(self, targets: Iterable[Target]) -> Situation:
+        targets = list(targets)
+        return Situation(
+            config=self.config,
+            now=self._tools.now(),
+            started_at=self._started_at,
+            targets=targets,
+            facts=self.metrics.servers,
+            known=self._tools.inventory.known,
+            assessments={
+                target.server_id: assessment
+                for target in targets
+                if (assessment := self._account.assessment(target)) is not None
+            },
+            running=list(self.metrics.running.values()),
+            inventory_listed_at=self._tools.inventory.last_success,
+            account_error=self._account.error,
+            config_loaded_at=self._loaded_at,
+            config_mistakes=self._mistakes(),
+        )
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from snaprotd import retention
+from snaprotd.assessment import Assessment, assess
 from snaprotd.config import Config, Target
 from snaprotd.inventory import ServerHoldings
 from snaprotd.model import Owner, Server, Snapshot
+from snaprotd.retention import Decision
 from snaprotd.rotation import Rotation
 from snaprotd.schedule import Schedule, next_slot
 
@@ -47,21 +49,58 @@ def plan_of(config: Config, target: Target, held: ServerHoldings | None, *, now:
     }
     if held is None or held.server is None:
         return {**report, "blocked": "the account has no such server"}
-    plan, room = retention.outlook(held.snapshots, target.policy, instance=config.instance, limit=config.limit, now=now)
-    report["blocked"] = room.blocked or None
-    report["snapshots"] = [
+    assessment = assess(config, target, held, now)
+    return {
+        **report,
+        "blocked": assessment.room.blocked or None,
+        "snapshots": [_planned_row(decision) for decision in assessment.plan.decisions],
+    }
+
+
+def _planned_row(decision: Decision) -> Json:
+    snapshot = decision.snapshot
+    return {
+        "id": plain_id(snapshot.id),
+        "name": snapshot.name,
+        "owner": decision.owner,
+        "status": snapshot.status,
+        "created_at": zulu(snapshot.created_at),
+        **_decided(decision),
+    }
+
+
+def _decided(decision: Decision) -> Json:
+    return {"decision": "delete" if decision.delete else "keep", "reason": decision.reason}
+
+
+def planned_rows(assessment: Assessment) -> list[Json]:
+    """Every snapshot with what becomes of it now, and what a rotation that ran now would make of it."""
+    later = {decision.snapshot.id: decision for decision in assessment.rehearsal.decisions}
+    return [
         {
-            "id": plain_id(decision.snapshot.id),
-            "name": decision.snapshot.name,
-            "owner": decision.owner,
-            "status": decision.snapshot.status,
-            "created_at": zulu(decision.snapshot.created_at),
-            "decision": "delete" if decision.delete else "keep",
-            "reason": decision.reason,
+            **_planned_row(decision),
+            "size_mb": decision.snapshot.size_mb,
+            "description": decision.snapshot.description,
+            "after_next_run": _decided(later.get(decision.snapshot.id, decision)),
         }
-        for decision in plan.decisions
+        for decision in assessment.plan.decisions
     ]
-    return report
+
+
+def history_row(rotation: Rotation) -> Json:
+    """One entry of `history --json`."""
+    return {
+        "id": rotation.id,
+        "server_id": plain_id(rotation.server_id),
+        "slot": zulu(rotation.slot),
+        "started_at": zulu(rotation.started_at),
+        "finished_at": zulu(rotation.finished_at),
+        "result": rotation.result,
+        "step": rotation.failed_step or rotation.step,
+        "snapshot_id": plain_id(rotation.snapshot_id) if rotation.snapshot_id else None,
+        "deleted": [plain_id(one) for one in rotation.deleted],
+        "error": rotation.error,
+    }
 
 
 def snapshot_row(snapshot: Snapshot, owner: Owner) -> Json:

@@ -1,0 +1,127 @@
+"""What the account holds, read every so often: servers that a `match` names, those that do not exist, the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter as Tally
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+
+import structlog
+
+from snaprotd.assessment import Assessment, Assessments
+from snaprotd.cloud import Doubtful
+from snaprotd.config import Config, Target, resolve
+from snaprotd.errors import CloudError
+from snaprotd.inventory import Inventory
+from snaprotd.metrics import Holdings, Metrics
+from snaprotd.model import Server
+from snaprotd.schedules import Schedules
+
+log = structlog.get_logger("snaprotd.account")
+
+LookAfter = Callable[[Sequence[Target], bool], Awaitable[None]]
+"""Takes the targets from now on, and whether this is their first discovery since the start."""
+
+
+class AccountWatch:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        inventory: Inventory,
+        schedules: Schedules,
+        metrics: Metrics,
+        look_after: LookAfter,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.config = config
+        self.error: str | None = None
+        """Why the account could not be listed the last time, or None."""
+        self._inventory = inventory
+        self._schedules = schedules
+        self._metrics = metrics
+        self._look_after = look_after
+        self._now = now
+        self._assessments = Assessments()
+        self._discovered_at: float | None = None
+        self._missing: frozenset[str] = frozenset()
+
+    async def read(self) -> None:
+        """List the whole account, and bring everything in line with it. A failure is logged and kept in `error`."""
+        failure = await self._refresh()
+        self.error = None if failure is None else str(failure)
+        if failure is not None:
+            log.error("the account could not be listed", error=self.error)
+            if not isinstance(failure, Doubtful):
+                return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
+        await self._discover(complete=failure is None)
+        self._metrics.inventory_listed_at = self._inventory.last_success
+        for count, target in enumerate(list(self._schedules.targets.values())):
+            self.note_holdings(target)
+            if count % 100 == 0:
+                await asyncio.sleep(0)
+
+    async def _refresh(self) -> CloudError | None:
+        try:
+            await self._inventory.refresh()
+        except CloudError as error:
+            return error
+        return None
+
+    def servers(self) -> list[Server]:
+        """The account's servers, as last listed."""
+        return [held.server for held in self._inventory.known.values() if held.server is not None]
+
+    async def _discover(self, *, complete: bool) -> None:
+        """Find the servers that a `match` names, every so often; and those that are named and do not exist."""
+        moment = asyncio.get_running_loop().time()
+        first = self._discovered_at is None
+        if not complete or (not first and moment - (self._discovered_at or 0) < self.config.discover_interval):
+            return
+        self._discovered_at = moment
+        targets = resolve(self.config, self.servers())
+        if {_identity(target) for target in targets} != set(map(_identity, self._schedules.targets.values())):
+            await self._look_after(targets, first)
+        self._note_missing(targets)
+
+    def _note_missing(self, targets: Sequence[Target]) -> None:
+        existing = {server.id for server in self.servers()}
+        missing = frozenset(target.label for target in targets if target.server_id not in existing)
+        for label in missing - self._missing:
+            log.error("the account has no such server", server=label)
+        self._missing = missing
+        for target in targets:
+            self._schedules.facts(target).missing = target.label in missing
+
+    def assessment(self, target: Target) -> Assessment | None:
+        """What the server's snapshots mean; None before they have been listed, or where the list makes no sense."""
+        held = self._inventory.known.get(target.server_id)
+        if held is None:
+            return None
+        try:
+            return self._assessments.of(self.config, target, held, self._now())
+        except ValueError as error:
+            log.error("the server's snapshots cannot be judged", server=target.label, error=str(error))
+            return None
+
+    def note_holdings(self, target: Target) -> None:
+        """Bring the metrics of one server in line with what was last listed of it."""
+        held = self._inventory.known.get(target.server_id)
+        assessment = self.assessment(target)
+        if held is None or assessment is None:
+            return
+        facts = self._schedules.facts(target)
+        facts.server_name = held.server.name if held.server else facts.server_name
+        newest = assessment.newest
+        facts.holdings = Holdings(
+            counts=Tally((decision.owner, decision.snapshot.state) for decision in assessment.plan.decisions),
+            newest_completed=newest.created_at if newest else None,
+            newest_size_mb=newest.size_mb if newest else None,
+            blocked=bool(assessment.room.blocked),
+            prune_pending=len(assessment.plan.deletions),
+        )
+
+
+def _identity(target: Target) -> tuple[str, str]:
+    return (target.server_id, target.label)

@@ -1,0 +1,262 @@
+"""The status report: one JSON value that says how everything stands. The page and `snaprotd status` read nothing else.
+
+`docs/status.md` describes it for others. A key may be added at any time; `version` is raised when one changes its
+meaning or goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+from snaprotd import __version__
+from snaprotd.assessment import Assessment
+from snaprotd.config import Config, Target, as_written
+from snaprotd.inventory import ServerHoldings
+from snaprotd.metrics import ServerFacts
+from snaprotd.model import Owner, Policy
+from snaprotd.reports import Json, history_row, plain_id, planned_rows, zulu
+from snaprotd.rotation import Result, Rotation, Step
+
+VERSION = 1
+
+ALARM, ATTENTION, OK = "alarm", "attention", "ok"
+"""Somebody must act; somebody should look; nobody need do anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """All that the report is made from, as of `now`."""
+
+    config: Config
+    now: datetime
+    started_at: datetime
+    targets: Sequence[Target]
+    facts: Mapping[str, ServerFacts]
+    """By label."""
+    known: Mapping[str, ServerHoldings]
+    """By server id, and so are the assessments."""
+    assessments: Mapping[str, Assessment]
+    running: Iterable[Rotation]
+    inventory_listed_at: datetime | None
+    account_error: str | None
+    """Why the account could not be listed the last time, or None."""
+    config_loaded_at: datetime
+    config_mistakes: Sequence[str]
+    """Why the file as it now is was refused; empty where it is the one in force."""
+
+
+def status_report(situation: Situation) -> Json:
+    """The whole report."""
+    running = {rotation.server_id: rotation for rotation in situation.running}
+    servers = [_server(situation, target, running.pop(target.server_id, None)) for target in situation.targets]
+    departed = [_departed(situation, rotation) for rotation in running.values()]
+    problems = [*_general_problems(situation), *_problems_of(servers + departed)]
+    return {
+        "version": VERSION,
+        "snaprotd": __version__,
+        "instance": situation.config.instance,
+        "generated_at": zulu(situation.now),
+        "started_at": zulu(situation.started_at),
+        "state": _worst(problem["severity"] for problem in problems),
+        "problems": problems,
+        "config": {
+            "path": str(situation.config.path),
+            "loaded_at": zulu(situation.config_loaded_at),
+            "mistakes": list(situation.config_mistakes),
+        },
+        "inventory": {"listed_at": zulu(situation.inventory_listed_at), "error": situation.account_error},
+        "limit": situation.config.limit,
+        "servers": servers,
+        "departed": departed,
+    }
+
+
+def server_report(situation: Situation, target: Target, history: Sequence[Rotation]) -> Json:
+    """One server's entry of the report, with its policy as resolved and its last rotations with their steps."""
+    running = next((one for one in situation.running if one.server_id == target.server_id), None)
+    return {
+        **_server(situation, target, running),
+        "policy": {
+            key: {"value": as_written(key, getattr(target.policy, key)), "from": target.entry.origins[key]}
+            for key in (each.name for each in fields(Policy))
+        },
+        "history": [past_rotation(rotation) for rotation in history],
+    }
+
+
+def past_rotation(rotation: Rotation) -> Json:
+    """A row of the history, with what `history --json` leaves out."""
+    steps = [*rotation.trail]
+    return {
+        **history_row(rotation),
+        "failed_step": rotation.failed_step,
+        "seconds": _seconds_between(rotation.started_at, rotation.finished_at),
+        "off_seconds": round(rotation.off_for),
+        "steps": [{"step": one.step, "seconds": round(one.seconds)} for one in steps],
+    }
+
+
+# -- one server --------------------------------------------------------------------------------------------------------
+
+
+def _server(situation: Situation, target: Target, running: Rotation | None) -> Json:
+    facts = situation.facts.get(target.label) or ServerFacts(server_id=target.server_id)
+    held = situation.known.get(target.server_id)
+    report: Json = {
+        "id": plain_id(target.server_id),
+        "name": target.label,
+        "server_name": held.server.name if held and held.server else facts.server_name or None,
+        "power": held.server.status if held and held.server else None,
+        "paused": target.policy.paused,
+        "schedule": list(target.policy.schedule),
+        "timezone": target.policy.timezone,
+        "expected_interval_seconds": facts.expected_interval,
+        "next_run": None if target.policy.paused else zulu(facts.next_run),
+        "running": _running(running) if running else None,
+        "stopped_by_us_since": zulu(running.held_off_since) if running and running.held_off else None,
+        "last": past_rotation(facts.latest) if facts.latest else None,
+        **_holdings(situation, situation.assessments.get(target.server_id)),
+    }
+    problems = [*_own_problems(situation, target, facts, running, report)]
+    state = _worst(severity for severity, _ in problems)
+    return {
+        **report,
+        "state": "paused" if target.policy.paused and state == OK else state,
+        "problems": [{"severity": severity, "text": text} for severity, text in problems],
+    }
+
+
+def _holdings(situation: Situation, assessment: Assessment | None) -> Json:
+    """What the provider's list says of the server; nulls where it has not been read yet."""
+    if assessment is None:
+        return dict.fromkeys(("newest_completed", "slots", "blocked", "prune_pending", "snapshots"))
+    newest, decisions = assessment.newest, assessment.plan.decisions
+    ours = sum(decision.owner is Owner.MANAGED for decision in decisions)
+    return {
+        "newest_completed": newest
+        and {
+            "id": plain_id(newest.id),
+            "name": newest.name,
+            "created_at": zulu(newest.created_at),
+            "size_mb": newest.size_mb,
+        },
+        "slots": {
+            "managed": ours,
+            "foreign": len(decisions) - ours,
+            "free": max(0, situation.config.limit - len(decisions)),
+        },
+        "blocked": assessment.room.blocked or None,
+        "prune_pending": len(assessment.plan.deletions),
+        "snapshots": planned_rows(assessment),
+    }
+
+
+def _running(rotation: Rotation) -> Json:
+    return {
+        "rotation": rotation.id,
+        "slot": zulu(rotation.slot),
+        "started_at": zulu(rotation.started_at),
+        "step": rotation.step,
+        "seconds": round(rotation.waited),
+        "note": rotation.note,
+        "error": rotation.error,
+        "held_off": rotation.held_off,
+        "steps": [{"step": one.step, "seconds": round(one.seconds)} for one in rotation.trail],
+    }
+
+
+def _departed(situation: Situation, rotation: Rotation) -> Json:
+    """A rotation that goes on though its server has left the configuration."""
+    off = rotation.held_off
+    words = f"{rotation.label} is no longer configured; its rotation goes on under its old policy"
+    return {
+        "id": plain_id(rotation.server_id),
+        "name": rotation.label,
+        "running": _running(rotation),
+        "stopped_by_us_since": zulu(rotation.held_off_since) if off else None,
+        "problems": [{"severity": ATTENTION, "text": words + (" until the server is started" if off else "")}],
+    }
+
+
+# -- problems ----------------------------------------------------------------------------------------------------------
+
+
+def _general_problems(situation: Situation) -> list[Json]:
+    found = []
+    if situation.config_mistakes:
+        words = "the configuration file is refused as it now is; the one read before is in force"
+        found.append((ALARM, f"{words}: {situation.config_mistakes[0]}"))
+    if situation.account_error is not None:
+        found.append((ALARM, f"the account could not be listed: {situation.account_error}"))
+    elif situation.inventory_listed_at is None:
+        found.append((ATTENTION, "the account has not been listed yet"))
+    return [{"server": None, "severity": severity, "text": text} for severity, text in found]
+
+
+def _problems_of(servers: Iterable[Json]) -> list[Json]:
+    return [{"server": server["name"], **problem} for server in servers for problem in server["problems"]]
+
+
+def _own_problems(
+    situation: Situation, target: Target, facts: ServerFacts, running: Rotation | None, report: Json
+) -> Iterable[tuple[str, str]]:
+    if facts.missing:
+        yield ALARM, f"the account has no server {target.server_id}"
+    yield from _power_problems(situation, running)
+    if facts.latest is not None and facts.latest.result is not Result.SUCCESS:
+        failed = facts.latest
+        severity = ATTENTION if failed.result is Result.PARTIAL else ALARM
+        yield severity, f"the last rotation ended as {failed.result}, at step {failed.failed_step}: {failed.error}"
+    if report["blocked"] and not (facts.latest and facts.latest.error == report["blocked"]):
+        yield ALARM, report["blocked"]
+    yield from _age_problems(situation, target, report)
+    if report["prune_pending"]:
+        yield ATTENTION, f"{_count(report['prune_pending'], 'snapshot')} to be deleted, and still there"
+
+
+def _power_problems(situation: Situation, running: Rotation | None) -> Iterable[tuple[str, str]]:
+    if running is None or not running.held_off or running.held_off_since is None:
+        return
+    if situation.now - running.held_off_since > _longest(running.policy):
+        yield ALARM, "the server is held off by us for longer than its policy's time-outs allow"
+    elif running.step is Step.START and running.starts > 1:
+        yield ALARM, f"the server has been asked to start {running.starts} times and is not running yet"
+
+
+def _age_problems(situation: Situation, target: Target, report: Json) -> Iterable[tuple[str, str]]:
+    if report["snapshots"] is None or target.policy.paused:
+        return
+    newest, interval = report["newest_completed"], report["expected_interval_seconds"]
+    if newest is None:
+        yield ATTENTION, "there is no completed snapshot of ours yet"
+    elif interval is not None:
+        age = situation.now - datetime.fromisoformat(newest["created_at"])
+        if age > timedelta(seconds=interval) + _longest(target.policy):
+            yield ALARM, "the newest snapshot is older than the schedule allows"
+
+
+def _longest(policy: Policy) -> timedelta:
+    """How long a rotation may take by the time-outs of its policy."""
+    return policy.stop_timeout + policy.snapshot_timeout + policy.start_timeout
+
+
+def _worst(severities: Iterable[str]) -> str:
+    found = set(severities)
+    return next((severity for severity in (ALARM, ATTENTION) if severity in found), OK)
+
+
+def _seconds_between(start: datetime, end: datetime | None) -> int | None:
+    return None if end is None else round((end - start).total_seconds())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def one_of(report: Json, name: str) -> dict[str, Any] | None:
+    """The entry of the server with this label or id, or None."""
+    fitting = [one for one in report["servers"] if name in (one["name"], str(one["id"]))]
+    return fitting[0] if fitting else None
