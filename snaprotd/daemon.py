@@ -230,18 +230,23 @@ class Daemon:
         mistakes = self._mistakes()
         return ["the new configuration is refused, the old one is in force:", *mistakes] if mistakes else []
 
-    def status(self) -> Json:
-        return status_report(self._situation(self._schedules.targets.values()))
+    async def status(self) -> Json:
+        return status_report(await self._situation(self._schedules.targets.values()))
 
     async def server_status(self, server_id: str) -> Json | None:
         target = self._schedules.targets.get(server_id)
         if target is None:
             return None
         history = await self._tools.ledger.history(server_id)
-        return server_report(self._situation([target]), target, history)
+        return server_report(await self._situation([target]), target, history)
 
-    def _situation(self, targets: Iterable[Target]) -> Situation:
+    async def _situation(self, targets: Iterable[Target]) -> Situation:
         targets = list(targets)
+        running, ledger_error = dict(self.metrics.running), None
+        try:  # a `now` beside the daemon is a rotation too
+            running = {one.id: one for one in await self._tools.ledger.open_rotations()} | running
+        except LedgerError as error:
+            ledger_error = str(error)
         return Situation(
             config=self.config,
             now=self._tools.now(),
@@ -254,7 +259,8 @@ class Daemon:
                 for target in targets
                 if (assessment := self._account.assessment(target)) is not None
             },
-            running=list(self.metrics.running.values()),
+            running=tuple(running.values()),
+            ledger_error=ledger_error,
             inventory_listed_at=self._tools.inventory.last_success,
             account_error=self._account.error,
             config_loaded_at=self._loaded_at,

@@ -39,7 +39,10 @@ class Situation:
     known: Mapping[str, ServerHoldings]
     """By server id, and so are the assessments."""
     assessments: Mapping[str, Assessment]
-    running: Iterable[Rotation]
+    running: Sequence[Rotation]
+    """The open ones, whoever runs them."""
+    ledger_error: str | None
+    """Why the ledger cannot be read, or None."""
     inventory_listed_at: datetime | None
     account_error: str | None
     """Why the account could not be listed the last time, or None."""
@@ -189,15 +192,21 @@ def _general_problems(situation: Situation) -> list[Json]:
     if situation.config_mistakes:
         words = "the configuration file is refused as it now is; the one read before is in force"
         found.append((ALARM, f"{words}: {situation.config_mistakes[0]}"))
+    if situation.ledger_error is not None:
+        found.append((ALARM, situation.ledger_error))
     if situation.account_error is not None:
         found.append((ALARM, f"the account could not be listed: {situation.account_error}"))
     elif situation.inventory_listed_at is None:
         found.append((ATTENTION, "the account has not been listed yet"))
-    return [{"server": None, "severity": severity, "text": text} for severity, text in found]
+    return [{"server": None, "server_id": None, "severity": severity, "text": text} for severity, text in found]
 
 
 def _problems_of(servers: Iterable[Json]) -> list[Json]:
-    return [{"server": server["name"], **problem} for server in servers for problem in server["problems"]]
+    return [
+        {"server": server["name"], "server_id": server["id"], **problem}
+        for server in servers
+        for problem in server["problems"]
+    ]
 
 
 def _own_problems(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from snaprotd.errors import SnaprotdError
+from snaprotd import pages
+from snaprotd.errors import LedgerError, SnaprotdError
 
 
 class View(Protocol):
@@ -33,20 +36,92 @@ class View(Protocol):
     def remarks(self) -> Sequence[str]:
         """What somebody should look at, though the job goes on."""
 
+    async def status(self) -> Mapping[str, Any]:
+        """How everything stands, as plain JSON values."""
+
+    async def server_status(self, server_id: str) -> Mapping[str, Any] | None:
+        """How one server stands, with its policy and history; None where it is not configured.
+
+        Raises `LedgerError` where the history cannot be read.
+        """
+
 
 def application(view: View) -> Starlette:
-    async def metrics(_: Request) -> Response:
-        return Response(view.exposition(), media_type=CONTENT_TYPE_LATEST)
-
-    async def healthz(_: Request) -> Response:
-        return _verdict(view.ailments())
-
-    async def readyz(_: Request) -> Response:
-        return _verdict(view.unready(), view.remarks())
-
+    site = _Site(view)
     return Starlette(
-        routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)],
+        routes=[
+            Route("/", site.fleet),
+            Route("/servers/{server_id}", site.server),
+            Route("/static/{name}", site.static),
+            Route("/api/status", site.status),
+            Route("/metrics", site.metrics),
+            Route("/healthz", site.healthz),
+            Route("/readyz", site.readyz),
+        ],
+        middleware=[Middleware(GZipMiddleware, minimum_size=1000)],
+        exception_handlers={LedgerError: _no_ledger},
     )
+
+
+GUARDED = {
+    # Nothing on a page comes from, or goes to, another host; nothing of it runs that is not a file of ours.
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class _Site:
+    """What each address answers. What is long to write is written off the loop."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    async def fleet(self, request: Request) -> Response:
+        return await _page(200, pages.fleet_page, await self._view.status(), dict(request.query_params))
+
+    async def server(self, request: Request) -> Response:
+        server_id = request.path_params["server_id"]
+        server = await self._view.server_status(server_id)
+        if server is None:
+            return await _page(
+                404, pages.missing_page, await self._view.status(), f"No server {server_id} is configured."
+            )
+        return await _page(200, pages.server_page, await self._view.status(), server)
+
+    async def static(self, request: Request) -> Response:
+        media_type, content = pages.STATIC.get(request.path_params["name"], ("", b""))
+        if not content:
+            return PlainTextResponse("not found\n", status_code=404)
+        return Response(content, media_type=media_type, headers={**GUARDED, "Cache-Control": "max-age=60"})
+
+    async def status(self, request: Request) -> Response:
+        server_id = request.query_params.get("server")
+        if server_id is None:
+            return JSONResponse(await self._view.status(), headers=GUARDED)
+        report = await self._view.server_status(server_id)
+        if report is None:
+            return JSONResponse({"detail": f"no server {server_id} is configured"}, status_code=404, headers=GUARDED)
+        return JSONResponse(report, headers=GUARDED)
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(self._view.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    async def healthz(self, _: Request) -> Response:
+        return _verdict(self._view.ailments())
+
+    async def readyz(self, _: Request) -> Response:
+        return _verdict(self._view.unready(), self._view.remarks())
+
+
+async def _page(code: int, render: Callable[..., str], *facts: Any) -> Response:
+    return HTMLResponse(await asyncio.to_thread(render, *facts), status_code=code, headers=GUARDED)
+
+
+async def _no_ledger(_: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{error}\n", status_code=503)
 
 
 def _verdict(problems: Sequence[str], remarks: Sequence[str] = ()) -> Response:
