@@ -48,14 +48,31 @@ async def open_cloud(
         yield cloud
 
 
-async def open_ledger(config: Config) -> Ledger:
+async def open_ledger(config: Config, *, lock: bool = True) -> Ledger:
     """The ledger that `state` names. Raises `LedgerError` where it cannot be used."""
+    return await Ledger.open(
+        _ledger_path(config), owner=uuid.uuid4().hex, lease=config.api.timeout + LEASE_BEYOND_REQUEST, lock=lock
+    )
+
+
+@asynccontextmanager
+async def open_ledger_to_read(config: Config) -> AsyncIterator[Ledger | None]:
+    """The ledger beside the daemon that uses it; None where there is none, and none is made.
+
+    Without the folder's lock: a daemon that starts meanwhile may still know that it is alone.
+    """
+    if not _ledger_path(config).exists():
+        yield None
+        return
+    async with await open_ledger(config, lock=False) as ledger:
+        yield ledger
+
+
+def _ledger_path(config: Config) -> Path:
     if config.state.startswith("postgresql"):
         message = "PostgreSQL is not supported by this version: name a file"
         raise ConfigError([Mistake(source=str(config.path), path="state", message=message)])
-    return await Ledger.open(
-        Path(config.state), owner=uuid.uuid4().hex, lease=config.api.timeout + LEASE_BEYOND_REQUEST
-    )
+    return Path(config.state)
 
 
 @asynccontextmanager

@@ -8,10 +8,11 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import median
 
 from snaprotd import retention
-from snaprotd.assembly import new_rotation, open_cloud, open_tools
-from snaprotd.cloud import NullObserver
+from snaprotd.assembly import new_rotation, open_cloud, open_ledger_to_read, open_tools
+from snaprotd.cloud import Doubtful, NullObserver
 from snaprotd.config import Config, Target, resolve
 from snaprotd.errors import SnaprotdError
 from snaprotd.inventory import Inventory, ServerHoldings
@@ -19,7 +20,7 @@ from snaprotd.ledger import Claimed, Ledger, ServerBusy
 from snaprotd.metrics import Metrics
 from snaprotd.model import Server
 from snaprotd.reports import ids_of
-from snaprotd.rotation import Rotation, resumed
+from snaprotd.rotation import Result, Rotation, resumed
 from snaprotd.steps import Run, Tools, run_rotation
 
 LEASE_RENEWAL = 10.0
@@ -39,6 +40,8 @@ class Account:
     wanted: tuple[str, ...]
     """The ids of the servers that were named, or of all that are configured."""
     now: datetime
+    doubt: str | None
+    """What of the account's list cannot be relied on; the rest of it is as good as ever."""
 
     def exists(self, server_id: str) -> bool:
         return server_id in self.known and self.known[server_id].server is not None
@@ -56,11 +59,20 @@ async def read_account(config: Config, environ: Mapping[str, str], names: Sequen
     """List the whole account once. Raises `UnknownServerError` for a name that fits no server, or several."""
     async with open_cloud(config, environ, NullObserver()) as cloud:
         inventory = Inventory(cloud)
+        doubt = await _refresh(inventory)
+        return _account(config, inventory, names, doubt)
+
+
+async def _refresh(inventory: Inventory) -> str | None:
+    """List the account. One bad entry in it stops nobody: it is answered as a sentence."""
+    try:
         await inventory.refresh()
-        return _account(config, inventory, names)
+    except Doubtful as doubt:
+        return str(doubt)
+    return None
 
 
-def _account(config: Config, inventory: Inventory, names: Sequence[str]) -> Account:
+def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: str | None) -> Account:
     servers = _servers(inventory)
     targets = resolve(config, servers)
     return Account(
@@ -68,6 +80,7 @@ def _account(config: Config, inventory: Inventory, names: Sequence[str]) -> Acco
         known=inventory.known,
         wanted=tuple(_ids(names, targets, servers)),
         now=datetime.now(UTC),
+        doubt=doubt,
     )
 
 
@@ -89,10 +102,25 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
         permissions = ", ".join(account.permissions) if account.permissions is not None else "not told"
         token = Finding(ok=True, text=f"token {account.token_name} of {account.email}; permissions: {permissions}")
         inventory = Inventory(cloud)
-        await inventory.refresh()
+        doubt = await _refresh(inventory)
         now = datetime.now(UTC)
         targets = resolve(config, _servers(inventory))
-        return [token, *(_finding(config, one, inventory.known.get(one.server_id), now) for one in targets)]
+        return [
+            token,
+            *([Finding(ok=False, text=doubt)] if doubt else []),
+            *_unmatched(config, targets),
+            *(_finding(config, one, inventory.known.get(one.server_id), now) for one in targets),
+        ]
+
+
+def _unmatched(config: Config, targets: Sequence[Target]) -> list[Finding]:
+    """A pattern that names no server is no mistake in the file, but hardly what was meant."""
+    used = {id(target.entry) for target in targets}
+    return [
+        Finding(ok=False, text=f"match {entry.match}: no server of the account has such a name")
+        for entry in config.entries
+        if entry.match is not None and id(entry) not in used
+    ]
 
 
 def _finding(config: Config, target: Target, held: ServerHoldings | None, now: datetime) -> Finding:
@@ -104,9 +132,34 @@ def _finding(config: Config, target: Target, held: ServerHoldings | None, now: d
     return Finding(ok=not room.blocked, text=f"{text}; {room.blocked}" if room.blocked else text)
 
 
-async def rotate_now(
-    config: Config, environ: Mapping[str, str], name: str, description: str, watch: Callable[[Rotation], None]
-) -> Rotation:
+async def read_history(config: Config, name: str | None, limit: int) -> list[Rotation]:
+    """The latest rotations, of one server or of all, newest first. Nothing is asked of the provider.
+
+    Raises `UnknownServerError` for a name that neither the configuration nor the ledger has.
+    """
+    async with open_ledger_to_read(config) as ledger:
+        if ledger is None:
+            raise SnaprotdError(f"there is no ledger at {config.state}: no daemon has run with {config.path} here")
+        if name is None:
+            return await ledger.history(limit=limit)
+        return await ledger.history(await _id_in(ledger, config, name), limit=limit)
+
+
+async def _id_in(ledger: Ledger, config: Config, name: str) -> str:
+    """A server's id by its id, by our label now, or by the label it had in a rotation."""
+    configured = [one.server_id for one in resolve(config, None) if name in (one.server_id, one.label)]
+    latest = [*(await ledger.latest()).values(), *await ledger.open_rotations()]
+    found = configured or [one.server_id for one in latest if name in (one.server_id, one.label)]
+    if not found:
+        raise UnknownServerError(f"no server is named {name}, in {config.path} or in the ledger")
+    return found[0]
+
+
+Watch = Callable[[Rotation, float | None], None]
+"""Is shown a rotation whenever something has changed, and how many seconds those of its server usually take."""
+
+
+async def rotate_now(config: Config, environ: Mapping[str, str], name: str, description: str, watch: Watch) -> Rotation:
     """Run one rotation of the named server at once; an interrupted one of the same server is finished first.
 
     Raises `UnknownServerError`, and `SnaprotdError` where a rotation of the server is open in another process.
@@ -114,19 +167,31 @@ async def rotate_now(
     async with open_tools(config, environ, Metrics()) as tools:
         _obey_signals(tools)
         target = await _target(config, tools, name)
+        usual = await _usual_duration(tools.ledger, target.server_id)
         leases = asyncio.create_task(_keep_leases(tools.ledger))
         try:
-            await _finish_interrupted(tools, target, watch)
-            return await _rotate(config, tools, target, description, watch)
+            await _finish_interrupted(tools, target, lambda rotation: watch(rotation, usual))
+            return await _rotate(config, tools, target, description, lambda rotation: watch(rotation, usual))
         finally:
             leases.cancel()
+
+
+async def _usual_duration(ledger: Ledger, server_id: str) -> float | None:
+    """The median length of the server's last successful rotations, in seconds; None where there are none."""
+    past = await ledger.history(server_id)
+    lengths = [
+        (one.finished_at - one.started_at).total_seconds()
+        for one in past
+        if one.result is Result.SUCCESS and one.finished_at is not None
+    ]
+    return median(lengths) if lengths else None
 
 
 async def _target(config: Config, tools: Tools, name: str) -> Target:
     configured = [target for target in resolve(config, None) if name in (target.server_id, target.label)]
     if len(configured) == 1:
         return configured[0]
-    await tools.inventory.refresh()
+    await _refresh(tools.inventory)
     servers = _servers(tools.inventory)
     targets = resolve(config, servers)
     (server_id,) = _ids([name], targets, servers)
@@ -153,7 +218,7 @@ async def _rotate(
         case ServerBusy(open=busy):
             raise SnaprotdError(
                 f"a rotation of {target.label} is open already (slot {busy.slot:%Y-%m-%d %H:%M:%SZ}, at step "
-                f"{busy.step}): nothing was done. Try again when it has ended; the daemon's log shows its progress"
+                f"{busy.step}): nothing was done. Try again when it has ended; `snaprotd status` shows its progress"
             )
         case _:
             raise SnaprotdError(f"{target.label} has a rotation of this very second already: nothing was done")

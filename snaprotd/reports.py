@@ -13,7 +13,7 @@ from snaprotd.inventory import ServerHoldings
 from snaprotd.model import Owner, Server, Snapshot
 from snaprotd.retention import Decision
 from snaprotd.rotation import Rotation
-from snaprotd.schedule import Schedule, next_slot
+from snaprotd.schedule import Schedule, next_slot, spread_delay
 
 Json = dict[str, Any]
 
@@ -38,8 +38,10 @@ def next_runs(target: Target, now: datetime, count: int) -> list[datetime]:
     return slots
 
 
-def plan_of(config: Config, target: Target, held: ServerHoldings | None, *, now: datetime, count: int) -> Json:
-    """One server's entry of `plan --json`."""
+def plan_of(
+    config: Config, target: Target, held: ServerHoldings | None, *, now: datetime, count: int, doubt: str | None = None
+) -> Json:
+    """One server's entry of `plan --json`. `doubt`: what of the account's list cannot be relied on."""
     report: Json = {
         "id": plain_id(target.server_id),
         "name": target.label,
@@ -48,13 +50,27 @@ def plan_of(config: Config, target: Target, held: ServerHoldings | None, *, now:
         "snapshots": [],
     }
     if held is None or held.server is None:
-        return {**report, "blocked": "the account has no such server"}
+        return {**report, "blocked": doubt or "the account has no such server"}
     assessment = assess(config, target, held, now)
     return {
         **report,
         "blocked": assessment.room.blocked or None,
         "snapshots": [_planned_row(decision) for decision in assessment.plan.decisions],
     }
+
+
+def people_plan_of(config: Config, target: Target, held: ServerHoldings | None, *, now: datetime, count: int) -> Json:
+    """As `plan_of`, with what only the text shows."""
+    delay = spread_delay(target.server_id, target.policy.spread)
+    report = {
+        **plan_of(config, target, held, now=now, count=count, doubt=doubt),
+        "paused": target.policy.paused,
+        "timezone": target.policy.timezone,
+        "delay": str(delay) if delay else None,
+    }
+    if held is not None and held.server is not None:
+        report["snapshots"] = planned_rows(assess(config, target, held, now))
+    return report
 
 
 def _planned_row(decision: Decision) -> Json:

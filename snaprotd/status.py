@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any
 
 from snaprotd import __version__
 from snaprotd.assessment import Assessment
@@ -19,6 +18,7 @@ from snaprotd.metrics import ServerFacts
 from snaprotd.model import Owner, Policy
 from snaprotd.reports import Json, history_row, plain_id, planned_rows, zulu
 from snaprotd.rotation import Result, Rotation, Step
+from snaprotd.words import count
 
 VERSION = 1
 
@@ -223,7 +223,7 @@ def _own_problems(
         yield ALARM, report["blocked"]
     yield from _age_problems(situation, target, report)
     if report["prune_pending"]:
-        yield ATTENTION, f"{_count(report['prune_pending'], 'snapshot')} to be deleted, and still there"
+        yield ATTENTION, f"{count(report['prune_pending'], 'snapshot')} to be deleted, and still there"
 
 
 def _power_problems(situation: Situation, running: Rotation | None) -> Iterable[tuple[str, str]]:
@@ -259,13 +259,3 @@ def _worst(severities: Iterable[str]) -> str:
 
 def _seconds_between(start: datetime, end: datetime | None) -> int | None:
     return None if end is None else round((end - start).total_seconds())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def one_of(report: Json, name: str) -> dict[str, Any] | None:
-    """The entry of the server with this label or id, or None."""
-    fitting = [one for one in report["servers"] if name in (one["name"], str(one["id"]))]
-    return fitting[0] if fitting else None

@@ -1,106 +1,223 @@
-"""The text of the commands: the same facts as their JSON, for people."""
+"""The text of the commands: the same facts as their JSON, for people. Everything fits 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from io import StringIO
-from textwrap import fill
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from rich.console import Console
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
-from snaprotd.config import Config, Target
 from snaprotd.rotation import Rotation
-from snaprotd.schedule import spread_delay
+from snaprotd.words import ago, clock, count, duration, until
 
 Json = Mapping[str, Any]
 
-WIDTH = 100
+STYLES = {
+    "alarm": "bold red",
+    "attention": "yellow",
+    "ok": "green",
+    "paused": "dim",
+    "success": "green",
+    "failure": "bold red",
+    "partial": "yellow",
+    "delete": "red",
+    "keep": "",
+}
 
 
-def check_text(config: Config) -> str:
-    count = len(config.entries)
-    return f"{config.path}: valid, {count} server {'entry' if count == 1 else 'entries'}"
+# -- plan ----------------------------------------------------------------------------------------------------------
 
 
-def plan_text(report: Json, targets: Sequence[Target], config: Config) -> str:
-    by_label = {target.label: target for target in targets}
-    return "\n\n".join(_plan_of(server, by_label[server["name"]], config) for server in report["servers"])
+def plan_text(plans: Sequence[Json], now: datetime, limit: int) -> RenderableType:
+    """`plans` are entries of the plan with what only people read: see `reports.plan_for_people`."""
+    parts: list[RenderableType] = []
+    for plan in plans:
+        parts += [*_plan_of(plan, now, limit), ""]
+    return Group(*parts[:-1]) if parts else Text("no server is configured")
 
 
-def _plan_of(server: Json, target: Target, config: Config) -> str:
-    held = len(server["snapshots"])
-    lines = [f"{server['name']} (server {server['id']}): {max(0, config.limit - held)} of {config.limit} slots free"]
-    if target.policy.paused:
-        lines.append("  paused: no runs")
-    zone = ZoneInfo(target.policy.timezone)
-    delay = spread_delay(target.server_id, target.policy.spread)
-    for text in server["next"]:
-        slot = datetime.fromisoformat(text)
-        later = f", begins {delay} later" if delay else ""
-        lines.append(f"  next {slot.astimezone(zone):%a %Y-%m-%d %H:%M %Z}  {slot:%Y-%m-%d %H:%MZ}{later}")
-    if server["blocked"]:
-        lines.append(_wrapped(server["blocked"]))
-    lines.append(_table(("snapshot", "status", "decision"), [_plan_row(one) for one in server["snapshots"]]))
-    return "\n".join(line for line in lines if line)
+def _plan_of(plan: Json, now: datetime, limit: int) -> list[RenderableType]:
+    held = len(plan["snapshots"])
+    slots = f"  server {plan['id']}, {max(0, limit - held)} of {limit} slots free"
+    parts: list[RenderableType] = [Text.assemble((plan["name"], "bold"), slots)]
+    if plan["paused"]:
+        parts.append(Text("  paused: no runs"))
+    parts += [Text(f"  {line}") for line in _next_lines(plan, now)]
+    if plan["blocked"]:
+        parts.append(Padding(Text(plan["blocked"], style=STYLES["alarm"]), (0, 0, 0, 2)))
+    if plan["snapshots"]:
+        parts.append(_plan_table(plan, now))
+    return parts
 
 
-def _wrapped(text: str) -> str:
-    return fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+def _next_lines(plan: Json, now: datetime) -> list[str]:
+    zone, later = plan["timezone"], f", begins {plan['delay']} later" if plan["delay"] else ""
+    return [f"next  {clock(slot, zone)}{_in_utc(slot, zone)}, {until(slot, now)}{later}" for slot in plan["next"]]
 
 
-def _plan_row(snapshot: Json) -> tuple[str, ...]:
-    return (snapshot["name"], snapshot["status"], snapshot["reason"])
+def _in_utc(slot: str, zone: str) -> str:
+    """The time in UTC too, with its date where that is another one."""
+    if zone == "UTC":
+        return ""
+    local, utc = clock(slot, zone), clock(slot, "UTC")
+    return f" ({utc[15:] if local[:14] == utc[:14] else utc[4:]})"
 
 
-def list_text(rows: Sequence[Json], now: datetime) -> str:
+def _plan_table(plan: Json, now: datetime) -> RenderableType:
+    table = _table("snapshot", "age", "now", "if it ran now")
+    for one in plan["snapshots"]:
+        later = one["after_next_run"]
+        table.add_row(
+            one["name"],
+            _age(one["created_at"], now),
+            Text(one["reason"], style=STYLES[one["decision"]]),
+            Text("the same" if later["reason"] == one["reason"] else later["reason"], style=STYLES[later["decision"]]),
+        )
+    return Padding(table, (0, 0, 0, 2))
+
+
+# -- list ----------------------------------------------------------------------------------------------------------
+
+
+def list_text(rows: Sequence[Json], now: datetime) -> RenderableType:
     if not rows:
-        return "no snapshots"
-    columns = ("id", "server", "name", "owner", "status", "size", "age")
-    return _table(columns, [_list_row(row, now) for row in rows])
+        return Text("no snapshots")
+    parts: list[RenderableType] = []
+    for server_id in dict.fromkeys(row["server_id"] for row in rows):
+        own = [row for row in rows if row["server_id"] == server_id]
+        name = own[0]["server_name"] or str(server_id)
+        head = Text.assemble((name, "bold"), f"  server {server_id}, {count(len(own), 'snapshot')}")
+        parts += [head, Padding(_list_table(own, now), (0, 0, 0, 2)), ""]
+    return Group(*parts[:-1])
 
 
-def _list_row(row: Json, now: datetime) -> tuple[str, ...]:
-    size = f"{row['size_mb']} MB" if row["size_mb"] is not None else "-"
-    created = datetime.fromisoformat(row["created_at"]) if row["created_at"] else None
-    return (
-        str(row["id"]),
-        row["server_name"],
-        row["name"],
-        row["owner"],
-        row["status"],
-        size,
-        _age(now, created),
-    )
+def _list_table(rows: Sequence[Json], now: datetime) -> Table:
+    table = _table("id", "name", "owner", "status", "size", "age")
+    for row in rows:
+        size = f"{row['size_mb']} MB" if row["size_mb"] is not None else "-"
+        style = "" if row["owner"] == "managed" else "dim"
+        table.add_row(
+            str(row["id"]), row["name"], row["owner"], row["status"], size, _age(row["created_at"], now), style=style
+        )
+    return table
 
 
-def _age(now: datetime, then: datetime | None) -> str:
-    if then is None:
-        return "unknown"
-    hours = (now - then).total_seconds() / 3600
-    return f"{hours * 60:.0f}m" if hours < 1 else f"{hours:.0f}h" if hours < 48 else f"{hours / 24:.0f}d"
+# -- now, history --------------------------------------------------------------------------------------------------
 
 
-def now_text(rotation: Rotation) -> str:
+def now_text(rotation: Rotation) -> RenderableType:
     deleted = f", deleted {', '.join(rotation.deleted)}" if rotation.deleted else ""
     if not rotation.is_finished:
-        return f"interrupted: {rotation.label} at step {rotation.step}; the next start of snaprotd goes on with it"
+        return Text(
+            f"interrupted: {rotation.label} at step {rotation.step}; the next start of snaprotd goes on with it"
+        )
     if rotation.error is None:
-        return f"success: {rotation.label} has {rotation.snapshot_name} (id {rotation.snapshot_id}){deleted}"
-    return f"{rotation.result}: {rotation.label}: at step {rotation.failed_step}: {rotation.error}{deleted}"
+        text = f": {rotation.label} has {rotation.snapshot_name} (id {rotation.snapshot_id}){deleted}"
+    else:
+        text = f": {rotation.label}: at step {rotation.failed_step}: {rotation.error}{deleted}"
+    return Text.assemble((str(rotation.result), STYLES[str(rotation.result)]), text)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    table = Table(box=None, pad_edge=True, header_style="bold")
+def history_text(rotations: Sequence[Rotation]) -> RenderableType:
+    if not rotations:
+        return Text("no rotations yet")
+    table = _table("slot", "server", "result", "took", "off", "what")
+    for one in rotations:
+        seconds = None if one.finished_at is None else (one.finished_at - one.started_at).total_seconds()
+        result = str(one.result or "open")
+        table.add_row(
+            clock(one.slot.isoformat(), one.policy.timezone)[4:],
+            one.label,
+            Text(result, style=STYLES.get(result, "bold")),
+            duration(seconds),
+            duration(one.off_for) if one.off_for >= 1 else "-",
+            _what(one),
+        )
+    return table
+
+
+def _what(rotation: Rotation) -> str:
+    if rotation.error is not None:
+        return f"at {rotation.failed_step}: {rotation.error}"
+    if not rotation.is_finished:
+        return f"at {rotation.step}: {rotation.note}" if rotation.note else f"at {rotation.step}"
+    deleted = f", deleted {', '.join(rotation.deleted)}" if rotation.deleted else ""
+    return f"took snapshot {rotation.snapshot_id}{deleted}"
+
+
+# -- status --------------------------------------------------------------------------------------------------------
+
+
+def status_text(report: Json) -> RenderableType:
+    now = datetime.fromisoformat(report["generated_at"])
+    parts: list[RenderableType] = [_verdict(report)]
+    for problem in sorted(report["problems"], key=lambda one: str(one["severity"])):
+        sign = ("✕ " if problem["severity"] == "alarm" else "! ", STYLES[problem["severity"]])
+        server = (f"{problem['server']}: " if problem["server"] else "", "bold")
+        parts.append(Padding(Text.assemble(sign, server, problem["text"]), (0, 0, 0, 2)))
+    at_work = [server for server in (*report["servers"], *report["departed"]) if server["running"]]
+    parts += [_running_line(server, now) for server in at_work]
+    return Group(*parts, "", _status_table(report, now))
+
+
+def _verdict(report: Json) -> Text:
+    alarms = sum(problem["severity"] == "alarm" for problem in report["problems"])
+    others = len(report["problems"]) - alarms
+    words = "all is well"
+    if alarms:
+        words = f"{count(alarms, 'thing')} {'needs' if alarms == 1 else 'need'} you"
+    elif others:
+        words = f"{count(others, 'thing')} to look at"
+    about = f"  {count(len(report['servers']), 'server')}, snaprotd {report['snaprotd']}"
+    return Text.assemble((words, STYLES[report["state"]]), about)
+
+
+def _running_line(server: Json, now: datetime) -> RenderableType:
+    running, since = server["running"], server["stopped_by_us_since"]
+    text = f"{running['step']}, {running['note'] or 'at work'}, for {duration(running['seconds'])}"
+    off = f"; off because of us, since {ago(since, now)}" if since else ""
+    line = Text.assemble("▶ ", (f"{server['name']}: ", "bold"), text, (off, STYLES["alarm"]))
+    return Padding(line, (0, 0, 0, 2))
+
+
+def _status_table(report: Json, now: datetime) -> Table:
+    table = _table("server", "state", "newest", "slots", "last rotation", "next")
+    for server in report["servers"]:
+        newest, last = server["newest_completed"], server["last"]
+        table.add_row(
+            server["name"],
+            Text(server["state"], style=STYLES[server["state"]]),
+            ago(newest["created_at"], now) if newest else "-",
+            _dots(server["slots"]),
+            f"{last['result']} {ago(last['finished_at'], now)}" if last else "-",
+            "paused" if server["paused"] else until(server["next_run"], now),
+        )
+    return table
+
+
+def _dots(slots: Json | None) -> str:
+    """Ours, those of others, and free ones."""
+    return "-" if slots is None else "●" * slots["managed"] + "■" * slots["foreign"] + "○" * slots["free"]
+
+
+# -- common --------------------------------------------------------------------------------------------------------
+
+
+def _age(created_at: str | None, now: datetime) -> str:
+    return "unknown" if created_at is None else duration((now - datetime.fromisoformat(created_at)).total_seconds())
+
+
+WRAPPED = ("now", "if it ran now", "what")
+"""Columns of sentences. All others keep to one line, and are cut only where the sentences can be no narrower."""
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    text = StringIO()
-    Console(file=text, width=WIDTH, color_system=None, highlight=False, markup=False).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+        sentence = column in WRAPPED
+        table.add_column(column, no_wrap=not sentence, overflow="fold" if sentence else "ellipsis")
+    return table

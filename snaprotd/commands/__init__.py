@@ -1,0 +1,1 @@
+"""The commands by what they are for: `service` runs it, `look` only reads, `act` changes something."""

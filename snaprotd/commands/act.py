@@ -1,0 +1,160 @@
+"""The commands that change something."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import click
+import structlog
+
+from snaprotd.by_hand import ByHand, Found, by_hand
+from snaprotd.commands.common import (
+    FAILED,
+    as_json,
+    begin,
+    load,
+    print_json,
+    server_argument,
+    wait_for,
+    with_config,
+)
+from snaprotd.oneshot import rotate_now
+from snaprotd.reports import outcome_of
+from snaprotd.rotation import STEPS, Result, Rotation, Step
+from snaprotd.tables import now_text
+from snaprotd.terminal import Say, moving_line, show
+from snaprotd.words import ago, clock, duration
+
+
+@click.command()
+@server_argument()
+@with_config
+@click.option("--description", default="", metavar="TEXT", help="A description to store with the snapshot.")
+@as_json
+def now(server: str, path: str | None, description: str, as_json: bool) -> int:
+    """Run one rotation of SERVER at once, and wait for its end.
+
+    \b
+    Example:
+      snaprotd now web-01 --description "before the upgrade"
+
+    It goes through the same ledger as the daemon: it refuses while a rotation of this server is open. Ctrl-C sees
+    the server started again if it is held off; a second one ends at once.
+    """
+    begin()
+    structlog.contextvars.clear_contextvars()
+    settings = load(path)
+    with moving_line() as say:
+        rotation = wait_for(rotate_now(settings, os.environ, server, description, _steps_shown(say)))
+    if as_json:
+        print_json(outcome_of(rotation))
+    else:
+        show(now_text(rotation))
+    return 0 if rotation.result is Result.SUCCESS else FAILED
+
+
+def _steps_shown(say: Say) -> Callable[[Rotation, float | None], None]:
+    """Says at which step a rotation is, and how long they usually take."""
+    shown = [step for step in STEPS if step is not Step.DONE]
+
+    def watch(rotation: Rotation, usual: float | None) -> None:
+        if rotation.step not in shown:
+            return
+        place = f"{shown.index(rotation.step) + 1}/{len(shown)} {rotation.step}"
+        usually = f" (usually {duration(usual)} in all)" if usual is not None else ""
+        say(f"{rotation.label}: {place}{': ' + rotation.note if rotation.note else ''}{usually}")
+
+    return watch
+
+
+@click.command()
+@click.argument("snapshot_id")
+@with_config
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def restore(snapshot_id: str, path: str | None, yes: bool) -> int:
+    """Overwrite a server with the snapshot SNAPSHOT_ID, and wait until it is active.
+
+    \b
+    Example:
+      snaprotd restore 801
+
+    What will be lost is said first, and the server's name is asked for.
+    """
+    begin()
+    settings = load(path)
+
+    async def work() -> int:
+        async with by_hand(settings, os.environ, snapshot_id) as chosen:
+            chosen.refuse_unless_completed()
+            await chosen.refuse_if_busy()
+            click.echo(_what_is_lost(chosen))
+            if not yes and not _is_confirmed(chosen.found):
+                click.echo("That is not the server's name: nothing was done.", err=True)
+                return FAILED
+            with moving_line() as say:
+                await chosen.restore(say)
+            click.echo(f"{chosen.found.label} is active, restored from {chosen.found.snapshot.name}.")
+            return 0
+
+    return wait_for(work())
+
+
+def _what_is_lost(chosen: ByHand) -> str:
+    found, snapshot = chosen.found, chosen.found.snapshot
+    taken, lost = "at an unknown time", "everything written since it was taken"
+    if snapshot.created_at is not None:
+        when = snapshot.created_at.isoformat()
+        taken = f"{clock(when, found.timezone)}, {ago(when, found.now)}"
+        lost = f"everything written since {clock(when, found.timezone)}"
+    status = found.server.status if found.server else "not in the account"
+    lines = [
+        f"Restore server {found.label} (id {snapshot.server_id}) from snapshot {snapshot.id}, {snapshot.name}.",
+        f"  taken   {taken}",
+        f"  lost    {lost}, on the whole server; it cannot be undone",
+        f"  server  {status}; the provider stops it, restores it and starts it, in 5 to 15 minutes",
+    ]
+    if found.newer is not None and found.newer.created_at is not None:
+        newer = ago(found.newer.created_at.isoformat(), found.now)
+        lines.append(f"WARNING: there is a newer one: snapshot {found.newer.id}, {found.newer.name}, {newer}")
+    if not chosen.sees_ledger:
+        lines.append("WARNING: there is no ledger here: it is not known whether a rotation of the server is going on")
+    return "\n".join(lines)
+
+
+def _is_confirmed(found: Found) -> bool:
+    return found.is_named(str(click.prompt(f"Type the server's name ({found.label}) to go on", err=True)))
+
+
+@click.command()
+@click.argument("snapshot_id")
+@with_config
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
+    """Delete the snapshot SNAPSHOT_ID, whoever made it; never one in progress.
+
+    \b
+    Example:
+      snaprotd delete 801
+    """
+    begin()
+    settings = load(path)
+
+    async def work() -> int:
+        async with by_hand(settings, os.environ, snapshot_id) as chosen:
+            found, snapshot = chosen.found, chosen.found.snapshot
+            chosen.refuse_to_delete_in_progress()
+            taken = snapshot.created_at.isoformat() if snapshot.created_at else None
+            age = ago(taken, found.now) if taken else "at an unknown time"
+            click.echo(f"Delete snapshot {snapshot.id}, {snapshot.name}, of server {found.label}, taken {age}.")
+            if not yes and not click.confirm("It cannot be undone. Delete it?", err=True):
+                click.echo("Nothing was done.", err=True)
+                return FAILED
+            await chosen.delete()
+            click.echo(f"Deleted {snapshot.name}.")
+            return 0
+
+    return wait_for(work())
+
+
+COMMANDS = (now, restore, delete)

@@ -1,0 +1,71 @@
+"""What the commands share: their options, and how they begin and print."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from snaprotd import config, logs
+from snaprotd.config import Config
+from snaprotd.errors import SnaprotdError
+
+FAILED = 1
+WRONG_USAGE = 2
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def with_config(command: Callable[P, int]) -> Callable[P, int]:
+    """Give a command the option --config."""
+    return click.option(
+        "--config",
+        "path",
+        metavar="PATH",
+        help="The configuration file. Default: $SNAPROTD_CONFIG, else /etc/snaprotd/config.yaml.",
+        shell_complete=lambda *_: [CompletionItem("", type="file")],
+    )(command)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def _names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """The names and ids that the configuration has. A file that cannot be read completes to nothing."""
+    try:
+        entries = load(context.params.get("path")).entries
+    except SnaprotdError:
+        return []
+    names = [name for entry in entries for name in (entry.name, entry.key) if name]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def server_argument(*, many: bool = False, required: bool = True) -> Callable[[Callable[P, int]], Callable[P, int]]:
+    if many:
+        return click.argument("servers", nargs=-1, metavar="[SERVER]...", shell_complete=_names)
+    return click.argument(
+        "server", required=required, metavar="SERVER" if required else "[SERVER]", shell_complete=_names
+    )
+
+
+def load(path: str | None) -> Config:
+    return config.load(config.find_config(path, os.environ))
+
+
+def begin(level: str = "WARNING") -> None:
+    """Send the log to standard error; a command that prints a result only lets warnings through."""
+    logs.configure(level=os.environ.get("SNAPROTD_LOG_LEVEL", level).upper())
+
+
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

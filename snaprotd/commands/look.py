@@ -1,0 +1,124 @@
+"""The commands that only look."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from snaprotd.commands.common import FAILED, as_json, begin, load, print_json, server_argument, wait_for, with_config
+from snaprotd.errors import SnaprotdError
+from snaprotd.oneshot import Account, read_account, read_history
+from snaprotd.reports import Json, history_row, people_plan_of, plan_of, snapshot_rows
+from snaprotd.status_client import default_url, read_status
+from snaprotd.tables import history_text, list_text, plan_text, status_text
+from snaprotd.terminal import show
+
+
+@click.command()
+@server_argument(many=True)
+@with_config
+@click.option("--next", "count", default=3, show_default=True, type=click.IntRange(0, 100), help="Runs to show.")
+@as_json
+def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) -> int:
+    """Show the next runs, and what would be kept or deleted and why. Changes nothing.
+
+    \b
+    Example:
+      snaprotd plan web-01 --next 5
+    """
+    begin()
+    settings = load(path)
+    account = wait_for(read_account(settings, os.environ, servers))
+    targets = [target for target in account.targets if target.server_id in account.wanted]
+    write = plan_of if as_json else people_plan_of
+    plans: list[Json] = [
+        write(settings, target, account.known.get(target.server_id), now=account.now, count=count, doubt=account.doubt)
+        for target in targets
+    ]
+    if as_json:
+        print_json({"servers": plans})
+    else:
+        show(plan_text(plans, account.now, settings.limit))
+    return 0 if _warned(account) and all(account.exists(target.server_id) for target in targets) else FAILED
+
+
+def _warned(account: Account) -> bool:
+    """True if everything that was listed can be relied on; else says what cannot."""
+    if account.doubt is not None:
+        click.echo(f"snaprotd: {account.doubt}", err=True)
+    return account.doubt is None
+
+
+@click.command(name="list")
+@server_argument(many=True)
+@with_config
+@as_json
+def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
+    """Show the snapshots of the configured servers, or of those named.
+
+    \b
+    Example:
+      snaprotd list web-01 --json
+    """
+    begin()
+    settings = load(path)
+    account = wait_for(read_account(settings, os.environ, servers))
+    rows = snapshot_rows(settings, account.targets, account.known, account.wanted)
+    if as_json:
+        print_json(rows)
+    else:
+        show(list_text(rows, account.now))
+    return 0 if _warned(account) else FAILED
+
+
+@click.command()
+@server_argument(required=False)
+@with_config
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10000), help="Rotations to show.")
+@as_json
+def history(server: str | None, path: str | None, limit: int, as_json: bool) -> int:
+    """Show the last rotations, newest first, from the ledger.
+
+    \b
+    Example:
+      snaprotd history web-01 --limit 50
+    """
+    begin()
+    settings = load(path)
+    rotations = wait_for(read_history(settings, server, limit))
+    if as_json:
+        print_json([history_row(rotation) for rotation in rotations])
+    else:
+        show(history_text(rotations))
+    return 0
+
+
+@click.command()
+@click.option("--url", metavar="URL", help="The daemon's address. Default: the configuration's `listen`.")
+@with_config
+@as_json
+def status(url: str | None, path: str | None, as_json: bool) -> int:
+    """Show how everything stands, as the running daemon tells it.
+
+    \b
+    Example:
+      snaprotd status --url http://127.0.0.1:9877
+    """
+    begin()
+    if url is None:
+        try:
+            url = default_url(load(path))
+        except SnaprotdError:
+            if path is not None or os.environ.get("SNAPROTD_CONFIG"):
+                raise
+            url = default_url(None)
+    report = read_status(url)
+    if as_json:
+        print_json(report)
+    else:
+        show(status_text(report))
+    return 0
+
+
+COMMANDS = (plan, list_, history, status)

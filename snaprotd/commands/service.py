@@ -1,0 +1,127 @@
+"""The commands that run snaprotd, or set it up."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import click
+from click.shell_completion import get_completion_class
+
+from snaprotd import config
+from snaprotd.commands.common import FAILED, WRONG_USAGE, begin, load, print_json, wait_for, with_config
+from snaprotd.daemon import Daemon
+from snaprotd.demo import run_demo, simulate_until_stopped
+from snaprotd.oneshot import check_online
+from snaprotd.simulator import FAULT_HELP, Fault
+from snaprotd.words import count
+
+
+@click.command()
+@with_config
+def run(path: str | None) -> int:
+    """Run the daemon.
+
+    \b
+    Example:
+      snaprotd run --config /etc/snaprotd/config.yaml
+
+    SIGTERM takes no new work, sees every server that is held off started again, and ends with 0.
+    """
+    begin("INFO")
+
+    async def live() -> int:
+        daemon = Daemon(load(path), os.environ)
+        daemon.obey_signals()
+        return await daemon.run()
+
+    return wait_for(live())
+
+
+@click.command()
+@with_config
+@click.option("--online", is_flag=True, help="Ask the API too: token, servers, free slots. Changes nothing.")
+def check(path: str | None, online: bool) -> int:
+    """Validate the configuration; every mistake is shown at once.
+
+    \b
+    Example:
+      snaprotd check --config ./config.yaml --online
+    """
+    settings = load(path)
+    click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
+    if not online:
+        return 0
+    begin()
+    findings = wait_for(check_online(settings, os.environ))
+    for finding in findings:
+        click.echo(("ok       " if finding.ok else "PROBLEM  ") + finding.text)
+    return 0 if all(finding.ok for finding in findings) else FAILED
+
+
+@click.command()
+def schema() -> int:
+    """Print the JSON Schema of the configuration, for editors.
+
+    \b
+    Example:
+      snaprotd schema > snaprotd.schema.json
+    """
+    print_json(config.json_schema())
+    return 0
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print what makes SHELL complete the commands, their options and your servers.
+
+    \b
+    Example:
+      snaprotd completion bash > /etc/bash_completion.d/snaprotd
+    """
+    maker = get_completion_class(shell)
+    root = click.get_current_context().find_root()
+    if maker is None:
+        return WRONG_USAGE
+    click.echo(maker(root.command, {}, "snaprotd", "_SNAPROTD_COMPLETE").source())
+    return 0
+
+
+def _fault(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> list[Fault]:
+    try:
+        return [Fault.parse(text) for text in texts]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command(epilog=f"\b\nFaults:\n{FAULT_HELP}")
+@click.option("--port", default=8321, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--servers", default=3, show_default=True, type=click.IntRange(1, 10000), help="How many servers.")
+@click.option("--speed", default=1.0, show_default=True, type=click.FloatRange(0.01, 1e6), help="Times as fast.")
+@click.option("--fault", "faults", multiple=True, callback=_fault, metavar="RULE", help="A fault; may be repeated.")
+def simulate(port: int, servers: int, speed: float, faults: list[Fault]) -> int:
+    """Serve a stand-in for the VPS.org API on loopback, with its limit, its delays and its faults.
+
+    \b
+    Example:
+      snaprotd simulate --speed 60 --fault late:POST:/snapshots/:delay=30
+    """
+    return wait_for(simulate_until_stopped(port=port, servers=servers, speed=speed, faults=faults, say=click.echo))
+
+
+@click.command()
+@click.option("--servers", default=3, show_default=True, type=click.IntRange(1, 50), help="How many servers.")
+@click.option("--rounds", default=None, type=click.IntRange(1), help="End after so many rotations of each server.")
+@click.option("--speed", default=60.0, show_default=True, type=click.FloatRange(1, 10000), help="Times as fast.")
+def demo(servers: int, rounds: int | None, speed: float) -> int:
+    """Watch snaprotd work: the simulated API, a daemon on it, and its pages.
+
+    \b
+    Example:
+      snaprotd demo --rounds 2
+    """
+    return wait_for(run_demo(servers=servers, rounds=rounds, speed=speed, pause=timedelta(seconds=2)))
+
+
+COMMANDS = (run, check, schema, completion, simulate, demo)
