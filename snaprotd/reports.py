@@ -59,7 +59,9 @@ def plan_of(
     }
 
 
-def people_plan_of(config: Config, target: Target, held: ServerHoldings | None, *, now: datetime, count: int) -> Json:
+def people_plan_of(
+    config: Config, target: Target, held: ServerHoldings | None, *, now: datetime, count: int, doubt: str | None = None
+) -> Json:
     """As `plan_of`, with what only the text shows."""
     delay = spread_delay(target.server_id, target.policy.spread)
     report = {
