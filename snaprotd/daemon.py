@@ -22,9 +22,11 @@ from snaprotd.reports import Json
 from snaprotd.rotation import Rotation
 from snaprotd.rotations import Rotations
 from snaprotd.schedules import Remembered, Schedules
+from snaprotd.sd_notify import ServiceNotifier
 from snaprotd.status import Situation, server_report, status_report
 from snaprotd.steps import Tools
 from snaprotd.web import serving
+from snaprotd.words import count
 
 log = structlog.get_logger("snaprotd.daemon")
 
@@ -61,7 +63,15 @@ class Daemon:
         self._ticked_at: float | None = None
         self._refused: SnaprotdError | None = None
         self._started_at = self._loaded_at = datetime.now(UTC)
-        self._watch = ConfigWatch(config, environ, accept=self._accept, refuse=self._refuse)
+        self._systemd = ServiceNotifier(environ)
+        self._watch = ConfigWatch(
+            config,
+            environ,
+            accept=self._accept,
+            refuse=self._refuse,
+            begin=self._systemd.reloading,
+            end=lambda: self._systemd.ready(self._in_words()),
+        )
         self._tools: Tools
         self._rotations: Rotations
         self._schedules: Schedules
@@ -96,6 +106,7 @@ class Daemon:
             )
             self.url = await stack.enter_async_context(serving(self, self.config.listen))
             await self._begin()
+            self._systemd.ready(self._in_words())
             log.info("running", servers=len(self._schedules.targets), listen=self.url)
             await self._stop.wait()
             return await self._end()
@@ -126,13 +137,15 @@ class Daemon:
         for name, work in {
             "tick": _every(TICK, self._tick),
             "inventory": _every(max(INVENTORY_EVERY, 4 * self.config.poll_interval), self._account.read),
-            "leases": self._rotations.keep_leases(min(self.config.api.timeout / 2, LEASE_RENEWAL)),
-            "reload": self._watch.watch(),
+            "leases": _for_ever(lambda: self._rotations.keep_leases(min(self.config.api.timeout / 2, LEASE_RENEWAL))),
+            "reload": _for_ever(self._watch.watch),
+            "watchdog": self._systemd.feed_watchdog(lambda: not self.ailments()),
         }.items():
             self._in_background(work, name)
 
     async def _end(self) -> int:
         self._schedules.stop()
+        self._systemd.stopping(self._in_words())
         all_on = await self._rotations.drain(self.config.drain_timeout)
         for task in self._tasks:
             task.cancel()
@@ -140,6 +153,22 @@ class Daemon:
         if not all_on:
             log.error("ended while servers are held off; the next start goes on with them")
         return 0 if all_on else 1
+
+    def _in_words(self) -> str:
+        """How it stands, in one line for `systemctl status`."""
+        running = list(self.metrics.running.values())
+        off = [rotation.label for rotation in running if rotation.held_off]
+        words = ["ending" if self._stop.is_set() else count(len(self._schedules.targets), "server")]
+        if running:
+            words.append(f"{count(len(running), 'rotation')} running")
+        if off:
+            words.append(f"held off: {', '.join(off[:5])}{' and more' if len(off) > 5 else ''}")
+        next_run = min((one.next_run for one in self.metrics.servers.values() if one.next_run), default=None)
+        if next_run is not None and not self._stop.is_set():
+            words.append(f"next at {next_run.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
+        if self._refused is not None:
+            words.append("the configuration file is refused as it is now")
+        return ", ".join(words)
 
     def _in_background(self, work: Awaitable[None], name: str) -> None:
         task = asyncio.ensure_future(work)
@@ -154,6 +183,7 @@ class Daemon:
     async def _tick(self) -> None:
         self._schedules.look_at_clock()
         self._ticked_at = asyncio.get_running_loop().time()
+        self._systemd.status(self._in_words())
         if not self._stop.is_set():
             await self._rotations.take_over()
 
@@ -206,6 +236,7 @@ class Daemon:
         target = self._schedules.targets.get(rotation.server_id)
         if target is not None:
             self._account.note_holdings(target)
+        self._systemd.status(self._in_words())
 
     # -- the web's view ----------------------------------------------------------------------------------------
 
@@ -266,6 +297,16 @@ class Daemon:
             config_loaded_at=self._loaded_at,
             config_mistakes=self._mistakes(),
         )
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work`, which never ends, and begin it again if a mistake of ours ends it."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("internal error", work=getattr(work, "__name__", ""))
+        await asyncio.sleep(1.0)
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -34,11 +34,16 @@ class ConfigWatch:
         *,
         accept: Callable[[Config], Awaitable[None]],
         refuse: Callable[[SnaprotdError], None],
+        begin: Callable[[], None] = lambda: None,
+        end: Callable[[], None] = lambda: None,
     ) -> None:
+        """`begin` and `end` are called around each reading, whatever comes of it."""
         self._current = config
         self._environ = environ
         self._accept = accept
         self._refuse = refuse
+        self._begin = begin
+        self._end = end
         self._judged = config.digest
         """The content that was accepted or refused last; empty where the file could not be read."""
         self._asked = asyncio.Event()
@@ -74,6 +79,13 @@ class ConfigWatch:
             return ""
 
     async def _read(self) -> None:
+        self._begin()
+        try:
+            await self._take()
+        finally:
+            self._end()
+
+    async def _take(self) -> None:
         self._judged = await self._digest()
         try:
             config = await asyncio.to_thread(load, self._current.path, self._environ)
