@@ -24,7 +24,7 @@ INTERRUPTED = 130
 def main() -> None:
     """The entry point. An error that we foresaw is a sentence, never a traceback."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="snaprotd", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code

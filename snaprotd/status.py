@@ -1,6 +1,6 @@
 """The status report: one JSON value that says how everything stands. The page and `snaprotd status` read nothing else.
 
-`docs/status.md` describes it for others. A key may be added at any time; `version` is raised when one changes its
+`docs/json.md` describes it for others. A key may be added at any time; `version` is raised when one changes its
 meaning or goes.
 """
 

@@ -1,0 +1,93 @@
+"""A command in a pseudo-terminal, as a person runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import struct
+import sys
+import termios
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.support.processes import PATIENCE, TOKEN, environment
+
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a terminal has shown: the bytes, and the text without its colours and movements."""
+
+    code: int
+    raw: str
+
+    @property
+    def text(self) -> str:
+        return _ESCAPE.sub("", self.raw).replace("\r\n", "\n")
+
+    @property
+    def is_coloured(self) -> bool:
+        return bool(re.search(r"\x1b\[[0-9;]*m", self.raw))
+
+    @property
+    def widest(self) -> int:
+        """Columns of the widest line."""
+        return max((_width(line) for part in self.text.split("\n") for line in part.split("\r")), default=0)
+
+
+def _width(line: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in line.rstrip())
+
+
+async def run_in_terminal(
+    *arguments: str, columns: int = 80, answers: Callable[[str], str | None] = lambda _: None, **more: str
+) -> Shown:
+    """Run a command in a terminal of so many columns.
+
+    `answers` is given all that was shown so far, whenever more is, and tells what is typed then (None: nothing).
+    """
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    settings = {**environment(TERM="xterm-256color"), **more}
+    for name in {"COLUMNS", "NO_COLOR"} - more.keys():
+        settings.pop(name, None)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *("-m", "snaprotd", *arguments), env=settings, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = bytearray()
+    ended = asyncio.Event()
+
+    def read() -> None:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            piece = b""
+        if not piece:
+            asyncio.get_running_loop().remove_reader(ours)
+            ended.set()
+            return
+        shown.extend(piece)
+        typed = answers(shown.decode(errors="replace"))
+        if typed is not None:
+            os.write(ours, typed.encode())
+
+    asyncio.get_running_loop().add_reader(ours, read)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
+            code = await process.wait()
+    finally:
+        asyncio.get_running_loop().remove_reader(ours)
+        os.close(ours)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    text = shown.decode()
+    assert TOKEN not in text
+    assert "Traceback" not in text, text
+    return Shown(code=code, raw=text)
