@@ -444,6 +444,7 @@ class Cloud:
             self._observer.auth_failure()
             return Refused(f"{message} (the token of {self._token.origin} is not accepted)", status=status)
         if status == 403:
+            self._observer.auth_failure()
             return Refused(f"{message} (the token lacks the permission)", status=status)
         if status == 404:
             return NotFound(message, status=status)

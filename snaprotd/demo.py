@@ -67,7 +67,9 @@ class _Demo:
         started.cancel()
         if not daemon.done():
             self._daemon.obey_signals()
-            self._console.print(f"Status page: {self._daemon.url}/   metrics: {self._daemon.url}/metrics", highlight=False)
+            self._console.print(
+                f"Status page: {self._daemon.url}/   metrics: {self._daemon.url}/metrics", highlight=False
+            )
             await self._watch(daemon, rounds, pause)
         await daemon
         self._console.print(self._summary())

@@ -301,9 +301,7 @@ def _apart(start: datetime, outages: Iterable[Outage]) -> list[tuple[datetime, d
 
 
 def _down(schedule: Schedule, policy: Policy, begin: datetime, end: datetime) -> _Down:
-    missed = missed_slots(
-        schedule, seen=begin, now=end, policy_missed=policy.missed, within=policy.missed_within
-    )
+    missed = missed_slots(schedule, seen=begin, now=end, policy_missed=policy.missed, within=policy.missed_within)
     return _Down(begin=begin, end=end, late=missed.run)
 
 
@@ -386,9 +384,7 @@ def _rotated(server: _Server, turn: _Turn, held: tuple[Snapshot, ...], its_id: s
 
 
 def _failed(server: _Server, turn: _Turn, held: tuple[Snapshot, ...]) -> Run:
-    room = make_room(
-        (*held, *server.foreign), server.policy, instance=server.instance, limit=server.limit, now=turn.at
-    )
+    room = make_room((*held, *server.foreign), server.policy, instance=server.instance, limit=server.limit, now=turn.at)
     if room.blocked:
         return Run(slot=turn.slot, at=turn.at, fate=Fate.BLOCKED, held=held, blocked=room.blocked)
     deleted: tuple[Decision, ...] = ()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -47,6 +47,7 @@ class ServerFacts:
     expected_interval: float | None = None
     last_attempt: datetime | None = None
     last_success: datetime | None = None
+    last_failure: datetime | None = None
     latest: Rotation | None = None
     """The last rotation that ended."""
     missing: bool | None = None
@@ -56,6 +57,14 @@ class ServerFacts:
     rotations: Tally[Result] = field(default_factory=Tally)
     skipped: Tally[str] = field(default_factory=Tally)
     missed: Tally[str] = field(default_factory=Tally)
+
+    def note_end(self, rotation: Rotation) -> None:
+        """Its last rotation was this one."""
+        self.latest = rotation
+        if rotation.result is Result.SUCCESS:
+            self.last_success = rotation.finished_at
+        elif rotation.result is Result.FAILURE:
+            self.last_failure = rotation.finished_at
 
 
 class Metrics:
@@ -130,6 +139,7 @@ class Metrics:
         for result in ("success", "failure"):
             self.deletions.labels(result)
         registry.register(_ServerCollector(self))
+        ProcessCollector(registry=registry)
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
@@ -166,10 +176,8 @@ class Metrics:
             return
         facts = self._of(rotation)
         facts.rotations[rotation.result] += 1
-        facts.latest = rotation
         self.duration.observe(max(0.0, (rotation.finished_at - rotation.started_at).total_seconds()))
-        if rotation.result is Result.SUCCESS:
-            facts.last_success = rotation.finished_at
+        facts.note_end(rotation)
 
     def _of(self, rotation: Rotation) -> ServerFacts:
         # A server that was removed while its rotation ran has no series any more; nor does it get new ones.
@@ -259,13 +267,15 @@ def _schedule(servers: Mapping[str, ServerFacts]) -> Iterator[Metric]:
     interval = _gauge("snaprotd_expected_interval_seconds", "The longest time between two slots of the schedule.")
     attempt = _gauge("snaprotd_last_attempt_timestamp_seconds", "When the last rotation began.")
     success = _gauge("snaprotd_last_success_timestamp_seconds", "When the last successful rotation ended.")
+    failure = _gauge("snaprotd_last_failure_timestamp_seconds", "When the last rotation that failed ended.")
     for label, facts in servers.items():
         _add_time(next_run, label, facts.next_run)
+        _add_time(failure, label, facts.last_failure)
         _add_time(attempt, label, facts.last_attempt)
         _add_time(success, label, facts.last_success)
         if facts.expected_interval is not None:
             interval.add_metric([label], facts.expected_interval)
-    yield from (next_run, interval, attempt, success)
+    yield from (next_run, interval, attempt, success, failure)
 
 
 def _counts(servers: Mapping[str, ServerFacts]) -> Iterator[Metric]:

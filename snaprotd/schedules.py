@@ -92,7 +92,8 @@ class Schedules:
             facts = self.facts(target)
             facts.last_attempt = remembered.attempts.get(target.server_id)
             facts.last_success = remembered.successes.get(target.server_id)
-            facts.latest = remembered.latest.get(target.server_id)
+            if (latest := remembered.latest.get(target.server_id)) is not None:
+                facts.note_end(latest)
             old = before.get(target.server_id)
             if old is None or _written(old.policy) != _written(target.policy):
                 await self._admit(target, remembered.marks.get(target.server_id), at_start=at_start)
@@ -109,7 +110,7 @@ class Schedules:
     def _set_timer(self, target: Target, *, since: datetime) -> None:
         self._timer.set(target.server_id, _schedule(target.policy), _delay(target), since)
         interval = expected_interval(_schedule(target.policy), since)
-        self.facts(target).expected_interval = interval.total_seconds()
+        self.facts(target).expected_interval = None if target.policy.paused else interval.total_seconds()
 
     # -- their slots ---------------------------------------------------------------------------------------------
 
@@ -161,6 +162,7 @@ class Schedules:
             claim = await self._rotations.claim(new_rotation(self.config, target, slot=slot, now=now), mark)
         except LedgerError as error:
             facts.rotations[Result.FAILURE] += 1
+            facts.last_failure = now
             log.error("the slot could not be claimed", server=target.label, slot=slot.isoformat(), error=str(error))
             return
         match claim:
@@ -198,7 +200,8 @@ class Schedules:
 
     def _tell_next_runs(self, targets: Iterable[Target]) -> None:
         for target in targets:
-            self.facts(target).next_run = self._timer.next_run(target.server_id)
+            paused = target.policy.paused
+            self.facts(target).next_run = None if paused else self._timer.next_run(target.server_id)
 
     def facts(self, target: Target) -> ServerFacts:
         return self._metrics.facts(target.label, target.server_id)

@@ -117,7 +117,7 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "schedule": list(target.policy.schedule),
         "timezone": target.policy.timezone,
         "expected_interval_seconds": facts.expected_interval,
-        "next_run": None if target.policy.paused else zulu(facts.next_run),
+        "next_run": zulu(facts.next_run),
         "running": _running(running) if running else None,
         "stopped_by_us_since": zulu(running.held_off_since) if running and running.held_off else None,
         "last": past_rotation(facts.latest) if facts.latest else None,
