@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Protocol
 
 import structlog
 
 from snaprotd.assessment import Assessment, Assessments
 from snaprotd.cloud import Doubtful
 from snaprotd.config import Config, Target, resolve
-from snaprotd.errors import CloudError
+from snaprotd.errors import CloudError, LedgerError
 from snaprotd.inventory import Inventory
+from snaprotd.ledger import Ledger
 from snaprotd.metrics import Holdings, Metrics
 from snaprotd.model import Server
 from snaprotd.schedules import Schedules
 
 log = structlog.get_logger("snaprotd.account")
 
-LookAfter = Callable[[Sequence[Target], bool], Awaitable[None]]
-"""Takes the targets from now on, and whether this is their first discovery since the start."""
+
+class LookAfter(Protocol):
+    """Is called where `targets` has changed; `at_start` says whether this is the first discovery since the start."""
+
+    async def __call__(self, *, at_start: bool) -> None: ...
 
 
 class AccountWatch:
@@ -30,6 +35,7 @@ class AccountWatch:
         config: Config,
         *,
         inventory: Inventory,
+        ledger: Ledger,
         schedules: Schedules,
         metrics: Metrics,
         look_after: LookAfter,
@@ -38,7 +44,10 @@ class AccountWatch:
         self.config = config
         self.error: str | None = None
         """Why the account could not be listed the last time, or None."""
+        self.has_answered = False
+        """The provider has shown an account, even if some of it could not be relied on."""
         self._inventory = inventory
+        self._ledger = ledger
         self._schedules = schedules
         self._metrics = metrics
         self._look_after = look_after
@@ -55,6 +64,7 @@ class AccountWatch:
             log.error("the account could not be listed", error=self.error)
             if not isinstance(failure, Doubtful):
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
+        self.has_answered = True
         await self._discover(complete=failure is None)
         self._metrics.inventory_listed_at = self._inventory.last_success
         for count, target in enumerate(list(self._schedules.targets.values())):
@@ -73,17 +83,30 @@ class AccountWatch:
         """The account's servers, as last listed."""
         return [held.server for held in self._inventory.known.values() if held.server is not None]
 
+    def targets(self) -> Sequence[Target]:
+        """The servers to look after. What was listed once stays until a list that can be relied on is without it."""
+        return resolve(self.config, self.servers())
+
     async def _discover(self, *, complete: bool) -> None:
         """Find the servers that a `match` names, every so often; and those that are named and do not exist."""
         moment = asyncio.get_running_loop().time()
         first = self._discovered_at is None
-        if not complete or (not first and moment - (self._discovered_at or 0) < self.config.discover_interval):
+        if not first and moment - (self._discovered_at or 0) < self.config.discover_interval:
             return
-        self._discovered_at = moment
-        targets = resolve(self.config, self.servers())
+        targets = self.targets()
         if {_identity(target) for target in targets} != set(map(_identity, self._schedules.targets.values())):
-            await self._look_after(targets, first)
-        self._note_missing(targets)
+            await self._look_after(at_start=first)
+        if complete:
+            self._discovered_at = moment
+            self._note_missing(targets)
+            await self._forget_others(targets)
+
+    async def _forget_others(self, targets: Sequence[Target]) -> None:
+        """Nothing runs because a server came back into the configuration: its schedule is seen from then on."""
+        try:
+            await self._ledger.keep_marks({target.server_id for target in targets})
+        except LedgerError as error:
+            log.error("the marks of servers that are gone could not be deleted", error=str(error))
 
     def _note_missing(self, targets: Sequence[Target]) -> None:
         existing = {server.id for server in self.servers()}

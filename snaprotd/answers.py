@@ -55,7 +55,11 @@ class Page:
 def read_json(body: bytes) -> Any:
     """Raises `UnreadableError` for anything but JSON: a proxy's HTML, a body that was cut."""
     try:
-        return json.loads(body)
+        answer = json.loads(body)
+        if b"\\ud" in body.lower():
+            # Half of a surrogate pair is no text: it could be neither saved nor shown.
+            answer = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
+        return answer
     except (ValueError, RecursionError) as error:
         start = body.lstrip()[:1]
         raise UnreadableError("HTML instead of JSON" if start == b"<" else "not JSON, or cut short") from error

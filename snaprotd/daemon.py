@@ -14,7 +14,7 @@ import structlog
 from snaprotd.account_watch import AccountWatch
 from snaprotd.assembly import adjust_tools, open_tools
 from snaprotd.cloud import Transport
-from snaprotd.config import Config, Target, resolve
+from snaprotd.config import Config, Target
 from snaprotd.errors import ConfigError, LedgerError, SnaprotdError
 from snaprotd.metrics import Metrics
 from snaprotd.reload import ConfigWatch
@@ -59,6 +59,7 @@ class Daemon:
         self._transport = transport
         self._on_finished = on_finished
         self._stop = asyncio.Event()
+        self._changing_targets = asyncio.Lock()
         self._tasks: set[asyncio.Future[None]] = set()
         self._ticked_at: float | None = None
         self._refused: SnaprotdError | None = None
@@ -99,13 +100,19 @@ class Daemon:
             self._account = AccountWatch(
                 self.config,
                 inventory=self._tools.inventory,
+                ledger=self._tools.ledger,
                 schedules=self._schedules,
                 metrics=self.metrics,
                 look_after=self._look_after,
                 now=self._tools.now,
             )
-            self.url = await stack.enter_async_context(serving(self, self.config.listen))
-            await self._begin()
+            await self._recover()
+            try:
+                self.url = await stack.enter_async_context(serving(self, self.config.listen))
+                await self._begin()
+            except BaseException:
+                await self._end()  # what was taken over may hold servers off
+                raise
             self._systemd.ready(self._in_words())
             log.info("running", servers=len(self._schedules.targets), listen=self.url)
             await self._stop.wait()
@@ -128,10 +135,16 @@ class Daemon:
         log.info("asked to end: taking no new work", signal=signal.Signals(number).name)
         self.stop()
 
+    async def _recover(self) -> None:
+        """Go on with what was interrupted, before anything else can fail."""
+        try:
+            await self._rotations.take_over(everything=self._tools.ledger.is_sole_user)
+        except LedgerError as error:
+            log.error("interrupted rotations cannot be taken over yet", error=str(error))
+
     async def _begin(self) -> None:
         self._note_config()
-        await self._rotations.take_over(everything=self._tools.ledger.is_sole_user)
-        await self._look_after(resolve(self.config, None), True)
+        await self._look_after(at_start=True)
         self._schedules.start()
         self.started.set()
         for name, work in {
@@ -195,25 +208,30 @@ class Daemon:
         self.metrics.config_loaded_at.set(self._loaded_at.timestamp())
         self.metrics.limit.set(self.config.limit)
 
-    async def _look_after(self, targets: Sequence[Target], at_start: bool) -> None:
-        remembered = await Remembered.read(self._tools.ledger)
-        await self._schedules.set_targets(targets, remembered, at_start=at_start)
+    async def _look_after(self, *, at_start: bool) -> None:
+        """Look after the servers that the configuration in force names, as the account was last listed."""
+        async with self._changing_targets:
+            remembered = await Remembered.read(self._tools.ledger)
+            await self._schedules.set_targets(self._account.targets(), remembered, at_start=at_start)
 
     async def _accept(self, config: Config) -> None:
         """Go on under a new configuration. A rotation in flight ends under the policy that it began with.
 
         Raises `SnaprotdError`, with nothing changed, where that cannot be.
         """
-        remembered = await Remembered.read(self._tools.ledger)
-        adjust_tools(self._tools, config, self._environ)
-        await self._rotations.permits.set_number(config.max_concurrent)
-        self.config = self._schedules.config = self._account.config = config
-        await self._schedules.set_targets(resolve(config, self._account.servers()), remembered, at_start=False)
+        async with self._changing_targets:
+            remembered = await Remembered.read(self._tools.ledger)
+            adjust_tools(self._tools, config, self._environ)
+            self._rotations.permits.set_number(config.max_concurrent)
+            self.config = self._schedules.config = self._account.config = config
+            await self._schedules.set_targets(self._account.targets(), remembered, at_start=False)
         self._note_config()
         self._refused = None
         log.info("the configuration was read again and is in force", servers=len(self._schedules.targets))
 
     def _refuse(self, error: SnaprotdError) -> None:
+        if str(error) == str(self._refused):
+            return  # tried again, and told already
         self._refused = error
         self.metrics.config_ok.set(0)
         for mistake in self._mistakes():
@@ -253,7 +271,7 @@ class Daemon:
         missing = []
         if not self.started.is_set():
             missing.append("the configuration is not in force yet")
-        if self._tools.inventory.last_success is None:
+        if not self._account.has_answered:
             missing.append("the provider's API has not been reached yet")
         return missing
 

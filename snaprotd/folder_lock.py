@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class FolderLock:
     @classmethod
     def acquire(cls, path: Path) -> FolderLock:
         """Lock `path` + ".lock". Raises `LedgerError` where a process on another host holds it."""
+        if not path.name or os.path.isdir(path):
+            raise LedgerError(f"{path} is a folder: `state` must name a file, such as {path / 'state.db'}")
         lock = path.with_name(path.name + ".lock")
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -56,8 +59,9 @@ def _take(descriptor: int, lock: Path) -> bool:
         return False
     except OSError:
         return False  # a file system without locks: it cannot be told, and the leases must do
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(_here()).encode(), 0)
+    with suppress(OSError):  # on a full disk the lock holds all the same; only another host's message is poorer
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(_here()).encode(), 0)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return True
 

@@ -9,15 +9,17 @@ every write names the owner and epoch it believes in, so that whoever lost a rot
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+import structlog
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import (
+    URL,
     Boolean,
     Column,
     Connection,
@@ -30,6 +32,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     case,
+    delete,
     event,
     func,
     insert,
@@ -38,12 +41,14 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from snaprotd.errors import LeaseLost, LedgerError
 from snaprotd.folder_lock import FolderLock
 from snaprotd.rotation import Result, Rotation
+
+log = structlog.get_logger("snaprotd.ledger")
 
 SCHEMA_VERSION = 1
 
@@ -93,7 +98,10 @@ def migrate(connection: Connection) -> None:
     A later version adds its step here: `if version < 2: ...`. A ledger written by a newer snaprotd is refused.
     """
     META.create(connection, checkfirst=True)
-    version = int(connection.scalar(select(META.c.value).where(META.c.key == "schema")) or 0)
+    written = str(connection.scalar(select(META.c.value).where(META.c.key == "schema")) or 0)
+    if not written.isdecimal():
+        raise LedgerError(f"the ledger has schema `{written}`, which is no number: this is no ledger of snaprotd's")
+    version = int(written)
     if version > SCHEMA_VERSION:
         raise LedgerError(
             f"the ledger has schema {version}, this snaprotd knows up to {SCHEMA_VERSION}: "
@@ -173,7 +181,7 @@ class Ledger:
         try:
             async with ledger._transaction() as connection:
                 await connection.run_sync(migrate)
-        except LedgerError:
+        except BaseException:
             await ledger.close()
             raise
         return ledger
@@ -198,6 +206,7 @@ class Ledger:
 
     async def claim(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
         """Make `rotation` ours, unless its slot is taken or its server is busy; set `mark` in the same transaction."""
+        began = uptime()
         row = {**_columns(rotation), "server_id": rotation.server_id, "slot": _text(rotation.slot), "epoch": 1}
         async with self._transaction() as connection:
             if mark is not None:
@@ -210,7 +219,7 @@ class Ledger:
             )
             if claimed is None:
                 return await self._why_not(connection, rotation)
-        self._hold(rotation.id, epoch=1)
+        self._hold(rotation.id, epoch=1, since=began)
         return Claimed(rotation)
 
     async def _why_not(self, connection: AsyncConnection, rotation: Rotation) -> Claim:
@@ -228,6 +237,7 @@ class Ledger:
         lease = self._held.get(rotation.id)
         if lease is None:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
+        began = uptime()
         async with self._transaction() as connection:
             saved = await connection.scalar(
                 update(ROTATIONS)
@@ -242,7 +252,7 @@ class Ledger:
         if saved is None:
             self._held.pop(rotation.id, None)
             raise LeaseLost(f"another process has taken over rotation {rotation.id}")
-        self._hold(rotation.id, epoch=lease.epoch)
+        self._hold(rotation.id, epoch=lease.epoch, since=began)
         if rotation.is_finished:
             del self._held[rotation.id]
 
@@ -275,7 +285,8 @@ class Ledger:
         async with self._transaction() as connection:
             rows = await connection.execute(
                 update(ROTATIONS)
-                .where(ROTATIONS.c.owner == self._owner, ROTATIONS.c.is_open)
+                # Only what is held still: the lease of one that was let go must run out, so that it is taken over.
+                .where(ROTATIONS.c.owner == self._owner, ROTATIONS.c.is_open, ROTATIONS.c.id.in_(list(self._held)))
                 .values(lease_until=time.time() + self.lease)
                 .returning(ROTATIONS.c.id, ROTATIONS.c.epoch)
             )
@@ -290,7 +301,7 @@ class Ledger:
         A lease that ends later than any that could have been given was written before the wall clock was set
         back, and counts as run out.
         """
-        now = time.time()
+        began, now = uptime(), time.time()
         abandoned = or_(
             ROTATIONS.c.owner.is_(None),
             ROTATIONS.c.lease_until < now,
@@ -313,9 +324,9 @@ class Ledger:
                     )
                 )
             ).all()
-        taken = [(_BODY.validate_json(row.body), row.epoch) for row in rows]
+        taken = [(rotation, row.epoch) for row in rows for rotation in _readable(row.body)]
         for rotation, epoch in taken:
-            self._hold(rotation.id, epoch=epoch)
+            self._hold(rotation.id, epoch=epoch, since=began)
         return [rotation for rotation, _ in taken]
 
     async def open_rotations(self) -> list[Rotation]:
@@ -353,7 +364,7 @@ class Ledger:
 
     async def _bodies(self, query: Any) -> list[Rotation]:
         async with self._transaction() as connection:
-            return [_BODY.validate_json(body) for body in await connection.scalars(query)]
+            return [rotation for body in await connection.scalars(query) for rotation in _readable(body)]
 
     # -- how far the schedules have been seen ------------------------------------------------------------------
 
@@ -364,6 +375,13 @@ class Ledger:
             row.server_id: Mark(server_id=row.server_id, seen_until=_instant(row.seen_until), schedule=row.schedule)
             for row in rows
         }
+
+    async def keep_marks(self, server_ids: Collection[str]) -> None:
+        """Forget how far the schedules of all other servers were seen: one that comes back begins anew."""
+        async with self._transaction() as connection:
+            known = set(await connection.scalars(select(MARKS.c.server_id)))
+            for gone in known - set(server_ids):
+                await connection.execute(delete(MARKS).where(MARKS.c.server_id == gone))
 
     async def set_marks(self, marks: list[Mark]) -> None:
         async with self._transaction() as connection:
@@ -376,21 +394,24 @@ class Ledger:
         # SQLite has no clock but its host's, which is ours. On a database server this is the database's own.
         return {"owner": self._owner, "lease_until": time.time() + self.lease}
 
-    def _hold(self, rotation_id: str, *, epoch: int) -> None:
-        self._held[rotation_id] = _Lease(epoch=epoch, valid_until=uptime() + self.lease)
+    def _hold(self, rotation_id: str, *, epoch: int, since: float) -> None:
+        """`since`: the uptime before the lease was written; it may have taken a while."""
+        self._held[rotation_id] = _Lease(epoch=epoch, valid_until=since + self.lease)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         try:
             async with self._engine.begin() as connection:
                 yield connection
-        except (DBAPIError, OSError) as error:
+        except (SQLAlchemyError, OSError) as error:
             reason = getattr(error, "orig", None) or error
             raise LedgerError(f"the ledger {self._engine.url.database} cannot be used: {reason}") from error
 
 
 def _sqlite_engine(path: Path) -> AsyncEngine:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=1, max_overflow=0, pool_timeout=60)
+    # As parts, not as text: a path may hold what means something in a URL.
+    url = URL.create("sqlite+aiosqlite", database=str(path.absolute()))
+    engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: object) -> None:
@@ -407,6 +428,15 @@ def _sqlite_engine(path: Path) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _readable(body: str) -> list[Rotation]:
+    """The rotation in a row; none where the row cannot be read, which must not hold up all the others."""
+    try:
+        return [_BODY.validate_json(body)]
+    except ValidationError as error:
+        log.error("a rotation in the ledger cannot be read, and is left out", body=body[:200], error=str(error))
+        return []
 
 
 def _columns(rotation: Rotation) -> dict[str, Any]:

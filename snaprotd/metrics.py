@@ -8,8 +8,8 @@ series with it. What belongs to the whole daemon is an ordinary client object.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -37,11 +37,12 @@ class Holdings:
     prune_pending: int = 0
 
 
-@dataclass(kw_only=True)
+@dataclass
 class ServerFacts:
     """All that is known of one configured server. None is absent: it is not shown, rather than shown as 0."""
 
     server_id: str
+    _: KW_ONLY
     server_name: str = ""
     next_run: datetime | None = None
     expected_interval: float | None = None
@@ -73,6 +74,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.servers: dict[str, ServerFacts] = {}
+        """By label."""
+        self._by_id: dict[str, ServerFacts] = {}
         self.running: dict[str, Rotation] = {}
         """The latest record of each rotation that this daemon is responsible for, by its id."""
         registry = self.registry
@@ -145,14 +148,13 @@ class Metrics:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
 
-    def facts(self, label: str, server_id: str) -> ServerFacts:
-        return self.servers.setdefault(label, ServerFacts(server_id=server_id))
+    def show_only(self, labels: Mapping[str, str]) -> None:
+        """Show these servers, the label of each by its id, and forget every other with all of its series.
 
-    def keep_only(self, labels: Iterable[str]) -> None:
-        """Forget every server but these, with all of its series."""
-        wanted = set(labels)
-        for label in self.servers.keys() - wanted:
-            del self.servers[label]
+        What is known of a server stays with it under another label, and is never taken for another server's.
+        """
+        self._by_id = {server_id: self._by_id.get(server_id) or ServerFacts(server_id) for server_id in labels}
+        self.servers = {label: self._by_id[server_id] for server_id, label in labels.items()}
 
     # -- told by rotations -------------------------------------------------------------------------------------
 
@@ -181,7 +183,7 @@ class Metrics:
 
     def _of(self, rotation: Rotation) -> ServerFacts:
         # A server that was removed while its rotation ran has no series any more; nor does it get new ones.
-        return self.servers.get(rotation.label) or ServerFacts(server_id=rotation.server_id)
+        return self._by_id.get(rotation.server_id) or ServerFacts(rotation.server_id)
 
     # -- told by the provider's client -------------------------------------------------------------------------
 

@@ -19,9 +19,9 @@ from snaprotd.inventory import Inventory, ServerHoldings
 from snaprotd.ledger import Claimed, Ledger, ServerBusy
 from snaprotd.metrics import Metrics
 from snaprotd.model import Server
-from snaprotd.reports import ids_of
+from snaprotd.reports import ids_of, untouchable_words
 from snaprotd.rotation import Result, Rotation, resumed
-from snaprotd.steps import Run, Tools, run_rotation
+from snaprotd.steps import Run, Tools, insist_on_rotation
 
 LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the lease while a rotation runs."""
@@ -42,6 +42,13 @@ class Account:
     now: datetime
     doubt: str | None
     """What of the account's list cannot be relied on; the rest of it is as good as ever."""
+
+    def wanted_targets(self, config: Config) -> list[Target]:
+        """The targets that were named. Raises `UnknownServerError` where one of those has no policy."""
+        found = [target for target in self.targets if target.server_id in self.wanted]
+        for server_id in set(self.wanted) - {target.server_id for target in found}:
+            raise UnknownServerError(_no_policy(server_id, config))
+        return found
 
     def exists(self, server_id: str) -> bool:
         return server_id in self.known and self.known[server_id].server is not None
@@ -129,7 +136,8 @@ def _finding(config: Config, target: Target, held: ServerHoldings | None, now: d
     room = retention.make_room(held.snapshots, target.policy, instance=config.instance, limit=config.limit, now=now)
     slots = f"{max(0, config.limit - len(held.snapshots))} of {config.limit} slots free"
     text = f"{target.label}: {held.server.name} is {held.server.status}, {slots}"
-    return Finding(ok=not room.blocked, text=f"{text}; {room.blocked}" if room.blocked else text)
+    blocked = room.blocked or untouchable_words(held.server)
+    return Finding(ok=not blocked, text=f"{text}; {blocked}" if blocked else text)
 
 
 async def read_history(config: Config, name: str | None, limit: int) -> list[Rotation]:
@@ -197,8 +205,12 @@ async def _target(config: Config, tools: Tools, name: str) -> Target:
     (server_id,) = _ids([name], targets, servers)
     found = next((target for target in targets if target.server_id == server_id), None)
     if found is None:
-        raise UnknownServerError(f"the server {name} has no policy: add it under `servers` in {config.path}")
+        raise UnknownServerError(_no_policy(name, config))
     return found
+
+
+def _no_policy(name: str, config: Config) -> str:
+    return f"the server {name} has no policy: add it under `servers` in {config.path}"
 
 
 async def _finish_interrupted(tools: Tools, target: Target, watch: Callable[[Rotation], None]) -> None:
@@ -225,7 +237,7 @@ async def _rotate(
 
 
 async def _run(rotation: Rotation, tools: Tools, watch: Callable[[Rotation], None]) -> Rotation:
-    ended = await run_rotation(Run(rotation, tools, watch))
+    ended = await insist_on_rotation(Run(rotation, tools, watch))
     if not ended.is_finished:
         await tools.ledger.release(ended.id)
     return ended

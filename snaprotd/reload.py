@@ -45,7 +45,7 @@ class ConfigWatch:
         self._begin = begin
         self._end = end
         self._judged = config.digest
-        """The content that was accepted or refused last; empty where the file could not be read."""
+        """The content that was accepted or refused last; empty where it could not be read, or is to be tried again."""
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
@@ -91,7 +91,10 @@ class ConfigWatch:
             config = await asyncio.to_thread(load, self._current.path, self._environ)
             _refuse_restart(self._current, config)
             await self._accept(config)
+        except ConfigError as error:
+            self._refuse(error)
         except SnaprotdError as error:
+            self._judged = ""  # it may pass: a ledger that is busy, a token that is still to be written
             self._refuse(error)
         else:
             self._current, self._judged = config, config.digest

@@ -54,9 +54,14 @@ def plan_of(
     assessment = assess(config, target, held, now)
     return {
         **report,
-        "blocked": assessment.room.blocked or None,
+        "blocked": assessment.room.blocked or untouchable_words(held.server) or None,
         "snapshots": [_planned_row(decision) for decision in assessment.plan.decisions],
     }
+
+
+def untouchable_words(server: Server) -> str:
+    """Why no rotation would touch the server as it is now; empty where nothing is in the way."""
+    return f"blocked: the server is {server.status}: it would not be touched" if server.is_untouchable else ""
 
 
 def people_plan_of(

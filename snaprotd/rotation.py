@@ -94,6 +94,8 @@ class Rotation:
     stop_acknowledged: bool = False
     hard_stop: bool = False
     """The stop timed out, and the policy's harder one has been asked for."""
+    stop_timed_out: bool = False
+    """The server did not switch off in time, and may yet."""
     running_allowed: bool = False
     """The stop timed out, and the policy says to take the snapshot anyway."""
     power_open: float | None = None
@@ -102,8 +104,10 @@ class Rotation:
     """Start requests sent."""
     start_age: float = 0.0
     """Age of the last of them."""
+    went_off: bool = False
+    """It was seen not to be running, after we had asked for that."""
     off_for: float = 0.0
-    """Seconds for which the server has been held off."""
+    """Seconds for which the server has been held off, since it was first seen so."""
 
     creates: int = 0
     """Requests for the snapshot sent."""
@@ -133,8 +137,14 @@ class Rotation:
 
     @property
     def power_is_unsettled(self) -> bool:
-        """A stop or start may still strike: watch the server."""
-        return self.power_open is not None and self.power_open < self.settle * SETTLE_MARGIN
+        """A stop or start may still strike: watch the server.
+
+        A stop that the provider acknowledged, and did not carry out in time, is given longer than a lost one.
+        """
+        patience = self.settle * SETTLE_MARGIN
+        if self.stop_timed_out:
+            patience = max(patience, self.policy.start_timeout.total_seconds())
+        return self.power_open is not None and self.power_open < patience
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,7 @@ def aged(rotation: Rotation, seconds: float) -> Rotation:
         waited=rotation.waited + seconds,
         start_age=rotation.start_age + seconds,
         unseen=rotation.unseen + seconds,
-        off_for=rotation.off_for + seconds if rotation.held_off else rotation.off_for,
+        off_for=rotation.off_for + seconds if rotation.held_off and rotation.went_off else rotation.off_for,
         power_open=None if rotation.power_open is None else rotation.power_open + seconds,
         create_open=None if rotation.create_open is None else rotation.create_open + seconds,
     )
@@ -255,7 +265,8 @@ def resumed(rotation: Rotation, now: datetime) -> Rotation:
     One that has asked for nothing yet follows its policy's `missed_within`, as a slot does that nobody saw: a server
     is not stopped at noon for last night's snapshot of a week ago.
     """
-    touched = rotation.held_off or rotation.creates or rotation.snapshot_id is not None or rotation.error is not None
+    asked = rotation.held_off or rotation.creates or rotation.deleted
+    touched = asked or rotation.snapshot_id is not None or rotation.error is not None
     if touched or now - rotation.slot <= rotation.policy.missed_within:
         return rotation
     return advance(rotation, Failed("interrupted before anything was done, and resumed too late"))

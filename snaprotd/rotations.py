@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import structlog
 
@@ -12,7 +11,7 @@ from snaprotd.errors import LeaseLost, LedgerError
 from snaprotd.ledger import Claim, Claimed, Mark
 from snaprotd.metrics import Metrics
 from snaprotd.rotation import Rotation, resumed
-from snaprotd.steps import Run, Tools, run_rotation
+from snaprotd.steps import Run, Tools, insist_on_rotation, start_is_overdue, start_server
 
 log = structlog.get_logger("snaprotd.rotations")
 
@@ -20,29 +19,41 @@ FINAL_PATIENCE = 600.0
 """Seconds that a process which must end goes on trying to start the servers it holds off."""
 
 
+class Permit:
+    """Leave to run, until it is given back; to give it back twice does no harm."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        self._give_back: Callable[[], None] | None = give_back
+
+    def give_back(self) -> None:
+        if self._give_back is not None:
+            self._give_back()
+            self._give_back = None
+
+
 class Permits:
-    """A semaphore whose number can change while it is in use."""
+    """So many rotations at once. The number can change while permits are out."""
 
     def __init__(self, number: int) -> None:
         self._number = number
         self._taken = 0
-        self._changed = asyncio.Condition()
+        self._freed = asyncio.Event()
 
-    async def set_number(self, number: int) -> None:
+    def set_number(self, number: int) -> None:
         """Who holds a permit keeps it; fewer are given until there are few enough."""
-        async with self._changed:
-            self._number = number
-            self._changed.notify_all()
+        self._number = number
+        self._freed.set()
 
-    async def __aenter__(self) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._taken < self._number)
-            self._taken += 1
+    async def take(self) -> Permit:
+        while self._taken >= self._number:
+            self._freed.clear()
+            await self._freed.wait()
+        self._taken += 1
+        return Permit(self._back)
 
-    async def __aexit__(self, *_: object) -> None:
-        async with self._changed:
-            self._taken -= 1
-            self._changed.notify()
+    def _back(self) -> None:
+        self._taken -= 1
+        self._freed.set()
 
 
 class Rotations:
@@ -74,7 +85,12 @@ class Rotations:
 
         Servers that are held off come first, and wait for nobody.
         """
-        taken = await self._tools.ledger.take_over(everything=everything)
+        try:
+            taken = await self._tools.ledger.take_over(everything=everything)
+        except LedgerError:
+            if everything:
+                await self._start_without_ledger()
+            raise
         for rotation in sorted(taken, key=lambda rotation: not rotation.held_off):
             log.warning(
                 "going on with an interrupted rotation",
@@ -85,6 +101,15 @@ class Rotations:
             )
             self._launch(resumed(rotation, self._tools.now()))
         return len(taken)
+
+    async def _start_without_ledger(self) -> None:
+        """Nothing can be taken over in a ledger that cannot be written; what is held off is to run all the same."""
+        for rotation in await self._tools.ledger.open_rotations():
+            if rotation.held_off:
+                log.error("the ledger cannot be written: starting the server", server=rotation.label)
+                task = asyncio.create_task(start_server(self._tools, rotation.server_id))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     async def keep_leases(self, every: float) -> None:
         """Renew the leases, for ever. A ledger that cannot be written is tried again."""
@@ -119,28 +144,28 @@ class Rotations:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, rotation: Rotation) -> None:
-        urgent = rotation.held_off
         try:
-            async with nullcontext() if urgent else self.permits:
-                rotation = await self._insist(rotation)
+            rotation = await self._run_with_permit(rotation)
             if not rotation.is_finished:
                 await self._tools.ledger.release(rotation.id)
         except LeaseLost as error:
-            log.warning("another process goes on with this rotation", rotation=rotation.id, reason=str(error))
+            log.warning("this process does not hold the rotation any more", rotation=rotation.id, reason=str(error))
         except LedgerError as error:
             log.error("the rotation could not be released", rotation=rotation.id, error=str(error))
         finally:
             self._metrics.unwatch(rotation)
             self._finished(rotation)
 
-    async def _insist(self, rotation: Rotation) -> Rotation:
-        """Run the rotation; a mistake in the loop itself must not leave a server off either."""
-        run = Run(rotation, self._tools, self._metrics.watch)
-        while True:
-            try:
-                return await run_rotation(run)
-            except LeaseLost:
-                raise
-            except Exception:
-                log.exception("internal error in a rotation", rotation=rotation.id)
-                await asyncio.sleep(self._tools.poll_interval)
+    async def _run_with_permit(self, rotation: Rotation) -> Rotation:
+        """A server that is held off waits for nobody; and one that does not start again keeps nobody waiting."""
+        permit = Permit(lambda: None) if rotation.held_off else await self.permits.take()
+
+        def watch(rotation: Rotation) -> None:
+            self._metrics.watch(rotation)
+            if start_is_overdue(rotation):
+                permit.give_back()
+
+        try:
+            return await insist_on_rotation(Run(rotation, self._tools, watch))
+        finally:
+            permit.give_back()

@@ -84,7 +84,7 @@ class Schedules:
         may be run. Otherwise nothing runs before its next slot: not for being new, edited, or unpaused.
         """
         before, self.targets = self.targets, {target.server_id: target for target in targets}
-        self._metrics.keep_only(target.label for target in targets)
+        self._metrics.show_only({target.server_id: target.label for target in targets})
         for gone in before.keys() - self.targets.keys():
             self._timer.remove(gone)
             self._seen.pop(gone, None)
@@ -103,8 +103,9 @@ class Schedules:
         """Begin to tell of a server's slots: those from now on, and before them what was missed, if anything was."""
         now, delay = self._now(), _delay(target)
         known = at_start and mark is not None and mark.schedule == _written(target.policy)
-        self._seen[target.server_id] = mark.seen_until if known and mark else now - delay
-        self._set_timer(target, since=now)
+        # A policy that is new sees no slot before it, however long its turn is delayed.
+        self._seen[target.server_id] = mark.seen_until if known and mark else now
+        self._set_timer(target, since=max(now, self._seen[target.server_id] + delay))
         await self._catch_up(target, now)
 
     def _set_timer(self, target: Target, *, since: datetime) -> None:
@@ -140,12 +141,13 @@ class Schedules:
             facts.missed["skipped"] += missed.skipped
             log.warning("slots were missed", server=target.label, skipped=missed.skipped, running=str(missed.run))
         if missed.run is None:
-            await self._set_mark(target, now - delay)
+            await self._set_mark(target, max(self._seen[target.server_id], now - delay))
         else:
-            facts.missed["ran_late"] += 1
-            await self.take_up(target, missed.run, seen_until=now - delay)
+            await self.take_up(target, missed.run, seen_until=now - delay, late=True)
 
-    async def take_up(self, target: Target, slot: datetime, *, seen_until: datetime | None = None) -> None:
+    async def take_up(
+        self, target: Target, slot: datetime, *, seen_until: datetime | None = None, late: bool = False
+    ) -> None:
         """Run a rotation for the slot, unless the policy is paused or the server has one open already.
 
         All slots up to `seen_until` are dealt with then; None where the slot is none of the schedule's.
@@ -168,6 +170,7 @@ class Schedules:
         match claim:
             case Claimed():
                 facts.last_attempt = now
+                facts.missed["ran_late"] += late
             case ServerBusy(open=busy):
                 facts.skipped["in_flight"] += 1
                 log.warning("skipped: the server's last rotation is still open", server=target.label, step=busy.step)
@@ -204,7 +207,7 @@ class Schedules:
             self.facts(target).next_run = None if paused else self._timer.next_run(target.server_id)
 
     def facts(self, target: Target) -> ServerFacts:
-        return self._metrics.facts(target.label, target.server_id)
+        return self._metrics.servers.get(target.label) or ServerFacts(target.server_id)
 
 
 def _schedule(policy: Policy) -> Schedule:

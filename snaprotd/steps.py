@@ -112,7 +112,10 @@ class Run:
     def learn(self, **changes: Any) -> Rotation:
         """Change the record; it is saved at the end of the visit."""
         self._rotation = replace(self.rotation, **changes)
-        self._watch(self._rotation)
+        try:
+            self._watch(self._rotation)
+        except Exception:
+            log.exception("internal error: who watches a rotation must not end it")
         return self._rotation
 
     async def remember(self, **changes: Any) -> None:
@@ -209,6 +212,7 @@ async def stop(run: Run) -> Outcome:
     if not rotation.policy.stop_first:
         return Done()
     server = await run.server()
+    _note_power(run, server)
     if server.is_stopped:
         if rotation.stop_acknowledged:
             run.learn(power_open=None)  # the stop that was acknowledged has struck: no other is under way
@@ -223,6 +227,12 @@ async def stop(run: Run) -> Outcome:
         return Waiting("the server has been asked to stop and is still active")
     await run.remember(held_off=True, held_off_since=run.tools.now(), power_open=0.0)
     return await _ask_to_stop(run, server, "stop", owed=False)
+
+
+def _note_power(run: Run, server: Server) -> None:
+    """Remember that the server was seen off, or on its way, after we had asked for that."""
+    if run.rotation.held_off and not run.rotation.went_off and not server.is_active:
+        run.learn(went_off=True)
 
 
 async def _ask_to_stop(run: Run, server: Server, action: str, *, owed: bool) -> Outcome:
@@ -253,9 +263,15 @@ async def _stop_timed_out(run: Run, server: Server) -> Outcome:
             waited=0.0,
         )
         owed = rotation.stop_acknowledged or rotation.power_is_unsettled
-        return await _ask_to_stop(run, server, "hard_stop", owed=owed)
+        try:
+            return await _ask_to_stop(run, server, "hard_stop", owed=owed)
+        except Unclear:
+            raise
+        except CloudError:
+            run.learn(hard_stop=False, trail=rotation.trail, waited=rotation.waited)  # not carried out: ask again
+            raise
     if rotation.held_off:
-        run.learn(power_open=0.0)  # it may still go off after we have turned away: watch it
+        run.learn(power_open=0.0, stop_timed_out=True)  # it may still go off after we have turned away: watch it
     if rotation.policy.on_stop_timeout is OnStopTimeout.SNAPSHOT_ANYWAY:
         log.warning("taking the snapshot of a server that did not stop", status=server.status)
         run.learn(running_allowed=True)
@@ -352,22 +368,30 @@ async def start(run: Run) -> Outcome:
         server = await run.server()
     except NotFound as error:
         return _is_gone(run, error)
+    _note_power(run, server)
     if server.is_active:
         return _is_back(run)
     if server.is_untouchable:
         return Waiting(f"the server is {server.status}: it will be started when that is over")
     # A server that hangs between two states for all of `start_timeout` is asked again too.
-    overdue = rotation.waited > rotation.policy.start_timeout.total_seconds()
-    if not server.is_stopped and not overdue:
+    if not server.is_stopped and not start_is_overdue(rotation):
         return Waiting(f"the server is {server.status}")
     if rotation.starts and rotation.start_age < _start_backoff(rotation, run.tools.poll_interval):
         return Waiting(f"the server has been asked to start and is {server.status}")
     return await _ask_to_start(run, server)
 
 
+def start_is_overdue(rotation: Rotation) -> bool:
+    """It has stood at its start for longer than `start_timeout`.
+
+    Not so where a process that is about to end starts a server ahead of its turn: the age is that of another step.
+    """
+    return rotation.step is Step.START and rotation.waited > rotation.policy.start_timeout.total_seconds()
+
+
 def _is_gone(run: Run, error: NotFound) -> Outcome:
     """A server is only believed to be gone when the provider has said so for all of `start_timeout`."""
-    if run.rotation.waited <= run.rotation.policy.start_timeout.total_seconds():
+    if not start_is_overdue(run.rotation):
         return Waiting(f"the server that is to be started is not found: {error}")
     run.learn(held_off=False)
     return Failed(f"the server that was to be started is gone: {error}")
@@ -378,7 +402,8 @@ def _is_back(run: Run) -> Outcome:
     if rotation.power_is_unsettled:
         return Waiting("the server is active; the answer to a power request was lost, so it is watched a while longer")
     run.learn(held_off=False)
-    run.tools.observer.back_on(rotation, rotation.off_for)
+    if rotation.went_off:
+        run.tools.observer.back_on(rotation, rotation.off_for)
     return Done()
 
 
@@ -458,6 +483,23 @@ def _full(rotation: Rotation, snapshots: tuple[Snapshot, ...], now: datetime) ->
     return room.blocked or f"blocked: {len(snapshots)} of {rotation.limit} snapshots: the last free slot was taken"
 
 
+# -- without a ledger ----------------------------------------------------------------------------------------
+
+
+async def start_server(tools: Tools, server_id: str) -> None:
+    """See a server that is held off started, where no record of it can be written. A start too many does no harm."""
+    while True:
+        try:
+            server = await tools.cloud.server(server_id)
+            if server.is_active:
+                return
+            if server.is_stopped:
+                await tools.cloud.power(server, "start", guard=lambda: None)
+        except CloudError as error:
+            log.error("the server that is held off cannot be started yet", server_id=server_id, error=str(error))
+        await asyncio.sleep(tools.poll_interval)
+
+
 # -- the loop --------------------------------------------------------------------------------------------------
 
 
@@ -512,6 +554,18 @@ async def _save(run: Run) -> None:
         if run.tools.drain.requested.is_set():
             return
         await asyncio.sleep(run.tools.poll_interval)
+
+
+async def insist_on_rotation(run: Run) -> Rotation:
+    """As `run_rotation`; a mistake of ours in the loop itself must not leave a server off either."""
+    while True:
+        try:
+            return await run_rotation(run)
+        except LeaseLost:
+            raise
+        except Exception:
+            log.exception("internal error in a rotation", rotation=run.rotation.id)
+            await asyncio.sleep(run.tools.poll_interval)
 
 
 def _stopped_by_drain(run: Run) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from rich.console import Console, RenderableType
@@ -59,7 +59,8 @@ def moving_line() -> Iterator[Say]:
         nonlocal last
         if text != last:
             last = text
-            print(text, file=sys.stderr, flush=True)
+            with suppress(OSError):  # nobody reads any more; the work goes on all the same
+                print(text, file=sys.stderr, flush=True)
 
     yield say
 

@@ -18,6 +18,8 @@ from snaprotd.errors import SnaprotdError
 FAILED = 1
 WRONG_USAGE = 2
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -60,7 +62,10 @@ def load(path: str | None) -> Config:
 
 def begin(level: str = "WARNING") -> None:
     """Send the log to standard error; a command that prints a result only lets warnings through."""
-    logs.configure(level=os.environ.get("SNAPROTD_LOG_LEVEL", level).upper())
+    level = os.environ.get("SNAPROTD_LOG_LEVEL", level).upper()
+    if level not in LEVELS:
+        raise click.UsageError(f"SNAPROTD_LOG_LEVEL is `{level}`: there are {', '.join(LEVELS)}")
+    logs.configure(level=level)
 
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:

@@ -30,7 +30,7 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
     begin()
     settings = load(path)
     account = wait_for(read_account(settings, os.environ, servers))
-    targets = [target for target in account.targets if target.server_id in account.wanted]
+    targets = account.wanted_targets(settings)
     write = plan_of if as_json else people_plan_of
     plans: list[Json] = [
         write(settings, target, account.known.get(target.server_id), now=account.now, count=count, doubt=account.doubt)
@@ -69,7 +69,10 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
         print_json(rows)
     else:
         show(list_text(rows, account.now))
-    return 0 if _warned(account) else FAILED
+    missing = [server_id for server_id in account.wanted if not account.exists(server_id)]
+    for server_id in missing:
+        click.echo(f"snaprotd: the account has no server {server_id}", err=True)
+    return 0 if _warned(account) and not missing else FAILED
 
 
 @click.command()
