@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -31,13 +32,13 @@ def write_config(folder: Path, servers: str) -> Path:
 class Watched:
     """A daemon that runs, and the rotations that it has ended."""
 
-    def __init__(self, path: Path, world: World) -> None:
+    def __init__(self, path: Path, world: World, *, environ: Mapping[str, str] = MappingProxyType({})) -> None:
         self.path = path
         self.world = world
         self.ended: list[Rotation] = []
         self.daemon = Daemon(
             config.load(path, {}),
-            {"VPS_API_TOKEN": world.token},
+            {"VPS_API_TOKEN": world.token, **environ},
             on_finished=self.ended.append,
             transport=WorldTransport(world),
         )

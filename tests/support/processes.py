@@ -90,7 +90,7 @@ def _judge_output(output: bytes) -> None:
 
 
 class Daemon:
-    """A running `snaprotd run`. Its output goes to a file, so that it never waits for us to read."""
+    """A command that goes on, as `snaprotd run` does. Its output goes to a file, so that it never waits for us."""
 
     def __init__(self, process: asyncio.subprocess.Process, output: Path) -> None:
         self._process = process
@@ -124,24 +124,34 @@ class Daemon:
 
 
 @asynccontextmanager
-async def daemon(config: Path, **more: str) -> AsyncIterator[Daemon]:
-    """A daemon, which is killed at the end if the test has not ended it. Lives of one configuration share one log."""
-    output = config.with_suffix(".log")
+async def running(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
+    """A command that goes on until it is told to end; it is killed if the test has not ended it.
+
+    What it prints is added to the file `output`, standard output and standard error alike.
+    """
     with output.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "snaprotd", "run", "--config", str(config)),
-            env=environment(**{"SNAPROTD_LOG_LEVEL": "DEBUG", **more}),
+            *("-m", "snaprotd", *arguments),
+            env=environment(**more),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
-    running = Daemon(process, output)
+    life = Daemon(process, output)
     try:
-        yield running
+        yield life
     finally:
-        await running.kill()
-        _judge_output(output.read_bytes())
+        await life.kill()
+        _judge_output(life.said.encode())
+
+
+@asynccontextmanager
+async def daemon(config: Path, **more: str) -> AsyncIterator[Daemon]:
+    """`snaprotd run`. Lives of one configuration share one log."""
+    settings = {"SNAPROTD_LOG_LEVEL": "DEBUG", **more}
+    async with running("run", "--config", str(config), output=config.with_suffix(".log"), **settings) as life:
+        yield life
 
 
 async def until(holds: Callable[[], bool], *, what: str, patience: float = PATIENCE) -> None:
