@@ -81,7 +81,7 @@ class AccountWatch:
 
     def servers(self) -> list[Server]:
         """The account's servers, as last listed."""
-        return [held.server for held in self._inventory.known.values() if held.server is not None]
+        return list(self._inventory.seen_servers.values())
 
     def targets(self) -> Sequence[Target]:
         """The servers to look after. What was listed once stays until a list that can be relied on is without it."""
@@ -132,9 +132,10 @@ class AccountWatch:
         """Bring the metrics of one server in line with what was last listed of it."""
         held = self._inventory.known.get(target.server_id)
         assessment = self.assessment(target)
-        if held is None or assessment is None:
-            return
         facts = self._schedules.facts(target)
+        if held is None or assessment is None:
+            facts.holdings = None  # not known, rather than as it was once
+            return
         facts.server_name = held.server.name if held.server else facts.server_name
         newest = assessment.newest
         facts.holdings = Holdings(

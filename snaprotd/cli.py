@@ -39,6 +39,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
+    except OSError as error:
+        click.echo(f"snaprotd: {error.strerror or error}", err=True)
+        code = FAILED
     sys.exit(code if isinstance(code, int) else 0)
 
 

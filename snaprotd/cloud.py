@@ -231,7 +231,8 @@ class Cloud:
         if doubts or complaint:
             concerned = frozenset(one.server_id for one in doubts if one.server_id is not None)
             limited = complaint is None and all(one.server_id is not None for one in doubts)
-            message = _because("the list of snapshots", doubts, complaint)
+            subject = "the list of snapshots" if server_id is None else f"the list of server {server_id}'s snapshots"
+            message = _because(subject, doubts, complaint)
             raise Doubtful(message, readable=tuple(found), about=concerned if limited else None)
         return found
 
@@ -420,13 +421,15 @@ class Cloud:
 
     def _failure(self, call: _Call, error: Exception) -> Temporary:
         """The word for an attempt without an answer."""
-        host = self._base.host
+        host = self._base.netloc.decode()
         if isinstance(error, TimeoutError):
             message = f"no answer to {call} from {host} within {self._timeout:g} s"
         elif isinstance(error, UnreadableError):
             message = f"the answer to {call} from {host} cannot be read: {error}"
+        elif isinstance(error, httpx.ConnectError):
+            message = f"{host} cannot be reached for {call}: {error or 'no connection'}"
         else:
-            message = f"the connection to {host} failed at {call}: {type(error).__name__} {error}".rstrip()
+            message = f"the connection to {host} was lost at {call}: {error or type(error).__name__}"
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError)
         if never_sent or (call.traced and not call.sent):
             return Temporary(message)

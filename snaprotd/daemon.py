@@ -302,7 +302,7 @@ class Daemon:
             started_at=self._started_at,
             targets=targets,
             facts=self.metrics.servers,
-            known=self._tools.inventory.known,
+            servers=self._tools.inventory.seen_servers,
             assessments={
                 target.server_id: assessment
                 for target in targets

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from rich.table import Table
 
 from snaprotd import config, logs
 from snaprotd.daemon import Daemon
+from snaprotd.errors import SnaprotdError
 from snaprotd.rotation import STEPS, Result, Rotation, Step
-from snaprotd.simulator import Fault, World, sample_world, serve
+from snaprotd.simulator import Fault, Server, World, sample_world, serve
 
 SHOWN_STEPS = tuple(step for step in STEPS if step is not Step.DONE)
 
@@ -30,13 +33,26 @@ async def simulate_until_stopped(
     """Serve the simulated API until it is interrupted."""
     world = sample_world(servers=servers, speed=speed)
     world.faults.extend(faults)
-    async with serve(world, port=port) as api:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with _served(world, port) as api:
         say(f"the simulated VPS.org API: {api.base_url} (token {world.token}, {speed:g} times as fast)")
         say("a configuration for it:")
         say(f"  api: {{base_url: {api.base_url}}}   # and VPS_API_TOKEN={world.token}")
-        with suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
+        await stopped.wait()
     return 0
+
+
+@asynccontextmanager
+async def _served(world: World, port: int) -> AsyncIterator[Server]:
+    try:
+        async with serve(world, port=port) as api:
+            yield api
+    except OSError as error:
+        raise SnaprotdError(
+            f"cannot listen on port {port}: {os.strerror(error.errno or 0)}. Choose another with --port, or 0 for any"
+        ) from error
 
 
 async def run_demo(*, servers: int, rounds: int | None, speed: float, pause: timedelta) -> int:
@@ -52,8 +68,9 @@ async def run_demo(*, servers: int, rounds: int | None, speed: float, pause: tim
 
 class _Demo:
     def __init__(self, world: World, folder: Path, base_url: str, console: Console) -> None:
-        settings = config.parse(_configuration(world, folder, base_url), "demo.yaml", {})
-        self._daemon = Daemon(settings, {"VPS_API_TOKEN": world.token}, on_finished=self._note)
+        path = folder / "demo.yaml"
+        path.write_text(_configuration(world, folder, base_url))
+        self._daemon = Daemon(config.load(path, {}), {"VPS_API_TOKEN": world.token}, on_finished=self._note)
         self._world = world
         self._console = console
         self._ended: dict[str, list[Rotation]] = defaultdict(list)
@@ -74,7 +91,7 @@ class _Demo:
         await daemon
         self._console.print(self._summary())
         results = [rotation.result for ended in self._ended.values() for rotation in ended]
-        return 0 if results and all(result is Result.SUCCESS for result in results) else 1
+        return 0 if all(result is Result.SUCCESS for result in results) else 1
 
     async def _watch(self, daemon: asyncio.Task[int], rounds: int | None, pause: timedelta) -> None:
         work = asyncio.gather(*(self._rounds(server_id, rounds, pause) for server_id in self._world.servers))
@@ -107,6 +124,8 @@ class _Demo:
             await asyncio.sleep(pause.total_seconds())
 
     def _note(self, rotation: Rotation) -> None:
+        if not rotation.is_finished:
+            return  # the demo was interrupted
         self._ended[rotation.server_id].append(rotation)
         self._news.set()
 

@@ -26,13 +26,13 @@ MOST_RUNS = 100_000
 """More are not simulated: ten years of @hourly are fewer."""
 
 LONGEST_LOOK = timedelta(days=40 * 366)
-"""How far beyond the days asked for the simulation goes at most, to see how the schedule settles."""
+"""How far the simulation goes at most, beyond the days asked for, to see how the schedule settles."""
 
 SERVER = "forecast"
 """The id of the server that there is not."""
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-_LENGTH = r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([hdw])"
+_LENGTH = r"([0-9]{1,5}(?:\.[0-9]{1,3})?)([hdw])"
 
 _LONGEST = {
     "last": timedelta(0),
@@ -191,11 +191,8 @@ class Forecast:
                 lives[decision.snapshot.id] = replace(gone, end=run.at, reason=decision.reason)
         return tuple(lives.values())
 
-    def is_down(self, moment: datetime) -> bool:
-        return any(begin < moment <= end for begin, end in self.outages)
 
-
-def forecast(
+def expect(
     policy: Policy, *, start: datetime, assumed: Assumed, instance: str = "main", limit: int = PROVIDER_LIMIT
 ) -> Forecast:
     """Run the policy from an empty server on. A paused one is run as if it were not.
@@ -216,7 +213,8 @@ def forecast(
     )
     turns = _turns(chain(slots, _slots(schedule, end)), downs)
     settling = _Settling(policy.keep, policy.timezone)
-    simulated = _until_settled(_runs(server, turns, assumed), settling, start, end)
+    longest = LONGEST_LOOK if assumed.fail < 1 else timedelta(0)
+    simulated = _until_settled(_runs(server, turns, assumed), settling, end, start + longest)
     return Forecast(
         policy=policy,
         limit=limit,
@@ -295,7 +293,8 @@ def _apart(start: datetime, outages: Iterable[Outage]) -> list[tuple[datetime, d
     for outage in sorted(outages, key=lambda one: one.begin):
         begin, end = start + outage.begin, start + outage.end
         if apart and begin <= apart[-1][1]:
-            begin, end = apart[-1][0], max(end, apart.pop()[1])
+            begin, earlier_end = apart.pop()
+            end = max(end, earlier_end)
         apart.append((begin, end))
     return apart
 
@@ -412,42 +411,46 @@ class _Settling:
 
     def __init__(self, keep: Retention, timezone: str) -> None:
         self._zone = ZoneInfo(timezone)
-        self._seen: dict[str, set[str]] = {rule: set() for rule in vars(keep) if getattr(keep, rule)}
-        self._wanted: dict[str, int] = {rule: getattr(keep, rule) for rule in self._seen}
+        self._wanted: dict[str, int] = {rule: number for rule, number in vars(keep).items() if number}
+        self._seen: dict[str, set[str]] = {rule: set() for rule in self._wanted}
+        # The newest of one period is the newest of all: such a rule has no phases.
+        phases = (_LONGEST[rule] for rule, number in self._wanted.items() if number > 1)
+        self._phases = max(phases, default=timedelta(0))
+        self._later = 0
         self.since: datetime | None = None
 
     def look(self, run: Run) -> None:
-        if self.since is not None or run.taken is None:
+        if run.taken is None:
+            return
+        if self.since is not None:
+            self._later += 1
             return
         local = run.at.astimezone(self._zone)
         for rule, periods in self._seen.items():
             periods.add(local.strftime(PERIODS[rule]) if rule in PERIODS else run.taken.id)
-        if all(len(periods) >= self._wanted[rule] for rule, periods in self._seen.items()):
+        if all(len(self._seen[rule]) >= number for rule, number in self._wanted.items()):
             self.since = run.at
 
     def is_seen_through(self, moment: datetime) -> bool:
-        """Whether every phase of the longest rule has passed since."""
-        return self.since is not None and moment > self.since + max(_LONGEST[rule] for rule in self._wanted)
+        """Whether the longest rule has passed through all its phases since, and another snapshot was taken."""
+        return self.since is not None and self._later > 0 and moment > self.since + self._phases
 
 
-def _until_settled(runs: Iterable[Run], settling: _Settling, start: datetime, end: datetime) -> _Simulated:
+def _until_settled(runs: Iterable[Run], settling: _Settling, end: datetime, latest: datetime) -> _Simulated:
     seen: list[Run] = []
     until = end
     for run in runs:
-        if run.at > end:
-            if settling.is_seen_through(end) or _is_vain(run, len(seen), start):
-                break
-            until = run.at
-            if settling.is_seen_through(run.at):
-                break
+        if run.at > end and (settling.is_seen_through(until) or _is_vain(run, len(seen), latest)):
+            break
         settling.look(run)
         seen.append(run)
+        until = max(run.at, end)
     return _Simulated(runs=seen, until=until, settled_at=settling.since)
 
 
-def _is_vain(run: Run, so_far: int, start: datetime) -> bool:
-    """Whether it is no use to go on: what is blocked once stays so."""
-    return run.fate is Fate.BLOCKED or so_far > MOST_RUNS or run.at - start > LONGEST_LOOK
+def _is_vain(run: Run, so_far: int, latest: datetime) -> bool:
+    """Whether it is no use to go on. What is blocked once stays so."""
+    return run.fate is Fate.BLOCKED or so_far > MOST_RUNS or run.at > latest
 
 
 # -- in figures --------------------------------------------------------------------------------------------------------

@@ -116,6 +116,7 @@ class Inventory:
         self._snapshot_rounds = _Rounds(self._answer_snapshots)
         self._server_rounds = _Rounds(self._answer_servers)
         self._known: dict[str, ServerHoldings] = {}
+        self._servers: dict[str, Server] = {}
         self._empty_since: dict[str, float] = {}
         self._listed: dict[str, int] = {}
         self.last_success: datetime | None = None
@@ -125,6 +126,11 @@ class Inventory:
     def known(self) -> Mapping[str, ServerHoldings]:
         """What was last seen, by the servers' ids. Empty before the first list."""
         return MappingProxyType(self._known)
+
+    @property
+    def seen_servers(self) -> Mapping[str, Server]:
+        """The account's servers, as last listed, by their ids: also those whose snapshots could not be read."""
+        return MappingProxyType(self._servers)
 
     async def snapshots(self, server_id: str) -> tuple[Snapshot, ...]:
         """The server's snapshots as of now. Empty, too, where there is no such server."""
@@ -136,11 +142,15 @@ class Inventory:
 
     async def servers(self) -> tuple[Server, ...]:
         """All servers as of now. Raises `Doubtful`, with the `readable` ones, where some cannot be read."""
-        servers = tuple(await self._cloud.servers())
+        try:
+            servers = tuple(await self._cloud.servers())
+        except Doubtful as incomplete:
+            self._learn_servers(incomplete.readable)
+            raise
         self._listed["servers"] = len(servers)
-        had_some = any(held.server is not None for held in self._known.values())
-        if doubt := self._sudden_emptiness("", had_some and not servers):
+        if doubt := self._sudden_emptiness("", bool(self._servers) and not servers):
             raise doubt
+        self._servers = {}
         self._learn_servers(servers)
         return servers
 
@@ -277,6 +287,7 @@ class Inventory:
 
     def _learn_servers(self, servers: Iterable[Server]) -> None:
         for server in servers:
+            self._servers[server.id] = server
             held = self._known.get(server.id)
             if held is not None:
                 self._known[server.id] = replace(held, server=server)

@@ -223,14 +223,19 @@ class Ledger:
         return Claimed(rotation)
 
     async def _why_not(self, connection: AsyncConnection, rotation: Rotation) -> Claim:
-        body = await connection.scalar(
-            select(ROTATIONS.c.body).where(
+        busy = await connection.execute(
+            select(ROTATIONS.c.id, ROTATIONS.c.body).where(
                 ROTATIONS.c.server_id == rotation.server_id,
                 ROTATIONS.c.is_open,
                 ROTATIONS.c.slot != _text(rotation.slot),
             )
         )
-        return SlotTaken() if body is None else ServerBusy(_BODY.validate_json(body))
+        row = busy.first()
+        if row is None:
+            return SlotTaken()
+        if not (readable := _readable(row.body)):
+            raise LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
+        return ServerBusy(readable[0])
 
     async def save(self, rotation: Rotation) -> None:
         """Write the rotation and renew its lease. Raises `LeaseLost` if another process holds it now."""

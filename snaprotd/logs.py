@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -26,8 +27,9 @@ class Redactor:
         self._secrets = secrets
 
     def clean(self, line: str) -> str:
-        for secret in self._secrets():
-            line = line.replace(secret, "[token]")
+        for secret in sorted(self._secrets(), key=len, reverse=True):  # one may be the beginning of another
+            for form in {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]}:
+                line = line.replace(form, "[token]")
         return _TOKENS.sub("[token]", line)
 
 
@@ -55,10 +57,20 @@ def configure(*, stream: TextIO | None = None, level: str = "INFO") -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_ending(stream)],
         )
     )
+    logging.raiseExceptions = False  # it would print the arguments of a library's broken message as they are
     root = logging.getLogger()
     root.handlers[:] = [to_stream]
     root.setLevel(level)
-    for chatty in ("apscheduler", "httpx", "httpcore", "uvicorn.access", "aiosqlite", "asyncio"):
+    for chatty in (
+        "apscheduler",
+        "httpx",
+        "httpcore",
+        "uvicorn",
+        "uvicorn.error",
+        "uvicorn.access",
+        "aiosqlite",
+        "asyncio",
+    ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -27,6 +27,10 @@ LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the lease while a rotation runs."""
 
 
+READING = frozenset({"read", "read_only", "read-only", "readonly"})
+"""Permissions that change nothing. The provider does not publish its words; what is not known is taken for enough."""
+
+
 class UnknownServerError(SnaprotdError):
     """A server named on the command line does not exist, or the name fits several."""
 
@@ -37,6 +41,8 @@ class Account:
 
     targets: tuple[Target, ...]
     known: Mapping[str, ServerHoldings]
+    servers: Mapping[str, Server]
+    """The account's servers by their ids."""
     wanted: tuple[str, ...]
     """The ids of the servers that were named, or of all that are configured."""
     now: datetime
@@ -50,8 +56,16 @@ class Account:
             raise UnknownServerError(_no_policy(server_id, config))
         return found
 
-    def exists(self, server_id: str) -> bool:
-        return server_id in self.known and self.known[server_id].server is not None
+    @property
+    def complaints(self) -> list[str]:
+        """What of that which was asked for is not there, or cannot be relied on."""
+        if self.doubt is not None:
+            return [self.doubt]
+        return [f"the account has no server {one}" for one in self.wanted if one not in self.servers]
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.complaints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +99,7 @@ def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: 
     return Account(
         targets=targets,
         known=inventory.known,
+        servers=inventory.seen_servers,
         wanted=tuple(_ids(names, targets, servers)),
         now=datetime.now(UTC),
         doubt=doubt,
@@ -92,13 +107,13 @@ def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: 
 
 
 def _servers(inventory: Inventory) -> list[Server]:
-    return [held.server for held in inventory.known.values() if held.server is not None]
+    return list(inventory.seen_servers.values())
 
 
 def _ids(names: Sequence[str], targets: Sequence[Target], servers: Sequence[Server]) -> list[str]:
     ids = ids_of(names, targets, servers)
     if isinstance(ids, str):
-        raise UnknownServerError(f"{ids}. `snaprotd list` shows the servers that are configured")
+        raise UnknownServerError(f"{ids}. `snaprotd plan` shows the servers that are configured")
     return ids
 
 
@@ -107,16 +122,20 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
     async with open_cloud(config, environ, NullObserver()) as cloud:
         account = await cloud.account()
         permissions = ", ".join(account.permissions) if account.permissions is not None else "not told"
-        token = Finding(ok=True, text=f"token {account.token_name} of {account.email}; permissions: {permissions}")
+        may_change = account.permissions is None or bool(set(account.permissions) - READING)
+        token = Finding(
+            ok=may_change,
+            text=f"token {account.token_name} of {account.email}; permissions: {permissions}"
+            + ("" if may_change else "; that is not enough to take snapshots, or to stop and start servers"),
+        )
         inventory = Inventory(cloud)
         doubt = await _refresh(inventory)
         now = datetime.now(UTC)
         targets = resolve(config, _servers(inventory))
         return [
             token,
-            *([Finding(ok=False, text=doubt)] if doubt else []),
-            *_unmatched(config, targets),
-            *(_finding(config, one, inventory.known.get(one.server_id), now) for one in targets),
+            *([Finding(ok=False, text=doubt)] if doubt else _unmatched(config, targets)),
+            *(_finding(config, one, inventory, now, doubtful=doubt is not None) for one in targets),
         ]
 
 
@@ -130,13 +149,17 @@ def _unmatched(config: Config, targets: Sequence[Target]) -> list[Finding]:
     ]
 
 
-def _finding(config: Config, target: Target, held: ServerHoldings | None, now: datetime) -> Finding:
-    if held is None or held.server is None:
-        return Finding(ok=False, text=f"{target.label}: the account has no server {target.server_id}")
+def _finding(config: Config, target: Target, inventory: Inventory, now: datetime, *, doubtful: bool) -> Finding:
+    server, held = inventory.seen_servers.get(target.server_id), inventory.known.get(target.server_id)
+    if server is None:
+        text = "not in what could be read" if doubtful else f"the account has no server {target.server_id}"
+        return Finding(ok=False, text=f"{target.label}: {text}")
+    if held is None:
+        return Finding(ok=False, text=f"{target.label}: {server.name} is {server.status}, its snapshots are not known")
     room = retention.make_room(held.snapshots, target.policy, instance=config.instance, limit=config.limit, now=now)
     slots = f"{max(0, config.limit - len(held.snapshots))} of {config.limit} slots free"
-    text = f"{target.label}: {held.server.name} is {held.server.status}, {slots}"
-    blocked = room.blocked or untouchable_words(held.server)
+    text = f"{target.label}: {server.name} is {server.status}, {slots}"
+    blocked = room.blocked or untouchable_words(server)
     return Finding(ok=not blocked, text=f"{text}; {blocked}" if blocked else text)
 
 
@@ -167,13 +190,21 @@ Watch = Callable[[Rotation, float | None], None]
 """Is shown a rotation whenever something has changed, and how many seconds those of its server usually take."""
 
 
-async def rotate_now(config: Config, environ: Mapping[str, str], name: str, description: str, watch: Watch) -> Rotation:
+async def rotate_now(
+    config: Config,
+    environ: Mapping[str, str],
+    name: str,
+    *,
+    description: str,
+    watch: Watch,
+    say: Callable[[str], None],
+) -> Rotation:
     """Run one rotation of the named server at once; an interrupted one of the same server is finished first.
 
     Raises `UnknownServerError`, and `SnaprotdError` where a rotation of the server is open in another process.
     """
     async with open_tools(config, environ, Metrics()) as tools:
-        _obey_signals(tools)
+        _obey_signals(tools, say)
         target = await _target(config, tools, name)
         usual = await _usual_duration(tools.ledger, target.server_id)
         leases = asyncio.create_task(_keep_leases(tools.ledger))
@@ -233,7 +264,9 @@ async def _rotate(
                 f"{busy.step}): nothing was done. Try again when it has ended; `snaprotd status` shows its progress"
             )
         case _:
-            raise SnaprotdError(f"{target.label} has a rotation of this very second already: nothing was done")
+            raise SnaprotdError(
+                f"{target.label} has had a rotation in this very second already: nothing was done. Try again"
+            )
 
 
 async def _run(rotation: Rotation, tools: Tools, watch: Callable[[Rotation], None]) -> Rotation:
@@ -252,12 +285,13 @@ async def _keep_leases(ledger: Ledger) -> None:
             continue  # the rotation's own next save says what is wrong
 
 
-def _obey_signals(tools: Tools) -> None:
+def _obey_signals(tools: Tools, say: Callable[[str], None]) -> None:
     """The first Ctrl-C ends in order: a server that is held off is started again. The second ends at once."""
 
     def asked_to_end(number: int) -> None:
         if tools.drain.requested.is_set():
             os._exit(128 + number)
+        say("asked to end: a server that is held off is started first; once more ends at once")
         tools.drain.requested.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):

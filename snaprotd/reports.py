@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from snaprotd.model import Owner, Server, Snapshot
 from snaprotd.retention import Decision
 from snaprotd.rotation import Rotation
 from snaprotd.schedule import Schedule, next_slot, spread_delay
+from snaprotd.words import duration
 
 Json = dict[str, Any]
 
@@ -55,8 +57,16 @@ def plan_of(
     return {
         **report,
         "blocked": assessment.room.blocked or untouchable_words(held.server) or None,
-        "snapshots": [_planned_row(decision) for decision in assessment.plan.decisions],
+        "snapshots": [_planned_row(_decided_now(decision, assessment)) for decision in assessment.plan.decisions],
     }
+
+
+def _decided_now(decision: Decision, assessment: Assessment) -> Decision:
+    """What a full server loses to make room is to be deleted, though the rules would keep it."""
+    room = assessment.room
+    if decision.delete or room.delete is None or room.delete.id != decision.snapshot.id:
+        return decision
+    return replace(decision, delete=True, reason=room.reason)
 
 
 def untouchable_words(server: Server) -> str:
@@ -73,7 +83,8 @@ def people_plan_of(
         **plan_of(config, target, held, now=now, count=count, doubt=doubt),
         "paused": target.policy.paused,
         "timezone": target.policy.timezone,
-        "delay": str(delay) if delay else None,
+        "delay": duration(delay.total_seconds()) if delay else None,
+        "is_known": held is not None and held.server is not None,
     }
     if held is not None and held.server is not None:
         report["snapshots"] = planned_rows(assess(config, target, held, now))
@@ -101,7 +112,7 @@ def planned_rows(assessment: Assessment) -> list[Json]:
     later = {decision.snapshot.id: decision for decision in assessment.rehearsal.decisions}
     return [
         {
-            **_planned_row(decision),
+            **_planned_row(_decided_now(decision, assessment)),
             "size_mb": decision.snapshot.size_mb,
             "description": decision.snapshot.description,
             "after_next_run": _decided(later.get(decision.snapshot.id, decision)),
@@ -186,6 +197,7 @@ def ids_of(texts: Sequence[str], targets: Sequence[Target], servers: Sequence[Se
         exact |= {server.id for server in servers if server.id == text}
         found = exact or {server.id for server in servers if server.name == text}
         if len(found) != 1:
-            return f"no server is named {text}" if not found else f"{len(found)} servers are named {text}: use an id"
+            names = f"{len(found)} servers are named {text}: use an id ({', '.join(sorted(found))})"
+            return names if found else f"no server is named {text}"
         ids.append(found.pop())
     return ids

@@ -95,6 +95,7 @@ class Rotations:
             log.warning(
                 "going on with an interrupted rotation",
                 server=rotation.label,
+                slot=rotation.slot.isoformat(),
                 rotation=rotation.id,
                 step=rotation.step,
                 held_off=rotation.held_off,

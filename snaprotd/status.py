@@ -13,9 +13,8 @@ from datetime import datetime, timedelta
 from snaprotd import __version__
 from snaprotd.assessment import Assessment
 from snaprotd.config import Config, Target, as_written
-from snaprotd.inventory import ServerHoldings
 from snaprotd.metrics import ServerFacts
-from snaprotd.model import Owner, Policy
+from snaprotd.model import Owner, Policy, Server
 from snaprotd.reports import Json, history_row, plain_id, planned_rows, zulu
 from snaprotd.rotation import Result, Rotation, Step
 from snaprotd.words import count
@@ -36,8 +35,8 @@ class Situation:
     targets: Sequence[Target]
     facts: Mapping[str, ServerFacts]
     """By label."""
-    known: Mapping[str, ServerHoldings]
-    """By server id, and so are the assessments."""
+    servers: Mapping[str, Server]
+    """The account's servers, by id, as the assessments are."""
     assessments: Mapping[str, Assessment]
     running: Sequence[Rotation]
     """The open ones, whoever runs them."""
@@ -107,12 +106,12 @@ def past_rotation(rotation: Rotation) -> Json:
 
 def _server(situation: Situation, target: Target, running: Rotation | None) -> Json:
     facts = situation.facts.get(target.label) or ServerFacts(server_id=target.server_id)
-    held = situation.known.get(target.server_id)
+    server = situation.servers.get(target.server_id)
     report: Json = {
         "id": plain_id(target.server_id),
         "name": target.label,
-        "server_name": held.server.name if held and held.server else facts.server_name or None,
-        "power": held.server.status if held and held.server else None,
+        "server_name": server.name if server else facts.server_name or None,
+        "power": server.status if server else None,
         "paused": target.policy.paused,
         "schedule": list(target.policy.schedule),
         "timezone": target.policy.timezone,

@@ -543,7 +543,8 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
     except Exception as error:
         # A mistake of ours must not leave a server off, nor end the other rotations.
         log.exception("internal error")
-        return judge(run.rotation, Permanent(f"internal error: {error!r}"))
+        # Without the error's own text, which may hold anything; the log has it, and takes secrets out.
+        return judge(run.rotation, Permanent(f"internal error ({type(error).__name__}): see the log"))
 
 
 async def _save(run: Run) -> None:

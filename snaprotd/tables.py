@@ -42,7 +42,7 @@ def plan_text(plans: Sequence[Json], now: datetime, limit: int) -> RenderableTyp
 
 def _plan_of(plan: Json, now: datetime, limit: int) -> list[RenderableType]:
     held = len(plan["snapshots"])
-    slots = f"  server {plan['id']}, {max(0, limit - held)} of {limit} slots free"
+    slots = f"  server {plan['id']}" + (f", {max(0, limit - held)} of {limit} slots free" if plan["is_known"] else "")
     parts: list[RenderableType] = [Text.assemble((plan["name"], "bold"), slots)]
     if plan["paused"]:
         parts.append(Text("  paused: no runs"))
@@ -83,13 +83,14 @@ def _plan_table(plan: Json, now: datetime) -> RenderableType:
 # -- list ----------------------------------------------------------------------------------------------------------
 
 
-def list_text(rows: Sequence[Json], now: datetime) -> RenderableType:
+def list_text(rows: Sequence[Json], now: datetime, labels: Mapping[str, str]) -> RenderableType:
+    """`labels`: our names for the servers, by their ids as text."""
     if not rows:
         return Text("no snapshots")
     parts: list[RenderableType] = []
     for server_id in dict.fromkeys(row["server_id"] for row in rows):
         own = [row for row in rows if row["server_id"] == server_id]
-        name = own[0]["server_name"] or str(server_id)
+        name = labels.get(str(server_id)) or own[0]["server_name"] or str(server_id)
         head = Text.assemble((name, "bold"), f"  server {server_id}, {count(len(own), 'snapshot')}")
         parts += [head, Padding(_list_table(own, now), (0, 0, 0, 2)), ""]
     return Group(*parts[:-1])
@@ -125,12 +126,14 @@ def now_text(rotation: Rotation) -> RenderableType:
 def history_text(rotations: Sequence[Rotation]) -> RenderableType:
     if not rotations:
         return Text("no rotations yet")
+    zones = {one.policy.timezone for one in rotations}
+    zone = zones.pop() if len(zones) == 1 else "UTC"
     table = _table("slot", "server", "result", "took", "off", "what")
     for one in rotations:
         seconds = None if one.finished_at is None else (one.finished_at - one.started_at).total_seconds()
         result = str(one.result or "open")
         table.add_row(
-            clock(one.slot.isoformat(), one.policy.timezone)[4:],
+            clock(one.slot.isoformat(), zone)[4:],
             one.label,
             Text(result, style=STYLES.get(result, "bold")),
             duration(seconds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -163,8 +164,9 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise SnaprotdError(
-            f"cannot listen on {host}:{port}: {error.strerror}. Choose another address with the key `listen`"
+            f"cannot listen on {host}:{port}: {reason}. Choose another address with the key `listen`"
         ) from error
 
 

@@ -30,7 +30,7 @@ COLUMNS = 24
 VARIABLES = {"$__rate_interval": "5m", "$server": ".*"}
 """What Grafana puts into an expression, by an example."""
 
-METRIC = re.compile(r"\b(snaprotd_\w+)(?:\{([^}]*)\})?")
+METRIC = re.compile(r"\b((?:snaprotd|process)_\w+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 GROUPING = re.compile(r"\b(?:by|without|on|ignoring) \(([^)]*)\)")
 TARGET_LABELS = {"job", "instance"}
@@ -68,6 +68,7 @@ async def _a_busy_night(folder: Path) -> str:
     world = World()
     server_id = world.add_server("web-01")
     world.faults.append(Fault(kind="status", method="GET", status=503, times=2))
+    world.faults.append(Fault(kind="ends", method="POST", path="/snapshots/"))
     servers = f'[{{id: {server_id}, name: web, schedule: "@hourly", stop_first: true, keep: 1}}]'
     async with daemon_on(write_config(folder, servers), world) as watched:
         await asyncio.sleep(3 * 3600)
@@ -94,9 +95,9 @@ EXPRESSIONS = [*alert_expressions(), *dashboard_expressions()]
 
 
 def selectors(expression: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    """Each metric that is named, with what is asked of its labels: label, operator, value."""
+    """Each metric that is named, with what is asked of its own labels: label, operator, value."""
     for name, matchers in METRIC.findall(expression):
-        yield name, MATCHER.findall(matchers)
+        yield name, [asked for asked in MATCHER.findall(matchers) if asked[0] not in TARGET_LABELS]
 
 
 def test_every_metric_that_is_asked_for_is_told(series: Series) -> None:

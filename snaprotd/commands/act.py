@@ -46,7 +46,9 @@ def now(server: str, path: str | None, description: str, as_json: bool) -> int:
     structlog.contextvars.clear_contextvars()
     settings = load(path)
     with moving_line() as say:
-        rotation = wait_for(rotate_now(settings, os.environ, server, description, _steps_shown(say)))
+        rotation = wait_for(
+            rotate_now(settings, os.environ, server, description=description, watch=_steps_shown(say), say=say)
+        )
     if as_json:
         print_json(outcome_of(rotation))
     else:
@@ -90,7 +92,6 @@ def restore(snapshot_id: str, path: str | None, yes: bool) -> int:
             await chosen.refuse_if_busy()
             click.echo(_what_is_lost(chosen))
             if not yes and not _is_confirmed(chosen.found):
-                click.echo("That is not the server's name: nothing was done.", err=True)
                 return FAILED
             with moving_line() as say:
                 await chosen.restore(say)
@@ -123,7 +124,15 @@ def _what_is_lost(chosen: ByHand) -> str:
 
 
 def _is_confirmed(found: Found) -> bool:
-    return found.is_named(str(click.prompt(f"Type the server's name ({found.label}) to go on", err=True)))
+    try:
+        typed = str(click.prompt(f"Type the server's name ({found.label}) to go on", err=True))
+    except click.Abort:  # the end of the input, or Ctrl-C
+        click.echo("\nNothing was done.", err=True)
+        return False
+    if not found.is_named(typed):
+        click.echo("That is not the server's name: nothing was done.", err=True)
+        return False
+    return True
 
 
 @click.command()
@@ -147,14 +156,24 @@ def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
             taken = snapshot.created_at.isoformat() if snapshot.created_at else None
             age = ago(taken, found.now) if taken else "at an unknown time"
             click.echo(f"Delete snapshot {snapshot.id}, {snapshot.name}, of server {found.label}, taken {age}.")
-            if not yes and not click.confirm("It cannot be undone. Delete it?", err=True):
-                click.echo("Nothing was done.", err=True)
+            if not yes and not _is_wanted():
                 return FAILED
             await chosen.delete()
             click.echo(f"Deleted {snapshot.name}.")
             return 0
 
     return wait_for(work())
+
+
+def _is_wanted() -> bool:
+    try:
+        wanted = click.confirm("It cannot be undone. Delete it?", err=True)
+    except click.Abort:  # the end of the input, or Ctrl-C
+        wanted = False
+        click.echo(err=True)
+    if not wanted:
+        click.echo("Nothing was done.", err=True)
+    return wanted
 
 
 COMMANDS = (now, restore, delete)

@@ -8,7 +8,7 @@ import click
 
 from snaprotd.commands.common import FAILED, as_json, begin, load, print_json, server_argument, wait_for, with_config
 from snaprotd.errors import SnaprotdError
-from snaprotd.oneshot import Account, read_account, read_history
+from snaprotd.oneshot import read_account, read_history
 from snaprotd.reports import Json, history_row, people_plan_of, plan_of, snapshot_rows
 from snaprotd.status_client import default_url, read_status
 from snaprotd.tables import history_text, list_text, plan_text, status_text
@@ -40,14 +40,9 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
         print_json({"servers": plans})
     else:
         show(plan_text(plans, account.now, settings.limit))
-    return 0 if _warned(account) and all(account.exists(target.server_id) for target in targets) else FAILED
-
-
-def _warned(account: Account) -> bool:
-    """True if everything that was listed can be relied on; else says what cannot."""
     if account.doubt is not None:
         click.echo(f"snaprotd: {account.doubt}", err=True)
-    return account.doubt is None
+    return 0 if account.is_whole else FAILED
 
 
 @click.command(name="list")
@@ -67,12 +62,11 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
     rows = snapshot_rows(settings, account.targets, account.known, account.wanted)
     if as_json:
         print_json(rows)
-    else:
-        show(list_text(rows, account.now))
-    missing = [server_id for server_id in account.wanted if not account.exists(server_id)]
-    for server_id in missing:
-        click.echo(f"snaprotd: the account has no server {server_id}", err=True)
-    return 0 if _warned(account) and not missing else FAILED
+    elif rows or account.is_whole:
+        show(list_text(rows, account.now, {target.server_id: target.label for target in account.targets}))
+    for complaint in account.complaints:
+        click.echo(f"snaprotd: {complaint}", err=True)
+    return 0 if account.is_whole else FAILED
 
 
 @click.command()

@@ -49,6 +49,8 @@ def check(path: str | None, online: bool) -> int:
       snaprotd check --config ./config.yaml --online
     """
     settings = load(path)
+    if settings.state.startswith("postgresql"):
+        click.echo(f"{settings.path}: this version of snaprotd cannot run on PostgreSQL yet: `state`", err=True)
     click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
     if not online:
         return 0
@@ -101,7 +103,9 @@ def _fault(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> lis
 @click.option("--speed", default=1.0, show_default=True, type=click.FloatRange(0.01, 1e6), help="Times as fast.")
 @click.option("--fault", "faults", multiple=True, callback=_fault, metavar="RULE", help="A fault; may be repeated.")
 def simulate(port: int, servers: int, speed: float, faults: list[Fault]) -> int:
-    """Serve a stand-in for the VPS.org API on loopback, with its limit, its delays and its faults.
+    """Serve a stand-in for the VPS.org API on loopback.
+
+    It has the limit, the delays and the faults of the real one.
 
     \b
     Example:

@@ -12,6 +12,7 @@ from snaprotd.simulator.faults import Fault
 from snaprotd.simulator.world import SimServer, SimSnapshot, World
 
 ROOT = "/api/v1"
+LOCATION = "Frankfurt"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 HUGE = 17 * 1024 * 1024
 OTHER_HOST = "https://elsewhere.invalid"
@@ -106,9 +107,8 @@ def _wrong_answer(world: World, request: Request, fault: Fault) -> Reply:
     if fault.kind == "huge":
         return Reply(status=200, body=b'{"count": 0, "results": []' + b" " * HUGE + b"}")
     if fault.kind == "html":
-        status = 200 if fault.status == 500 else fault.status
         return Reply(
-            status=status, body=b"<html><h1>We will be back</h1></html>", headers={"content-type": "text/html"}
+            status=fault.status, body=b"<html><h1>We will be back</h1></html>", headers={"content-type": "text/html"}
         )
     headers = {"retry-after": fault.retry_after} if fault.retry_after else {}
     return _json(fault.status, {"detail": f"simulated {fault.status}"}, headers)
@@ -159,7 +159,7 @@ def _list_servers(world: World, request: Request, _: re.Match[str], __: Fault | 
     servers = [
         _server(world, server, request)
         for server in world.servers.values()
-        if request.query.get("status") in (None, server.status)
+        if request.query.get("status") in (None, server.status) and request.query.get("location") in (None, LOCATION)
     ]
     return _page(request, servers, world.page_size, "/servers/")
 
@@ -189,8 +189,9 @@ def _list_snapshots(world: World, request: Request, _: re.Match[str], __: Fault 
 def _create_snapshot(world: World, request: Request, _: re.Match[str], fault: Fault | None) -> Reply:
     body = request.json
     missing = {key: ["This field is required."] for key in ("server_id", "name") if key not in body}
-    if missing:
-        raise _Error(400, missing)
+    empty = {key: ["This field may not be null."] for key in ("server_id", "name") if body.get(key, "") is None}
+    if missing or empty:
+        raise _Error(400, missing | empty)
     if not NAME.fullmatch(str(body["name"])):
         raise _Error(400, {"name": ["Only letters, numbers, hyphens and underscores are allowed."]})
     server = _known(world, str(body["server_id"]))
@@ -210,7 +211,7 @@ def _delete_snapshot(world: World, _: Request, found: re.Match[str], fault: Faul
 
 def _restore(world: World, _: Request, found: re.Match[str], __: Fault | None) -> Reply:
     snapshot = _known_snapshot(world, found[1])
-    server = world.servers[snapshot.server_id]
+    server = _known(world, snapshot.server_id)
     if snapshot.status != "completed" or server.status not in ("active", "stopped"):
         raise _Error(400, {"detail": "Server is not in a valid state for restore."})
     world.restore(snapshot)
@@ -253,7 +254,7 @@ def _known(world: World, server_id: str) -> SimServer:
 
 
 def _known_snapshot(world: World, snapshot_id: str) -> SimSnapshot:
-    found = world.snapshots.get(int(snapshot_id)) if snapshot_id.isdigit() else None
+    found = world.snapshots.get(int(snapshot_id)) if snapshot_id.isdecimal() else None
     if found is None:
         raise _Error(404, {"detail": "Not found."})
     return found
@@ -267,7 +268,7 @@ def _server(world: World, server: SimServer, request: Request) -> dict[str, Any]
         "hostname": f"{server.name}.account.invalid",
         "status": server.status,
         "ip_address": "192.0.2.1",
-        "location": "Frankfurt",
+        "location": LOCATION,
         "plan": "4 GB",
         "os": "Debian 12",
         "created_at": server.created_at.isoformat(),
@@ -308,7 +309,7 @@ def _page(request: Request, rows: list[dict[str, Any]], page_size: int, path: st
 
 def _number(request: Request, key: str, default: int) -> int:
     text = request.query.get(key, str(default))
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise _Error(404, {"detail": "Invalid page."})
     return int(text)
 

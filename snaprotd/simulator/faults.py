@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 KINDS = {
     "lost": "the work is done, then the connection is cut without an answer",
@@ -50,7 +51,8 @@ class Fault:
     skip: int = 0
     delay: float = 30.0
     """Seconds of the simulated clock; they are divided by the world's speed."""
-    status: int = 500
+    status: int = 0
+    """0: 500, and 200 for an HTML page."""
     retry_after: str = ""
     done: bool = False
     word: str = "failed"
@@ -58,6 +60,11 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"`{self.kind}` is no kind of fault; there are {', '.join(KINDS)}")
+        self.status = self.status or (200 if self.kind == "html" else 500)
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"`status={self.status}`: a number from 200 to 599 is wanted")
+        if not 0 <= self.delay < float("inf") or self.skip < 0 or (self.times is not None and self.times < 0):
+            raise ValueError("`delay`, `skip` and `times`: a number is wanted, from 0")
 
     @classmethod
     def parse(cls, text: str) -> Fault:
@@ -91,15 +98,16 @@ def _with(fault: Fault, key: str, value: str) -> Fault:
     known = {field.name for field in fields(Fault)} - {"kind", "method", "path"}
     if key not in known:
         raise ValueError(f"`{key}` is no option of a fault; there are {', '.join(sorted(known))}; e.g. {_EXAMPLE}")
+    return replace(fault, **{key: _read(key, value)})
+
+
+def _read(key: str, value: str) -> Any:
+    if key == "done":
+        return value not in ("", "0", "false", "no")
+    if key == "times" and value == "always":
+        return None
+    reader = {"times": int, "skip": int, "status": int, "delay": float}.get(key, str)
     try:
-        if key == "times":
-            return replace(fault, times=None if value == "always" else int(value))
-        if key in ("skip", "status"):
-            return replace(fault, **{key: int(value)})  # type: ignore[arg-type]
-        if key == "delay":
-            return replace(fault, delay=float(value))
+        return reader(value)
     except ValueError:
         raise ValueError(f"`{key}={value}`: a number is wanted; e.g. {_EXAMPLE}") from None
-    if key == "done":
-        return replace(fault, done=value not in ("", "0", "false", "no"))
-    return replace(fault, **{key: value})  # type: ignore[arg-type]
