@@ -18,6 +18,8 @@ from snaprotd.model import Server, Snapshot
 
 PATIENCE = 5.0
 """Seconds after which the next round may begin although one is still going: a slow answer holds up nobody else."""
+READ_AGAIN = 2
+"""Times that a list of many pages is read again, before each server is asked for by itself."""
 DOUBT = 60.0
 """Seconds for which a list that is empty all of a sudden is not believed."""
 
@@ -239,7 +241,7 @@ class Inventory:
         """The whole account's snapshots by server, where there are any; None where none of it can be relied on."""
         doubtful: dict[str, tuple[Snapshot, ...] | Exception] = {}
         try:
-            listed: Iterable[Snapshot] = await self._cloud.snapshots()
+            listed: Iterable[Snapshot] = await self._whole_list()
         except Doubtful as doubt:
             if doubt.about is None:
                 return None
@@ -250,6 +252,16 @@ class Inventory:
             by_server[one.server_id] = (*by_server.get(one.server_id, ()), one)
         self._listed["snapshots"] = sum(map(len, by_server.values()))
         return {**by_server, **doubtful}
+
+    async def _whole_list(self) -> Iterable[Snapshot]:
+        """The list of all snapshots, read again where it changed between two of its pages, as it often does at work."""
+        for _ in range(READ_AGAIN):
+            try:
+                return await self._cloud.snapshots()
+            except Doubtful as doubt:
+                if doubt.about is not None:
+                    raise
+        return await self._cloud.snapshots()
 
     async def _lists_of_all(self, servers: Iterable[Server]) -> dict[str, tuple[Snapshot, ...] | Exception]:
         """The snapshots of every server: at once, or one after the other where that cannot be relied on."""

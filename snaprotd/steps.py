@@ -322,7 +322,10 @@ async def _refused(run: Run, refusal: Permanent) -> Outcome:
     rotation = run.rotation
     if refusal.status != 400:
         return Failed(str(refusal))
-    snapshots = await run.snapshots()
+    try:
+        snapshots = await run.snapshots()
+    except CloudError:
+        return Failed(str(refusal))
     mine = _mine(rotation, snapshots)
     if mine is not None:
         run.learn(snapshot_id=mine.id, unseen=0.0)
@@ -441,7 +444,8 @@ async def prune(run: Run) -> Outcome:
         snapshots, rotation.policy, instance=rotation.instance, limit=rotation.limit, now=run.tools.now()
     )
     due = [decision for decision in reversed(plan.decisions) if decision.delete]
-    due = [decision for decision in due if decision.snapshot.id not in rotation.deleted]
+    # The new one stays, whatever dates the others bear: what was just taken is what this rotation is for.
+    due = [decision for decision in due if decision.snapshot.id not in (*rotation.deleted, mine.id)]
     untried = [decision for decision in due if decision.snapshot.id not in rotation.undeletable]
     if untried:
         error = await run.delete(untried[0].snapshot, untried[0].reason)

@@ -45,6 +45,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._traveller = traveller
         self.at_work = 0
         super().__init__(VirtualSelector(self._jump, lambda: self.at_work > 0))
+        # Coarse enough for a clock that shows years: with nanoseconds a timer would be due and never so.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         return self._virtual
@@ -65,9 +67,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._traveller.shift(seconds)
 
 
-def _count_at_work() -> None:
+def _count_at_work(method: str) -> None:
     """Make every call to a database thread known to the loop, so that it does not move time meanwhile."""
-    original: Any = aiosqlite.core.Connection._execute
+    original: Any = getattr(aiosqlite.core.Connection, method)
 
     async def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         loop = asyncio.get_running_loop()
@@ -79,10 +81,11 @@ def _count_at_work() -> None:
         finally:
             loop.at_work -= 1
 
-    aiosqlite.core.Connection._execute = counted  # type: ignore[method-assign]
+    setattr(aiosqlite.core.Connection, method, counted)
 
 
-_count_at_work()
+for method in ("_connect", "_execute", "close"):
+    _count_at_work(method)
 
 
 def run_virtually(story: Coroutine[Any, Any, T], start: datetime = START) -> T:
