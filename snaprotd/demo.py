@@ -23,6 +23,7 @@ from snaprotd.daemon import Daemon
 from snaprotd.errors import SnaprotdError
 from snaprotd.rotation import STEPS, Result, Rotation, Step
 from snaprotd.simulator import Fault, Server, World, sample_world, serve
+from snaprotd.terminal import show
 
 SHOWN_STEPS = tuple(step for step in STEPS if step is not Step.DONE)
 
@@ -89,7 +90,7 @@ class _Demo:
             )
             await self._watch(daemon, rounds, pause)
         await daemon
-        self._console.print(self._summary())
+        show(self._summary())
         results = [rotation.result for ended in self._ended.values() for rotation in ended]
         return 0 if all(result is Result.SUCCESS for result in results) else 1
 
@@ -157,7 +158,7 @@ class _Demo:
     def _summary(self) -> Table:
         table = Table(title="What was done", title_justify="left", box=None, header_style="bold", pad_edge=False)
         for column in ("server", "power", "success", "failed", "deleted", "was off for", "holds"):
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for server_id, server in self._world.servers.items():
             ended = self._ended[server_id]
             good = sum(rotation.result is Result.SUCCESS for rotation in ended)
