@@ -12,7 +12,7 @@ import sys
 import click
 
 from snaprotd import __version__, config, logs
-from snaprotd.commands import act, look, service
+from snaprotd.commands import act, forecast, look, service
 from snaprotd.commands.common import FAILED
 from snaprotd.errors import ConfigError, SnaprotdError
 
@@ -59,5 +59,5 @@ def cli() -> None:
     """Keeps rotating snapshots of your VPS.org servers, and never leaves one switched off."""
 
 
-for command in (*service.COMMANDS, *look.COMMANDS, *act.COMMANDS):
+for command in (*service.COMMANDS, *look.COMMANDS, *forecast.COMMANDS, *act.COMMANDS):
     cli.add_command(command)

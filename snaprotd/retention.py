@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from snaprotd.model import SLOT_FORMAT, Owner, Policy, Retention, Snapshot, SnapshotState, WhenFull
@@ -186,6 +187,7 @@ def newest_completed(
 # What is there
 
 
+@lru_cache(maxsize=4096)
 def _maker(name: str) -> str | None:
     """The instance whose daemon gave this name, or None where none did."""
     match = _NAME.fullmatch(name)
@@ -278,6 +280,8 @@ def _kept_by_rules(candidates: list[Snapshot], policy: Policy) -> dict[str, list
     for place, snapshot in enumerate(candidates[: keep.last], start=1):
         ruled.setdefault(snapshot.id, []).append(f"last {place} of {keep.last}")
     for rule, form in PERIODS.items():
+        if not getattr(keep, rule):
+            continue
         newest = _newest_of_each_period(candidates, form, policy.timezone)
         for period, snapshot in list(newest.items())[: getattr(keep, rule)]:
             ruled.setdefault(snapshot.id, []).append(f"{rule} {period}")
