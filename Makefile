@@ -6,16 +6,22 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: help demo test lint requirements docs clean
+.PHONY: help demo test test-systemd test-image lint requirements docs clean
 
 help:  ## Show what can be made
-	@sed -n 's/^\([a-z]*\):.*##/make \1 \t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*##/make \1 \t/p' Makefile
 
 demo: $(VENV)/installed  ## Watch snaprotd work, on a simulated provider (DEMO_ARGS="--rounds 2" ends by itself)
 	@$(BIN)/snaprotd demo $(DEMO_ARGS)
 
 test: lint  ## Run lint, types, the import contracts and all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-systemd: $(VENV)/installed-dev  ## Try the unit in a booted systemd (root, mmdebstrap, systemd-nspawn; SUITE=bookworm)
+	$(BIN)/python -m pytest -n 0 tests/booted_systemd.py
+
+test-image: $(VENV)/installed  ## Build the image for real and try it (root, buildah, mmdebstrap)
+	.ci/test-image
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -29,8 +35,9 @@ requirements:  ## Pin the dependencies anew, with the hashes of what was found (
 	    $${extra:+--extra dev} pyproject.toml --output-file requirements$$extra.txt; \
 	done
 
-docs: $(VENV)/installed-dev  ## Write the tables of docs/configuration.md anew
+docs: $(VENV)/installed-dev  ## Write anew what is made from something else: reference tables, copies of the alert rules
 	$(BIN)/python -m tests.support.reference_page
+	$(BIN)/python -m tests.support.charts
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
