@@ -25,16 +25,6 @@ SERVER = "forecast"
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _LENGTH = r"([0-9]{1,5}(?:\.[0-9]{1,3})?)([hdw])"
 
-_LONGEST = {
-    "last": timedelta(0),
-    "hourly": timedelta(hours=1),
-    "daily": timedelta(days=1),
-    "weekly": timedelta(weeks=1),
-    "monthly": timedelta(days=31),
-    "yearly": timedelta(days=366),
-}
-"""How long a period of each rule may be: after so long every phase of it has been seen once."""
-
 
 class TooManyRuns(ValueError):
     """The schedule has more than `MOST_RUNS` slots in the days asked for. The text is a sentence."""

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import is_dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -27,12 +27,15 @@ import time_machine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.testing import capture_logs
 
 from snaprotd.errors import LeaseLost, LedgerError
 from snaprotd.folder_lock import FolderLock
 from snaprotd.ledger import SCHEMA_VERSION, Claimed, Ledger, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.model import Policy
 from snaprotd.rotation import Result, Rotation, Step
+from snaprotd.simulator import World
+from tests.support.daemons import daemon_on, write_config
 from tests.support.virtual_time import START, run_virtually
 
 LEASE = 60.0
@@ -189,7 +192,7 @@ async def renew(ledger: Ledger, _: Rotation) -> None:
     await ledger.renew()
 
 
-Renewal = Callable[[Ledger, Rotation], Awaitable[None]]
+Renewal = Callable[[Ledger, Rotation], Coroutine[Any, Any, None]]
 renewals = pytest.mark.parametrize("renewal", [save, renew])
 
 
@@ -301,13 +304,15 @@ async def test_a_guard_knows_only_what_is_held(path: Path) -> None:
 
 
 class SlowLedger(Ledger):
-    """A ledger on a disk that takes 20 s for everything."""
+    """A ledger on a disk that takes 20 s for everything, or as long as it is told."""
+
+    seconds = 20.0
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         async with super()._transaction() as connection:
             yield connection
-        await asyncio.sleep(20)
+        await asyncio.sleep(self.seconds)
 
 
 async def test_a_renewal_counts_from_where_it_began_however_long_it_took(path: Path) -> None:
@@ -319,6 +324,89 @@ async def test_a_renewal_counts_from_where_it_began_however_long_it_took(path: P
         await asyncio.sleep(1)
         with pytest.raises(LeaseLost):
             slow.guard(begun.id)
+
+
+async def claim(ledger: Ledger, begun: Rotation) -> None:
+    assert isinstance(await ledger.claim(begun), Claimed)
+
+
+async def take_over(ledger: Ledger, begun: Rotation) -> None:
+    assert await ledger.take_over() == [begun]
+
+
+@pytest.mark.parametrize("write", [claim, save, take_over])
+async def test_a_lease_counts_from_where_its_write_began_however_long_it_took(path: Path, write: Renewal) -> None:
+    begun = rotation()
+    async with ledgers(path, "a", "b") as (former, late), await SlowLedger.open(path, owner="c", lease=LEASE) as slow:
+        assert isinstance(slow, SlowLedger)
+        slow.seconds = 0.0
+        if write is save:
+            await slow.claim(begun)
+        if write is take_over:
+            await former.claim(begun)
+            await former.release(begun.id)
+        slow.seconds = LEASE + 30
+        writing = asyncio.create_task(write(slow, begun))
+        await asyncio.sleep(LEASE + 1)
+        assert await late.take_over() == [begun]
+        await writing
+        with pytest.raises(LeaseLost):
+            slow.guard(begun.id)
+        late.guard(begun.id)
+
+
+async def test_what_a_guard_has_let_go_is_renewed_no_more_and_goes_to_whoever_comes_next(path: Path) -> None:
+    async with ledgers(path, "a", "b") as (ours, theirs):
+        begun, kept = await claimed(ours, rotation("1")), await claimed(ours, rotation("2"))
+        await asyncio.sleep(LEASE + 1)
+        with pytest.raises(LeaseLost):
+            ours.guard(begun.id)
+        await ours.renew()
+        assert await theirs.take_over() == [begun]
+        await ours.save(kept)
+
+
+async def test_what_a_guard_has_let_go_is_taken_up_again_by_a_process_that_is_alone(path: Path) -> None:
+    async with ledgers(path, "a") as (ours,):
+        begun = await claimed(ours)
+        await asyncio.sleep(LEASE + 1)
+        with pytest.raises(LeaseLost):
+            ours.guard(begun.id)
+        await ours.renew()
+        assert await ours.take_over() == [begun]
+        ours.guard(begun.id)
+
+
+class Suspended(Ledger):
+    """The ledger of a machine that sleeps for an hour between the record of a start and its request."""
+
+    slept = 0.0
+
+    @classmethod
+    def uptime(cls) -> float:
+        return asyncio.get_running_loop().time() + cls.slept
+
+    async def save(self, rotation: Rotation) -> None:
+        await super().save(rotation)
+        if rotation.step is Step.START and rotation.starts == 1:
+            type(self).slept = 3600.0
+
+
+async def test_a_daemon_that_was_suspended_before_a_start_went_out_starts_the_server_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Suspended, "slept", 0.0)
+    monkeypatch.setattr("snaprotd.ledger.uptime", Suspended.uptime)
+    monkeypatch.setattr("snaprotd.assembly.Ledger", Suspended)
+    world = World()
+    server_id = world.add_server("web-01")
+    servers = f'[{{id: {server_id}, name: web-01, schedule: "10 3 * * *", stop_first: true}}]'
+    async with daemon_on(write_config(tmp_path, servers), world) as watched:
+        await asyncio.sleep(3600)
+        assert Suspended.slept
+        assert world.status_of(server_id) == "active"
+        assert watched.value("snaprotd_server_stopped_by_us", "web-01") == 0
+        assert [one.result for one in watched.ended if one.is_finished] == [Result.SUCCESS]
 
 
 async def test_what_is_released_goes_to_the_next_at_once(path: Path) -> None:
@@ -462,6 +550,15 @@ async def test_a_mark_never_goes_back_but_its_schedule_is_the_last_that_was_said
         assert await ours.marks() == {"12345": mark(day=6)}
 
 
+async def test_the_marks_of_all_other_servers_are_forgotten(path: Path) -> None:
+    async with ledgers(path, "a", "b") as (ours, theirs):
+        await ours.set_marks([mark("1"), mark("2"), mark("3")])
+        await theirs.keep_marks({"2", "never-heard-of"})
+        assert await ours.marks() == {"2": mark("2")}
+        await ours.keep_marks(())
+        assert await theirs.marks() == {}
+
+
 async def test_a_claim_sets_its_mark(path: Path) -> None:
     async with ledgers(path, "a") as (ours,):
         assert isinstance(await ours.claim(rotation(), mark()), Claimed)
@@ -599,6 +696,44 @@ async def test_a_record_of_another_version_is_read_with_the_defaults_of_what_it_
         assert await ours.open_rotations() == [begun]
 
 
+unreadable = pytest.mark.parametrize("body", ["{}", "", "no JSON", '{"id": "1"}', "[]"])
+
+
+@unreadable
+@pytest.mark.parametrize("use", ["history", "open_rotations", "take_over"])
+async def test_a_row_that_cannot_be_read_is_left_out_and_told_of(path: Path, body: str, use: str) -> None:
+    async with ledgers(path, "a") as (ours,):
+        good = await claimed(ours, rotation("good"))
+        await claimed(ours, rotation("bad"))
+    sql(path, "UPDATE rotations SET body = ? WHERE server_id = 'bad'", body)
+    await asyncio.sleep(LEASE + 1)
+    async with ledgers(path, "b") as (theirs,):
+        with capture_logs() as said:
+            assert await getattr(theirs, use)() == [good]
+    assert [(one["log_level"], one["body"]) for one in said] == [("error", body)]
+
+
+@unreadable
+async def test_the_end_of_a_server_whose_row_cannot_be_read_hides_no_other(path: Path, body: str) -> None:
+    async with ledgers(path, "a") as (ours,):
+        good = await completed(ours, rotation("good"))
+        await completed(ours, rotation("bad"))
+        sql(path, "UPDATE rotations SET body = ? WHERE server_id = 'bad'", body)
+        assert await ours.latest() == {"good": good}
+
+
+@unreadable
+async def test_a_server_whose_open_row_cannot_be_read_is_refused_in_one_sentence(path: Path, body: str) -> None:
+    async with ledgers(path, "a") as (ours,):
+        begun = await claimed(ours)
+        sql(path, "UPDATE rotations SET body = ?", body)
+        with pytest.raises(LedgerError) as refusal:
+            await ours.claim(rotation(day=1))
+        assert str(refusal.value) == f"the server's open rotation {begun.id} in the ledger cannot be read"
+        assert await ours.claim(rotation()) == SlotTaken()
+        assert isinstance(await ours.claim(rotation("another")), Claimed)
+
+
 # -- the file ------------------------------------------------------------------------------------------------------
 
 
@@ -625,6 +760,53 @@ async def test_many_processes_may_create_one_ledger_at_the_same_moment(path: Pat
         await ledger.close()
     assert [ledger.is_sole_user for ledger in opened].count(True) == 1
     assert sql(path, "SELECT * FROM meta") == [("schema", str(SCHEMA_VERSION))]
+
+
+@pytest.mark.parametrize("value", ["one", "-1", "1.0", "1e0", "\u00b9"])
+async def test_a_schema_that_is_no_number_is_refused(path: Path, value: str) -> None:
+    async with ledgers(path, "a"):
+        pass
+    sql(path, "UPDATE meta SET value = ?", value)
+    with pytest.raises(LedgerError) as refusal:
+        await Ledger.open(path, owner="b")
+    assert str(refusal.value) == (
+        f"the ledger has schema `{value}`, which is no number: this is no ledger of snaprotd's"
+    )
+    with held(path) as lock:
+        assert lock.was_alone
+
+
+ODD_NAMES = ["we?ird.db", "100%25.db", "a%2Fb", "a#b&c=d", ":memory:", "a b.db", "\u00fc.db", "file:x"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+async def test_a_ledger_is_the_file_of_just_that_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with ledgers(Path(name), "a") as (ours,):
+        begun = await claimed(ours)
+    assert set(os.listdir(tmp_path)) == {name, f"{name}.lock"}
+    async with ledgers(tmp_path / name, "b") as (theirs,):
+        assert await theirs.history() == [begun]
+
+
+async def test_two_ledgers_whose_names_differ_after_a_question_mark_are_two(tmp_path: Path) -> None:
+    async with ledgers(tmp_path / "a?1", "a") as (one,), ledgers(tmp_path / "a?2", "b") as (other,):
+        await claimed(one)
+        assert await other.history() == []
+        assert other.is_sole_user
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "sub", "sub/", "sub/."])
+async def test_a_folder_is_refused_with_what_to_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    folder = Path(name)
+    with pytest.raises(LedgerError) as refusal:
+        await Ledger.open(folder, owner="a")
+    assert str(refusal.value) == f"{folder} is a folder: `state` must name a file, such as {folder / 'state.db'}"
+    assert os.listdir(tmp_path) == ["sub"]
 
 
 async def test_a_ledger_of_a_newer_version_is_refused_with_what_to_do_and_left_alone(path: Path) -> None:
@@ -660,7 +842,6 @@ def cut_short(path: Path) -> None:
     ("spoil", "reason"),
     [
         (rubbish, "file is not a database"),
-        (Path.mkdir, "unable to open database file"),
         (another_programs, "no such column: meta.value"),
         (cut_short, "database disk image is malformed"),
     ],
@@ -738,10 +919,12 @@ USES: dict[str, Callable[[Ledger, Rotation], Awaitable[Any]]] = {
     "take_over": lambda ledger, _: ledger.take_over(),
     "open_rotations": lambda ledger, _: ledger.open_rotations(),
     "history": lambda ledger, _: ledger.history(),
+    "latest": lambda ledger, _: ledger.latest(),
     "last_started": lambda ledger, _: ledger.last_started(),
     "last_succeeded": lambda ledger, _: ledger.last_succeeded(),
     "marks": lambda ledger, _: ledger.marks(),
     "set_marks": lambda ledger, _: ledger.set_marks([mark()]),
+    "keep_marks": lambda ledger, _: ledger.keep_marks(()),
 }
 
 
@@ -755,6 +938,27 @@ async def test_a_ledger_that_breaks_while_it_is_open_is_told_of(
         sql(path, "DROP TABLE marks")
         with pytest.raises(LedgerError, match=f"the ledger {path} cannot be used: no such table"):
             await use(ours, begun)
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+async def test_a_ledger_that_is_busy_for_too_long_is_told_of(
+    path: Path, use: Callable[[Ledger, Rotation], Awaitable[Any]]
+) -> None:
+    async with ledgers(path, "a") as (ours,):
+        begun = await claimed(ours)
+        ready = asyncio.Event()
+
+        async def occupy() -> None:
+            async with ours._transaction():
+                ready.set()
+                await asyncio.sleep(90)
+
+        occupying = asyncio.create_task(occupy())
+        await ready.wait()
+        with pytest.raises(LedgerError, match=f"the ledger {path} cannot be used: .*timed out"):
+            await use(ours, begun)
+        await occupying
+        assert await ours.open_rotations() == [begun]
 
 
 # -- the lock beside it ----------------------------------------------------------------------------------------------

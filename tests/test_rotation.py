@@ -250,17 +250,23 @@ def test_the_provider_may_say_for_how_long_to_wait(error: CloudError) -> None:
 # -- ages ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("held_off", [False, True])
-def test_seconds_are_added_to_every_age_and_to_nothing_else(held_off: bool) -> None:
-    young = rotation(
-        waited=1.0, start_age=2.0, unseen=3.0, off_for=4.0, power_open=5.0, create_open=6.0, held_off=held_off
-    )
+@pytest.mark.parametrize(("held_off", "went_off"), [(False, False), (True, False), (False, True), (True, True)])
+def test_seconds_are_added_to_every_age_and_to_nothing_else(held_off: bool, went_off: bool) -> None:
+    ages: dict[str, Any] = {
+        "waited": 1.0,
+        "start_age": 2.0,
+        "unseen": 3.0,
+        "off_for": 4.0,
+        "power_open": 5.0,
+        "create_open": 6.0,
+    }
+    young = rotation(**ages, held_off=held_off, went_off=went_off)
     assert aged(young, 10.0) == replace(
         young,
         waited=11.0,
         start_age=12.0,
         unseen=13.0,
-        off_for=14.0 if held_off else 4.0,
+        off_for=14.0 if held_off and went_off else 4.0,
         power_open=15.0,
         create_open=16.0,
     )
