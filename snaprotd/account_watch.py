@@ -98,13 +98,15 @@ class AccountWatch:
             await self._look_after(at_start=first)
         if complete:
             self._discovered_at = moment
-            self._note_missing(targets)
-            await self._forget_others(targets)
+            self._note_missing(self.targets())
+            await self.forget_others()
 
-    async def _forget_others(self, targets: Sequence[Target]) -> None:
+    async def forget_others(self) -> None:
         """Nothing runs because a server came back into the configuration: its schedule is seen from then on."""
+        if self._discovered_at is None:
+            return  # the servers that a `match` names are not all known yet
         try:
-            await self._ledger.keep_marks({target.server_id for target in targets})
+            await self._ledger.keep_marks(self._schedules.targets)
         except LedgerError as error:
             log.error("the marks of servers that are gone could not be deleted", error=str(error))
 

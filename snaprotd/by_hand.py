@@ -96,7 +96,9 @@ class ByHand:
             except Temporary as error:
                 say(f"the server cannot be looked at: {error}")
             else:
-                seen_restoring = seen_restoring or not server.is_active
+                # Where the answer was lost, some other state of the server is no sign of a restore.
+                begun = not server.is_active if acknowledged else server.status == "restoring"
+                seen_restoring = seen_restoring or begun
                 if server.is_active and seen_restoring:
                     return
                 if not seen_restoring and clock() - began > self._config.api.settle:
@@ -144,11 +146,14 @@ async def by_hand(config: Config, environ: Mapping[str, str], snapshot_id: str) 
 
 
 async def _find(config: Config, cloud: Cloud, snapshot_id: str) -> Found:
+    doubt: Doubtful | None = None
     try:
         snapshots = await cloud.snapshots()
-    except Doubtful as doubt:
-        snapshots = list(doubt.readable)  # what is wrong with the others does not matter here
+    except Doubtful as incomplete:
+        doubt, snapshots = incomplete, list(incomplete.readable)  # what is wrong with the others does not matter here
     snapshot = next((one for one in snapshots if one.id == snapshot_id), None)
+    if snapshot is None and doubt is not None:
+        raise Impossible(f"snapshot {snapshot_id} is not in what could be read: {doubt}")
     if snapshot is None:
         raise Impossible(f"the account has no snapshot {snapshot_id}: `snaprotd list` shows those that there are")
     server = await _server(cloud, snapshot.server_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
@@ -16,6 +16,7 @@ from snaprotd.assembly import adjust_tools, open_tools
 from snaprotd.cloud import Transport
 from snaprotd.config import Config, Target
 from snaprotd.errors import ConfigError, LedgerError, SnaprotdError
+from snaprotd.logs import redactor
 from snaprotd.metrics import Metrics
 from snaprotd.reload import ConfigWatch
 from snaprotd.reports import Json
@@ -23,7 +24,7 @@ from snaprotd.rotation import Rotation
 from snaprotd.rotations import Rotations
 from snaprotd.schedules import Remembered, Schedules
 from snaprotd.sd_notify import ServiceNotifier
-from snaprotd.status import Situation, server_report, status_report
+from snaprotd.status import Situation, report_head, server_report, status_report
 from snaprotd.steps import Tools
 from snaprotd.web import serving
 from snaprotd.words import count
@@ -34,7 +35,13 @@ TICK = 15.0
 """Seconds between two looks at the wall clock, which may have been set, and at rotations that nobody holds."""
 
 INVENTORY_EVERY = 60.0
-"""Seconds between two readings of the whole account, at the least four polls."""
+"""Seconds between two readings of the whole account, at the least four polls, at the most `discover_interval`."""
+
+REPORT_GOOD_FOR = 1.0
+"""Seconds. A report on thousands of servers takes a while to make, and every open page asks for one."""
+
+HISTORY_EVERY = 86400.0
+"""Seconds between two times that old rotations are forgotten."""
 
 LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the leases, at the most."""
@@ -63,6 +70,8 @@ class Daemon:
         self._tasks: set[asyncio.Future[None]] = set()
         self._ticked_at: float | None = None
         self._refused: SnaprotdError | None = None
+        self._report: Json | None = None
+        self._reported_at = 0.0
         self._started_at = self._loaded_at = datetime.now(UTC)
         self._systemd = ServiceNotifier(environ)
         self._watch = ConfigWatch(
@@ -148,13 +157,17 @@ class Daemon:
         self._schedules.start()
         self.started.set()
         for name, work in {
-            "tick": _every(TICK, self._tick),
-            "inventory": _every(max(INVENTORY_EVERY, 4 * self.config.poll_interval), self._account.read),
+            "tick": _every(lambda: TICK, self._tick),
+            "history": _every(lambda: HISTORY_EVERY, self._tools.ledger.forget_old),
+            "inventory": _every(self._inventory_interval, self._account.read),
             "leases": _for_ever(lambda: self._rotations.keep_leases(min(self.config.api.timeout / 2, LEASE_RENEWAL))),
             "reload": _for_ever(self._watch.watch),
             "watchdog": self._systemd.feed_watchdog(lambda: not self.ailments()),
         }.items():
             self._in_background(work, name)
+
+    def _inventory_interval(self) -> float:
+        return min(max(INVENTORY_EVERY, 4 * self.config.poll_interval), self.config.discover_interval)
 
     async def _end(self) -> int:
         self._schedules.stop()
@@ -225,6 +238,7 @@ class Daemon:
             self._rotations.permits.set_number(config.max_concurrent)
             self.config = self._schedules.config = self._account.config = config
             await self._schedules.set_targets(self._account.targets(), remembered, at_start=False)
+            await self._account.forget_others()
         self._note_config()
         self._refused = None
         log.info("the configuration was read again and is in force", servers=len(self._schedules.targets))
@@ -238,9 +252,10 @@ class Daemon:
             log.error("the new configuration is refused, the old one stays in force", mistake=mistake)
 
     def _mistakes(self) -> list[str]:
+        """Why the file as it is now is refused. Cleaned: a secret may stand where it does not belong."""
         if isinstance(self._refused, ConfigError):
-            return [str(mistake) for mistake in self._refused.mistakes]
-        return [] if self._refused is None else [str(self._refused)]
+            return [redactor.clean(str(mistake)) for mistake in self._refused.mistakes]
+        return [] if self._refused is None else [redactor.clean(str(self._refused))]
 
     # -- rotations ---------------------------------------------------------------------------------------------
 
@@ -279,23 +294,35 @@ class Daemon:
         mistakes = self._mistakes()
         return ["the new configuration is refused, the old one is in force:", *mistakes] if mistakes else []
 
+    def head(self) -> Json:
+        return report_head(self._situation((), (), None))
+
     async def status(self) -> Json:
-        return status_report(await self._situation(self._schedules.targets.values()))
+        moment = asyncio.get_running_loop().time()
+        if self._report is None or moment - self._reported_at >= REPORT_GOOD_FOR:
+            running, ledger_error = await self._open_rotations()
+            targets = tuple(self._schedules.targets.values())
+            self._report, self._reported_at = status_report(self._situation(targets, running, ledger_error)), moment
+        return self._report
 
     async def server_status(self, server_id: str) -> Json | None:
         target = self._schedules.targets.get(server_id)
         if target is None:
             return None
         history = await self._tools.ledger.history(server_id)
-        return server_report(await self._situation([target]), target, history)
+        running, ledger_error = await self._open_rotations()
+        return server_report(self._situation((target,), running, ledger_error), target, history)
 
-    async def _situation(self, targets: Iterable[Target]) -> Situation:
-        targets = list(targets)
-        running, ledger_error = dict(self.metrics.running), None
-        try:  # a `now` beside the daemon is a rotation too
-            running = {one.id: one for one in await self._tools.ledger.open_rotations()} | running
+    async def _open_rotations(self) -> tuple[Sequence[Rotation], str | None]:
+        """Those that this process runs, and those of others: a `now` beside the daemon is a rotation too."""
+        ours = dict(self.metrics.running)
+        try:
+            found = {one.id: one for one in await self._tools.ledger.open_rotations()}
         except LedgerError as error:
-            ledger_error = str(error)
+            return tuple(ours.values()), str(error)
+        return tuple((found | ours).values()), None
+
+    def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
         return Situation(
             config=self.config,
             now=self._tools.now(),
@@ -308,7 +335,7 @@ class Daemon:
                 for target in targets
                 if (assessment := self._account.assessment(target)) is not None
             },
-            running=tuple(running.values()),
+            running=running,
             ledger_error=ledger_error,
             inventory_listed_at=self._tools.inventory.last_success,
             account_error=self._account.error,
@@ -327,7 +354,7 @@ async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+async def _every(interval: Callable[[], float], work: Callable[[], Awaitable[None]]) -> None:
     """Do `work` now and then every so often, for ever, whatever becomes of one turn of it."""
     while True:
         try:
@@ -336,4 +363,4 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
             log.error("the ledger cannot be used", error=str(error))
         except Exception:
             log.exception("internal error", work=getattr(work, "__name__", ""))
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(interval())

@@ -52,6 +52,9 @@ log = structlog.get_logger("snaprotd.ledger")
 
 SCHEMA_VERSION = 1
 
+KEPT_HISTORY = 500
+"""Rotations of each server that are remembered: a year and more of nightly ones."""
+
 TABLES = MetaData()
 
 META = Table("meta", TABLES, Column("key", String(64), primary_key=True), Column("value", Text, nullable=False))
@@ -210,7 +213,7 @@ class Ledger:
         row = {**_columns(rotation), "server_id": rotation.server_id, "slot": _text(rotation.slot), "epoch": 1}
         async with self._transaction() as connection:
             if mark is not None:
-                await connection.execute(_set_mark(mark))
+                await connection.execute(_SET_MARK, [_mark_row(mark)])
             claimed = await connection.scalar(
                 upsert(ROTATIONS)
                 .values(**row, id=rotation.id, started_at=_text(rotation.started_at), **self._tenure())
@@ -344,6 +347,22 @@ class Ledger:
             query = query.where(ROTATIONS.c.server_id == server_id)
         return await self._bodies(query)
 
+    async def forget_old(self, keep: int = KEPT_HISTORY) -> None:
+        """Forget the rotations of a server but for the newest `keep`, and the last of each result."""
+        columns = ROTATIONS.c
+        newest = func.row_number().over(partition_by=columns.server_id, order_by=columns.started_at.desc())
+        newest_of_result = func.row_number().over(
+            partition_by=(columns.server_id, columns.result), order_by=columns.started_at.desc()
+        )
+        ranked = (
+            select(columns.id, newest.label("place"), newest_of_result.label("among_its_like"))
+            .where(~columns.is_open)
+            .subquery()
+        )
+        old = select(ranked.c.id).where(ranked.c.place > keep, ranked.c.among_its_like > 1)
+        async with self._transaction() as connection:
+            await connection.execute(delete(ROTATIONS).where(columns.id.in_(old)))
+
     async def latest(self) -> Mapping[str, Rotation]:
         """For each server its latest rotation that has ended."""
         newest_first = func.row_number().over(
@@ -389,9 +408,10 @@ class Ledger:
                 await connection.execute(delete(MARKS).where(MARKS.c.server_id == gone))
 
     async def set_marks(self, marks: list[Mark]) -> None:
+        if not marks:
+            return
         async with self._transaction() as connection:
-            for mark in marks:
-                await connection.execute(_set_mark(mark))
+            await connection.execute(_SET_MARK, [_mark_row(mark) for mark in marks])
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -453,15 +473,21 @@ def _columns(rotation: Rotation) -> dict[str, Any]:
     }
 
 
-def _set_mark(mark: Mark) -> Any:
-    seen = _text(mark.seen_until)
+def _upsert_mark() -> Any:
+    insertion = upsert(MARKS)
+    new = insertion.excluded
     # A mark never goes back: two daemons on one ledger may report their slots in any order.
-    latest = case((MARKS.c.seen_until > seen, MARKS.c.seen_until), else_=seen)
-    return (
-        upsert(MARKS)
-        .values(server_id=mark.server_id, seen_until=seen, schedule=mark.schedule)
-        .on_conflict_do_update(index_elements=["server_id"], set_={"seen_until": latest, "schedule": mark.schedule})
+    latest = case((MARKS.c.seen_until > new.seen_until, MARKS.c.seen_until), else_=new.seen_until)
+    return insertion.on_conflict_do_update(
+        index_elements=["server_id"], set_={"seen_until": latest, "schedule": new.schedule}
     )
+
+
+_SET_MARK = _upsert_mark()
+
+
+def _mark_row(mark: Mark) -> dict[str, str]:
+    return {"server_id": mark.server_id, "seen_until": _text(mark.seen_until), "schedule": mark.schedule}
 
 
 def _text(instant: datetime) -> str:

@@ -100,7 +100,7 @@ def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: 
         targets=targets,
         known=inventory.known,
         servers=inventory.seen_servers,
-        wanted=tuple(_ids(names, targets, servers)),
+        wanted=tuple(_ids(names, targets, servers, doubt)),
         now=datetime.now(UTC),
         doubt=doubt,
     )
@@ -110,8 +110,10 @@ def _servers(inventory: Inventory) -> list[Server]:
     return list(inventory.seen_servers.values())
 
 
-def _ids(names: Sequence[str], targets: Sequence[Target], servers: Sequence[Server]) -> list[str]:
+def _ids(names: Sequence[str], targets: Sequence[Target], servers: Sequence[Server], doubt: str | None) -> list[str]:
     ids = ids_of(names, targets, servers)
+    if isinstance(ids, str) and doubt is not None:
+        raise UnknownServerError(f"{ids}, in what could be read: {doubt}")
     if isinstance(ids, str):
         raise UnknownServerError(f"{ids}. `snaprotd plan` shows the servers that are configured")
     return ids
@@ -122,7 +124,8 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
     async with open_cloud(config, environ, NullObserver()) as cloud:
         account = await cloud.account()
         permissions = ", ".join(account.permissions) if account.permissions is not None else "not told"
-        may_change = account.permissions is None or bool(set(account.permissions) - READING)
+        words = {word.rpartition(":")[2].strip() for word in account.permissions or ()}
+        may_change = not words or not words <= READING
         token = Finding(
             ok=may_change,
             text=f"token {account.token_name} of {account.email}; permissions: {permissions}"
@@ -230,10 +233,10 @@ async def _target(config: Config, tools: Tools, name: str) -> Target:
     configured = [target for target in resolve(config, None) if name in (target.server_id, target.label)]
     if len(configured) == 1:
         return configured[0]
-    await _refresh(tools.inventory)
+    doubt = await _refresh(tools.inventory)
     servers = _servers(tools.inventory)
     targets = resolve(config, servers)
-    (server_id,) = _ids([name], targets, servers)
+    (server_id,) = _ids([name], targets, servers, doubt)
     found = next((target for target in targets if target.server_id == server_id), None)
     if found is None:
         raise UnknownServerError(_no_policy(name, config))

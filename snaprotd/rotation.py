@@ -139,10 +139,10 @@ class Rotation:
     def power_is_unsettled(self) -> bool:
         """A stop or start may still strike: watch the server.
 
-        A stop that the provider acknowledged, and did not carry out in time, is given longer than a lost one.
+        A stop that the provider acknowledged, and has not carried out yet, is given longer than a lost one.
         """
         patience = self.settle * SETTLE_MARGIN
-        if self.stop_timed_out:
+        if self.stop_timed_out or (self.stop_acknowledged and not self.went_off):
             patience = max(patience, self.policy.start_timeout.total_seconds())
         return self.power_open is not None and self.power_open < patience
 

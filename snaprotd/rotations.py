@@ -108,7 +108,7 @@ class Rotations:
         for rotation in await self._tools.ledger.open_rotations():
             if rotation.held_off:
                 log.error("the ledger cannot be written: starting the server", server=rotation.label)
-                task = asyncio.create_task(start_server(self._tools, rotation.server_id))
+                task = asyncio.create_task(start_server(self._tools, rotation))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 

@@ -83,6 +83,7 @@ class Schedules:
         `at_start`: they were looked after by the process before this one too, so that what was missed meanwhile
         may be run. Otherwise nothing runs before its next slot: not for being new, edited, or unpaused.
         """
+        marks: list[Mark] = []
         before, self.targets = self.targets, {target.server_id: target for target in targets}
         self._metrics.show_only({target.server_id: target.label for target in targets})
         for gone in before.keys() - self.targets.keys():
@@ -96,17 +97,21 @@ class Schedules:
                 facts.note_end(latest)
             old = before.get(target.server_id)
             if old is None or _written(old.policy) != _written(target.policy):
-                await self._admit(target, remembered.marks.get(target.server_id), at_start=at_start)
+                marks += await self._admit(target, remembered.marks.get(target.server_id), at_start=at_start)
+        await self._set_marks(marks)
         self._tell_next_runs(targets)
 
-    async def _admit(self, target: Target, mark: Mark | None, *, at_start: bool) -> None:
-        """Begin to tell of a server's slots: those from now on, and before them what was missed, if anything was."""
+    async def _admit(self, target: Target, mark: Mark | None, *, at_start: bool) -> list[Mark]:
+        """Begin to tell of a server's slots: those from now on, and before them what was missed, if anything was.
+
+        Answers with the marks that are to be set.
+        """
         now, delay = self._now(), _delay(target)
         known = at_start and mark is not None and mark.schedule == _written(target.policy)
         # A policy that is new sees no slot before it, however long its turn is delayed.
         self._seen[target.server_id] = mark.seen_until if known and mark else now
         self._set_timer(target, since=max(now, self._seen[target.server_id] + delay))
-        await self._catch_up(target, now)
+        return await self._catch_up(target, now)
 
     def _set_timer(self, target: Target, *, since: datetime) -> None:
         self._timer.set(target.server_id, _schedule(target.policy), _delay(target), since)
@@ -123,11 +128,17 @@ class Schedules:
         now = self._now()
         late = now - slot - _delay(target)
         self._metrics.lateness.observe(max(0.0, late.total_seconds()))
-        work = self._catch_up(target, now) if late > LATE else self.take_up(target, slot, seen_until=slot)
+        work = self._take_up_late(target, now) if late > LATE else self.take_up(target, slot, seen_until=slot)
         self._in_background(work, f"slot {slot} of {target.label}")
 
-    async def _catch_up(self, target: Target, now: datetime) -> None:
-        """Deal with the slots that nobody saw: at most one is run, the others are counted."""
+    async def _take_up_late(self, target: Target, now: datetime) -> None:
+        await self._set_marks(await self._catch_up(target, now))
+
+    async def _catch_up(self, target: Target, now: datetime) -> list[Mark]:
+        """Deal with the slots that nobody saw: at most one is run, the others are counted.
+
+        Answers with the mark that is to be set then, unless a rotation was claimed with it.
+        """
         delay, facts = _delay(target), self.facts(target)
         missed = missed_slots(
             _schedule(target.policy),
@@ -141,9 +152,9 @@ class Schedules:
             facts.missed["skipped"] += missed.skipped
             log.warning("slots were missed", server=target.label, skipped=missed.skipped, running=str(missed.run))
         if missed.run is None:
-            await self._set_mark(target, max(self._seen[target.server_id], now - delay))
-        else:
-            await self.take_up(target, missed.run, seen_until=now - delay, late=True)
+            return [self._mark(target, max(self._seen[target.server_id], now - delay))]
+        await self.take_up(target, missed.run, seen_until=now - delay, late=True)
+        return []
 
     async def take_up(
         self, target: Target, slot: datetime, *, seen_until: datetime | None = None, late: bool = False
@@ -157,7 +168,7 @@ class Schedules:
             mark = self._mark(target, seen_until)
             if target.policy.paused:
                 facts.skipped["paused"] += 1
-                await self._set_mark(target, seen_until)
+                await self._set_marks([self._mark(target, seen_until)])
                 return
         now = self._now()
         try:
@@ -175,11 +186,11 @@ class Schedules:
                 facts.skipped["in_flight"] += 1
                 log.warning("skipped: the server's last rotation is still open", server=target.label, step=busy.step)
 
-    async def _set_mark(self, target: Target, seen_until: datetime) -> None:
+    async def _set_marks(self, marks: list[Mark]) -> None:
         try:
-            await self._ledger.set_marks([self._mark(target, seen_until)])
+            await self._ledger.set_marks(marks)
         except LedgerError as error:
-            log.error("how far the schedule was seen could not be saved", server=target.label, error=str(error))
+            log.error("how far the schedules were seen could not be saved", servers=len(marks), error=str(error))
 
     def _mark(self, target: Target, seen_until: datetime) -> Mark:
         self._seen[target.server_id] = seen_until

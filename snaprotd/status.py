@@ -15,7 +15,7 @@ from snaprotd.assessment import Assessment
 from snaprotd.config import Config, Target, as_written
 from snaprotd.metrics import ServerFacts
 from snaprotd.model import Owner, Policy, Server
-from snaprotd.reports import Json, history_row, plain_id, planned_rows, zulu
+from snaprotd.reports import Json, history_row, plain_id, planned_rows, untouchable_words, zulu
 from snaprotd.rotation import Result, Rotation, Step
 from snaprotd.words import count
 
@@ -23,6 +23,10 @@ VERSION = 1
 
 ALARM, ATTENTION, OK = "alarm", "attention", "ok"
 """Somebody must act; somebody should look; nobody need do anything."""
+
+
+TIME_CHANGE = timedelta(hours=1)
+"""What a day may be longer by, in autumn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +61,30 @@ def status_report(situation: Situation) -> Json:
     departed = [_departed(situation, rotation) for rotation in running.values()]
     problems = [*_general_problems(situation), *_problems_of(servers + departed)]
     return {
+        **report_head(situation),
+        "state": _worst(problem["severity"] for problem in problems),
+        "problems": problems,
+        "inventory": {"listed_at": zulu(situation.inventory_listed_at), "error": situation.account_error},
+        "ledger_error": situation.ledger_error,
+        "servers": servers,
+        "departed": departed,
+    }
+
+
+def report_head(situation: Situation) -> Json:
+    """What the report says of the daemon itself."""
+    return {
         "version": VERSION,
         "snaprotd": __version__,
         "instance": situation.config.instance,
         "generated_at": zulu(situation.now),
         "started_at": zulu(situation.started_at),
-        "state": _worst(problem["severity"] for problem in problems),
-        "problems": problems,
+        "limit": situation.config.limit,
         "config": {
             "path": str(situation.config.path),
             "loaded_at": zulu(situation.config_loaded_at),
             "mistakes": list(situation.config_mistakes),
         },
-        "inventory": {"listed_at": zulu(situation.inventory_listed_at), "error": situation.account_error},
-        "limit": situation.config.limit,
-        "servers": servers,
-        "departed": departed,
     }
 
 
@@ -118,9 +130,9 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "expected_interval_seconds": facts.expected_interval,
         "next_run": zulu(facts.next_run),
         "running": _running(running) if running else None,
-        "stopped_by_us_since": zulu(running.held_off_since) if running and running.held_off else None,
+        "stopped_by_us_since": _off_since(running) if running else None,
         "last": past_rotation(facts.latest) if facts.latest else None,
-        **_holdings(situation, situation.assessments.get(target.server_id)),
+        **_holdings(situation, situation.assessments.get(target.server_id), server),
     }
     problems = [*_own_problems(situation, target, facts, running, report)]
     state = _worst(severity for severity, _ in problems)
@@ -131,7 +143,7 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
     }
 
 
-def _holdings(situation: Situation, assessment: Assessment | None) -> Json:
+def _holdings(situation: Situation, assessment: Assessment | None, server: Server | None) -> Json:
     """What the provider's list says of the server; nulls where it has not been read yet."""
     if assessment is None:
         return dict.fromkeys(("newest_completed", "slots", "blocked", "prune_pending", "snapshots"))
@@ -150,7 +162,7 @@ def _holdings(situation: Situation, assessment: Assessment | None) -> Json:
             "foreign": len(decisions) - ours,
             "free": max(0, situation.config.limit - len(decisions)),
         },
-        "blocked": assessment.room.blocked or None,
+        "blocked": assessment.room.blocked or (untouchable_words(server) if server else "") or None,
         "prune_pending": len(assessment.plan.deletions),
         "snapshots": planned_rows(assessment),
     }
@@ -170,15 +182,24 @@ def _running(rotation: Rotation) -> Json:
     }
 
 
+def _off_since(rotation: Rotation) -> str | None:
+    """Not while a stop has been asked for and the server is still running."""
+    return zulu(rotation.held_off_since) if rotation.held_off and rotation.went_off else None
+
+
 def _departed(situation: Situation, rotation: Rotation) -> Json:
     """A rotation that goes on though its server has left the configuration."""
     off = rotation.held_off
     words = f"{rotation.label} is no longer configured; its rotation goes on under its old policy"
+    if situation.inventory_listed_at is None:
+        words = (
+            f"{rotation.label} is not known to be configured until the account has been listed; its rotation goes on"
+        )
     return {
         "id": plain_id(rotation.server_id),
         "name": rotation.label,
         "running": _running(rotation),
-        "stopped_by_us_since": zulu(rotation.held_off_since) if off else None,
+        "stopped_by_us_since": _off_since(rotation),
         "problems": [{"severity": ATTENTION, "text": words + (" until the server is started" if off else "")}],
     }
 
@@ -242,7 +263,7 @@ def _age_problems(situation: Situation, target: Target, report: Json) -> Iterabl
         yield ATTENTION, "there is no completed snapshot of ours yet"
     elif interval is not None:
         age = situation.now - datetime.fromisoformat(newest["created_at"])
-        if age > timedelta(seconds=interval) + _longest(target.policy):
+        if age > timedelta(seconds=interval) + _longest(target.policy) + TIME_CHANGE:
             yield ALARM, "the newest snapshot is older than the schedule allows"
 
 

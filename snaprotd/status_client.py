@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http.client import HTTPException
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -37,7 +38,7 @@ def default_url(config: Config | None) -> str:
 def read_status(url: str) -> dict[str, Any]:
     """Raises `Unreachable` with a sentence for the user."""
     address = url.rstrip("/").removesuffix("/api/status") + "/api/status"
-    if urlsplit(address).scheme not in ("http", "https"):
+    if not _is_address(address):
         raise Unreachable(f"{url} is no address: write it as http://HOST:PORT")
     try:
         # Without the environment's proxies: the daemon is near.
@@ -48,8 +49,16 @@ def read_status(url: str) -> dict[str, Any]:
         raise Unreachable(
             f"no daemon answers at {url}: {reason}. Is it running? Name its address with --url"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise Unreachable(f"what answers at {url} is no snaprotd: {error}") from error
     if not isinstance(report, dict) or report.get("version") != VERSION:
         raise Unreachable(f"what answers at {url} is no snaprotd of this version")
     return report
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False

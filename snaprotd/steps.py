@@ -404,7 +404,7 @@ def _is_back(run: Run) -> Outcome:
     rotation = run.rotation
     if rotation.power_is_unsettled:
         return Waiting("the server is active; the answer to a power request was lost, so it is watched a while longer")
-    run.learn(held_off=False)
+    run.learn(held_off=False, stop_acknowledged=False, power_open=None)
     if rotation.went_off:
         run.tools.observer.back_on(rotation, rotation.off_for)
     return Done()
@@ -490,17 +490,21 @@ def _full(rotation: Rotation, snapshots: tuple[Snapshot, ...], now: datetime) ->
 # -- without a ledger ----------------------------------------------------------------------------------------
 
 
-async def start_server(tools: Tools, server_id: str) -> None:
+async def start_server(tools: Tools, rotation: Rotation) -> None:
     """See a server that is held off started, where no record of it can be written. A start too many does no harm."""
+    clock = asyncio.get_running_loop().time
+    believe_gone_at = clock() + rotation.policy.start_timeout.total_seconds()
     while True:
         try:
-            server = await tools.cloud.server(server_id)
+            server = await tools.cloud.server(rotation.server_id)
             if server.is_active:
                 return
             if server.is_stopped:
                 await tools.cloud.power(server, "start", guard=lambda: None)
         except CloudError as error:
-            log.error("the server that is held off cannot be started yet", server_id=server_id, error=str(error))
+            log.error("the server that is held off cannot be started yet", server=rotation.label, error=str(error))
+            if isinstance(error, NotFound) and clock() > believe_gone_at:
+                return
         await asyncio.sleep(tools.poll_interval)
 
 

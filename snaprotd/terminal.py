@@ -36,7 +36,13 @@ def show(renderable: RenderableType) -> None:
     out = console()
     with out.capture() as captured:
         out.print(renderable)
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def _write(text: str) -> None:
+    """Where the encoding has no sign for something, another one stands for it."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
 
 
 Say = Callable[[str], None]

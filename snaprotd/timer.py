@@ -55,7 +55,8 @@ class SlotTimer:
 
     def wakeup(self) -> None:
         """Look at the wall clock now: it may have been set since the timer was."""
-        self._scheduler.wakeup()
+        if self._scheduler.running:
+            self._scheduler.wakeup()
 
     def set(self, server_id: str, schedule: Schedule, delay: timedelta, since: datetime) -> None:
         """Tell of every slot of `schedule` whose turn comes after `since`, even if that is past already."""

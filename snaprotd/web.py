@@ -37,6 +37,9 @@ class View(Protocol):
     def remarks(self) -> Sequence[str]:
         """What somebody should look at, though the job goes on."""
 
+    def head(self) -> Mapping[str, Any]:
+        """What every page shows above and below what it is about."""
+
     async def status(self) -> Mapping[str, Any]:
         """How everything stands, as plain JSON values."""
 
@@ -87,10 +90,8 @@ class _Site:
         server_id = request.path_params["server_id"]
         server = await self._view.server_status(server_id)
         if server is None:
-            return await _page(
-                404, pages.missing_page, await self._view.status(), f"No server {server_id} is configured."
-            )
-        return await _page(200, pages.server_page, await self._view.status(), server)
+            return await _page(404, pages.missing_page, self._view.head(), f"No server {server_id} is configured.")
+        return await _page(200, pages.server_page, self._view.head(), server)
 
     async def static(self, request: Request) -> Response:
         media_type, content = pages.STATIC.get(request.path_params["name"], ("", b""))
@@ -101,7 +102,7 @@ class _Site:
     async def status(self, request: Request) -> Response:
         server_id = request.query_params.get("server")
         if server_id is None:
-            return JSONResponse(await self._view.status(), headers=GUARDED)
+            return await asyncio.to_thread(JSONResponse, await self._view.status(), headers=GUARDED)
         report = await self._view.server_status(server_id)
         if report is None:
             return JSONResponse({"detail": f"no server {server_id} is configured"}, status_code=404, headers=GUARDED)
@@ -164,7 +165,8 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror
         raise SnaprotdError(
             f"cannot listen on {host}:{port}: {reason}. Choose another address with the key `listen`"
         ) from error

@@ -123,6 +123,7 @@ REPORT = shape(
         ),
         "config": shape({"path": {"type": "string"}, "loaded_at": INSTANT, "mistakes": many({"type": "string"})}),
         "inventory": shape({"listed_at": MAYBE_INSTANT, "error": MAYBE_TEXT}),
+        "ledger_error": MAYBE_TEXT,
         "limit": {"type": "integer"},
         "servers": many(shape(SERVER)),
         "departed": many(DEPARTED),
@@ -170,7 +171,7 @@ async def test_all_is_well_where_every_newest_snapshot_is_in_time(tmp_path: Path
 async def test_a_newest_snapshot_that_is_older_than_the_schedule_allows_is_an_alarm(tmp_path: Path) -> None:
     world = World()
     server_id = world.add_server("web-01")
-    made = world.clock() - timedelta(hours=25)
+    made = world.clock() - timedelta(hours=26)
     world.add_snapshot(server_id, snapshot_name("main", made), created_at=made)
     async with daemon_on(write_config(tmp_path, f"[{{id: {server_id}, {NIGHTLY}}}]"), world) as watched:
         await asyncio.sleep(5)

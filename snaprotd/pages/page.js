@@ -5,6 +5,7 @@ let answered = document.querySelector("#clock time").textContent;
 
 async function refresh(address) {
   const response = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(EVERY) });
+  if (!response.ok && response.status !== 404) throw new Error(response.statusText);
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
   for (const part of document.querySelectorAll("[data-live]")) {
     const now = fresh.getElementById(part.id);
