@@ -1,13 +1,18 @@
-"""How tests run: an `async def` test runs on virtual time, unless it is marked `real_time`."""
+"""How tests run: an `async def` test runs on virtual time, unless it is marked `real_time`; files live in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 
 import pytest
 
 from tests.support.virtual_time import run_virtually
+
+if os.path.isdir("/dev/shm"):
+    # A ledger waits for its disk at every write; tests make thousands.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
 
 @pytest.hookimpl(tryfirst=True)
