@@ -427,7 +427,8 @@ class Cloud:
         elif isinstance(error, UnreadableError):
             message = f"the answer to {call} from {host} cannot be read: {error}"
         elif isinstance(error, httpx.ConnectError):
-            message = f"{host} cannot be reached for {call}: {error or 'no connection'}"
+            reason = str(error) or "no connection (is it the right scheme, http or https?)"
+            message = f"{host} cannot be reached for {call}: {reason}"
         else:
             message = f"the connection to {host} was lost at {call}: {error or type(error).__name__}"
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError)

@@ -326,7 +326,9 @@ class FileKeys(TypedDict, total=False):
         _SCHEMA_OF_DURATION,
         Field(description="How often the progress of rotations is looked at."),
     ]
-    drain_timeout: Annotated[_Timeout, Field(description="How long a stopping daemon waits for rotations.")]
+    drain_timeout: Annotated[
+        _Timeout, Field(description="How long a stopping daemon lets rotations that hold a server off go on.")
+    ]
     discover_interval: Annotated[
         timedelta,
         _duration("100ms", "7d"),

@@ -72,7 +72,7 @@ class Daemon:
         self._refused: SnaprotdError | None = None
         self._report: Json | None = None
         self._reported_at = 0.0
-        self._started_at = self._loaded_at = datetime.now(UTC)
+        self._started_at = self._loaded_at = self._noted_until = datetime.now(UTC)
         self._systemd = ServiceNotifier(environ)
         self._watch = ConfigWatch(
             config,
@@ -176,6 +176,8 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if all_on and self.started.is_set():
+            log.info("ended in order; the next start goes on with what is open")
         if not all_on:
             log.error("ended while servers are held off; the next start goes on with them")
         return 0 if all_on else 1
@@ -212,6 +214,16 @@ class Daemon:
         self._systemd.status(self._in_words())
         if not self._stop.is_set():
             await self._rotations.take_over()
+            await self._note_others()
+
+    async def _note_others(self) -> None:
+        """What other processes have done meanwhile, as `snaprotd now` does, is known to the status too."""
+        now = self._tools.now()
+        for rotation in await self._tools.ledger.ended_since(self._noted_until):
+            target = self._schedules.targets.get(rotation.server_id)
+            if target is not None:
+                self._schedules.facts(target).note_end(rotation)
+        self._noted_until = now
 
     # -- configuration -----------------------------------------------------------------------------------------
 
@@ -305,11 +317,12 @@ class Daemon:
             self._report, self._reported_at = status_report(self._situation(targets, running, ledger_error)), moment
         return self._report
 
-    async def server_status(self, server_id: str) -> Json | None:
-        target = self._schedules.targets.get(server_id)
+    async def server_status(self, name: str) -> Json | None:
+        targets = self._schedules.targets
+        target = targets.get(name) or next((one for one in targets.values() if one.label == name), None)
         if target is None:
             return None
-        history = await self._tools.ledger.history(server_id)
+        history = await self._tools.ledger.history(target.server_id)
         running, ledger_error = await self._open_rotations()
         return server_report(self._situation((target,), running, ledger_error), target, history)
 
@@ -320,7 +333,7 @@ class Daemon:
             found = {one.id: one for one in await self._tools.ledger.open_rotations()}
         except LedgerError as error:
             return tuple(ours.values()), str(error)
-        return tuple((found | ours).values()), None
+        return tuple(one for one in (found | ours).values() if not one.is_finished), None
 
     def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
         return Situation(
@@ -340,6 +353,8 @@ class Daemon:
             inventory_listed_at=self._tools.inventory.last_success,
             account_error=self._account.error,
             config_loaded_at=self._loaded_at,
+            ledger_path=os.path.abspath(self.config.state),
+            is_ending=self._stop.is_set(),
             config_mistakes=self._mistakes(),
         )
 

@@ -83,6 +83,7 @@ Index(
     postgresql_where=ROTATIONS.c.is_open,
 )
 Index("rotations_by_time", ROTATIONS.c.started_at)
+Index("rotations_by_end", ROTATIONS.c.finished_at)
 
 MARKS = Table(
     "marks",
@@ -182,12 +183,25 @@ class Ledger:
         folder_lock = FolderLock.acquire(path) if lock else None
         ledger = cls(_sqlite_engine(path), owner=owner, lease=lease, lock=folder_lock)
         try:
-            async with ledger._transaction() as connection:
-                await connection.run_sync(migrate)
+            await ledger._migrate(path)
         except BaseException:
             await ledger.close()
             raise
         return ledger
+
+    async def _migrate(self, path: Path) -> None:
+        try:
+            async with self._transaction() as connection:
+                await connection.run_sync(migrate)
+        except LedgerError as error:
+            if not self.is_sole_user or not _lacks_shared_memory(error):
+                raise
+            # The disk is full. What it promises can be read all the same, as long as nobody else uses it.
+            log.error("no other process can use the ledger before this one is restarted", error=str(error))
+            await self._engine.dispose()
+            self._engine = _sqlite_engine(path, alone=True)
+            async with self._transaction() as connection:
+                await connection.run_sync(migrate)
 
     async def __aenter__(self) -> Ledger:
         return self
@@ -372,6 +386,11 @@ class Ledger:
         rotations = await self._bodies(select(ended.c.body).where(ended.c.place == 1))
         return {rotation.server_id: rotation for rotation in rotations}
 
+    async def ended_since(self, instant: datetime) -> list[Rotation]:
+        """The rotations that have ended since, whoever ran them; oldest first."""
+        ended = select(ROTATIONS.c.body).where(ROTATIONS.c.finished_at >= _text(instant))
+        return await self._bodies(ended.order_by(ROTATIONS.c.finished_at))
+
     async def last_started(self) -> Mapping[str, datetime]:
         """For each server when its latest rotation began."""
         return await self._latest(select(ROTATIONS.c.server_id, func.max(ROTATIONS.c.started_at)))
@@ -433,7 +452,14 @@ class Ledger:
             raise LedgerError(f"the ledger {self._engine.url.database} cannot be used: {reason}") from error
 
 
-def _sqlite_engine(path: Path) -> AsyncEngine:
+def _lacks_shared_memory(error: LedgerError) -> bool:
+    """SQLite could not make the file that the users of a ledger share as their memory."""
+    cause = getattr(error.__cause__, "orig", None)
+    return str(getattr(cause, "sqlite_errorname", "")).startswith("SQLITE_IOERR_SHM")
+
+
+def _sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
+    """`alone`: keep everybody else out, and share no memory with them."""
     # As parts, not as text: a path may hold what means something in a URL.
     url = URL.create("sqlite+aiosqlite", database=str(path.absolute()))
     engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60)
@@ -443,7 +469,14 @@ def _sqlite_engine(path: Path) -> AsyncEngine:
         # Autocommit in the driver, so that the transactions are those that SQLAlchemy begins.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+        mode = "EXCLUSIVE" if alone else "NORMAL"
+        for pragma in (
+            f"locking_mode={mode}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "busy_timeout=10000",
+            "foreign_keys=ON",
+        ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

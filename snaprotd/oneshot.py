@@ -57,6 +57,13 @@ class Account:
         return found
 
     @property
+    def headings(self) -> dict[str, str]:
+        """The servers that were asked for and are there: our name, else the account's, by id."""
+        labels = {target.server_id: target.label for target in self.targets}
+        there = [one for one in self.wanted if one in self.servers and one in self.known]
+        return {one: labels.get(one) or self.servers[one].name or one for one in there}
+
+    @property
     def complaints(self) -> list[str]:
         """What of that which was asked for is not there, or cannot be relied on."""
         if self.doubt is not None:
@@ -74,6 +81,8 @@ class Finding:
 
     ok: bool
     text: str
+    note: bool = False
+    """Worth knowing, and nothing wrong."""
 
 
 async def read_account(config: Config, environ: Mapping[str, str], names: Sequence[str]) -> Account:
@@ -139,7 +148,17 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
             token,
             *([Finding(ok=False, text=doubt)] if doubt else _unmatched(config, targets)),
             *(_finding(config, one, inventory, now, doubtful=doubt is not None) for one in targets),
+            *_uncovered(targets, _servers(inventory)),
         ]
+
+
+def _uncovered(targets: Sequence[Target], servers: Sequence[Server]) -> list[Finding]:
+    covered = {target.server_id for target in targets}
+    return [
+        Finding(ok=True, note=True, text=f"{one.name} ({one.id}) is in no entry: no snapshots are taken of it")
+        for one in servers
+        if one.id not in covered
+    ]
 
 
 def _unmatched(config: Config, targets: Sequence[Target]) -> list[Finding]:
@@ -293,9 +312,12 @@ def _obey_signals(tools: Tools, say: Callable[[str], None]) -> None:
 
     def asked_to_end(number: int) -> None:
         if tools.drain.requested.is_set():
+            say("ended at once; a server that was held off is OFF until a daemon, or its next start, goes on with it")
             os._exit(128 + number)
         say("asked to end: a server that is held off is started first; once more ends at once")
         tools.drain.requested.set()
 
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, asked_to_end, number)
+        loop.add_signal_handler(number, asked_to_end, number)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # the terminal was closed; the work goes on all the same

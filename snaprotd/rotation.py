@@ -92,6 +92,7 @@ class Rotation:
     held_off_since: datetime | None = None
     """When that promise was made, by the wall clock: for people, and never for a decision."""
     stop_acknowledged: bool = False
+    """A stop has been acknowledged, and may not have been carried out yet."""
     hard_stop: bool = False
     """The stop timed out, and the policy's harder one has been asked for."""
     stop_timed_out: bool = False
@@ -106,8 +107,12 @@ class Rotation:
     """Age of the last of them."""
     went_off: bool = False
     """It was seen not to be running, after we had asked for that."""
+    came_back: bool = False
+    """It was seen running again since then, and is only watched."""
+    went_off_at: datetime | None = None
+    """When that was first seen, by the wall clock: for people, and never for a decision."""
     off_for: float = 0.0
-    """Seconds for which the server has been held off, since it was first seen so."""
+    """Seconds for which the server has been held off, since it was first seen so and until it was seen running."""
 
     creates: int = 0
     """Requests for the snapshot sent."""
@@ -142,7 +147,7 @@ class Rotation:
         A stop that the provider acknowledged, and has not carried out yet, is given longer than a lost one.
         """
         patience = self.settle * SETTLE_MARGIN
-        if self.stop_timed_out or (self.stop_acknowledged and not self.went_off):
+        if self.stop_timed_out or self.stop_acknowledged:
             patience = max(patience, self.policy.start_timeout.total_seconds())
         return self.power_open is not None and self.power_open < patience
 
@@ -176,12 +181,13 @@ Outcome = Done | Waiting | Failed
 
 def aged(rotation: Rotation, seconds: float) -> Rotation:
     """The rotation after `seconds` more of a monotonic clock."""
+    is_off = rotation.held_off and rotation.went_off and not rotation.came_back
     return replace(
         rotation,
         waited=rotation.waited + seconds,
         start_age=rotation.start_age + seconds,
         unseen=rotation.unseen + seconds,
-        off_for=rotation.off_for + seconds if rotation.held_off and rotation.went_off else rotation.off_for,
+        off_for=rotation.off_for + seconds if is_off else rotation.off_for,
         power_open=None if rotation.power_open is None else rotation.power_open + seconds,
         create_open=None if rotation.create_open is None else rotation.create_open + seconds,
     )

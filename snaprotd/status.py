@@ -6,6 +6,7 @@ meaning or goes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -50,6 +51,9 @@ class Situation:
     account_error: str | None
     """Why the account could not be listed the last time, or None."""
     config_loaded_at: datetime
+    ledger_path: str
+    is_ending: bool
+    """It has been asked to end, and still sees to servers that it holds off."""
     config_mistakes: Sequence[str]
     """Why the file as it now is was refused; empty where it is the one in force."""
 
@@ -77,11 +81,12 @@ def report_head(situation: Situation) -> Json:
         "version": VERSION,
         "snaprotd": __version__,
         "instance": situation.config.instance,
+        "ledger": situation.ledger_path,
         "generated_at": zulu(situation.now),
         "started_at": zulu(situation.started_at),
         "limit": situation.config.limit,
         "config": {
-            "path": str(situation.config.path),
+            "path": os.path.abspath(situation.config.path),
             "loaded_at": zulu(situation.config_loaded_at),
             "mistakes": list(situation.config_mistakes),
         },
@@ -183,8 +188,8 @@ def _running(rotation: Rotation) -> Json:
 
 
 def _off_since(rotation: Rotation) -> str | None:
-    """Not while a stop has been asked for and the server is still running."""
-    return zulu(rotation.held_off_since) if rotation.held_off and rotation.went_off else None
+    """Not while the server runs: still, when a stop has been asked for, or again, when it is only watched."""
+    return zulu(rotation.went_off_at) if rotation.held_off and not rotation.came_back else None
 
 
 def _departed(situation: Situation, rotation: Rotation) -> Json:
@@ -209,9 +214,13 @@ def _departed(situation: Situation, rotation: Rotation) -> Json:
 
 def _general_problems(situation: Situation) -> list[Json]:
     found = []
+    if situation.is_ending:
+        found.append((ATTENTION, "snaprotd is ending: it takes no new work"))
     if situation.config_mistakes:
         words = "the configuration file is refused as it now is; the one read before is in force"
-        found.append((ALARM, f"{words}: {situation.config_mistakes[0]}"))
+        first, *others = situation.config_mistakes
+        more = f" (and {count(len(others), 'other mistake')})" if others else ""
+        found.append((ALARM, f"{words}: {first}{more}"))
     if situation.ledger_error is not None:
         found.append((ALARM, situation.ledger_error))
     if situation.account_error is not None:
@@ -242,8 +251,6 @@ def _own_problems(
     if report["blocked"] and not (facts.latest and facts.latest.error == report["blocked"]):
         yield ALARM, report["blocked"]
     yield from _age_problems(situation, target, report)
-    if report["prune_pending"]:
-        yield ATTENTION, f"{count(report['prune_pending'], 'snapshot')} to be deleted, and still there"
 
 
 def _power_problems(situation: Situation, running: Rotation | None) -> Iterable[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from http.client import HTTPException
 from typing import Any
 from urllib.error import URLError
@@ -15,6 +16,7 @@ from snaprotd.status import VERSION
 
 TIMEOUT = 10.0
 """Seconds."""
+QUICKLY = 3.0
 LARGEST = 64 * 1024 * 1024
 """Bytes of a report."""
 
@@ -35,14 +37,32 @@ def default_url(config: Config | None) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def read_status(url: str) -> dict[str, Any]:
+def refuse_another_ledger(config: Config) -> None:
+    """Raise `SnaprotdError` where a daemon of this very configuration runs here and has another ledger.
+
+    That is so where `state` is left to the folder or the environment: the two would not know of each other.
+    """
+    try:
+        running = read_status(default_url(config), timeout=QUICKLY)
+    except Unreachable:
+        return
+    theirs, ours = str(running.get("ledger")), os.path.abspath(config.state)
+    is_same = os.path.realpath(str(running["config"]["path"])) == os.path.realpath(config.path)
+    if is_same and os.path.realpath(theirs) != os.path.realpath(ours):
+        raise SnaprotdError(
+            f"the daemon that runs here has its ledger in {theirs}, and this command would use {ours}: "
+            f"nothing was done. Name that ledger with `state`, or set STATE_DIRECTORY={os.path.dirname(theirs)}"
+        )
+
+
+def read_status(url: str, *, timeout: float = TIMEOUT) -> dict[str, Any]:
     """Raises `Unreachable` with a sentence for the user."""
     address = url.rstrip("/").removesuffix("/api/status") + "/api/status"
     if not _is_address(address):
         raise Unreachable(f"{url} is no address: write it as http://HOST:PORT")
     try:
         # Without the environment's proxies: the daemon is near.
-        with build_opener(ProxyHandler({})).open(address, timeout=TIMEOUT) as answer:
+        with build_opener(ProxyHandler({})).open(address, timeout=timeout) as answer:
             report = json.loads(answer.read(LARGEST))
     except URLError as error:
         reason = getattr(error.reason, "strerror", None) or error.reason

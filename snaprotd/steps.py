@@ -214,8 +214,6 @@ async def stop(run: Run) -> Outcome:
     server = await run.server()
     _note_power(run, server)
     if server.is_stopped:
-        if rotation.stop_acknowledged:
-            run.learn(power_open=None)  # the stop that was acknowledged has struck: no other is under way
         return Done()
     if server.is_untouchable:
         return Failed(f"the server is {server.status}")
@@ -225,14 +223,29 @@ async def stop(run: Run) -> Outcome:
         return Waiting(f"the server is {server.status}")
     if rotation.stop_acknowledged or rotation.power_is_unsettled:
         return Waiting("the server has been asked to stop and is still active")
-    await run.remember(held_off=True, held_off_since=run.tools.now(), power_open=0.0)
+    fresh = {"went_off": False, "went_off_at": None, "came_back": False}  # whatever an earlier process has seen
+    await run.remember(held_off=True, held_off_since=run.tools.now(), power_open=0.0, **fresh)
     return await _ask_to_stop(run, server, "stop", owed=False)
 
 
 def _note_power(run: Run, server: Server) -> None:
-    """Remember that the server was seen off, or on its way, after we had asked for that."""
-    if run.rotation.held_off and not run.rotation.went_off and not server.is_active:
-        run.learn(went_off=True)
+    """Remember that the server was seen off, or on its way, after we had asked for that; and that it runs again."""
+    if run.rotation.held_off and not server.is_active:
+        since = run.rotation.went_off_at or run.tools.now()
+        run.learn(went_off=True, came_back=False, went_off_at=since)
+    elif run.rotation.went_off and not run.rotation.came_back:
+        run.learn(came_back=True, off_for=_off_for(run))
+    if server.is_stopped and run.rotation.stop_acknowledged and not run.rotation.hard_stop:
+        # The stop that was acknowledged has struck, and no other is under way. Of two, one still may be.
+        run.learn(stop_acknowledged=False, power_open=None)
+
+
+def _off_for(run: Run) -> float:
+    """Seconds that the server was off, with those in which no process was there to count them."""
+    rotation = run.rotation
+    if rotation.went_off_at is None:
+        return rotation.off_for
+    return max(rotation.off_for, (run.tools.now() - rotation.went_off_at).total_seconds())
 
 
 async def _ask_to_stop(run: Run, server: Server, action: str, *, owed: bool) -> Outcome:

@@ -83,17 +83,16 @@ def _plan_table(plan: Json, now: datetime) -> RenderableType:
 # -- list ----------------------------------------------------------------------------------------------------------
 
 
-def list_text(rows: Sequence[Json], now: datetime, labels: Mapping[str, str]) -> RenderableType:
-    """`labels`: our names for the servers, by their ids as text."""
-    if not rows:
-        return Text("no snapshots")
+def list_text(rows: Sequence[Json], now: datetime, headings: Mapping[str, str]) -> RenderableType:
+    """`headings`: the servers' names, by their ids as text."""
     parts: list[RenderableType] = []
-    for server_id in dict.fromkeys(row["server_id"] for row in rows):
-        own = [row for row in rows if row["server_id"] == server_id]
-        name = labels.get(str(server_id)) or own[0]["server_name"] or str(server_id)
-        head = Text.assemble((name, "bold"), f"  server {server_id}, {count(len(own), 'snapshot')}")
-        parts += [head, Padding(_list_table(own, now), (0, 0, 0, 2)), ""]
-    return Group(*parts[:-1])
+    for server_id, name in headings.items():
+        own = [row for row in rows if str(row["server_id"]) == server_id]
+        held = count(len(own), "snapshot") if own else "no snapshots"
+        parts.append(Text.assemble((name, "bold"), f"  server {server_id}, {held}"))
+        parts += [Padding(_list_table(own, now), (0, 0, 0, 2))] if own else []
+        parts.append("")
+    return Group(*parts[:-1]) if parts else Text("no snapshots")
 
 
 def _list_table(rows: Sequence[Json], now: datetime) -> Table:
@@ -117,7 +116,8 @@ def now_text(rotation: Rotation) -> RenderableType:
             f"interrupted: {rotation.label} at step {rotation.step}; the next start of snaprotd goes on with it"
         )
     if rotation.error is None:
-        text = f": {rotation.label} has {rotation.snapshot_name} (id {rotation.snapshot_id}){deleted}"
+        off = f", was off for {duration(rotation.off_for)}" if rotation.went_off else ""
+        text = f": {rotation.label} has {rotation.snapshot_name} (id {rotation.snapshot_id}){off}{deleted}"
     else:
         text = f": {rotation.label}: at step {rotation.failed_step}: {rotation.error}{deleted}"
     return Text.assemble((str(rotation.result), STYLES[str(rotation.result)]), text)

@@ -43,8 +43,8 @@ class View(Protocol):
     async def status(self) -> Mapping[str, Any]:
         """How everything stands, as plain JSON values."""
 
-    async def server_status(self, server_id: str) -> Mapping[str, Any] | None:
-        """How one server stands, with its policy and history; None where it is not configured.
+    async def server_status(self, name: str) -> Mapping[str, Any] | None:
+        """How the server of this id or label stands, with its policy and history; None where it is not configured.
 
         Raises `LedgerError` where the history cannot be read.
         """

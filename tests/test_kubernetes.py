@@ -462,7 +462,7 @@ BAD_VALUES = {
     "--set-string=config=listen: 0.0.0.0:9877\nstate: /var/lib/snaprotd/a\napi: {token_file: /t}": "token_file",
     "--set=terminationGracePeriodSeconds=600": "above drain_timeout, which is 10m",
     "--set-string=config=listen: 0.0.0.0:9877\nstate: /var/lib/snaprotd/a\ndrain_timeout: 1.5h": "which is 1.5h",
-    "--set-string=config=listen: 0.0.0.0:9877\nstate: /var/lib/snaprotd/a\ndrain_timeout: 660s": "which is 660s",
+    "--set-string=config=listen: 0.0.0.0:9877\nstate: /var/lib/snaprotd/a\ndrain_timeout: 1260s": "which is 1260s",
 }
 
 

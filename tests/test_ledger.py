@@ -900,6 +900,21 @@ async def test_a_full_disk_is_told_of_and_nothing_is_lost_by_it(path: Path) -> N
         assert await ours.open_rotations() == [replace(begun, note="room again")]
 
 
+async def test_a_full_disk_keeps_nobody_from_reading_what_was_promised(path: Path) -> None:
+    async with ledgers(path, "a") as (ours,):
+        begun = await claimed(ours, rotation(held_off=True))
+    with no_room_on_disk(), capture_logs() as said:
+        async with ledgers(path, "b") as (theirs,):
+            assert theirs.is_sole_user
+            assert await theirs.open_rotations() == [begun]
+            with pytest.raises(LedgerError):
+                await theirs.take_over(everything=True)
+    assert [one["log_level"] for one in said] == ["error"]
+    async with ledgers(path, "c", "d") as (third, fourth):
+        assert await third.take_over(everything=True) == [begun]
+        assert await fourth.open_rotations() == [begun]
+
+
 @contextmanager
 def no_room_on_disk() -> Iterator[None]:
     """No file of this process grows."""

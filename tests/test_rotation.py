@@ -250,8 +250,10 @@ def test_the_provider_may_say_for_how_long_to_wait(error: CloudError) -> None:
 # -- ages ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("held_off", "went_off"), [(False, False), (True, False), (False, True), (True, True)])
-def test_seconds_are_added_to_every_age_and_to_nothing_else(held_off: bool, went_off: bool) -> None:
+@pytest.mark.parametrize("held_off", [False, True])
+@pytest.mark.parametrize("went_off", [False, True])
+@pytest.mark.parametrize("came_back", [False, True])
+def test_seconds_are_added_to_every_age_and_to_nothing_else(held_off: bool, went_off: bool, came_back: bool) -> None:
     ages: dict[str, Any] = {
         "waited": 1.0,
         "start_age": 2.0,
@@ -260,13 +262,13 @@ def test_seconds_are_added_to_every_age_and_to_nothing_else(held_off: bool, went
         "power_open": 5.0,
         "create_open": 6.0,
     }
-    young = rotation(**ages, held_off=held_off, went_off=went_off)
+    young = rotation(**ages, held_off=held_off, went_off=went_off, came_back=came_back)
     assert aged(young, 10.0) == replace(
         young,
         waited=11.0,
         start_age=12.0,
         unseen=13.0,
-        off_for=14.0 if held_off and went_off else 4.0,
+        off_for=14.0 if held_off and went_off and not came_back else 4.0,
         power_open=15.0,
         create_open=16.0,
     )

@@ -115,6 +115,7 @@ REPORT = shape(
         "version": {"const": 1},
         "snaprotd": {"type": "string"},
         "instance": {"type": "string"},
+        "ledger": {"type": "string"},
         "generated_at": INSTANT,
         "started_at": INSTANT,
         "state": {"enum": ["ok", "attention", "alarm"]},

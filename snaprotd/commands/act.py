@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import click
 import structlog
+from rich.text import Text
 
 from snaprotd.by_hand import ByHand, Found, by_hand
 from snaprotd.commands.common import (
@@ -22,6 +23,7 @@ from snaprotd.commands.common import (
 from snaprotd.oneshot import rotate_now
 from snaprotd.reports import outcome_of
 from snaprotd.rotation import STEPS, Result, Rotation, Step
+from snaprotd.status_client import refuse_another_ledger
 from snaprotd.tables import now_text
 from snaprotd.terminal import Say, moving_line, show
 from snaprotd.words import ago, clock, duration
@@ -39,12 +41,15 @@ def now(server: str, path: str | None, description: str, as_json: bool) -> int:
     Example:
       snaprotd now web-01 --description "before the upgrade"
 
-    It goes through the same ledger as the daemon: it refuses while a rotation of this server is open. Ctrl-C sees
-    the server started again if it is held off; a second one ends at once.
+    It does what the policy says: stops the server first where that is asked for, and deletes afterwards what is no
+    longer kept. The snapshot falls under `keep` like any other. It goes through the daemon's ledger, and refuses while
+    a rotation of this server is open. Ctrl-C sees the server started again if it is held off; a second one ends at
+    once.
     """
     begin()
     structlog.contextvars.clear_contextvars()
     settings = load(path)
+    refuse_another_ledger(settings)
     with moving_line() as say:
         rotation = wait_for(
             rotate_now(settings, os.environ, server, description=description, watch=_steps_shown(say), say=say)
@@ -90,7 +95,7 @@ def restore(snapshot_id: str, path: str | None, yes: bool) -> int:
         async with by_hand(settings, os.environ, snapshot_id) as chosen:
             chosen.refuse_unless_completed()
             await chosen.refuse_if_busy()
-            click.echo(_what_is_lost(chosen))
+            show(Text(_what_is_lost(chosen)))
             if not yes and not _is_confirmed(chosen.found):
                 return FAILED
             with moving_line() as say:
@@ -155,7 +160,7 @@ def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
             chosen.refuse_to_delete_in_progress()
             taken = snapshot.created_at.isoformat() if snapshot.created_at else None
             age = ago(taken, found.now) if taken else "at an unknown time"
-            click.echo(f"Delete snapshot {snapshot.id}, {snapshot.name}, of server {found.label}, taken {age}.")
+            show(Text(f"Delete snapshot {snapshot.id}, {snapshot.name}, of server {found.label}, taken {age}."))
             if not yes and not _is_wanted():
                 return FAILED
             await chosen.delete()

@@ -7,7 +7,7 @@ import os
 import click
 
 from snaprotd.commands.common import FAILED, as_json, begin, load, print_json, server_argument, wait_for, with_config
-from snaprotd.errors import SnaprotdError
+from snaprotd.errors import ConfigError
 from snaprotd.oneshot import read_account, read_history
 from snaprotd.reports import Json, history_row, people_plan_of, plan_of, snapshot_rows
 from snaprotd.status_client import default_url, read_status
@@ -63,7 +63,7 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
     if as_json:
         print_json(rows)
     elif rows or account.is_whole:
-        show(list_text(rows, account.now, {target.server_id: target.label for target in account.targets}))
+        show(list_text(rows, account.now, account.headings))
     for complaint in account.complaints:
         click.echo(f"snaprotd: {complaint}", err=True)
     return 0 if account.is_whole else FAILED
@@ -104,18 +104,22 @@ def status(url: str | None, path: str | None, as_json: bool) -> int:
     """
     begin()
     if url is None:
-        try:
-            url = default_url(load(path))
-        except SnaprotdError:
-            if path is not None or os.environ.get("SNAPROTD_CONFIG"):
-                raise
-            url = default_url(None)
+        url = _address(path)
     report = read_status(url)
     if as_json:
         print_json(report)
     else:
         show(status_text(report))
     return 0
+
+
+def _address(path: str | None) -> str:
+    """Where the daemon listens. What is wrong with its file must not keep anybody from looking at it."""
+    try:
+        return default_url(load(path))
+    except ConfigError as error:
+        click.echo(f"{error}\nsnaprotd: so its usual address is asked; --url names another", err=True)
+        return default_url(None)
 
 
 COMMANDS = (plan, list_, history, status)

@@ -57,7 +57,8 @@ def check(path: str | None, online: bool) -> int:
     begin()
     findings = wait_for(check_online(settings, os.environ))
     for finding in findings:
-        click.echo(("ok       " if finding.ok else "PROBLEM  ") + finding.text)
+        word = "note" if finding.note else "ok" if finding.ok else "PROBLEM"
+        click.echo(f"{word:<9}{finding.text}")
     return 0 if all(finding.ok for finding in findings) else FAILED
 
 

@@ -60,6 +60,33 @@ class Ended:
         return json.loads(self.out)
 
 
+async def run_for_a_reader_who_leaves(*arguments: str, lines: int, errors_too: bool, **more: str) -> int:
+    """Run one command, as `snaprotd ... | head -N` does; with `errors_too` as `2>&1 | head -N`. Its exit code.
+
+    After so many lines nobody reads any more. What else it writes to standard error is thrown away.
+    """
+    ours, theirs = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "snaprotd", *arguments),
+        env=environment(**more),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs if errors_too else asyncio.subprocess.DEVNULL,
+    )
+    os.close(theirs)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            with open(ours, "rb", buffering=0) as pipe:  # noqa: ASYNC230 - it is open already
+                for _ in range(lines):
+                    assert await asyncio.to_thread(pipe.readline)
+            return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 async def run(*arguments: str, stdin: str | None = None, **more: str) -> Ended:
     """Run one command to its end. Whatever it was, it has shown neither the token nor a traceback."""
     process = await asyncio.create_subprocess_exec(
@@ -147,10 +174,38 @@ async def running(*arguments: str, output: Path, **more: str) -> AsyncIterator[D
 
 
 @asynccontextmanager
-async def daemon(config: Path, **more: str) -> AsyncIterator[Daemon]:
+async def running_on_a_full_disk(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
+    """As `running`, but no file of the command's grows; what it prints comes to `output` through us."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'ulimit -f 0 && exec "$0" -m snaprotd "$@"', sys.executable, *arguments),
+        env=environment(**more),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    copying = asyncio.create_task(_copy(process.stdout, output))
+    life = Daemon(process, output)
+    try:
+        yield life
+    finally:
+        await life.kill()
+        await copying
+        _judge_output(life.said.encode())
+
+
+async def _copy(stream: asyncio.StreamReader, output: Path) -> None:
+    with output.open("ab", buffering=0) as log:
+        while piece := await stream.read(65536):
+            log.write(piece)
+
+
+@asynccontextmanager
+async def daemon(config: Path, *, full_disk: bool = False, **more: str) -> AsyncIterator[Daemon]:
     """`snaprotd run`. Lives of one configuration share one log."""
     settings = {"SNAPROTD_LOG_LEVEL": "DEBUG", **more}
-    async with running("run", "--config", str(config), output=config.with_suffix(".log"), **settings) as life:
+    start = running_on_a_full_disk if full_disk else running
+    async with start("run", "--config", str(config), output=config.with_suffix(".log"), **settings) as life:
         yield life
 
 

@@ -11,9 +11,10 @@ import sys
 import termios
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from tests.support.processes import PATIENCE, TOKEN, environment
+from tests.support.processes import LOOK_EVERY, PATIENCE, TOKEN, environment
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -41,6 +42,32 @@ class Shown:
 
 def _width(line: str) -> int:
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in line.rstrip())
+
+
+async def run_until_the_terminal_closes(*arguments: str, closes: Callable[[], bool], **more: str) -> int:
+    """Run a command as the only one of a terminal, which is closed as soon as `closes` holds. Its exit code."""
+    ours, theirs = os.openpty()
+    name = os.ttyname(theirs)
+    # Who leads a session and opens a terminal, has it: closing it then hangs up (SIGHUP).
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec <{name} >{name} 2>&1 && exec "$0" -m snaprotd "$@"', sys.executable, *arguments),
+        env={**environment(TERM="xterm-256color"), **more},
+        start_new_session=True,
+    )
+    os.set_blocking(ours, False)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not closes():
+                with suppress(BlockingIOError):
+                    os.read(ours, 65536)
+                await asyncio.sleep(LOOK_EVERY)
+            os.close(theirs)
+            os.close(ours)
+            return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def run_in_terminal(
