@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, Request, async_playwright, expect
+from playwright.async_api import Browser, Page, Request, Route, async_playwright, expect
 
 from tests.support.processes import until
 from tests.support.programs import needs
@@ -201,6 +201,30 @@ async def test_it_says_so_when_the_daemon_does_not_answer(tmp_path: Path) -> Non
         await told.daemon.kill()
         await expect(seen.page.locator("#lost")).to_be_visible(timeout=20_000)
         await expect(seen.page.locator("#lost")).to_contain_text("snaprotd does not answer")
+
+
+async def test_an_answer_that_is_no_page_is_not_shown_as_one(tmp_path: Path) -> None:
+    """Where the ledger cannot be read, say. What was shown last stays, and is said to be old."""
+    async with (
+        fleet(tmp_path, troubled=False) as told,
+        chromium() as browser,
+        visit(browser, f"{told.url}/servers/12345") as seen,
+    ):
+        page = seen.page
+        title, lost = await page.title(), page.locator("#lost")
+
+        async def fail(route: Route) -> None:
+            await route.fulfill(status=503, content_type="text/plain", body="the ledger cannot be used\n")
+
+        look_again = "document.dispatchEvent(new Event('visibilitychange'))"
+        await page.route("**/servers/*", fail)
+        await page.evaluate(look_again)
+        await expect(lost).to_be_visible(timeout=20_000)
+        assert await page.title() == title
+        await expect(page.locator("h1")).to_contain_text("web-01")
+        await page.unroute("**/servers/*")
+        await page.evaluate(look_again)
+        await expect(lost).to_be_hidden(timeout=20_000)
 
 
 async def test_five_hundred_servers_are_found_and_sorted(tmp_path: Path) -> None:
