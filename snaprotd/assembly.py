@@ -19,7 +19,7 @@ from snaprotd.logs import redactor
 from snaprotd.metrics import Metrics
 from snaprotd.model import snapshot_name
 from snaprotd.rotation import Rotation
-from snaprotd.steps import Drain, Tools
+from snaprotd.run import Drain, Tools
 from snaprotd.token import token_source
 
 log = structlog.get_logger("snaprotd")

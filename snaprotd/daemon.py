@@ -22,10 +22,10 @@ from snaprotd.reload import ConfigWatch
 from snaprotd.reports import Json
 from snaprotd.rotation import Rotation
 from snaprotd.rotations import Rotations
+from snaprotd.run import Tools
 from snaprotd.schedules import Remembered, Schedules
 from snaprotd.sd_notify import ServiceNotifier
 from snaprotd.status import Situation, report_head, server_report, status_report
-from snaprotd.steps import Tools
 from snaprotd.web import serving
 from snaprotd.words import count
 

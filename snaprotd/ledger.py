@@ -303,6 +303,8 @@ class Ledger:
 
     async def renew(self) -> None:
         """Renew the lease of every rotation this process holds. Those that it has lost are let go."""
+        if not self._held:
+            return
         began = uptime()
         async with self._transaction() as connection:
             rows = await connection.execute(

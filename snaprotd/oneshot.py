@@ -17,11 +17,12 @@ from snaprotd.config import Config, Target, resolve
 from snaprotd.errors import SnaprotdError
 from snaprotd.inventory import Inventory, ServerHoldings
 from snaprotd.ledger import Claimed, Ledger, ServerBusy
+from snaprotd.loop import insist_on_rotation
 from snaprotd.metrics import Metrics
 from snaprotd.model import Server
 from snaprotd.reports import ids_of, untouchable_words
 from snaprotd.rotation import Result, Rotation, resumed
-from snaprotd.steps import Run, Tools, insist_on_rotation
+from snaprotd.run import Run, Tools
 
 LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the lease while a rotation runs."""

@@ -9,9 +9,11 @@ import structlog
 
 from snaprotd.errors import LeaseLost, LedgerError
 from snaprotd.ledger import Claim, Claimed, Mark
+from snaprotd.loop import insist_on_rotation
 from snaprotd.metrics import Metrics
 from snaprotd.rotation import Rotation, resumed
-from snaprotd.steps import Run, Tools, insist_on_rotation, start_is_overdue, start_server
+from snaprotd.run import Run, Tools
+from snaprotd.steps import start_is_overdue, start_server
 
 log = structlog.get_logger("snaprotd.rotations")
 
@@ -131,7 +133,10 @@ class Rotations:
             return True
         log.warning("the drain timed out: starting the servers that are held off", rotations=len(self._tasks))
         self._tools.drain.hurry.set()
-        return await self._ended_within(FINAL_PATIENCE)
+        all_on = await self._ended_within(FINAL_PATIENCE)
+        for task in self._tasks:
+            task.cancel()  # the next start goes on with them
+        return all_on
 
     async def _ended_within(self, seconds: float) -> bool:
         if self._tasks:

@@ -97,7 +97,10 @@ class Schedules:
                 facts.note_end(latest)
             old = before.get(target.server_id)
             if old is None or _written(old.policy) != _written(target.policy):
-                marks += await self._admit(target, remembered.marks.get(target.server_id), at_start=at_start)
+                try:
+                    marks += await self._admit(target, remembered.marks.get(target.server_id), at_start=at_start)
+                except Exception:
+                    log.exception("internal error: this server's schedule is not told", server=target.label)
         await self._set_marks(marks)
         self._tell_next_runs(targets)
 
@@ -206,7 +209,10 @@ class Schedules:
             for target in self.targets.values():
                 # The timer would sleep until the far time that the clock showed. What was run is in the ledger.
                 self._seen[target.server_id] = min(self._seen[target.server_id], now - _delay(target))
-                self._set_timer(target, since=now)
+                try:
+                    self._set_timer(target, since=now)
+                except Exception:
+                    log.exception("internal error: this server's schedule is not told", server=target.label)
         self._looked_at = now
         self._timer.wakeup()
         self._metrics.scheduler_ticked_at.set(now.timestamp())

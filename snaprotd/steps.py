@@ -1,4 +1,4 @@
-"""What each step of a rotation does, and the loop that saves after every one of them.
+"""What each step of a rotation does.
 
 Every step looks before it acts, so that any step may be visited twice, by this process or by the next one. "It is
 so already" is success. What a request must not outrun is on disk before the request goes out: the promise to start
@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from datetime import datetime
 
 import structlog
 
 from snaprotd import retention
-from snaprotd.cloud import Cloud
-from snaprotd.errors import CloudError, LeaseLost, LedgerError, NotFound, Permanent, Temporary, Unclear
-from snaprotd.inventory import Inventory
-from snaprotd.ledger import Ledger
+from snaprotd.errors import CloudError, NotFound, Permanent, Temporary, Unclear
 from snaprotd.model import OnStopTimeout, Server, Snapshot, SnapshotState
 from snaprotd.rotation import (
     MAX_CREATES,
@@ -27,148 +22,16 @@ from snaprotd.rotation import (
     Failed,
     Outcome,
     Passed,
-    Result,
     Rotation,
     Step,
     Waiting,
-    advance,
-    aged,
-    judge,
 )
+from snaprotd.run import Run, Tools
 
 START_BACKOFF_CAP = 300.0
 """Seconds between two start requests at the most. There is no last one."""
 
 log = structlog.get_logger("snaprotd.rotation")
-
-
-class Observer(Protocol):
-    """Who is told of what a rotation does: the metrics."""
-
-    def start_failed(self, rotation: Rotation) -> None: ...
-
-    def deleted(self, rotation: Rotation, *, success: bool) -> None: ...
-
-    def back_on(self, rotation: Rotation, seconds: float) -> None: ...
-
-    def finished(self, rotation: Rotation) -> None: ...
-
-
-class Drain:
-    """How a process that wants to end tells its rotations."""
-
-    def __init__(self) -> None:
-        self.requested = asyncio.Event()
-        """Take no new step, unless a server is held off."""
-        self.hurry = asyncio.Event()
-        """Start the servers that are held off, whatever their snapshots do."""
-
-    async def sleep(self, seconds: float, *, held_off: bool) -> None:
-        """Sleep, but wake when what is asked of a rotation changes."""
-        awaited = self.hurry if held_off else self.requested
-        if awaited.is_set():
-            await asyncio.sleep(seconds if held_off else 0)
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await awaited.wait()
-        except TimeoutError:
-            return
-
-
-@dataclass(kw_only=True)
-class Tools:
-    """What every rotation of a process shares."""
-
-    cloud: Cloud
-    inventory: Inventory
-    ledger: Ledger
-    observer: Observer
-    drain: Drain
-    poll_interval: float
-    request_timeout: float = 30.0
-    """The longest that one whole request may take, in seconds: a lease must be good for as long."""
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-
-
-class Run:
-    """One rotation while this process runs it: the record, and what the steps may do with it."""
-
-    def __init__(self, rotation: Rotation, tools: Tools, watch: Callable[[Rotation], None] = lambda _: None) -> None:
-        self._rotation = rotation
-        self._aged_at = asyncio.get_running_loop().time()
-        self._unguarded = False
-        self.tools = tools
-        self._watch = watch
-
-    @property
-    def rotation(self) -> Rotation:
-        """The record as of now."""
-        moment = asyncio.get_running_loop().time()
-        self._rotation = aged(self._rotation, moment - self._aged_at)
-        self._aged_at = moment
-        return self._rotation
-
-    def learn(self, **changes: Any) -> Rotation:
-        """Change the record; it is saved at the end of the visit."""
-        self._rotation = replace(self.rotation, **changes)
-        try:
-            self._watch(self._rotation)
-        except Exception:
-            log.exception("internal error: who watches a rotation must not end it")
-        return self._rotation
-
-    async def remember(self, **changes: Any) -> None:
-        """Change the record and have it on disk before anything else is done.
-
-        Raises `LedgerError` where that fails, and `LeaseLost` where the rotation is no longer ours.
-        """
-        intended = replace(self.rotation, **changes)
-        await self.tools.ledger.save(intended)
-        self._unguarded = False
-        self.learn(**changes)
-
-    async def remember_if_possible(self, **changes: Any) -> bool:
-        """As `remember`, but go on from memory where the ledger cannot be written; True if it could.
-
-        Nobody else can write that ledger either, so nobody has taken the rotation over: its server can be started.
-        """
-        try:
-            await self.remember(**changes)
-        except LedgerError as error:
-            self._unguarded = True
-            log.error("the ledger cannot be written: going on from memory", error=str(error))
-            self.learn(**changes)
-            return False
-        return True
-
-    def guard(self) -> None:
-        """Called when the bytes of a request are about to go out: raise `LeaseLost` unless it is still ours."""
-        if not self._unguarded:
-            self.tools.ledger.guard(self._rotation.id, self.tools.request_timeout)
-
-    async def server(self) -> Server:
-        return await self.tools.inventory.server(self._rotation.server_id)
-
-    async def snapshots(self) -> tuple[Snapshot, ...]:
-        return await self.tools.inventory.snapshots(self._rotation.server_id)
-
-    async def delete(self, snapshot: Snapshot, reason: str) -> str | None:
-        """Delete one snapshot; the error in words if that failed."""
-        await self.remember()
-        log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=reason)
-        try:
-            await self.tools.cloud.delete_snapshot(snapshot.id, guard=self.guard)
-        except CloudError as error:
-            self.tools.observer.deleted(self._rotation, success=False)
-            self.learn(undeletable=(*self._rotation.undeletable, snapshot.id))
-            return f"could not delete {snapshot.name}: {error}"
-        self.tools.observer.deleted(self._rotation, success=True)
-        self.learn(deleted=(*self._rotation.deleted, snapshot.id))
-        return None
-
-
-# -- the steps -------------------------------------------------------------------------------------------------
 
 
 async def look(run: Run) -> Outcome:
@@ -461,6 +324,9 @@ async def prune(run: Run) -> Outcome:
     due = [decision for decision in due if decision.snapshot.id not in (*rotation.deleted, mine.id)]
     untried = [decision for decision in due if decision.snapshot.id not in rotation.undeletable]
     if untried:
+        server = await run.server()
+        if server.is_untouchable:  # perhaps from one of the very snapshots that are due
+            return Waiting(f"the server is {server.status}: nothing is deleted meanwhile")
         error = await run.delete(untried[0].snapshot, untried[0].reason)
         if error:
             run.learn(error=error, failed_step=Step.PRUNE)
@@ -519,113 +385,3 @@ async def start_server(tools: Tools, rotation: Rotation) -> None:
             if isinstance(error, NotFound) and clock() > believe_gone_at:
                 return
         await asyncio.sleep(tools.poll_interval)
-
-
-# -- the loop --------------------------------------------------------------------------------------------------
-
-
-async def run_rotation(run: Run) -> Rotation:
-    """Run a rotation to its end, or to where a drain stops it. Answers with the record as it then is.
-
-    Raises `LeaseLost` when another process has taken the rotation over; nothing more is sent then.
-    """
-    with structlog.contextvars.bound_contextvars(**_context(run.rotation)):
-        while not run.rotation.is_finished and not _stopped_by_drain(run):
-            await _visit_and_save(run)
-        return run.rotation
-
-
-async def _visit_and_save(run: Run) -> None:
-    step = run.rotation.step
-    structlog.contextvars.bind_contextvars(step=str(step))
-    if run.tools.drain.hurry.is_set() and step is not Step.START:
-        # The process is about to end: start the server ahead of its turn. The step itself is for the next process.
-        outcome = await _visit(run, start)
-    else:
-        outcome = await _visit(run, STEPS[step])
-        before = run.rotation
-        run.learn(**_changes(before, advance(before, outcome), run.tools.now()))
-        _tell(before, run.rotation, outcome)
-    await _save(run)
-    if run.rotation.step is step and not isinstance(outcome, Done):
-        await run.tools.drain.sleep(_pause(outcome, run.tools.poll_interval), held_off=run.rotation.held_off)
-
-
-async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome:
-    """One visit of a step, with every foreseen error turned into an outcome."""
-    try:
-        return await step(run)
-    except LeaseLost:
-        raise
-    except CloudError as error:
-        return judge(run.rotation, error)
-    except LedgerError as error:
-        return Failed(str(error))
-    except Exception as error:
-        # A mistake of ours must not leave a server off, nor end the other rotations.
-        log.exception("internal error")
-        # Without the error's own text, which may hold anything; the log has it, and takes secrets out.
-        return judge(run.rotation, Permanent(f"internal error ({type(error).__name__}): see the log"))
-
-
-async def _save(run: Run) -> None:
-    """Save the record. Only its end must be on disk before we go on: each request that counts saves for itself."""
-    if run.rotation.is_finished:
-        run.tools.observer.finished(run.rotation)
-    while not await run.remember_if_possible() and run.rotation.is_finished:
-        if run.tools.drain.requested.is_set():
-            return
-        await asyncio.sleep(run.tools.poll_interval)
-
-
-async def insist_on_rotation(run: Run) -> Rotation:
-    """As `run_rotation`; a mistake of ours in the loop itself must not leave a server off either."""
-    while True:
-        try:
-            return await run_rotation(run)
-        except LeaseLost:
-            raise
-        except Exception:
-            log.exception("internal error in a rotation", rotation=run.rotation.id)
-            await asyncio.sleep(run.tools.poll_interval)
-
-
-def _stopped_by_drain(run: Run) -> bool:
-    drain = run.tools.drain
-    return drain.requested.is_set() and not run.rotation.held_off
-
-
-def _pause(outcome: Outcome, poll_interval: float) -> float:
-    """Seconds to the next visit. All rotations poll at the same ticks, so that they share one list request."""
-    to_tick = poll_interval - asyncio.get_running_loop().time() % poll_interval
-    match outcome:
-        case Waiting(soon=True):
-            return 0.0
-        case Waiting(retry_after=float(seconds)):
-            return max(to_tick, seconds)
-    return to_tick
-
-
-def _changes(before: Rotation, after: Rotation, now: datetime) -> dict[str, Any]:
-    changed = {
-        f.name: getattr(after, f.name) for f in fields(after) if getattr(after, f.name) != getattr(before, f.name)
-    }
-    return {**changed, "finished_at": now} if after.is_finished else changed
-
-
-def _tell(before: Rotation, after: Rotation, outcome: Outcome) -> None:
-    """The log line of a visit; a wait is told once for each reason."""
-    match outcome:
-        case Failed(error=error):
-            log.error("step failed", error=error)
-        case Waiting(reason=reason) if reason != before.note:
-            log.info("waiting", reason=reason)
-        case Done():
-            log.info("step done")
-    if after.is_finished:
-        write = log.info if after.result is Result.SUCCESS else log.error
-        write("rotation finished", result=str(after.result), error=after.error, failed_step=after.failed_step)
-
-
-def _context(rotation: Rotation) -> dict[str, str]:
-    return {"server": rotation.label, "slot": rotation.slot.isoformat(), "rotation": rotation.id}

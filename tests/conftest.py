@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from tests.support.virtual_time import run_virtually
 
@@ -26,3 +28,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     else:
         run_virtually(story)
     return True
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """What a test has set for all, as a command does that configures the log, is gone before the next one."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def silence(_as_it_was: None) -> None:
+    """No log. Days of log lines take longer than the days."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))

@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -33,7 +32,7 @@ SETTLE = 120.0
 CHANGES = ("create", "stop", "start", "hard_stop", "delete")
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
-structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+pytestmark = pytest.mark.usefixtures("silence")
 
 
 @dataclass(frozen=True, kw_only=True)

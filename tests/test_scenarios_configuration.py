@@ -198,15 +198,19 @@ async def test_a_server_that_was_removed_and_put_back_across_a_restart_runs_noth
 async def test_a_server_that_only_its_pattern_names_is_not_forgotten_by_a_process_that_has_seen_no_account(
     tmp_path: Path,
 ) -> None:
-    """What was missed is run late, though the provider did not answer for a while after the start."""
+    """What was missed is run late, though a new file was taken while the provider did not answer."""
     world = a_world()
     path = configure(tmp_path, '{match: "web-*", schedule: "30 3 * * *"}')
     async with daemon_on(path, world):
         await asyncio.sleep(15 * MINUTE)
-    async with daemon_on(path, world):
-        world.faults.append(Fault(kind="status", status=503, method="GET", times=None))
-        await asyncio.sleep(30 * MINUTE)
-        world.faults.clear()
+    world.faults.append(Fault(kind="status", status=503, method="GET", times=None))
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(15 * MINUTE)
+        configure(tmp_path, '{match: "web-*", schedule: "30 3 * * *"}', entry("@yearly", server_id="12346"))
+        await asyncio.sleep(15 * MINUTE)
+        assert watched.value("snaprotd_config_last_reload_successful") == 1
+        assert next_hour(watched, "s12346") is not None
+    world.faults.clear()
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(HOUR)
         assert watched.value("snaprotd_missed_slots_total", "web-01", "ran_late") == 1

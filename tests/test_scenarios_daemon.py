@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -12,20 +12,22 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd import schedule
 from snaprotd.errors import ConfigError, LeaseLost
 from snaprotd.ledger import Claimed, Ledger
+from snaprotd.loop import run_rotation
 from snaprotd.model import Policy, Retention
+from snaprotd.run import Run, Tools
 from snaprotd.simulator import Fault, World
 from snaprotd.simulator.world import SimSnapshot
-from snaprotd.steps import Run, Tools, run_rotation
 from tests.support.daemons import Watched, daemon_on, write_config
 from tests.support.lives import Story, night
 from tests.support.promises import Witnessed
 from tests.support.virtual_time import START, VirtualLoop, run_virtually
+
+pytestmark = pytest.mark.usefixtures("silence")
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -34,15 +36,6 @@ MINUTE, HOUR = 60.0, 3600.0
 def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are judged by the virtual clock too."""
     monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
-
-
-@pytest.fixture(autouse=True)
-def _silence() -> Iterator[None]:
-    """Days of log lines take longer than the days."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    yield
-    structlog.configure(**before)
 
 
 @pytest.fixture

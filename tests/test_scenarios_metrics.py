@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Watched, daemon_on, write_config
+
+pytestmark = pytest.mark.usefixtures("silence")
 
 MINUTE, HOUR = 60.0, 3600.0
 TAKEN = 25.0
@@ -34,15 +34,6 @@ def _few_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     often = {"daemon.TICK": 31.3, "daemon.INVENTORY_EVERY": 61.7, "daemon.LEASE_RENEWAL": 14.1, "reload.EVERY": 20.3}
     for name, seconds in often.items():
         monkeypatch.setattr(f"snaprotd.{name}", seconds)
-
-
-@pytest.fixture(autouse=True)
-def _silence() -> Iterator[None]:
-    """Hours of log lines take longer than the hours."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    yield
-    structlog.configure(**before)
 
 
 def entry(name: str, *keys: str, server_id: str = "12345", schedule: str = "10 3 * * *") -> str:

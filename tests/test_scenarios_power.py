@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.errors import LedgerError
 from snaprotd.ledger import Claimed, Ledger
+from snaprotd.loop import run_rotation
 from snaprotd.model import OnStopTimeout, Policy, Retention
 from snaprotd.rotation import Rotation
+from snaprotd.run import Run, Tools
 from snaprotd.simulator import Fault, Reply, Request, World
-from snaprotd.steps import Run, Tools, run_rotation
 from tests.support.daemons import daemon_on, write_config
 from tests.support.lives import Story, night
 from tests.support.promises import Witnessed
+
+pytestmark = pytest.mark.usefixtures("silence")
 
 SLOT = night(0)
 LATER = 3600.0
@@ -38,15 +40,6 @@ LATER = 3600.0
 def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are judged by the virtual clock too."""
     monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
-
-
-@pytest.fixture(autouse=True)
-def _silence() -> Iterator[None]:
-    """Hours of log lines take longer than the hours."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    yield
-    structlog.configure(**before)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import asyncio
 import io
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 import pytest
-from structlog.testing import capture_logs
 
 from snaprotd import config, pages, terminal
 from snaprotd.assembly import open_cloud
@@ -33,6 +32,8 @@ from tests.support.daemons import Watched, daemon_on, write_config
 from tests.support.virtual_time import run_virtually
 from tests.support.world_transport import WorldTransport
 
+pytestmark = pytest.mark.usefixtures("silence")
+
 MINUTE = 60.0
 TOKEN = "Zq7-only-the-provider-may-see-this-4Kd"
 ONE = '[{id: 12345, name: web, schedule: "5 3 * * *", stop_first: true}]'
@@ -42,13 +43,6 @@ ONE = '[{id: 12345, name: web, schedule: "5 3 * * *", stop_first: true}]'
 def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are judged by the virtual clock too."""
     monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
-
-
-@pytest.fixture(autouse=True)
-def _silence() -> Iterator[None]:
-    """Hours of log lines take longer to write than the hours."""
-    with capture_logs():
-        yield
 
 
 @pytest.fixture
@@ -169,7 +163,7 @@ SECRETS = ["vps_abcdefgh12345678", TOKEN]
 
 
 @pytest.mark.parametrize("secret", SECRETS, ids=["of the provider's shape", "in force"])
-@pytest.mark.parametrize("key", ["token_file", "token", "base_url"])
+@pytest.mark.parametrize("key", ["token_file", "token", "timeout"])
 async def test_a_token_in_the_wrong_place_of_the_file_is_shown_nowhere(tmp_path: Path, key: str, secret: str) -> None:
     async with daemon_on(write_config(tmp_path, ONE), a_world(token=TOKEN)) as watched:
         await asyncio.sleep(5)

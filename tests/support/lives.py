@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter as Tally
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,14 +24,29 @@ from snaprotd.cloud import Cloud
 from snaprotd.errors import LeaseLost
 from snaprotd.inventory import Inventory
 from snaprotd.ledger import Claimed, Ledger
+from snaprotd.loop import run_rotation
 from snaprotd.model import Policy, snapshot_name
 from snaprotd.rotation import Rotation
+from snaprotd.run import Drain, Run, Tools
 from snaprotd.simulator import Reply, Request, World
-from snaprotd.steps import Drain, Run, Tools, run_rotation
 from snaprotd.token import token_source
 from tests.support.world_transport import WorldTransport
 
-stamina.set_testing(True, attempts=2, cap=True)
+_living = 0
+
+
+@contextmanager
+def _few_attempts() -> Iterator[None]:
+    """While any life goes on, the client repeats a request once only: the stories are about more than that."""
+    global _living
+    _living += 1
+    stamina.set_testing(True, attempts=2, cap=True)
+    try:
+        yield
+    finally:
+        _living -= 1
+        if not _living:
+            stamina.set_testing(False)
 
 
 class Witness:
@@ -123,14 +138,15 @@ class Story:
         ledger.moment = moment
         inventory = Inventory(cloud)
         try:
-            yield Tools(
-                cloud=cloud,
-                inventory=inventory,
-                ledger=ledger,
-                observer=self.witness,
-                drain=Drain(),
-                poll_interval=self.poll_interval,
-            )
+            with _few_attempts():
+                yield Tools(
+                    cloud=cloud,
+                    inventory=inventory,
+                    ledger=ledger,
+                    observer=self.witness,
+                    drain=Drain(),
+                    poll_interval=self.poll_interval,
+                )
         finally:
             ledger.moment = lambda _: None
             with suppress(BaseException):

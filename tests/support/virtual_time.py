@@ -45,8 +45,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._traveller = traveller
         self.at_work = 0
         super().__init__(VirtualSelector(self._jump, lambda: self.at_work > 0))
-        # Coarse enough for a clock that shows years: with nanoseconds a timer would be due and never so.
-        self._clock_resolution = 1e-6
+        # Coarse enough for a clock that shows years: with nanoseconds a timer would be due and never so. Finer than
+        # the microsecond of a wall clock: else a timer that goes by that one comes early, again and again.
+        self._clock_resolution = 1e-7
 
     def time(self) -> float:
         return self._virtual
