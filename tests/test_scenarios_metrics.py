@@ -272,8 +272,13 @@ async def test_a_server_that_never_went_off_has_no_downtime(
 
 @pytest.mark.parametrize(
     "faults",
-    [(), (power("slow_power", "stop", delay=200.0),), (power("slow_power", "stop", delay=480.0),)],
-    ids=["at once", "slowly", "after its time-out"],
+    [
+        (),
+        (power("slow_power", "stop", delay=200.0),),
+        (power("slow_power", "stop", delay=480.0),),
+        (power("lost", "start"),),
+    ],
+    ids=["at once", "slowly", "after its time-out", "and watched after its start"],
 )
 async def test_downtime_is_the_time_for_which_the_server_was_seen_off(
     tmp_path: Path, faults: tuple[Fault, ...]

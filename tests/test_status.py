@@ -55,18 +55,23 @@ SNAPSHOT = shape(
         "after_next_run": DECIDED,
     }
 )
+_HISTORY = {
+    "id": {"type": "string"},
+    "server_id": ID,
+    "slot": INSTANT,
+    "started_at": INSTANT,
+    "finished_at": MAYBE_INSTANT,
+    "result": {"enum": ["success", "failure", "partial", None]},
+    "step": {"type": "string"},
+    "snapshot_id": maybe(ID),
+    "deleted": many(ID),
+    "error": MAYBE_TEXT,
+}
+HISTORY = shape(_HISTORY)
+"""A row of `snaprotd history --json`."""
 PAST = shape(
     {
-        "id": {"type": "string"},
-        "server_id": ID,
-        "slot": INSTANT,
-        "started_at": INSTANT,
-        "finished_at": MAYBE_INSTANT,
-        "result": {"enum": ["success", "failure", "partial", None]},
-        "step": {"type": "string"},
-        "snapshot_id": maybe(ID),
-        "deleted": many(ID),
-        "error": MAYBE_TEXT,
+        **_HISTORY,
         "failed_step": MAYBE_TEXT,
         "seconds": {"type": ["integer", "null"]},
         "off_seconds": {"type": "integer"},

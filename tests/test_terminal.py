@@ -13,6 +13,7 @@ from snaprotd.model import snapshot_name
 from tests.support.processes import Provider, run, until
 from tests.support.scenes import Fleet, fleet, night
 from tests.support.terminals import run_in_terminal
+from tests.test_status import HISTORY, REPORT, held_to, many
 
 pytestmark = pytest.mark.real_time
 
@@ -193,3 +194,14 @@ async def test_the_shell_is_told_the_servers(tmp_path: Path) -> None:
         SNAPROTD_CONFIG=str(path), _SNAPROTD_COMPLETE="bash_complete", COMP_WORDS="snaprotd plan we", COMP_CWORD="2"
     )
     assert ended.out.split() == ["plain,web-01"]
+
+
+async def test_history_and_status_as_json_have_the_documented_shape(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as told:
+        history, status = await asyncio.gather(
+            run("history", "--json", "--config", str(told.config)), run("status", "--json", "--url", told.url)
+        )
+        assert (history.code, status.code) == (0, 0)
+        rows = held_to(many(HISTORY), history.json)
+        assert {row["result"] for row in rows} == {"success", "failure", None}
+        held_to(REPORT, status.json)
