@@ -61,7 +61,3 @@ class Assessments:
             entry = _Entry(held, target.policy, now, assess(config, target, held, now))
             self._latest[target.server_id] = entry
         return entry.assessment
-
-    def keep_only(self, server_ids: set[str]) -> None:
-        for gone in self._latest.keys() - server_ids:
-            del self._latest[gone]

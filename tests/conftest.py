@@ -42,3 +42,9 @@ def _as_it_was() -> Iterator[None]:
 def silence(_as_it_was: None) -> None:
     """No log. Days of log lines take longer than the days."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+@pytest.fixture
+def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases are judged by the virtual clock too."""
+    monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())

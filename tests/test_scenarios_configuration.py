@@ -22,10 +22,7 @@ TAKEN = 25.0
 """Seconds in which a new file is read, in these tests."""
 
 
-@pytest.fixture(autouse=True)
-def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases are judged by the virtual clock too."""
-    monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
+pytestmark = pytest.mark.usefixtures("one_clock")
 
 
 @pytest.fixture(autouse=True)

@@ -27,15 +27,9 @@ from tests.support.lives import Story, night
 from tests.support.promises import Witnessed
 from tests.support.virtual_time import START, VirtualLoop, run_virtually
 
-pytestmark = pytest.mark.usefixtures("silence")
+pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
 MINUTE, HOUR = 60.0, 3600.0
-
-
-@pytest.fixture(autouse=True)
-def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases are judged by the virtual clock too."""
-    monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
 
 
 @pytest.fixture

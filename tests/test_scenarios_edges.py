@@ -35,10 +35,7 @@ TOKEN = "Zq7-only-the-provider-may-see-this-4Kd"
 ONE = '[{id: 12345, name: web, schedule: "5 3 * * *", stop_first: true}]'
 
 
-@pytest.fixture(autouse=True)
-def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases are judged by the virtual clock too."""
-    monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
+pytestmark = pytest.mark.usefixtures("one_clock")
 
 
 @pytest.fixture(autouse=True)

@@ -17,15 +17,9 @@ from snaprotd.rotation import Rotation
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Watched, daemon_on, write_config
 
-pytestmark = pytest.mark.usefixtures("silence")
+pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
 MINUTE = 60.0
-
-
-@pytest.fixture(autouse=True)
-def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases are judged by the virtual clock too."""
-    monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Watched, daemon_on, write_config
 
-pytestmark = pytest.mark.usefixtures("silence")
+pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
 MINUTE, HOUR = 60.0, 3600.0
 TAKEN = 25.0
@@ -20,12 +20,6 @@ TAKEN = 25.0
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 """Values by the name of the metric and its labels, but for the server's."""
-
-
-@pytest.fixture(autouse=True)
-def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases are judged by the virtual clock too."""
-    monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
 
 
 @pytest.fixture(autouse=True)

@@ -29,17 +29,11 @@ from tests.support.daemons import daemon_on, write_config
 from tests.support.lives import Story, night
 from tests.support.promises import Witnessed
 
-pytestmark = pytest.mark.usefixtures("silence")
+pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
 SLOT = night(0)
 LATER = 3600.0
 """Seconds after which everything that may come late has come."""
-
-
-@pytest.fixture(autouse=True)
-def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases are judged by the virtual clock too."""
-    monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
 
 
 @dataclass(frozen=True)

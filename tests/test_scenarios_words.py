@@ -32,17 +32,11 @@ from tests.support.daemons import Watched, daemon_on, write_config
 from tests.support.virtual_time import run_virtually
 from tests.support.world_transport import WorldTransport
 
-pytestmark = pytest.mark.usefixtures("silence")
+pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
 MINUTE = 60.0
 TOKEN = "Zq7-only-the-provider-may-see-this-4Kd"
 ONE = '[{id: 12345, name: web, schedule: "5 3 * * *", stop_first: true}]'
-
-
-@pytest.fixture(autouse=True)
-def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases are judged by the virtual clock too."""
-    monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
 
 
 @pytest.fixture
