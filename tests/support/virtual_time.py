@@ -8,6 +8,7 @@ and no thread is at work (a database's, or one of `asyncio.to_thread`).
 from __future__ import annotations
 
 import asyncio
+import queue
 import selectors
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -55,10 +56,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        self.at_work += 1
         done = super().run_in_executor(executor, func, *args)
-        done.add_done_callback(self._one_less_at_work)
+        self.is_at_work_until(done)
         return done
+
+    def is_at_work_until(self, done: asyncio.Future[Any]) -> None:
+        """A thread is at work that will set `done`: time does not move before."""
+        self.at_work += 1
+        done.add_done_callback(self._one_less_at_work)
 
     def _one_less_at_work(self, _: asyncio.Future[Any]) -> None:
         self.at_work -= 1
@@ -68,25 +73,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._traveller.shift(seconds)
 
 
-def _count_at_work(method: str) -> None:
-    """Make every call to a database thread known to the loop, so that it does not move time meanwhile."""
-    original: Any = getattr(aiosqlite.core.Connection, method)
+class WorkOfADatabase(queue.SimpleQueue[Any]):
+    """What the thread of an aiosqlite connection is given to do: known to the loop until it is done."""
 
-    async def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        if not isinstance(loop, VirtualLoop):
-            return await original(self, *args, **kwargs)
-        loop.at_work += 1
-        try:
-            return await original(self, *args, **kwargs)
-        finally:
-            loop.at_work -= 1
-
-    setattr(aiosqlite.core.Connection, method, counted)
+    def put_nowait(self, item: Any) -> None:
+        done: asyncio.Future[Any] | None = item[0]
+        if done is not None and isinstance(loop := done.get_loop(), VirtualLoop):
+            loop.is_at_work_until(done)
+        super().put_nowait(item)
 
 
-for method in ("_connect", "_execute", "close"):
-    _count_at_work(method)
+aiosqlite.core.SimpleQueue = WorkOfADatabase  # type: ignore[attr-defined]
 
 
 def run_virtually(story: Coroutine[Any, Any, T], start: datetime = START) -> T:
