@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import selectors
+import weakref
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -45,6 +46,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._virtual = 1000.0
         self._traveller = traveller
         self.at_work = 0
+        self.connections: weakref.WeakSet[WorkOfADatabase] = weakref.WeakSet()
         super().__init__(VirtualSelector(self._jump, lambda: self.at_work > 0))
         # Coarse enough for a clock that shows years: with nanoseconds a timer would be due and never so. Finer than
         # the microsecond of a wall clock: else a timer that goes by that one comes early, again and again.
@@ -74,13 +76,35 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class WorkOfADatabase(queue.SimpleQueue[Any]):
-    """What the thread of an aiosqlite connection is given to do: known to the loop until it is done."""
+    """What the thread of an aiosqlite connection is given to do.
+
+    A loop's only connection needs no thread on virtual time: its work is done here and now, which takes half as long,
+    and answered after the other tasks have had their turn. Where one connection may wait for another's transaction
+    the threads are at work, and time stands still.
+    """
 
     def put_nowait(self, item: Any) -> None:
         done: asyncio.Future[Any] | None = item[0]
-        if done is not None and isinstance(loop := done.get_loop(), VirtualLoop):
+        if done is None or not isinstance(loop := done.get_loop(), VirtualLoop):
+            super().put_nowait(item)
+            return
+        loop.connections.add(self)
+        if len(loop.connections) == 1 and self.empty():
+            self._do(item[1], done, loop)
+        else:
             loop.is_at_work_until(done)
-        super().put_nowait(item)
+            super().put_nowait(item)
+
+    def _do(self, work: Callable[[], Any], done: asyncio.Future[Any], loop: VirtualLoop) -> None:
+        try:
+            result = work()
+        except Exception as error:
+            loop.call_soon(aiosqlite.core.set_exception, done, error)
+            return
+        loop.call_soon(aiosqlite.core.set_result, done, result)
+        if result is aiosqlite.core._STOP_RUNNING_SENTINEL:
+            loop.connections.discard(self)
+            super().put_nowait((None, lambda: result))  # the thread ends too
 
 
 aiosqlite.core.SimpleQueue = WorkOfADatabase  # type: ignore[attr-defined]
