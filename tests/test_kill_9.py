@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import count, islice
+from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from tests.support.processes import (
     Provider,
     daemon,
     first_of,
+    forked,
     provider,
     recorded,
+    running,
     until,
     write_config,
 )
@@ -100,7 +102,7 @@ class Night:
     async def life_until(self, hold: Hold, *, drop: bool = False, release: bool = True) -> bool:
         """One life that is killed while `hold` holds a request; False if the rotation ended before there was one."""
         self.provider.holds = [hold]
-        async with daemon(self.config) as life:
+        async with daemon(self.config, start=forked) as life:
             await first_of(hold.struck.wait(), self.end(), life.ended())
             assert life.returncode is None, life.said
             await life.kill()
@@ -108,9 +110,9 @@ class Night:
             hold.release(drop=drop)
         return hold.struck.is_set()
 
-    async def last_life(self) -> None:
+    async def last_life(self, *, start: Any = forked) -> None:
         """A life that goes on to the end, and what must be true then and when all that is late has come."""
-        async with daemon(self.config) as life:
+        async with daemon(self.config, start=start) as life:
             await first_of(self.end(), life.ended())
             assert life.returncode is None, life.said
             self.judge()
@@ -162,29 +164,25 @@ def changes(what: str) -> bool:
 class Plot:
     """What goes wrong in each of a row of nights; only the number of the request differs between them."""
 
-    when: str = "after"
+    when: str
     """`after`: the request is carried out, and nobody is there any more to be answered. `before`: it never arrives."""
-    again: bool = False
-    """The second life is killed too, soon after it has begun. Told for every second request: it takes a while."""
-    answers: str = "arrive"
-    """`lost`, or `late`: carried out after the connection was cut. Those of the stop, the create and the start."""
+    again: bool
+    """The second life is killed too, soon after it has begun."""
+    answers: str
+    """To the stop, the create and the start: `arrive`, `lost`, or `late`: carried out after the connection was cut."""
 
 
-PLOTS = (
-    Plot(),
-    Plot(when="before"),
-    Plot(again=True),
-    Plot(answers="lost"),
-    Plot(answers="late"),
-    Plot(again=True, answers="late"),
-)
-SIDE_BY_SIDE = 4
+PLOTS = [
+    Plot(when=when, again=again, answers=answers)
+    for when, again, answers in product(("before", "after"), (False, True), ("arrive", "lost", "late"))
+]
+SIDE_BY_SIDE = 6
 """Nights told at the same time: most of each is waiting."""
 
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: f"{plot.when}{'-twice' * plot.again}-{plot.answers}")
 async def test_killed_at_any_request_the_next_process_ends_the_rotation_once(plot: Plot, tmp_path: Path) -> None:
-    numbers, fired, nights = count(1, step=2 if plot.again else 1), True, 0
+    numbers, fired, nights = count(1), True, 0
     while fired:
         row = list(islice(numbers, SIDE_BY_SIDE))
         fired = any(await asyncio.gather(*(_tell(plot, _folder(tmp_path, number), number) for number in row)))
@@ -238,7 +236,7 @@ async def test_a_server_that_was_off_when_the_process_was_killed_is_soon_on_agai
         assert await told.life_until(Hold(number=1, fits=lambda what: what == "create"))
         killed = datetime.now(UTC)
         assert told.world.status_of(told.server_id) == "stopped"
-        await told.last_life()
+        await told.last_life(start=running)
         back = next(at for at, status in told.world.servers[told.server_id].history if at > killed)
         assert (back - killed).total_seconds() < SOON
 

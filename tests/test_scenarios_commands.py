@@ -30,6 +30,7 @@ from tests.support.processes import (
     recorded,
     run,
     run_for_a_reader_who_leaves,
+    running_on_a_full_disk,
     until,
     write_config,
 )
@@ -121,7 +122,7 @@ async def test_a_restart_on_a_full_disk_starts_the_server_that_was_held_off(tmp_
             with closing(sqlite3.connect(tmp_path / "state.db")) as last:
                 last.execute("SELECT * FROM rotations")
             assert not (tmp_path / "state.db-wal").exists()
-        async with daemon(config, full_disk=True) as life:
+        async with daemon(config, start=running_on_a_full_disk) as life:
             await until(lambda: web.world.status_of("12345") == "active", what="the server on a full disk")
             assert life.returncode is None, life.said
             assert "the ledger cannot be written: starting the server" in life.said

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from snaprotd.simulator import Request, World, serve
+from tests.support.forks import Fork
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "Zq7-only-the-provider-may-see-this-4Kd"
@@ -119,7 +120,7 @@ def _judge_output(output: bytes) -> None:
 class Daemon:
     """A command that goes on, as `snaprotd run` does. Its output goes to a file, so that it never waits for us."""
 
-    def __init__(self, process: asyncio.subprocess.Process, output: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | Fork, output: Path) -> None:
         self._process = process
         self._output = output
 
@@ -174,6 +175,17 @@ async def running(*arguments: str, output: Path, **more: str) -> AsyncIterator[D
 
 
 @asynccontextmanager
+async def forked(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
+    """As `running`, by a process that has snaprotd loaded."""
+    life = Daemon(Fork(*arguments, env=environment(**more), output=output), output)
+    try:
+        yield life
+    finally:
+        await life.kill()
+        _judge_output(life.said.encode())
+
+
+@asynccontextmanager
 async def running_on_a_full_disk(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
     """As `running`, but no file of the command's grows; what it prints comes to `output` through us."""
     process = await asyncio.create_subprocess_exec(
@@ -201,10 +213,9 @@ async def _copy(stream: asyncio.StreamReader, output: Path) -> None:
 
 
 @asynccontextmanager
-async def daemon(config: Path, *, full_disk: bool = False, **more: str) -> AsyncIterator[Daemon]:
-    """`snaprotd run`. Lives of one configuration share one log."""
+async def daemon(config: Path, *, start: Any = running, **more: str) -> AsyncIterator[Daemon]:
+    """`snaprotd run`. Lives of one configuration share one log. `start`: `running`, or another of those above."""
     settings = {"SNAPROTD_LOG_LEVEL": "DEBUG", **more}
-    start = running_on_a_full_disk if full_disk else running
     async with start("run", "--config", str(config), output=config.with_suffix(".log"), **settings) as life:
         yield life
 
