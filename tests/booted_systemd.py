@@ -23,9 +23,10 @@ from tests.support.programs import needs
 
 PROJECT = Path(__file__).parents[1]
 SUITE = os.environ.get("SUITE", "bookworm")
-PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates"
 NOTIFY_RELOAD = SUITE != "bookworm"
 """Whether this systemd knows Type=notify-reload."""
+RELOADING = 0 if NOTIFY_RELOAD else 10
+"""Seconds from the end of `systemctl reload` until the file was read: with Type=notify-reload, none."""
 
 TOKEN = "simulated"
 SPEED = 60
@@ -92,9 +93,8 @@ def _debian() -> Path:
     """A folder with a Debian in it, and snaprotd installed as docs/install.md says."""
     kept = os.environ.get("SYSTEMD_ROOT")
     root = Path(kept) if kept else Path(f"/var/tmp/snaprotd-{SUITE}-{os.getpid()}")
-    if not (root / "usr").exists():
-        needs("mmdebstrap", "apt-get install mmdebstrap")
-        subprocess.run(["mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)], check=True)
+    needs("mmdebstrap", "apt-get install mmdebstrap")
+    subprocess.run([PROJECT / ".ci/make-debian", SUITE, root], check=True)
     return root
 
 
@@ -207,7 +207,7 @@ def test_a_new_file_is_taken_with_systemctl_reload(running: Machine) -> None:
     pid = running.show("MainPID")
     running.configure(YEARLY)
     running.run("systemctl", "reload", "snaprotd")
-    running.until(lambda: running.show("StatusText").startswith("1 server,"), "the new file to be in force", 10)
+    running.until(lambda: running.show("StatusText").startswith("1 server,"), "the new file to be in force", RELOADING)
     assert running.show("MainPID") == pid
 
 
@@ -215,7 +215,7 @@ def test_a_bad_file_is_refused_and_the_service_goes_on(running: Machine) -> None
     pid = running.show("MainPID")
     running.configure("  - {id: 12345, shedule: never}")
     running.run("systemctl", "reload", "snaprotd")
-    running.until(lambda: "refused" in running.show("StatusText"), "the refusal", 10)
+    running.until(lambda: "refused" in running.show("StatusText"), "the refusal", RELOADING)
     assert running.show("ActiveState") == "active"
     assert running.show("MainPID") == pid
     assert "did you mean `schedule`?" in running.get("http://127.0.0.1:9877/readyz")
