@@ -8,44 +8,19 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
-import structlog
-
-from snaprotd.cloud import Cloud, CloudObserver, Transport
+from snaprotd.access import open_cloud, read_token
+from snaprotd.cloud import Transport
 from snaprotd.config import Config, Target
 from snaprotd.errors import ConfigError, Mistake
 from snaprotd.inventory import Inventory
 from snaprotd.ledger import Ledger
-from snaprotd.logs import redactor
 from snaprotd.metrics import Metrics
 from snaprotd.model import snapshot_name
 from snaprotd.rotation import Rotation
 from snaprotd.run import Drain, Tools
-from snaprotd.token import token_source
-
-log = structlog.get_logger("snaprotd")
 
 LEASE_BEYOND_REQUEST = 30.0
 """Seconds by which a lease outlives the longest request: it is renewed several times meanwhile."""
-
-
-@asynccontextmanager
-async def open_cloud(
-    config: Config, environ: Mapping[str, str], observer: CloudObserver, transport: Transport | None = None
-) -> AsyncIterator[Cloud]:
-    """The provider's API. Raises `TokenError` where no token can be found."""
-    token = token_source(config.api.token_file, environ)
-    redactor.watch(token.secrets)
-    for warning in token.warnings():
-        log.warning(warning)
-    async with Cloud(
-        base_url=config.api.base_url,
-        token=token,
-        requests_per_second=config.api.requests_per_second,
-        timeout=config.api.timeout,
-        observer=observer,
-        transport=transport,
-    ) as cloud:
-        yield cloud
 
 
 async def open_ledger(config: Config, *, lock: bool = True) -> Ledger:
@@ -98,8 +73,7 @@ async def open_tools(
 
 def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str]) -> None:
     """Go on with the same tools under another configuration. Raises `TokenError`, with nothing changed."""
-    token = token_source(config.api.token_file, environ)
-    redactor.watch(token.secrets)
+    token = read_token(config, environ)
     tools.cloud.adjust(token=token, requests_per_second=config.api.requests_per_second, timeout=config.api.timeout)
     tools.ledger.lease = config.api.timeout + LEASE_BEYOND_REQUEST
     tools.request_timeout = config.api.timeout

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from snaprotd.assembly import open_cloud, open_ledger_to_read
+from snaprotd.access import open_cloud
+from snaprotd.assembly import open_ledger_to_read
 from snaprotd.cloud import Cloud, Doubtful, NullObserver
 from snaprotd.config import Config, resolve
 from snaprotd.errors import NotFound, SnaprotdError, Temporary, Unclear

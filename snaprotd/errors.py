@@ -48,6 +48,10 @@ class Refused(Permanent):
     """401 or 403: the token is missing, wrong, or lacks the permission."""
 
 
+class UnknownServer(SnaprotdError):
+    """A server named on the command line does not exist, or the name fits several."""
+
+
 class LedgerError(SnaprotdError):
     """The ledger could not be read or written (disk full, read-only, database gone)."""
 

@@ -8,6 +8,8 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -153,6 +155,12 @@ def alone(bad_file: Path) -> dict[str, Ended]:
 
 def test_the_version_is_shown(alone: dict[str, Ended]) -> None:
     assert alone["--version"] == Ended(code=0, out=f"snaprotd, version {__version__}\n", err="")
+
+
+def test_a_command_that_needs_no_ledger_does_not_wait_for_its_library() -> None:
+    """A shell that completes a word loads all commands each time."""
+    ask = "import sys, snaprotd.cli; sys.exit('sqlalchemy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", ask], check=True)
 
 
 def test_the_help_names_every_command(alone: dict[str, Ended]) -> None:

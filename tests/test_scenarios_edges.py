@@ -19,7 +19,8 @@ from sqlalchemy import Engine, event
 from structlog.testing import capture_logs
 
 from snaprotd import config
-from snaprotd.assembly import new_rotation, open_cloud
+from snaprotd.access import open_cloud
+from snaprotd.assembly import new_rotation
 from snaprotd.by_hand import by_hand
 from snaprotd.config import Config
 from snaprotd.errors import LedgerError, SnaprotdError
@@ -50,7 +51,7 @@ def commands_reach(monkeypatch: pytest.MonkeyPatch) -> Callable[[httpx.AsyncBase
     """Have commands in this process speak to a simulated provider."""
 
     def reach(transport: httpx.AsyncBaseTransport) -> None:
-        for module in ("by_hand", "oneshot"):
+        for module in ("by_hand", "account"):
             monkeypatch.setattr(f"snaprotd.{module}.open_cloud", partial(open_cloud, transport=transport))
 
     return reach

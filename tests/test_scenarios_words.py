@@ -17,12 +17,12 @@ import httpx
 import pytest
 
 from snaprotd import config, pages, terminal
-from snaprotd.assembly import open_cloud
+from snaprotd.access import open_cloud
+from snaprotd.account import check_online, read_account
 from snaprotd.by_hand import Impossible, by_hand
 from snaprotd.config import Config
-from snaprotd.errors import SnaprotdError
+from snaprotd.errors import SnaprotdError, UnknownServer
 from snaprotd.model import snapshot_name
-from snaprotd.oneshot import UnknownServerError, check_online, read_account
 from snaprotd.reports import plan_of
 from snaprotd.rotation import Step
 from snaprotd.simulator import Fault, World
@@ -44,7 +44,7 @@ def commands_reach(monkeypatch: pytest.MonkeyPatch) -> Callable[[httpx.AsyncBase
     """Have commands in this process speak to a simulated provider."""
 
     def reach(transport: httpx.AsyncBaseTransport) -> None:
-        for module in ("by_hand", "oneshot"):
+        for module in ("by_hand", "account"):
             monkeypatch.setattr(f"snaprotd.{module}.open_cloud", partial(open_cloud, transport=transport))
 
     return reach
@@ -196,7 +196,7 @@ async def test_in_doubt_no_command_denies_what_there_is(tmp_path: Path, commands
         async with by_hand(told, environ, str(made.id)):
             pass
     made.name, world.servers["12346"].ref = "by-hand", ""
-    with pytest.raises(UnknownServerError, match=r"web-02, in what could be read: .* cannot be relied on"):
+    with pytest.raises(UnknownServer, match=r"web-02, in what could be read: .* cannot be relied on"):
         await read_account(told, environ, ["web-02"])
 
 

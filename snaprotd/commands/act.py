@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 import structlog
 from rich.text import Text
 
-from snaprotd.by_hand import ByHand, Found, by_hand
 from snaprotd.commands.common import (
     FAILED,
     as_json,
@@ -20,13 +20,15 @@ from snaprotd.commands.common import (
     wait_for,
     with_config,
 )
-from snaprotd.oneshot import rotate_now
 from snaprotd.reports import outcome_of
 from snaprotd.rotation import STEPS, Result, Rotation, Step
 from snaprotd.status_client import refuse_another_ledger
 from snaprotd.tables import now_text
 from snaprotd.terminal import Say, moving_line, show
 from snaprotd.words import ago, clock, duration
+
+if TYPE_CHECKING:
+    from snaprotd.by_hand import ByHand, Found
 
 
 @click.command()
@@ -46,6 +48,8 @@ def now(server: str, path: str | None, description: str, as_json: bool) -> int:
     a rotation of this server is open. Ctrl-C sees the server started again if it is held off; a second one ends at
     once.
     """
+    from snaprotd.oneshot import rotate_now
+
     begin()
     structlog.contextvars.clear_contextvars()
     settings = load(path)
@@ -88,6 +92,8 @@ def restore(snapshot_id: str, path: str | None, yes: bool) -> int:
 
     What will be lost is said first, and the server's name is asked for.
     """
+    from snaprotd.by_hand import by_hand
+
     begin()
     settings = load(path)
 
@@ -151,6 +157,8 @@ def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
     Example:
       snaprotd delete 801
     """
+    from snaprotd.by_hand import by_hand
+
     begin()
     settings = load(path)
 

@@ -11,14 +11,13 @@ import click
 
 from snaprotd.commands.common import as_json, load, print_json, server_argument, with_config
 from snaprotd.config import Config, ServerEntry
-from snaprotd.errors import SnaprotdError
+from snaprotd.errors import SnaprotdError, UnknownServer
 from snaprotd.forecast import alike, expect
 from snaprotd.forecast_json import forecast_json
 from snaprotd.forecast_runs import Assumed, Outage, TooManyRuns
 from snaprotd.forecast_svg import drawing
 from snaprotd.forecast_text import forecast_text
 from snaprotd.forecast_words import Named
-from snaprotd.oneshot import UnknownServerError
 from snaprotd.terminal import show
 
 LONGEST = 3660
@@ -107,7 +106,7 @@ def _name(entry: ServerEntry) -> str:
 def _entries(settings: Config, server: str | None) -> Sequence[ServerEntry]:
     """Every entry, or the one of the server that is named: by id, by our name for it, or by a name that a `match` fits.
 
-    Raises UnknownServerError.
+    Raises UnknownServer.
     """
     if server is None:
         return settings.entries
@@ -117,7 +116,7 @@ def _entries(settings: Config, server: str | None) -> Sequence[ServerEntry]:
     for entry in settings.entries:
         if entry.match is not None and fnmatchcase(server, entry.match):
             return [entry]
-    raise UnknownServerError(f"no server is named {server}, and no `match` fits it, in {settings.path}")
+    raise UnknownServer(f"no server is named {server}, and no `match` fits it, in {settings.path}")
 
 
 def _write(path: Path, text: str) -> None:

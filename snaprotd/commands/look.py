@@ -6,9 +6,9 @@ import os
 
 import click
 
+from snaprotd.account import read_account
 from snaprotd.commands.common import FAILED, as_json, begin, load, print_json, server_argument, wait_for, with_config
 from snaprotd.errors import ConfigError
-from snaprotd.oneshot import read_account, read_history
 from snaprotd.reports import Json, history_row, people_plan_of, plan_of, snapshot_rows
 from snaprotd.status_client import default_url, read_status
 from snaprotd.tables import history_text, list_text, plan_text, status_text
@@ -81,6 +81,8 @@ def history(server: str | None, path: str | None, limit: int, as_json: bool) -> 
     Example:
       snaprotd history web-01 --limit 50
     """
+    from snaprotd.oneshot import read_history
+
     begin()
     settings = load(path)
     rotations = wait_for(read_history(settings, server, limit))

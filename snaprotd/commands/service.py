@@ -9,10 +9,8 @@ import click
 from click.shell_completion import get_completion_class
 
 from snaprotd import config
+from snaprotd.account import check_online
 from snaprotd.commands.common import FAILED, WRONG_USAGE, begin, load, print_json, wait_for, with_config
-from snaprotd.daemon import Daemon
-from snaprotd.demo import run_demo, simulate_until_stopped
-from snaprotd.oneshot import check_online
 from snaprotd.simulator import FAULT_HELP, Fault
 from snaprotd.words import count
 
@@ -28,6 +26,8 @@ def run(path: str | None) -> int:
 
     SIGTERM takes no new work, sees every server that is held off started again, and ends with 0.
     """
+    from snaprotd.daemon import Daemon
+
     begin("INFO")
 
     async def live() -> int:
@@ -112,6 +112,8 @@ def simulate(port: int, servers: int, speed: float, faults: list[Fault]) -> int:
     Example:
       snaprotd simulate --speed 60 --fault late:POST:/snapshots/:delay=30
     """
+    from snaprotd.demo import simulate_until_stopped
+
     return wait_for(simulate_until_stopped(port=port, servers=servers, speed=speed, faults=faults, say=click.echo))
 
 
@@ -126,6 +128,8 @@ def demo(servers: int, rounds: int | None, speed: float) -> int:
     Example:
       snaprotd demo --rounds 2
     """
+    from snaprotd.demo import run_demo
+
     return wait_for(run_demo(servers=servers, rounds=rounds, speed=speed, pause=timedelta(seconds=2)))
 
 
