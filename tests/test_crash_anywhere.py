@@ -25,8 +25,8 @@ from tests.support.promises import Witnessed
 from tests.support.virtual_time import run_virtually
 
 SHARDS = 8
-EXAMPLES = int(os.environ.get("CRASH_EXAMPLES", "260"))
-"""Of each shard: 2,080 in all."""
+EXAMPLES = int(os.environ.get("CRASH_EXAMPLES", "250"))
+"""Of each shard: 2,000 in all."""
 
 SETTLE = 120.0
 CHANGES = ("create", "stop", "start", "hard_stop", "delete")
