@@ -18,102 +18,23 @@ from typing import Any
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import (
-    URL,
-    Boolean,
-    Column,
-    Connection,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    case,
-    delete,
-    event,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from snaprotd.errors import LeaseLost, LedgerError
 from snaprotd.folder_lock import FolderLock
+from snaprotd.ledger_schema import MARKS, ROTATIONS, migrate
+from snaprotd.ledger_sqlite import lacks_shared_memory, sqlite_engine
 from snaprotd.rotation import Result, Rotation
 
 log = structlog.get_logger("snaprotd.ledger")
 
-SCHEMA_VERSION = 1
-
 KEPT_HISTORY = 500
 """Rotations of each server that are remembered: a year and more of nightly ones."""
 
-TABLES = MetaData()
-
-META = Table("meta", TABLES, Column("key", String(64), primary_key=True), Column("value", Text, nullable=False))
-
-ROTATIONS = Table(
-    "rotations",
-    TABLES,
-    Column("id", String(32), primary_key=True),
-    Column("server_id", String(64), nullable=False),
-    Column("slot", String(32), nullable=False),
-    Column("is_open", Boolean, nullable=False),
-    Column("result", String(16)),
-    Column("body", Text, nullable=False),
-    Column("owner", String(64)),
-    Column("epoch", Integer, nullable=False),
-    Column("lease_until", Float, nullable=False),
-    Column("started_at", String(32), nullable=False),
-    Column("finished_at", String(32)),
-    UniqueConstraint("server_id", "slot", name="one_rotation_for_a_slot"),
-)
-Index(
-    "one_open_rotation_for_a_server",
-    ROTATIONS.c.server_id,
-    unique=True,
-    sqlite_where=ROTATIONS.c.is_open,
-    postgresql_where=ROTATIONS.c.is_open,
-)
-Index("rotations_by_time", ROTATIONS.c.started_at)
-Index("rotations_by_end", ROTATIONS.c.finished_at)
-
-MARKS = Table(
-    "marks",
-    TABLES,
-    Column("server_id", String(64), primary_key=True),
-    Column("seen_until", String(32), nullable=False),
-    Column("schedule", Text, nullable=False),
-)
-
 _BODY = TypeAdapter(Rotation)
-
-
-def migrate(connection: Connection) -> None:
-    """Bring the schema to `SCHEMA_VERSION`, in one transaction.
-
-    A later version adds its step here: `if version < 2: ...`. A ledger written by a newer snaprotd is refused.
-    """
-    META.create(connection, checkfirst=True)
-    written = str(connection.scalar(select(META.c.value).where(META.c.key == "schema")) or 0)
-    if not written.isdecimal():
-        raise LedgerError(f"the ledger has schema `{written}`, which is no number: this is no ledger of snaprotd's")
-    version = int(written)
-    if version > SCHEMA_VERSION:
-        raise LedgerError(
-            f"the ledger has schema {version}, this snaprotd knows up to {SCHEMA_VERSION}: "
-            "it was written by a newer snaprotd; upgrade, or point `state` to another file"
-        )
-    if version < 1:
-        TABLES.create_all(connection)
-        connection.execute(insert(META).values(key="schema", value=str(SCHEMA_VERSION)))
 
 
 @dataclass(frozen=True)
@@ -181,7 +102,7 @@ class Ledger:
         Raises `LedgerError` where the folder cannot be written, or is in use by a daemon on another host.
         """
         folder_lock = FolderLock.acquire(path) if lock else None
-        ledger = cls(_sqlite_engine(path), owner=owner, lease=lease, lock=folder_lock)
+        ledger = cls(sqlite_engine(path), owner=owner, lease=lease, lock=folder_lock)
         try:
             await ledger._migrate(path)
         except BaseException:
@@ -194,12 +115,12 @@ class Ledger:
             async with self._transaction() as connection:
                 await connection.run_sync(migrate)
         except LedgerError as error:
-            if not self.is_sole_user or not _lacks_shared_memory(error):
+            if not self.is_sole_user or not lacks_shared_memory(error):
                 raise
             # The disk is full. What it promises can be read all the same, as long as nobody else uses it.
             log.error("no other process can use the ledger before this one is restarted", error=str(error))
             await self._engine.dispose()
-            self._engine = _sqlite_engine(path, alone=True)
+            self._engine = sqlite_engine(path, alone=True)
             async with self._transaction() as connection:
                 await connection.run_sync(migrate)
 
@@ -452,42 +373,6 @@ class Ledger:
         except (SQLAlchemyError, OSError) as error:
             reason = getattr(error, "orig", None) or error
             raise LedgerError(f"the ledger {self._engine.url.database} cannot be used: {reason}") from error
-
-
-def _lacks_shared_memory(error: LedgerError) -> bool:
-    """SQLite could not make the file that the users of a ledger share as their memory."""
-    cause = getattr(error.__cause__, "orig", None)
-    return str(getattr(cause, "sqlite_errorname", "")).startswith("SQLITE_IOERR_SHM")
-
-
-def _sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
-    """`alone`: keep everybody else out, and share no memory with them."""
-    # As parts, not as text: a path may hold what means something in a URL.
-    url = URL.create("sqlite+aiosqlite", database=str(path.absolute()))
-    engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60)
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def configure(connection: Any, _: object) -> None:
-        # Autocommit in the driver, so that the transactions are those that SQLAlchemy begins.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        mode = "EXCLUSIVE" if alone else "NORMAL"
-        for pragma in (
-            f"locking_mode={mode}",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "busy_timeout=10000",
-            "foreign_keys=ON",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A transaction that begins by reading and writes later could fail half-way; take the write lock at once.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
 
 
 def _readable(body: str) -> list[Rotation]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import httpx
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
+from snaprotd.access import open_cloud
+from tests.support.daemons import Line
 from tests.support.virtual_time import run_virtually
 
 if os.path.isdir("/dev/shm"):
@@ -48,3 +53,29 @@ def silence(_as_it_was: None) -> None:
 def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are judged by the virtual clock too."""
     monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
+
+
+@pytest.fixture
+def commands_reach(monkeypatch: pytest.MonkeyPatch) -> Callable[[httpx.AsyncBaseTransport], None]:
+    """Have commands in this process speak to a simulated provider."""
+
+    def reach(transport: httpx.AsyncBaseTransport) -> None:
+        for module in ("by_hand", "account"):
+            monkeypatch.setattr(f"snaprotd.{module}.open_cloud", partial(open_cloud, transport=transport))
+
+    return reach
+
+
+@pytest.fixture
+def log(_as_it_was: None) -> Iterator[list[Line]]:
+    """What was logged. Hours of it take longer to write than the hours."""
+    with capture_logs() as lines:
+        yield lines
+
+
+@pytest.fixture
+def few_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon looks around less often, for hours that pass quickly; and at no round time, when stories end."""
+    often = {"daemon.TICK": 31.3, "daemon.INVENTORY_EVERY": 61.7, "daemon.LEASE_RENEWAL": 14.1, "reload.EVERY": 20.3}
+    for name, seconds in often.items():
+        monkeypatch.setattr(f"snaprotd.{name}", seconds)

@@ -31,7 +31,8 @@ from structlog.testing import capture_logs
 
 from snaprotd.errors import LeaseLost, LedgerError
 from snaprotd.folder_lock import FolderLock
-from snaprotd.ledger import SCHEMA_VERSION, Claimed, Ledger, Mark, ServerBusy, SlotTaken, uptime
+from snaprotd.ledger import Claimed, Ledger, Mark, ServerBusy, SlotTaken, uptime
+from snaprotd.ledger_schema import SCHEMA_VERSION
 from snaprotd.model import Policy
 from snaprotd.rotation import Result, Rotation, Step
 from snaprotd.simulator import World

@@ -3,64 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from snaprotd.ledger import Ledger, Mark
 from snaprotd.schedule import spread_delay
 from snaprotd.simulator import Fault, World
-from tests.support.daemons import Watched, daemon_on, write_config
+from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, logged
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 TAKEN = 25.0
-"""Seconds in which a new file is read, in these tests."""
+"""Seconds in which a new file is read, with `few_ticks`."""
 
 
-pytestmark = pytest.mark.usefixtures("one_clock")
-
-
-@pytest.fixture(autouse=True)
-def _few_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon looks around less often, for hours that pass quickly; and at no round time, when stories end."""
-    often = {"daemon.TICK": 31.3, "daemon.INVENTORY_EVERY": 61.7, "daemon.LEASE_RENEWAL": 14.1, "reload.EVERY": 20.3}
-    for name, seconds in often.items():
-        monkeypatch.setattr(f"snaprotd.{name}", seconds)
-
-
-Line = MutableMapping[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[list[Line]]:
-    """What was logged. Hours of it take longer to write than the hours."""
-    with capture_logs() as lines:
-        yield lines
-
-
-def logged(log: list[Line], event: str) -> list[Line]:
-    return [line for line in log if line["event"] == event]
-
-
-def entry(schedule: str = "10 3 * * *", *keys: str, server_id: str = "12345") -> str:
-    return "{" + ", ".join([f"id: {server_id}", f"name: s{server_id}", f'schedule: "{schedule}"', *keys]) + "}"
-
-
-def configure(folder: Path, *entries: str) -> Path:
-    return write_config(folder, f"[{', '.join(entries)}]")
-
-
-def a_world(*names: str) -> World:
-    """An account whose servers have the ids 12345, 12346, ..."""
-    world = World()
-    for name in names or ("web-01",):
-        world.add_server(name)
-    return world
+pytestmark = pytest.mark.usefixtures("one_clock", "log", "few_ticks")
 
 
 # -- a new file -------------------------------------------------------------------------------------------------------

@@ -9,75 +9,28 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import Engine, event
-from structlog.testing import capture_logs
 
 from snaprotd import config
-from snaprotd.access import open_cloud
 from snaprotd.assembly import new_rotation
 from snaprotd.by_hand import by_hand
 from snaprotd.config import Config
 from snaprotd.errors import LedgerError, SnaprotdError
 from snaprotd.ledger import KEPT_HISTORY, Claimed, Ledger, Mark
 from snaprotd.rotation import Result, Rotation, Step
-from snaprotd.simulator import Fault, World
-from snaprotd.web import application
-from tests.support.daemons import Watched, daemon_on, write_config
+from snaprotd.simulator import Fault
+from tests.support.daemons import ONE, Watched, a_world, daemon_on, settings, write_config
 from tests.support.world_transport import WorldTransport
 
 MINUTE = 60.0
 TOKEN = "Zq7-only-the-provider-may-see-this-4Kd"
-ONE = '[{id: 12345, name: web, schedule: "5 3 * * *", stop_first: true}]'
 
 
-pytestmark = pytest.mark.usefixtures("one_clock")
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[list[MutableMapping[str, Any]]]:
-    """What was logged. Hours of it take longer to write than the hours."""
-    with capture_logs() as lines:
-        yield lines
-
-
-@pytest.fixture
-def commands_reach(monkeypatch: pytest.MonkeyPatch) -> Callable[[httpx.AsyncBaseTransport], None]:
-    """Have commands in this process speak to a simulated provider."""
-
-    def reach(transport: httpx.AsyncBaseTransport) -> None:
-        for module in ("by_hand", "account"):
-            monkeypatch.setattr(f"snaprotd.{module}.open_cloud", partial(open_cloud, transport=transport))
-
-    return reach
-
-
-def a_world(*names: str, **options: Any) -> World:
-    """An account whose servers have the ids 12345, 12346, ..."""
-    world = World(**options)
-    for name in names or ("web-01",):
-        world.add_server(name)
-    return world
-
-
-def settings(folder: Path, servers: str = ONE) -> Config:
-    return config.load(write_config(folder, servers), {})
-
-
-async def get(watched: Watched, address: str) -> httpx.Response:
-    transport = httpx.ASGITransport(app=application(watched.daemon))
-    async with httpx.AsyncClient(transport=transport, base_url="http://snaprotd.invalid") as client:
-        return await client.get(address)
-
-
-async def reaches(watched: Watched, step: Step) -> None:
-    while not any(one.step is step for one in watched.daemon.metrics.running.values()):  # noqa: ASYNC110
-        await asyncio.sleep(1)
+pytestmark = pytest.mark.usefixtures("one_clock", "log")
 
 
 async def only_server(watched: Watched) -> dict[str, Any]:
@@ -108,14 +61,14 @@ async def test_a_drain_of_many_minutes_is_healthy_quiet_and_feeds_the_watchdog(
         watched = Watched(write_config(tmp_path, ONE), world, environ=environ)
         running = asyncio.create_task(watched.daemon.run())
         await watched.daemon.started.wait()
-        await reaches(watched, Step.WAIT)
+        await watched.reaches(Step.WAIT)
         watched.daemon.stop()
         heard()
         for _ in range(8):
             await asyncio.sleep(MINUTE)
             assert world.status_of("12345") == "stopped"
             assert heard() == 2
-            assert (await get(watched, "/healthz")).text == "ok\n"
+            assert (await watched.get("/healthz")).text == "ok\n"
         assert await running == 0
         assert world.status_of("12345") == "active"
     assert [line for line in log if "exc_info" in line or "internal error" in line["event"]] == []
@@ -339,6 +292,6 @@ async def test_the_page_of_one_server_makes_no_report_on_the_fleet(tmp_path: Pat
     async with daemon_on(write_config(tmp_path, ONE), a_world()) as watched:
         watched.daemon = WithoutFleet(watched)  # type: ignore[assignment]
         try:
-            assert (await get(watched, address)).status_code == code
+            assert (await watched.get(address)).status_code == code
         finally:
             watched.daemon = watched.daemon._daemon  # type: ignore[attr-defined]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from snaprotd.simulator import Fault, World
-from tests.support.daemons import Watched, daemon_on, write_config
+from snaprotd.simulator import Fault
+from tests.support.daemons import Watched, a_world, configure, daemon_on
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
@@ -32,19 +32,6 @@ def _few_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def entry(name: str, *keys: str, server_id: str = "12345", schedule: str = "10 3 * * *") -> str:
     return "{" + ", ".join([f"id: {server_id}", f"name: {name}", f'schedule: "{schedule}"', *keys]) + "}"
-
-
-def configure(folder: Path, *entries: str) -> Path:
-    return write_config(folder, f"[{', '.join(entries)}]")
-
-
-def a_world(*names: str, faults: tuple[Fault, ...] = ()) -> World:
-    """An account whose servers have the ids 12345, 12346, ..."""
-    world = World()
-    for name in names or ("web-01",):
-        world.add_server(name)
-    world.faults.extend(faults)
-    return world
 
 
 def power(kind: str, action: str, **options: Any) -> Fault:

@@ -4,69 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from snaprotd.ledger import Ledger
 from snaprotd.simulator import Fault, World
 from snaprotd.simulator.world import SimSnapshot
-from tests.support.daemons import Watched, daemon_on, write_config
+from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, logged
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 TAKEN = 25.0
-"""Seconds in which a new file is read, in these tests."""
+"""Seconds in which a new file is read, with `few_ticks`."""
 
 
-pytestmark = pytest.mark.usefixtures("one_clock")
-
-
-@pytest.fixture(autouse=True)
-def _few_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon looks around less often, for hours that pass quickly; and at no round time, when stories end."""
-    often = {"daemon.TICK": 31.3, "daemon.INVENTORY_EVERY": 61.7, "daemon.LEASE_RENEWAL": 14.1, "reload.EVERY": 20.3}
-    for name, seconds in often.items():
-        monkeypatch.setattr(f"snaprotd.{name}", seconds)
-
-
-Line = MutableMapping[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[list[Line]]:
-    """What was logged. Hours of it take longer to write than the hours."""
-    with capture_logs() as lines:
-        yield lines
-
-
-def logged(log: list[Line], event: str) -> list[Line]:
-    return [line for line in log if line["event"] == event]
-
-
-def entry(schedule: str = "10 3 * * *", *keys: str, server_id: str = "12345") -> str:
-    return "{" + ", ".join([f"id: {server_id}", f"name: s{server_id}", f'schedule: "{schedule}"', *keys]) + "}"
+pytestmark = pytest.mark.usefixtures("one_clock", "log", "few_ticks")
 
 
 def nightly(*keys: str, server_id: str = "12345") -> str:
     """A server that is switched off for its snapshot, ten minutes after the beginning of the story."""
     return entry("10 3 * * *", "stop_first: true", *keys, server_id=server_id)
-
-
-def configure(folder: Path, *entries: str, more: str = "") -> Path:
-    return write_config(folder, f"[{', '.join(entries)}]\n{more}")
-
-
-def a_world(*names: str, faults: tuple[Fault, ...] = (), world: World | None = None) -> World:
-    """An account whose servers have the ids 12345, 12346, ..."""
-    world = world or World()
-    for name in names or ("web-01",):
-        world.add_server(name)
-    world.faults.extend(faults)
-    return world
 
 
 def power(kind: str, action: str, **options: Any) -> Fault:
@@ -161,7 +121,9 @@ class BusyWorld(World):
 
 async def test_a_server_that_never_starts_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
     world = BusyWorld()
-    a_world("broken", "web-01", "web-02", world=world, faults=(power("start_never", "start", times=None),))
+    for name in ("broken", "web-01", "web-02"):
+        world.add_server(name)
+    world.faults.append(power("start_never", "start", times=None))
     others = ("12346", "12347")
     path = configure(
         tmp_path, nightly(), *(entry("20 * * * *", server_id=one) for one in others), more="max_concurrent: 1"

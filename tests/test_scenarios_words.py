@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,15 @@ import httpx
 import pytest
 
 from snaprotd import config, pages, terminal
-from snaprotd.access import open_cloud
 from snaprotd.account import check_online, read_account
 from snaprotd.by_hand import Impossible, by_hand
-from snaprotd.config import Config
 from snaprotd.errors import SnaprotdError, UnknownServer
 from snaprotd.model import snapshot_name
 from snaprotd.reports import plan_of
 from snaprotd.rotation import Step
 from snaprotd.simulator import Fault, World
 from snaprotd.status_client import Unreachable, read_status
-from snaprotd.web import application
-from tests.support.daemons import Watched, daemon_on, write_config
+from tests.support.daemons import ONE, Watched, a_world, daemon_on, settings, write_config
 from tests.support.virtual_time import run_virtually
 from tests.support.world_transport import WorldTransport
 
@@ -36,41 +32,6 @@ pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
 MINUTE = 60.0
 TOKEN = "Zq7-only-the-provider-may-see-this-4Kd"
-ONE = '[{id: 12345, name: web, schedule: "5 3 * * *", stop_first: true}]'
-
-
-@pytest.fixture
-def commands_reach(monkeypatch: pytest.MonkeyPatch) -> Callable[[httpx.AsyncBaseTransport], None]:
-    """Have commands in this process speak to a simulated provider."""
-
-    def reach(transport: httpx.AsyncBaseTransport) -> None:
-        for module in ("by_hand", "account"):
-            monkeypatch.setattr(f"snaprotd.{module}.open_cloud", partial(open_cloud, transport=transport))
-
-    return reach
-
-
-def a_world(*names: str, **options: Any) -> World:
-    """An account whose servers have the ids 12345, 12346, ..."""
-    world = World(**options)
-    for name in names or ("web-01",):
-        world.add_server(name)
-    return world
-
-
-def settings(folder: Path, servers: str = ONE) -> Config:
-    return config.load(write_config(folder, servers), {})
-
-
-async def get(watched: Watched, address: str) -> httpx.Response:
-    transport = httpx.ASGITransport(app=application(watched.daemon))
-    async with httpx.AsyncClient(transport=transport, base_url="http://snaprotd.invalid") as client:
-        return await client.get(address)
-
-
-async def reaches(watched: Watched, step: Step) -> None:
-    while not any(one.step is step for one in watched.daemon.metrics.running.values()):  # noqa: ASYNC110
-        await asyncio.sleep(1)
 
 
 async def only_server(watched: Watched) -> dict[str, Any]:
@@ -85,7 +46,7 @@ async def test_before_the_account_was_listed_no_server_is_said_to_be_configured_
     world = a_world(snapshot_seconds=(500, 500))
     path = write_config(tmp_path, '[{match: "web-*", schedule: "5 3 * * *"}]')
     async with daemon_on(path, world) as watched:
-        await reaches(watched, Step.WAIT)
+        await watched.reaches(Step.WAIT)
     silence = Fault(kind="status", status=503, times=None)
     world.faults.append(silence)
     async with daemon_on(path, world) as watched:
@@ -145,11 +106,11 @@ async def test_a_server_is_off_because_of_us_from_when_it_was_seen_off_until_it_
         return is_off
 
     async with daemon_on(path, world) as watched:
-        await reaches(watched, Step.STOP)
+        await watched.reaches(Step.STOP)
         assert (await is_said_off(watched), world.status_of("12345")) == (False, "active")
-        await reaches(watched, Step.WAIT)
+        await watched.reaches(Step.WAIT)
         assert (await is_said_off(watched), world.status_of("12345")) == (True, "stopped")
-        await reaches(watched, Step.START)
+        await watched.reaches(Step.START)
         assert (await is_said_off(watched), world.status_of("12345")) == (False, "active")
 
 
@@ -166,7 +127,7 @@ async def test_a_token_in_the_wrong_place_of_the_file_is_shown_nowhere(tmp_path:
             path.read_text().replace("requests_per_second: 100", f"requests_per_second: 100, {key}: {secret}")
         )
         await asyncio.sleep(30)
-        ready = await get(watched, "/readyz")
+        ready = await watched.get("/readyz")
         assert (ready.status_code, "the new configuration is refused" in ready.text) == (200, True)
         for address in (
             "/readyz",
@@ -177,7 +138,7 @@ async def test_a_token_in_the_wrong_place_of_the_file_is_shown_nowhere(tmp_path:
             "/servers/12345",
             "/metrics",
         ):
-            assert secret not in (await get(watched, address)).text, address
+            assert secret not in (await watched.get(address)).text, address
 
 
 # -- what commands say -------------------------------------------------------------------------------------------------

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from snaprotd import config
+from snaprotd.config import Config
 from snaprotd.daemon import Daemon
-from snaprotd.rotation import Rotation
-from snaprotd.simulator import World
+from snaprotd.rotation import Rotation, Step
+from snaprotd.simulator import Fault, World
+from snaprotd.web import application
 from tests.support.world_transport import WorldTransport
 
 HEAD = """\
@@ -21,12 +25,47 @@ api: {base_url: "https://vps.invalid/api/v1", requests_per_second: 100}
 listen: off
 """
 
+ONE = '[{id: 12345, name: web, schedule: "5 3 * * *", stop_first: true}]'
+"""The `servers` of a fleet of one."""
+
+
+def a_world(*names: str, faults: Sequence[Fault] = (), **options: Any) -> World:
+    """An account whose servers have the ids 12345, 12346, ..."""
+    world = World(**options)
+    for name in names or ("web-01",):
+        world.add_server(name)
+    world.faults.extend(faults)
+    return world
+
+
+def entry(schedule: str = "10 3 * * *", *keys: str, server_id: str = "12345") -> str:
+    """A server of a configuration; the slot is ten minutes after the beginning of a story."""
+    return "{" + ", ".join([f"id: {server_id}", f"name: s{server_id}", f'schedule: "{schedule}"', *keys]) + "}"
+
 
 def write_config(folder: Path, servers: str) -> Path:
     """A configuration file with `servers`, the text of that key's value."""
     path = folder / "config.yaml"
     path.write_text(f"{HEAD}state: {folder / 'state.db'}\nservers: {servers}\n")
     return path
+
+
+def configure(folder: Path, *entries: str, more: str = "") -> Path:
+    """A configuration file with such entries, and `more` below them."""
+    return write_config(folder, f"[{', '.join(entries)}]\n{more}")
+
+
+Line = MutableMapping[str, Any]
+"""Of the log, as the fixture `log` has it."""
+
+
+def logged(log: list[Line], event: str) -> list[Line]:
+    return [line for line in log if line["event"] == event]
+
+
+def settings(folder: Path, servers: str = ONE) -> Config:
+    """What such a file says, as the commands read it."""
+    return config.load(write_config(folder, servers), {})
 
 
 class Watched:
@@ -56,6 +95,17 @@ class Watched:
 
     def value(self, name: str, *labels: str) -> float | None:
         return self.series(name).get(labels)
+
+    async def get(self, address: str) -> httpx.Response:
+        """A page of it, as a browser gets it."""
+        transport = httpx.ASGITransport(app=application(self.daemon))
+        async with httpx.AsyncClient(transport=transport, base_url="http://snaprotd.invalid") as client:
+            return await client.get(address)
+
+    async def reaches(self, step: Step) -> None:
+        """Wait until a rotation is at the step."""
+        while not any(one.step is step for one in self.daemon.metrics.running.values()):  # noqa: ASYNC110
+            await asyncio.sleep(1)
 
 
 @asynccontextmanager

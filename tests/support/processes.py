@@ -152,6 +152,16 @@ class Daemon:
 
 
 @asynccontextmanager
+async def _living(process: asyncio.subprocess.Process | Fork, output: Path) -> AsyncIterator[Daemon]:
+    life = Daemon(process, output)
+    try:
+        yield life
+    finally:
+        await life.kill()
+        _judge_output(life.said.encode())
+
+
+@asynccontextmanager
 async def running(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
     """A command that goes on until it is told to end; it is killed if the test has not ended it.
 
@@ -166,23 +176,15 @@ async def running(*arguments: str, output: Path, **more: str) -> AsyncIterator[D
             stdout=log,
             stderr=log,
         )
-    life = Daemon(process, output)
-    try:
+    async with _living(process, output) as life:
         yield life
-    finally:
-        await life.kill()
-        _judge_output(life.said.encode())
 
 
 @asynccontextmanager
 async def forked(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
     """As `running`, by a process that has snaprotd loaded."""
-    life = Daemon(Fork(*arguments, env=environment(**more), output=output), output)
-    try:
+    async with _living(Fork(*arguments, env=environment(**more), output=output), output) as life:
         yield life
-    finally:
-        await life.kill()
-        _judge_output(life.said.encode())
 
 
 @asynccontextmanager
