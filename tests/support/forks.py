@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["snaprotd.cli", "snaprotd.daemon"])
+_context.set_forkserver_preload(["tests.support.loaded"])
 
 
 class Fork:
