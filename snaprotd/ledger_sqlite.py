@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from sqlite3 import OperationalError
 from typing import Any
 
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from snaprotd.errors import LedgerError
+
+BUSY = 10.0
+"""Seconds for which one waits for another user of the file."""
+ASK_AGAIN = 0.05
 
 
 def lacks_shared_memory(error: LedgerError) -> bool:
@@ -29,14 +35,9 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
         connection.isolation_level = None
         cursor = connection.cursor()
         mode = "EXCLUSIVE" if alone else "NORMAL"
-        for pragma in (
-            f"locking_mode={mode}",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "busy_timeout=10000",
-            "foreign_keys=ON",
-        ):
+        for pragma in (f"busy_timeout={BUSY * 1000:g}", f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
+        _use_wal(connection, cursor)
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
@@ -45,3 +46,18 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _use_wal(connection: Any, cursor: Any) -> None:
+    """Whoever makes the file switches it to WAL. SQLite waits for nobody who does the same: it is asked again.
+
+    https://www.sqlite.org/c3ref/busy_handler.html: where waiting could be a deadlock, it does not wait.
+    """
+    for attempts_left in range(round(BUSY / ASK_AGAIN), -1, -1):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except OperationalError as error:
+            if not attempts_left or not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                raise
+        connection.run_async(lambda _: asyncio.sleep(ASK_AGAIN))

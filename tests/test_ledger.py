@@ -755,6 +755,24 @@ async def test_a_ledger_that_is_opened_again_is_as_it_was_left(path: Path) -> No
     assert sql(path, "SELECT * FROM meta") == [("schema", str(SCHEMA_VERSION))]
 
 
+async def test_a_ledger_that_another_process_is_just_making_is_waited_for(path: Path) -> None:
+    """SQLite itself does not wait before it switches a file to WAL."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE made_first (x)")
+        other.execute("BEGIN IMMEDIATE")
+        asyncio.get_running_loop().call_later(2, other.execute, "COMMIT")
+        async with await Ledger.open(path, owner="one") as ledger:
+            assert await ledger.history() == []
+
+
+async def test_a_ledger_that_another_process_never_lets_go_of_is_told(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE made_first (x)")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match="database is locked"):
+            await Ledger.open(path, owner="one")
+
+
 async def test_many_processes_may_create_one_ledger_at_the_same_moment(path: Path) -> None:
     opened = await asyncio.gather(*(Ledger.open(path, owner=str(number)) for number in range(12)))
     for ledger in opened:
