@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from typing import TextIO
 
 import click
 
@@ -23,26 +25,64 @@ INTERRUPTED = 130
 
 def main() -> None:
     """The entry point. An error that we foresaw is a sentence, never a traceback."""
+    _open_what_is_closed()
+    code = _run()
+    if not _is_written(sys.stdout):
+        code = code or FAILED
+    _is_written(sys.stderr)
+    sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Python has no stream for a descriptor that is closed (`>&-`), and the next file opened would get its number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+
+
+def _run() -> int:
+    """Run the command; its exit code."""
     try:
         code = cli.main(prog_name="snaprotd", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        with suppress(OSError):
+            error.show()
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        code = INTERRUPTED
+        return INTERRUPTED
     except ConfigError as error:
-        click.echo(_mistakes(error), err=True)
-        code = BAD_CONFIGURATION
+        _say(_mistakes(error))
+        return BAD_CONFIGURATION
     except SnaprotdError as error:
-        click.echo(f"snaprotd: {logs.redactor.clean(str(error))}", err=True)
-        code = FAILED
+        _say(f"snaprotd: {logs.redactor.clean(str(error))}")
+        return FAILED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
+        return FAILED  # nobody reads any more, so nobody need be told
     except OSError as error:
-        click.echo(f"snaprotd: {error.strerror or error}", err=True)
-        code = FAILED
-    sys.exit(code if isinstance(code, int) else 0)
+        _say(f"snaprotd: {error.strerror or error}")
+        return FAILED
+    return code if isinstance(code, int) else 0
+
+
+def _say(text: str) -> None:
+    """On standard error, if anybody reads it."""
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
+def _is_written(stream: TextIO) -> bool:
+    """Whether what was printed has reached its reader; where not, what is left of it is thrown away.
+
+    Python would find that out at the very end, when an exit code can no longer be chosen: it ends with 120.
+    """
+    try:
+        stream.flush()
+    except OSError as error:
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            _say(f"snaprotd: standard output cannot be written: {error.strerror or error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+    return True
 
 
 def _mistakes(error: ConfigError) -> str:

@@ -30,6 +30,7 @@ from tests.support.processes import (
     recorded,
     run,
     run_for_a_reader_who_leaves,
+    run_redirected,
     running_on_a_full_disk,
     until,
     write_config,
@@ -77,6 +78,38 @@ async def test_a_rotation_whose_reader_leaves_goes_on_to_its_end(tmp_path: Path,
     assert history(world) == OFF_AND_ON
     assert [one.status for one in world.created] == ["completed"]
     assert [one["result"] for one in recorded(tmp_path / "state.db")] == ["success"]
+
+
+BAD = ("check", "--config", "no-such-file.yaml")
+
+
+@pytest.mark.parametrize("arguments", [("schema",), ("--version",), ("--help",), ("completion", "bash")])
+@pytest.mark.parametrize("errors_too", [False, True])
+async def test_a_command_whose_reader_leaves_fails(arguments: tuple[str, ...], errors_too: bool) -> None:
+    assert await run_for_a_reader_who_leaves(*arguments, lines=0, errors_too=errors_too) == 1
+
+
+async def test_what_is_wrong_with_the_file_is_told_by_the_code_whoever_reads_the_sentence() -> None:
+    assert await run_for_a_reader_who_leaves(*BAD, lines=0, errors_too=True) == 78
+
+
+@pytest.mark.parametrize(
+    ("arguments", "to", "code"),
+    [
+        (("schema",), ">/dev/full", 1),
+        (("--version",), ">/dev/full", 1),
+        (("--version",), ">/dev/full 2>/dev/full", 1),
+        (("--version",), ">&-", 0),
+        (("--version",), ">&- 2>&- <&-", 0),
+        (BAD, "2>/dev/full", 78),
+        (BAD, "2>&-", 78),
+        (("now", "--bogus"), "2>/dev/full", 2),
+    ],
+)
+async def test_a_command_whose_words_cannot_be_written_ends_with_a_code_of_ours(
+    arguments: tuple[str, ...], to: str, code: int
+) -> None:
+    assert await run_redirected(*arguments, to=to) == code
 
 
 async def test_a_rotation_whose_terminal_is_closed_while_the_server_is_off_goes_on_to_its_end(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from snaprotd.model import Policy, Retention
 from snaprotd.run import Run, Tools
 from snaprotd.simulator import Fault, World
 from snaprotd.simulator.world import SimSnapshot
-from tests.support.daemons import Watched, daemon_on, write_config
+from tests.support.daemons import BusyWorld, Watched, daemon_on, write_config
 from tests.support.lives import Story, night
 from tests.support.promises import Witnessed
 from tests.support.virtual_time import START, VirtualLoop, run_virtually
@@ -107,17 +107,6 @@ async def bury() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-
-
-class BusyWorld(World):
-    """Knows how many snapshots were in progress at one time, at the most."""
-
-    most = 0
-
-    def take_snapshot(self, *args: Any) -> SimSnapshot:
-        made = super().take_snapshot(*args)
-        self.most = max(self.most, sum(one.status == "in_progress" for one in self.snapshots.values()))
-        return made
 
 
 # -- daylight saving ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from snaprotd.ledger import Ledger
 from snaprotd.rotation import Rotation
 from snaprotd.simulator import Fault, World
-from tests.support.daemons import Watched, daemon_on, write_config
+from tests.support.daemons import Watched, daemon_on, kill, power, write_config
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
@@ -28,10 +28,6 @@ def _few_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     often = {"daemon.TICK": 31.3, "daemon.INVENTORY_EVERY": 301.7, "daemon.LEASE_RENEWAL": 14.1, "reload.EVERY": 600.0}
     for name, seconds in often.items():
         monkeypatch.setattr(f"snaprotd.{name}", seconds)
-
-
-def power(kind: str, action: str, **options: object) -> Fault:
-    return Fault(kind=kind, method="POST", path="/servers/*/power/", action=action, **options)  # type: ignore[arg-type]
 
 
 def reading(status: int) -> Fault:
@@ -85,15 +81,6 @@ async def has_asked(watched: Watched) -> None:
 
 
 OFF_AND_ON = ["active", "stopping", "stopped", "starting", "active"]
-
-
-async def kill(watched: Watched) -> None:
-    """All that the process was doing ends at once, and its timer with it."""
-    watched.daemon._schedules.stop()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
 
 
 # -- the step that waits for the stop fails for another reason -----------------------------------------------------

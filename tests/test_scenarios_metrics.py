@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from snaprotd.simulator import Fault
-from tests.support.daemons import Watched, a_world, configure, daemon_on
+from tests.support.daemons import Watched, a_world, configure, daemon_on, power
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
@@ -32,10 +31,6 @@ def _few_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def entry(name: str, *keys: str, server_id: str = "12345", schedule: str = "10 3 * * *") -> str:
     return "{" + ", ".join([f"id: {server_id}", f"name: {name}", f'schedule: "{schedule}"', *keys]) + "}"
-
-
-def power(kind: str, action: str, **options: Any) -> Fault:
-    return Fault(kind=kind, method="POST", path="/servers/*/power/", action=action, **options)
 
 
 def about(watched: Watched, server: str) -> Series:

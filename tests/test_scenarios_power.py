@@ -25,7 +25,7 @@ from snaprotd.model import OnStopTimeout, Policy, Retention
 from snaprotd.rotation import Rotation
 from snaprotd.run import Run, Tools
 from snaprotd.simulator import Fault, Reply, Request, World
-from tests.support.daemons import daemon_on, write_config
+from tests.support.daemons import daemon_on, power, write_config
 from tests.support.lives import Story, night
 from tests.support.promises import Witnessed
 
@@ -109,10 +109,6 @@ class Night:
         self.witnessed.judge_rotation(rotation, was_active=was_active)
         assert self.witnessed.broken == []
         return rotation
-
-
-def power(kind: str, action: str, **options: Any) -> Fault:
-    return Fault(kind=kind, method="POST", path="/servers/*/power/", action=action, **options)
 
 
 # -- a server that does not start ---------------------------------------------------------------------------------

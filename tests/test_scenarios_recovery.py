@@ -13,8 +13,7 @@ import pytest
 
 from snaprotd.ledger import Ledger
 from snaprotd.simulator import Fault, World
-from snaprotd.simulator.world import SimSnapshot
-from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, logged
+from tests.support.daemons import BusyWorld, Line, Watched, a_world, configure, daemon_on, entry, kill, logged, power
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 TAKEN = 25.0
@@ -27,10 +26,6 @@ pytestmark = pytest.mark.usefixtures("one_clock", "log", "few_ticks")
 def nightly(*keys: str, server_id: str = "12345") -> str:
     """A server that is switched off for its snapshot, ten minutes after the beginning of the story."""
     return entry("10 3 * * *", "stop_first: true", *keys, server_id=server_id)
-
-
-def power(kind: str, action: str, **options: Any) -> Fault:
-    return Fault(kind=kind, method="POST", path="/servers/*/power/", action=action, **options)
 
 
 def steps(watched: Watched) -> list[str]:
@@ -53,15 +48,6 @@ async def begin(path: Path, world: World) -> tuple[Watched, asyncio.Task[int]]:
     running = asyncio.create_task(watched.daemon.run())
     await watched.daemon.started.wait()
     return watched, running
-
-
-async def kill(watched: Watched) -> None:
-    """All that the process was doing ends at once, its timer too."""
-    watched.daemon._schedules.stop()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
 
 
 # -- a server that is off ---------------------------------------------------------------------------------------------
@@ -106,17 +92,6 @@ async def test_a_server_that_stays_unknown_through_the_hurry_is_started_by_the_n
         await asyncio.sleep(HOUR)
         assert results(after) == ["failure"]
     assert world.status_of("12345") == "active"
-
-
-class BusyWorld(World):
-    """Knows how many snapshots were in progress at one time, at the most."""
-
-    most = 0
-
-    def take_snapshot(self, *args: Any) -> SimSnapshot:
-        made = super().take_snapshot(*args)
-        self.most = max(self.most, sum(one.status == "in_progress" for one in self.snapshots.values()))
-        return made
 
 
 async def test_a_server_that_never_starts_does_not_keep_the_others_waiting(tmp_path: Path) -> None:

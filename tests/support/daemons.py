@@ -17,6 +17,7 @@ from snaprotd.config import Config
 from snaprotd.daemon import Daemon
 from snaprotd.rotation import Rotation, Step
 from snaprotd.simulator import Fault, World
+from snaprotd.simulator.world import SimSnapshot
 from snaprotd.web import application
 from tests.support.world_transport import WorldTransport
 
@@ -36,6 +37,22 @@ def a_world(*names: str, faults: Sequence[Fault] = (), **options: Any) -> World:
         world.add_server(name)
     world.faults.extend(faults)
     return world
+
+
+class BusyWorld(World):
+    """Knows how many snapshots were in progress at one time, at the most."""
+
+    most = 0
+
+    def take_snapshot(self, *args: Any) -> SimSnapshot:
+        made = super().take_snapshot(*args)
+        self.most = max(self.most, sum(one.status == "in_progress" for one in self.snapshots.values()))
+        return made
+
+
+def power(kind: str, action: str, **options: Any) -> Fault:
+    """A fault of the requests that switch a server."""
+    return Fault(kind=kind, method="POST", path="/servers/*/power/", action=action, **options)
 
 
 def entry(schedule: str = "10 3 * * *", *keys: str, server_id: str = "12345") -> str:
@@ -106,6 +123,15 @@ class Watched:
         """Wait until a rotation is at the step."""
         while not any(one.step is step for one in self.daemon.metrics.running.values()):  # noqa: ASYNC110
             await asyncio.sleep(1)
+
+
+async def kill(watched: Watched) -> None:
+    """All that the process was doing ends at once, and its timer with it."""
+    watched.daemon._schedules.stop()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 @asynccontextmanager

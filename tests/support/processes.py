@@ -36,7 +36,8 @@ _OURS = ("SNAPROTD_", "VPS_", "CREDENTIALS_", "STATE_DIRECTORY", "NOTIFY_SOCKET"
 def environment(**more: str) -> dict[str, str]:
     """The test's own environment, without what snaprotd would read from it, and with the token."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
-    inherited.pop("PYTHONDONTWRITEBYTECODE", None)
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):  # users have neither
+        inherited.pop(name, None)
     return {
         **inherited,
         "PYTHONPATH": str(ROOT),
@@ -86,6 +87,19 @@ async def run_for_a_reader_who_leaves(*arguments: str, lines: int, errors_too: b
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def run_redirected(*arguments: str, to: str) -> int:
+    """Run one command as `snaprotd ... TO` in a shell, with `to` such as `>/dev/full`. Its exit code."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$0" -m snaprotd "$@" {to}', sys.executable, *arguments),
+        env=environment(),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    async with asyncio.timeout(PATIENCE):
+        return await process.wait()
 
 
 async def run(*arguments: str, stdin: str | None = None, **more: str) -> Ended:

@@ -62,6 +62,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.is_at_work_until(done)
         return done
 
+    async def shutdown_default_executor(self, *timeout: float | None) -> None:
+        """Threads are joined on the real clock: since Python 3.12 a time-out is set for it, which must not pass."""
+        self.at_work += 1
+        try:
+            await super().shutdown_default_executor(*timeout)
+        finally:
+            self.at_work -= 1
+
     def is_at_work_until(self, done: asyncio.Future[Any]) -> None:
         """A thread is at work that will set `done`: time does not move before."""
         self.at_work += 1
