@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_ARGS ?=
 TEST_ARGS ?=
+ROOM ?=
 
 .PHONY: help demo test test-systemd test-image lint requirements docs clean
 
@@ -14,11 +15,11 @@ help:  ## Show what can be made
 demo: $(VENV)/installed  ## Watch snaprotd work, on a simulated provider (DEMO_ARGS="--rounds 2" ends by itself)
 	@$(BIN)/snaprotd demo $(DEMO_ARGS)
 
-test: lint  ## Run lint, types, the import contracts and all tests
-	$(BIN)/python -m pytest $(TEST_ARGS)
+test: lint  ## Run lint, types, the import contracts and all tests (ROOM=engine: those of one room)
+	$(BIN)/python -m pytest $(TEST_ARGS) $(ROOM:%=tests/%)
 
 test-systemd: $(VENV)/installed-dev  ## Try the unit in a booted systemd (root, mmdebstrap, systemd-nspawn; SUITE=bookworm)
-	$(BIN)/python -m pytest -n 0 tests/booted_systemd.py
+	$(BIN)/python -m pytest -n 0 tests/deploy/booted_systemd.py
 
 test-image: $(VENV)/installed  ## Build the image for real and try it (root, buildah, mmdebstrap)
 	.ci/test-image

@@ -11,7 +11,7 @@ def main() -> None:
         # The kernel gives process 1 no signal that it has not asked for: in a container a stop would be lost.
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     try:
-        from snaprotd.cli import main as run_command
+        from snaprotd.commands.cli import main as run_command
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     run_command()

@@ -13,8 +13,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from snaprotd.access import open_cloud
-from tests.support.daemons import Line
+from snaprotd.wiring.access import open_cloud
+from tests.support.daemons import Line, look_around_less
 from tests.support.virtual_time import run_virtually
 
 if os.path.isdir("/dev/shm"):
@@ -52,7 +52,7 @@ def silence(_as_it_was: None) -> None:
 @pytest.fixture
 def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are judged by the virtual clock too."""
-    monkeypatch.setattr("snaprotd.ledger.uptime", lambda: asyncio.get_running_loop().time())
+    monkeypatch.setattr("snaprotd.ledger.store.uptime", lambda: asyncio.get_running_loop().time())
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def commands_reach(monkeypatch: pytest.MonkeyPatch) -> Callable[[httpx.AsyncBase
 
     def reach(transport: httpx.AsyncBaseTransport) -> None:
         for module in ("by_hand", "account"):
-            monkeypatch.setattr(f"snaprotd.{module}.open_cloud", partial(open_cloud, transport=transport))
+            monkeypatch.setattr(f"snaprotd.commands.jobs.{module}.open_cloud", partial(open_cloud, transport=transport))
 
     return reach
 
@@ -76,6 +76,4 @@ def log(_as_it_was: None) -> Iterator[list[Line]]:
 @pytest.fixture
 def few_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon looks around less often, for hours that pass quickly; and at no round time, when stories end."""
-    often = {"daemon.TICK": 31.3, "daemon.INVENTORY_EVERY": 61.7, "daemon.LEASE_RENEWAL": 14.1, "reload.EVERY": 20.3}
-    for name, seconds in often.items():
-        monkeypatch.setattr(f"snaprotd.{name}", seconds)
+    look_around_less(monkeypatch, tick=31.3, leases=14.1, file=20.3, account=61.7)

@@ -20,15 +20,15 @@ from snaprotd.commands.common import (
     wait_for,
     with_config,
 )
-from snaprotd.reports import outcome_of
-from snaprotd.rotation import STEPS, Result, Rotation, Step
-from snaprotd.status_client import refuse_another_ledger
-from snaprotd.tables import now_text
-from snaprotd.terminal import Say, moving_line, show
-from snaprotd.words import ago, clock, duration
+from snaprotd.commands.jobs.status_client import refuse_another_ledger
+from snaprotd.commands.text.tables import now_text
+from snaprotd.commands.text.terminal import Say, moving_line, show
+from snaprotd.core.rotation import STEPS, Result, Rotation, Step
+from snaprotd.core.words import ago, clock, duration
+from snaprotd.report.rows import outcome_of
 
 if TYPE_CHECKING:
-    from snaprotd.by_hand import ByHand, Found
+    from snaprotd.commands.jobs.by_hand import ByHand, Found
 
 
 @click.command()
@@ -48,7 +48,7 @@ def now(server: str, path: str | None, description: str, as_json: bool) -> int:
     a rotation of this server is open. Ctrl-C sees the server started again if it is held off; a second one ends at
     once.
     """
-    from snaprotd.oneshot import rotate_now
+    from snaprotd.commands.jobs.now import rotate_now
 
     begin()
     structlog.contextvars.clear_contextvars()
@@ -92,7 +92,7 @@ def restore(snapshot_id: str, path: str | None, yes: bool) -> int:
 
     What will be lost is said first, and the server's name is asked for.
     """
-    from snaprotd.by_hand import by_hand
+    from snaprotd.commands.jobs.by_hand import by_hand
 
     begin()
     settings = load(path)
@@ -157,7 +157,7 @@ def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
     Example:
       snaprotd delete 801
     """
-    from snaprotd.by_hand import by_hand
+    from snaprotd.commands.jobs.by_hand import by_hand
 
     begin()
     settings = load(path)

@@ -11,9 +11,11 @@ from typing import Any, ParamSpec, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from snaprotd import config, logs
-from snaprotd.config import Config
-from snaprotd.errors import SnaprotdError
+from snaprotd import logs
+from snaprotd.config.file import find_config
+from snaprotd.config.file import load as load_file
+from snaprotd.config.settings import Config
+from snaprotd.core.errors import SnaprotdError
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -57,7 +59,7 @@ def server_argument(*, many: bool = False, required: bool = True) -> Callable[[C
 
 
 def load(path: str | None) -> Config:
-    return config.load(config.find_config(path, os.environ))
+    return load_file(find_config(path, os.environ))
 
 
 def begin(level: str = "WARNING") -> None:

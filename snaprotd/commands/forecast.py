@@ -10,15 +10,15 @@ from pathlib import Path
 import click
 
 from snaprotd.commands.common import as_json, load, print_json, server_argument, with_config
-from snaprotd.config import Config, ServerEntry
-from snaprotd.errors import SnaprotdError, UnknownServer
-from snaprotd.forecast import alike, expect
-from snaprotd.forecast_json import forecast_json
-from snaprotd.forecast_runs import Assumed, Outage, TooManyRuns
-from snaprotd.forecast_svg import drawing
-from snaprotd.forecast_text import forecast_text
-from snaprotd.forecast_words import Named
-from snaprotd.terminal import show
+from snaprotd.commands.text.forecast import forecast_text
+from snaprotd.commands.text.terminal import show
+from snaprotd.config.settings import Config, ServerEntry
+from snaprotd.core.errors import SnaprotdError, UnknownServer
+from snaprotd.forecast.as_json import forecast_json
+from snaprotd.forecast.as_svg import drawing
+from snaprotd.forecast.expect import alike, expect
+from snaprotd.forecast.runs import Assumed, Outage, TooManyRuns
+from snaprotd.forecast.words import Named
 
 LONGEST = 3660
 """Days: ten years."""

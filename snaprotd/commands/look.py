@@ -6,13 +6,14 @@ import os
 
 import click
 
-from snaprotd.account import read_account
 from snaprotd.commands.common import FAILED, as_json, begin, load, print_json, server_argument, wait_for, with_config
-from snaprotd.errors import ConfigError
-from snaprotd.reports import Json, history_row, people_plan_of, plan_of, snapshot_rows
-from snaprotd.status_client import default_url, read_status
-from snaprotd.tables import history_text, list_text, plan_text, status_text
-from snaprotd.terminal import show
+from snaprotd.commands.jobs.account import read_account
+from snaprotd.commands.jobs.status_client import default_url, read_status
+from snaprotd.commands.text.tables import history_text, list_text, plan_text, status_text
+from snaprotd.commands.text.terminal import show
+from snaprotd.core.errors import ConfigError
+from snaprotd.core.words import Json
+from snaprotd.report.rows import history_row, people_plan_of, plan_of, snapshot_rows
 
 
 @click.command()
@@ -81,7 +82,7 @@ def history(server: str | None, path: str | None, limit: int, as_json: bool) -> 
     Example:
       snaprotd history web-01 --limit 50
     """
-    from snaprotd.oneshot import read_history
+    from snaprotd.commands.jobs.now import read_history
 
     begin()
     settings = load(path)

@@ -8,11 +8,11 @@ from datetime import timedelta
 import click
 from click.shell_completion import get_completion_class
 
-from snaprotd import config
-from snaprotd.account import check_online
 from snaprotd.commands.common import FAILED, WRONG_USAGE, begin, load, print_json, wait_for, with_config
+from snaprotd.commands.jobs.account import check_online
+from snaprotd.config.file import json_schema
+from snaprotd.core.words import count
 from snaprotd.simulator import FAULT_HELP, Fault
-from snaprotd.words import count
 
 
 @click.command()
@@ -26,7 +26,7 @@ def run(path: str | None) -> int:
 
     SIGTERM takes no new work, sees every server that is held off started again, and ends with 0.
     """
-    from snaprotd.daemon import Daemon
+    from snaprotd.daemon.life import Daemon
 
     begin("INFO")
 
@@ -70,7 +70,7 @@ def schema() -> int:
     Example:
       snaprotd schema > snaprotd.schema.json
     """
-    print_json(config.json_schema())
+    print_json(json_schema())
     return 0
 
 
@@ -112,7 +112,7 @@ def simulate(port: int, servers: int, speed: float, faults: list[Fault]) -> int:
     Example:
       snaprotd simulate --speed 60 --fault late:POST:/snapshots/:delay=30
     """
-    from snaprotd.demo import simulate_until_stopped
+    from snaprotd.commands.demo import simulate_until_stopped
 
     return wait_for(simulate_until_stopped(port=port, servers=servers, speed=speed, faults=faults, say=click.echo))
 
@@ -128,7 +128,7 @@ def demo(servers: int, rounds: int | None, speed: float) -> int:
     Example:
       snaprotd demo --rounds 2
     """
-    from snaprotd.demo import run_demo
+    from snaprotd.commands.demo import run_demo
 
     return wait_for(run_demo(servers=servers, rounds=rounds, speed=speed, pause=timedelta(seconds=2)))
 

@@ -10,15 +10,16 @@ from types import MappingProxyType
 from typing import Any
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from snaprotd import config
-from snaprotd.config import Config
-from snaprotd.daemon import Daemon
-from snaprotd.rotation import Rotation, Step
+from snaprotd.config import file as config
+from snaprotd.config.settings import Config
+from snaprotd.core.rotation import Rotation, Step
+from snaprotd.daemon.life import Daemon
 from snaprotd.simulator import Fault, World
 from snaprotd.simulator.world import SimSnapshot
-from snaprotd.web import application
+from snaprotd.web.site import application
 from tests.support.world_transport import WorldTransport
 
 HEAD = """\
@@ -48,6 +49,17 @@ class BusyWorld(World):
         made = super().take_snapshot(*args)
         self.most = max(self.most, sum(one.status == "in_progress" for one in self.snapshots.values()))
         return made
+
+
+def look_around_less(
+    monkeypatch: pytest.MonkeyPatch, *, tick: float, leases: float, file: float, account: float | None = None
+) -> None:
+    """Have daemons look around every so many seconds, so that hours pass quickly."""
+    monkeypatch.setattr("snaprotd.daemon.life.TICK", tick)
+    monkeypatch.setattr("snaprotd.daemon.life.LEASE_RENEWAL", leases)
+    monkeypatch.setattr("snaprotd.config.reload.EVERY", file)
+    if account is not None:
+        monkeypatch.setattr("snaprotd.daemon.life.INVENTORY_EVERY", account)
 
 
 def power(kind: str, action: str, **options: Any) -> Fault:

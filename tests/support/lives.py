@@ -20,16 +20,16 @@ from typing import Any
 import stamina
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from snaprotd.cloud import Cloud
-from snaprotd.errors import LeaseLost
-from snaprotd.inventory import Inventory
-from snaprotd.ledger import Claimed, Ledger
-from snaprotd.loop import run_rotation
-from snaprotd.model import Policy, snapshot_name
-from snaprotd.rotation import Rotation
-from snaprotd.run import Drain, Run, Tools
+from snaprotd.core.errors import LeaseLost
+from snaprotd.core.model import Policy, snapshot_name
+from snaprotd.core.rotation import Rotation
+from snaprotd.engine.loop import run_rotation
+from snaprotd.engine.run import Drain, Run, Tools
+from snaprotd.ledger.store import Claimed, Ledger
+from snaprotd.provider.inventory import Inventory
+from snaprotd.provider.token import token_source
+from snaprotd.provider.vps_org.client import Cloud
 from snaprotd.simulator import Reply, Request, World
-from snaprotd.token import token_source
 from tests.support.world_transport import WorldTransport
 
 _living = 0

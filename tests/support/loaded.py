@@ -2,8 +2,8 @@
 
 import gc
 
-import snaprotd.cli
-import snaprotd.daemon  # noqa: F401
+import snaprotd.commands.cli
+import snaprotd.daemon.life  # noqa: F401
 
 gc.collect()
 gc.freeze()  # so that a fork's collector need not copy what it shares

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from snaprotd.model import Owner, Snapshot, SnapshotState, WhenFull
-from snaprotd.retention import make_room, owner_of, plan_retention
-from snaprotd.rotation import Result, Rotation
+from snaprotd.core.model import Owner, Snapshot, SnapshotState, WhenFull
+from snaprotd.core.retention import make_room, owner_of, plan_retention
+from snaprotd.core.rotation import Result, Rotation
 from snaprotd.simulator import Reply, Request, SimSnapshot
 from tests.support.lives import Story
 

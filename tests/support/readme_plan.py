@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from snaprotd import config
-from snaprotd.inventory import ServerHoldings
-from snaprotd.model import Server, Snapshot, snapshot_name
-from snaprotd.reports import people_plan_of
-from snaprotd.tables import plan_text
+from snaprotd.commands.text.tables import plan_text
+from snaprotd.config import file as config
+from snaprotd.config.settings import resolve
+from snaprotd.core.model import Server, Snapshot, snapshot_name
+from snaprotd.provider.inventory import ServerHoldings
+from snaprotd.report.rows import people_plan_of
 
 README = Path(__file__).parents[2] / "README.md"
 NOW = datetime(2025, 1, 16, 8, 30, tzinfo=UTC)
@@ -23,7 +24,7 @@ def recorded_plan() -> str:
     policy = re.search(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
     assert policy is not None
     settings = config.parse(policy[1], "README.md", {})
-    (target,) = config.resolve(settings, None)
+    (target,) = resolve(settings, None)
     slots = [datetime(2025, 1, day, 2, 30, tzinfo=UTC) for day in (16, 15, 12)]
     server = Server(id="12345", ref=12345, name="web-server-01", status="active")
     held = [_snapshot(800 + number, snapshot_name("main", slot), slot) for number, slot in enumerate(slots)]

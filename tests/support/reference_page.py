@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from snaprotd.config import json_schema
+from snaprotd.config.file import json_schema
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from snaprotd.ledger import Ledger, Mark
-from snaprotd.model import snapshot_name
+from snaprotd.core.model import snapshot_name
+from snaprotd.ledger.store import Ledger, Mark
 from snaprotd.simulator import Fault, World
 from tests.support.processes import TOKEN, Daemon, Provider, daemon, provider, until, write_config
 

@@ -1,0 +1,175 @@
+"""What the account holds, read once: for the commands that only look, and to check a configuration against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from snaprotd.config.settings import Config, Target, resolve
+from snaprotd.core import retention
+from snaprotd.core.errors import UnknownServer
+from snaprotd.core.model import Server
+from snaprotd.provider.inventory import Inventory, ServerHoldings
+from snaprotd.provider.vps_org.client import Doubtful, NullObserver
+from snaprotd.report.rows import ids_of, untouchable_words
+from snaprotd.wiring.access import open_cloud
+
+READING = frozenset({"read", "read_only", "read-only", "readonly"})
+"""Permissions that change nothing. The provider does not publish its words; what is not known is taken for enough."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What the account holds, as one command saw it."""
+
+    targets: tuple[Target, ...]
+    known: Mapping[str, ServerHoldings]
+    servers: Mapping[str, Server]
+    """The account's servers by their ids."""
+    wanted: tuple[str, ...]
+    """The ids of the servers that were named, or of all that are configured."""
+    now: datetime
+    doubt: str | None
+    """What of the account's list cannot be relied on; the rest of it is as good as ever."""
+
+    def wanted_targets(self, config: Config) -> list[Target]:
+        """The targets that were named. Raises `UnknownServer` where one of those has no policy."""
+        found = [target for target in self.targets if target.server_id in self.wanted]
+        for server_id in set(self.wanted) - {target.server_id for target in found}:
+            raise UnknownServer(no_policy(server_id, config))
+        return found
+
+    @property
+    def headings(self) -> dict[str, str]:
+        """The servers that were asked for and are there: our name, else the account's, by id."""
+        labels = {target.server_id: target.label for target in self.targets}
+        there = [one for one in self.wanted if one in self.servers and one in self.known]
+        return {one: labels.get(one) or self.servers[one].name or one for one in there}
+
+    @property
+    def complaints(self) -> list[str]:
+        """What of that which was asked for is not there, or cannot be relied on."""
+        if self.doubt is not None:
+            return [self.doubt]
+        return [f"the account has no server {one}" for one in self.wanted if one not in self.servers]
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.complaints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of `check --online`."""
+
+    ok: bool
+    text: str
+    note: bool = False
+    """Worth knowing, and nothing wrong."""
+
+
+async def read_account(config: Config, environ: Mapping[str, str], names: Sequence[str]) -> Account:
+    """List the whole account once. Raises `UnknownServer` for a name that fits no server, or several."""
+    async with open_cloud(config, environ, NullObserver()) as cloud:
+        inventory = Inventory(cloud)
+        doubt = await refresh(inventory)
+        return _account(config, inventory, names, doubt)
+
+
+async def refresh(inventory: Inventory) -> str | None:
+    """List the account. One bad entry in it stops nobody: it is answered as a sentence."""
+    try:
+        await inventory.refresh()
+    except Doubtful as doubt:
+        return str(doubt)
+    return None
+
+
+def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: str | None) -> Account:
+    servers = servers_of(inventory)
+    targets = resolve(config, servers)
+    return Account(
+        targets=targets,
+        known=inventory.known,
+        servers=inventory.seen_servers,
+        wanted=tuple(ids_of_names(names, targets, servers, doubt)),
+        now=datetime.now(UTC),
+        doubt=doubt,
+    )
+
+
+def servers_of(inventory: Inventory) -> list[Server]:
+    return list(inventory.seen_servers.values())
+
+
+def ids_of_names(
+    names: Sequence[str], targets: Sequence[Target], servers: Sequence[Server], doubt: str | None
+) -> list[str]:
+    ids = ids_of(names, targets, servers)
+    if isinstance(ids, str) and doubt is not None:
+        raise UnknownServer(f"{ids}, in what could be read: {doubt}")
+    if isinstance(ids, str):
+        raise UnknownServer(f"{ids}. `snaprotd plan` shows the servers that are configured")
+    return ids
+
+
+async def check_online(config: Config, environ: Mapping[str, str]) -> list[Finding]:
+    """Ask the API about everything that the configuration relies on. Only GET requests."""
+    async with open_cloud(config, environ, NullObserver()) as cloud:
+        account = await cloud.account()
+        permissions = ", ".join(account.permissions) if account.permissions is not None else "not told"
+        words = {word.rpartition(":")[2].strip() for word in account.permissions or ()}
+        may_change = not words or not words <= READING
+        token = Finding(
+            ok=may_change,
+            text=f"token {account.token_name} of {account.email}; permissions: {permissions}"
+            + ("" if may_change else "; that is not enough to take snapshots, or to stop and start servers"),
+        )
+        inventory = Inventory(cloud)
+        doubt = await refresh(inventory)
+        now = datetime.now(UTC)
+        targets = resolve(config, servers_of(inventory))
+        return [
+            token,
+            *([Finding(ok=False, text=doubt)] if doubt else _unmatched(config, targets)),
+            *(_finding(config, one, inventory, now, doubtful=doubt is not None) for one in targets),
+            *_uncovered(targets, servers_of(inventory)),
+        ]
+
+
+def _uncovered(targets: Sequence[Target], servers: Sequence[Server]) -> list[Finding]:
+    covered = {target.server_id for target in targets}
+    return [
+        Finding(ok=True, note=True, text=f"{one.name} ({one.id}) is in no entry: no snapshots are taken of it")
+        for one in servers
+        if one.id not in covered
+    ]
+
+
+def _unmatched(config: Config, targets: Sequence[Target]) -> list[Finding]:
+    """A pattern that names no server is no mistake in the file, but hardly what was meant."""
+    used = {id(target.entry) for target in targets}
+    return [
+        Finding(ok=False, text=f"match {entry.match}: no server of the account has such a name")
+        for entry in config.entries
+        if entry.match is not None and id(entry) not in used
+    ]
+
+
+def _finding(config: Config, target: Target, inventory: Inventory, now: datetime, *, doubtful: bool) -> Finding:
+    server, held = inventory.seen_servers.get(target.server_id), inventory.known.get(target.server_id)
+    if server is None:
+        text = "not in what could be read" if doubtful else f"the account has no server {target.server_id}"
+        return Finding(ok=False, text=f"{target.label}: {text}")
+    if held is None:
+        return Finding(ok=False, text=f"{target.label}: {server.name} is {server.status}, its snapshots are not known")
+    room = retention.make_room(held.snapshots, target.policy, instance=config.instance, limit=config.limit, now=now)
+    slots = f"{max(0, config.limit - len(held.snapshots))} of {config.limit} slots free"
+    text = f"{target.label}: {server.name} is {server.status}, {slots}"
+    blocked = room.blocked or untouchable_words(server)
+    return Finding(ok=not blocked, text=f"{text}; {blocked}" if blocked else text)
+
+
+def no_policy(name: str, config: Config) -> str:
+    return f"the server {name} has no policy: add it under `servers` in {config.path}"

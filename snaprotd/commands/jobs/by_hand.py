@@ -1,0 +1,185 @@
+"""What a person does to one snapshot: restore the server from it, or delete it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from snaprotd.config.settings import Config, resolve
+from snaprotd.core.errors import NotFound, SnaprotdError, Temporary, Unclear
+from snaprotd.core.model import Server, Snapshot, SnapshotState
+from snaprotd.core.rotation import Rotation
+from snaprotd.ledger.store import Ledger
+from snaprotd.provider.vps_org.client import Cloud, Doubtful, NullObserver
+from snaprotd.wiring.access import open_cloud
+from snaprotd.wiring.assembly import open_ledger_to_read
+
+RESTORE_PATIENCE = 3600.0
+"""Seconds. The provider says that a restore takes 5 to 15 minutes."""
+
+Say = Callable[[str], None]
+
+
+class Impossible(SnaprotdError):
+    """What was asked for cannot be done as things stand. Nothing was changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A snapshot, its server, and what is to be known before either is touched."""
+
+    snapshot: Snapshot
+    server: Server | None
+    label: str
+    """Our name for the server, else the account's, else its id."""
+    newer: Snapshot | None
+    """The newest completed snapshot of the server, if that is another, newer one."""
+    timezone: str
+    """Of the server's policy, else UTC."""
+    now: datetime
+
+    def is_named(self, text: str) -> bool:
+        """Whether `text` is a name of the server."""
+        names = {self.label, self.snapshot.server_id} | ({self.server.name} if self.server else set())
+        return text.strip() in names
+
+
+class ByHand:
+    """One snapshot, found, and what may be done with it."""
+
+    def __init__(self, config: Config, cloud: Cloud, ledger: Ledger | None, found: Found) -> None:
+        self.found = found
+        self._config = config
+        self._cloud = cloud
+        self._ledger = ledger
+
+    @property
+    def sees_ledger(self) -> bool:
+        """Whether it can be known that no rotation of the server is open."""
+        return self._ledger is not None
+
+    async def refuse_if_busy(self) -> None:
+        """Raise `Impossible` while a rotation of the server is open."""
+        rotations = await self._ledger.open_rotations() if self._ledger else []
+        busy = next((one for one in rotations if one.server_id == self.found.snapshot.server_id), None)
+        if busy is not None:
+            raise Impossible(_busy(busy))
+
+    def refuse_unless_completed(self) -> None:
+        """Raise `Impossible` for a snapshot that is not whole."""
+        snapshot = self.found.snapshot
+        if not snapshot.is_completed:
+            raise Impossible(f"{snapshot.name} is {snapshot.status}: only a completed snapshot can be restored")
+
+    async def restore(self, say: Say) -> None:
+        """Overwrite the server, and wait until it is active again. Raises `SnaprotdError` where that fails."""
+        if self.found.server is None:
+            raise Impossible(f"the account has no server {self.found.snapshot.server_id}")
+        self.refuse_unless_completed()
+        await self.refuse_if_busy()
+        acknowledged = True
+        try:
+            await self._cloud.restore_snapshot(self.found.snapshot.id, guard=lambda: None)
+        except Unclear as error:
+            acknowledged = False
+            say(f"the answer was lost ({error}): looking whether the restore has begun")
+        await self._until_active(say, acknowledged=acknowledged)
+
+    async def _until_active(self, say: Say, *, acknowledged: bool) -> None:
+        clock = asyncio.get_running_loop().time
+        began, seen_restoring = clock(), False
+        while clock() - began < RESTORE_PATIENCE:
+            try:
+                server = await self._cloud.server(self.found.snapshot.server_id)
+            except Temporary as error:
+                say(f"the server cannot be looked at: {error}")
+            else:
+                # Where the answer was lost, some other state of the server is no sign of a restore.
+                begun = not server.is_active if acknowledged else server.status == "restoring"
+                seen_restoring = seen_restoring or begun
+                if server.is_active and seen_restoring:
+                    return
+                if not seen_restoring and clock() - began > self._config.api.settle:
+                    _refuse_unless(acknowledged, server)
+                    return
+                say(f"{self.found.label}: {server.status if seen_restoring else 'the restore has not begun yet'}")
+            await asyncio.sleep(self._config.poll_interval)
+        raise SnaprotdError(
+            f"{self.found.label} is not active after {RESTORE_PATIENCE / 60:.0f} minutes: look at it in the provider's "
+            "panel. Nothing more was asked of it"
+        )
+
+    async def delete(self) -> None:
+        """Delete the snapshot. Raises `SnaprotdError` where that fails; one in progress is left alone."""
+        self.refuse_to_delete_in_progress()
+        await self._cloud.delete_snapshot(self.found.snapshot.id, guard=lambda: None)
+
+    def refuse_to_delete_in_progress(self) -> None:
+        """Raise `Impossible` for a snapshot that is just being taken."""
+        snapshot = self.found.snapshot
+        if snapshot.state is SnapshotState.IN_PROGRESS:
+            raise Impossible(f"{snapshot.name} is in progress: it cannot be deleted now")
+
+
+def _refuse_unless(acknowledged: bool, server: Server) -> None:
+    """A restore may be too quick to be seen; but where its answer was lost as well it is not believed."""
+    if not acknowledged:
+        raise SnaprotdError(
+            f"{server.name} was never seen restoring, so the request was most likely not carried out. Run it again"
+        )
+
+
+def _busy(rotation: Rotation) -> str:
+    return (
+        f"a rotation of {rotation.label} is open (slot {rotation.slot:%Y-%m-%d %H:%M:%SZ}, at step {rotation.step}): "
+        "nothing was done. Try again when it has ended; `snaprotd status` shows its progress"
+    )
+
+
+@asynccontextmanager
+async def by_hand(config: Config, environ: Mapping[str, str], snapshot_id: str) -> AsyncIterator[ByHand]:
+    """Find a snapshot of the account. Raises `Impossible` where there is none of that id."""
+    async with open_cloud(config, environ, NullObserver()) as cloud, open_ledger_to_read(config) as ledger:
+        yield ByHand(config, cloud, ledger, await _find(config, cloud, snapshot_id))
+
+
+async def _find(config: Config, cloud: Cloud, snapshot_id: str) -> Found:
+    doubt: Doubtful | None = None
+    try:
+        snapshots = await cloud.snapshots()
+    except Doubtful as incomplete:
+        doubt, snapshots = incomplete, list(incomplete.readable)  # what is wrong with the others does not matter here
+    snapshot = next((one for one in snapshots if one.id == snapshot_id), None)
+    if snapshot is None and doubt is not None:
+        raise Impossible(f"snapshot {snapshot_id} is not in what could be read: {doubt}")
+    if snapshot is None:
+        raise Impossible(f"the account has no snapshot {snapshot_id}: `snaprotd list` shows those that there are")
+    server = await _server(cloud, snapshot.server_id)
+    target = next(
+        (one for one in resolve(config, [server] if server else []) if one.server_id == snapshot.server_id), None
+    )
+    name = server.name if server else ""
+    return Found(
+        snapshot=snapshot,
+        server=server,
+        label=target.label if target else name or snapshot.server_id,
+        newer=_newer(snapshot, snapshots),
+        timezone=target.policy.timezone if target else "UTC",
+        now=datetime.now(UTC),
+    )
+
+
+async def _server(cloud: Cloud, server_id: str) -> Server | None:
+    try:
+        return await cloud.server(server_id)
+    except NotFound:
+        return None
+
+
+def _newer(snapshot: Snapshot, snapshots: list[Snapshot]) -> Snapshot | None:
+    dated = [one for one in snapshots if one.server_id == snapshot.server_id and one.is_completed and one.created_at]
+    newest = max(dated, key=lambda one: (one.created_at, one.id), default=None)
+    return None if newest is None or newest.id == snapshot.id else newest

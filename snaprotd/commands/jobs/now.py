@@ -1,0 +1,156 @@
+"""What the commands do with the ledger and then end: run one rotation now, read the history."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+from statistics import median
+
+from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, servers_of
+from snaprotd.config.settings import Config, Target, resolve
+from snaprotd.core.errors import SnaprotdError, UnknownServer
+from snaprotd.core.rotation import Result, Rotation, resumed
+from snaprotd.engine.loop import insist_on_rotation
+from snaprotd.engine.run import Run, Tools
+from snaprotd.ledger.store import Claimed, Ledger, ServerBusy
+from snaprotd.observe.metrics import Metrics
+from snaprotd.wiring.assembly import new_rotation, open_ledger_to_read, open_tools
+
+LEASE_RENEWAL = 10.0
+"""Seconds between two renewals of the lease while a rotation runs."""
+
+
+async def read_history(config: Config, name: str | None, limit: int) -> list[Rotation]:
+    """The latest rotations, of one server or of all, newest first. Nothing is asked of the provider.
+
+    Raises `UnknownServer` for a name that neither the configuration nor the ledger has.
+    """
+    async with open_ledger_to_read(config) as ledger:
+        if ledger is None:
+            raise SnaprotdError(f"there is no ledger at {config.state}: no daemon has run with {config.path} here")
+        if name is None:
+            return await ledger.history(limit=limit)
+        return await ledger.history(await _id_in(ledger, config, name), limit=limit)
+
+
+async def _id_in(ledger: Ledger, config: Config, name: str) -> str:
+    """A server's id by its id, by our label now, or by the label it had in a rotation."""
+    configured = [one.server_id for one in resolve(config, None) if name in (one.server_id, one.label)]
+    latest = [*(await ledger.latest()).values(), *await ledger.open_rotations()]
+    found = configured or [one.server_id for one in latest if name in (one.server_id, one.label)]
+    if not found:
+        raise UnknownServer(f"no server is named {name}, in {config.path} or in the ledger")
+    return found[0]
+
+
+Watch = Callable[[Rotation, float | None], None]
+"""Is shown a rotation whenever something has changed, and how many seconds those of its server usually take."""
+
+
+async def rotate_now(
+    config: Config,
+    environ: Mapping[str, str],
+    name: str,
+    *,
+    description: str,
+    watch: Watch,
+    say: Callable[[str], None],
+) -> Rotation:
+    """Run one rotation of the named server at once; an interrupted one of the same server is finished first.
+
+    Raises `UnknownServer`, and `SnaprotdError` where a rotation of the server is open in another process.
+    """
+    async with open_tools(config, environ, Metrics()) as tools:
+        _obey_signals(tools, say)
+        target = await _target(config, tools, name)
+        usual = await _usual_duration(tools.ledger, target.server_id)
+        leases = asyncio.create_task(_keep_leases(tools.ledger))
+        try:
+            await _finish_interrupted(tools, target, lambda rotation: watch(rotation, usual))
+            return await _rotate(config, tools, target, description, lambda rotation: watch(rotation, usual))
+        finally:
+            leases.cancel()
+
+
+async def _usual_duration(ledger: Ledger, server_id: str) -> float | None:
+    """The median length of the server's last successful rotations, in seconds; None where there are none."""
+    past = await ledger.history(server_id)
+    lengths = [
+        (one.finished_at - one.started_at).total_seconds()
+        for one in past
+        if one.result is Result.SUCCESS and one.finished_at is not None
+    ]
+    return median(lengths) if lengths else None
+
+
+async def _target(config: Config, tools: Tools, name: str) -> Target:
+    configured = [target for target in resolve(config, None) if name in (target.server_id, target.label)]
+    if len(configured) == 1:
+        return configured[0]
+    doubt = await refresh(tools.inventory)
+    servers = servers_of(tools.inventory)
+    targets = resolve(config, servers)
+    (server_id,) = ids_of_names([name], targets, servers, doubt)
+    found = next((target for target in targets if target.server_id == server_id), None)
+    if found is None:
+        raise UnknownServer(no_policy(name, config))
+    return found
+
+
+async def _finish_interrupted(tools: Tools, target: Target, watch: Callable[[Rotation], None]) -> None:
+    everything = tools.ledger.is_sole_user
+    for interrupted in await tools.ledger.take_over(everything=everything, server_id=target.server_id):
+        await _run(resumed(interrupted, tools.now()), tools, watch)
+
+
+async def _rotate(
+    config: Config, tools: Tools, target: Target, description: str, watch: Callable[[Rotation], None]
+) -> Rotation:
+    now = tools.now()
+    rotation = new_rotation(config, target, slot=now.replace(microsecond=0), now=now, description=description)
+    match await tools.ledger.claim(rotation):
+        case Claimed():
+            return await _run(rotation, tools, watch)
+        case ServerBusy(open=busy):
+            raise SnaprotdError(
+                f"a rotation of {target.label} is open already (slot {busy.slot:%Y-%m-%d %H:%M:%SZ}, at step "
+                f"{busy.step}): nothing was done. Try again when it has ended; `snaprotd status` shows its progress"
+            )
+        case _:
+            raise SnaprotdError(
+                f"{target.label} has had a rotation in this very second already: nothing was done. Try again"
+            )
+
+
+async def _run(rotation: Rotation, tools: Tools, watch: Callable[[Rotation], None]) -> Rotation:
+    ended = await insist_on_rotation(Run(rotation, tools, watch))
+    if not ended.is_finished:
+        await tools.ledger.release(ended.id)
+    return ended
+
+
+async def _keep_leases(ledger: Ledger) -> None:
+    while True:
+        await asyncio.sleep(LEASE_RENEWAL)
+        try:
+            await ledger.renew()
+        except SnaprotdError:
+            continue  # the rotation's own next save says what is wrong
+
+
+def _obey_signals(tools: Tools, say: Callable[[str], None]) -> None:
+    """The first Ctrl-C ends in order: a server that is held off is started again. The second ends at once."""
+
+    def asked_to_end(number: int) -> None:
+        if tools.drain.requested.is_set():
+            say("ended at once; a server that was held off is OFF until a daemon, or its next start, goes on with it")
+            os._exit(128 + number)
+        say("asked to end: a server that is held off is started first; once more ends at once")
+        tools.drain.requested.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked_to_end, number)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # the terminal was closed; the work goes on all the same

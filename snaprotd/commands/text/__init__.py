@@ -1,0 +1,1 @@
+"""The same facts for people: tables, sentences, the line that moves."""

@@ -1,0 +1,226 @@
+"""The text of the commands: the same facts as their JSON, for people. Everything fits 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from snaprotd.core.rotation import Rotation
+from snaprotd.core.words import ago, clock, count, duration, until
+
+Json = Mapping[str, Any]
+
+STYLES = {
+    "alarm": "bold red",
+    "attention": "yellow",
+    "ok": "green",
+    "paused": "dim",
+    "success": "green",
+    "failure": "bold red",
+    "partial": "yellow",
+    "delete": "red",
+    "keep": "",
+}
+
+
+# -- plan ----------------------------------------------------------------------------------------------------------
+
+
+def plan_text(plans: Sequence[Json], now: datetime, limit: int) -> RenderableType:
+    """`plans` are entries of the plan with what only people read: see `reports.plan_for_people`."""
+    parts: list[RenderableType] = []
+    for plan in plans:
+        parts += [*_plan_of(plan, now, limit), ""]
+    return Group(*parts[:-1]) if parts else Text("no server is configured")
+
+
+def _plan_of(plan: Json, now: datetime, limit: int) -> list[RenderableType]:
+    held = len(plan["snapshots"])
+    slots = f"  server {plan['id']}" + (f", {max(0, limit - held)} of {limit} slots free" if plan["is_known"] else "")
+    parts: list[RenderableType] = [Text.assemble((plan["name"], "bold"), slots)]
+    if plan["paused"]:
+        parts.append(Text("  paused: no runs"))
+    parts += [Text(f"  {line}") for line in _next_lines(plan, now)]
+    if plan["blocked"]:
+        parts.append(Padding(Text(plan["blocked"], style=STYLES["alarm"]), (0, 0, 0, 2)))
+    if plan["snapshots"]:
+        parts.append(_plan_table(plan, now))
+    return parts
+
+
+def _next_lines(plan: Json, now: datetime) -> list[str]:
+    zone, later = plan["timezone"], f", begins {plan['delay']} later" if plan["delay"] else ""
+    return [f"next  {clock(slot, zone)}{_in_utc(slot, zone)}, {until(slot, now)}{later}" for slot in plan["next"]]
+
+
+def _in_utc(slot: str, zone: str) -> str:
+    """The time in UTC too, with its date where that is another one."""
+    if zone == "UTC":
+        return ""
+    local, utc = clock(slot, zone), clock(slot, "UTC")
+    return f" ({utc[15:] if local[:14] == utc[:14] else utc[4:]})"
+
+
+def _plan_table(plan: Json, now: datetime) -> RenderableType:
+    table = _table("snapshot", "age", "now", "if it ran now")
+    for one in plan["snapshots"]:
+        later = one["after_next_run"]
+        table.add_row(
+            one["name"],
+            _age(one["created_at"], now),
+            Text(one["reason"], style=STYLES[one["decision"]]),
+            Text("the same" if later["reason"] == one["reason"] else later["reason"], style=STYLES[later["decision"]]),
+        )
+    return Padding(table, (0, 0, 0, 2))
+
+
+# -- list ----------------------------------------------------------------------------------------------------------
+
+
+def list_text(rows: Sequence[Json], now: datetime, headings: Mapping[str, str]) -> RenderableType:
+    """`headings`: the servers' names, by their ids as text."""
+    parts: list[RenderableType] = []
+    for server_id, name in headings.items():
+        own = [row for row in rows if str(row["server_id"]) == server_id]
+        held = count(len(own), "snapshot") if own else "no snapshots"
+        parts.append(Text.assemble((name, "bold"), f"  server {server_id}, {held}"))
+        parts += [Padding(_list_table(own, now), (0, 0, 0, 2))] if own else []
+        parts.append("")
+    return Group(*parts[:-1]) if parts else Text("no snapshots")
+
+
+def _list_table(rows: Sequence[Json], now: datetime) -> Table:
+    table = _table("id", "name", "owner", "status", "size", "age")
+    for row in rows:
+        size = f"{row['size_mb']} MB" if row["size_mb"] is not None else "-"
+        style = "" if row["owner"] == "managed" else "dim"
+        table.add_row(
+            str(row["id"]), row["name"], row["owner"], row["status"], size, _age(row["created_at"], now), style=style
+        )
+    return table
+
+
+# -- now, history --------------------------------------------------------------------------------------------------
+
+
+def now_text(rotation: Rotation) -> RenderableType:
+    deleted = f", deleted {', '.join(rotation.deleted)}" if rotation.deleted else ""
+    if not rotation.is_finished:
+        return Text(
+            f"interrupted: {rotation.label} at step {rotation.step}; the next start of snaprotd goes on with it"
+        )
+    if rotation.error is None:
+        off = f", was off for {duration(rotation.off_for)}" if rotation.went_off else ""
+        text = f": {rotation.label} has {rotation.snapshot_name} (id {rotation.snapshot_id}){off}{deleted}"
+    else:
+        text = f": {rotation.label}: at step {rotation.failed_step}: {rotation.error}{deleted}"
+    return Text.assemble((str(rotation.result), STYLES[str(rotation.result)]), text)
+
+
+def history_text(rotations: Sequence[Rotation]) -> RenderableType:
+    if not rotations:
+        return Text("no rotations yet")
+    zones = {one.policy.timezone for one in rotations}
+    zone = zones.pop() if len(zones) == 1 else "UTC"
+    table = _table("slot", "server", "result", "took", "off", "what")
+    for one in rotations:
+        seconds = None if one.finished_at is None else (one.finished_at - one.started_at).total_seconds()
+        result = str(one.result or "open")
+        table.add_row(
+            clock(one.slot.isoformat(), zone)[4:],
+            one.label,
+            Text(result, style=STYLES.get(result, "bold")),
+            duration(seconds),
+            duration(one.off_for) if one.off_for >= 1 else "-",
+            _what(one),
+        )
+    return table
+
+
+def _what(rotation: Rotation) -> str:
+    if rotation.error is not None:
+        return f"at {rotation.failed_step}: {rotation.error}"
+    if not rotation.is_finished:
+        return f"at {rotation.step}: {rotation.note}" if rotation.note else f"at {rotation.step}"
+    deleted = f", deleted {', '.join(rotation.deleted)}" if rotation.deleted else ""
+    return f"took snapshot {rotation.snapshot_id}{deleted}"
+
+
+# -- status --------------------------------------------------------------------------------------------------------
+
+
+def status_text(report: Json) -> RenderableType:
+    now = datetime.fromisoformat(report["generated_at"])
+    parts: list[RenderableType] = [_verdict(report)]
+    for problem in sorted(report["problems"], key=lambda one: str(one["severity"])):
+        sign = ("✕ " if problem["severity"] == "alarm" else "! ", STYLES[problem["severity"]])
+        server = (f"{problem['server']}: " if problem["server"] else "", "bold")
+        parts.append(Padding(Text.assemble(sign, server, problem["text"]), (0, 0, 0, 2)))
+    at_work = [server for server in (*report["servers"], *report["departed"]) if server["running"]]
+    parts += [_running_line(server, now) for server in at_work]
+    return Group(*parts, "", _status_table(report, now))
+
+
+def _verdict(report: Json) -> Text:
+    alarms = sum(problem["severity"] == "alarm" for problem in report["problems"])
+    others = len(report["problems"]) - alarms
+    words = "all is well"
+    if alarms:
+        words = f"{count(alarms, 'thing')} {'needs' if alarms == 1 else 'need'} you"
+    elif others:
+        words = f"{count(others, 'thing')} to look at"
+    about = f"  {count(len(report['servers']), 'server')}, snaprotd {report['snaprotd']}"
+    return Text.assemble((words, STYLES[report["state"]]), about)
+
+
+def _running_line(server: Json, now: datetime) -> RenderableType:
+    running, since = server["running"], server["stopped_by_us_since"]
+    text = f"{running['step']}, {running['note'] or 'at work'}, for {duration(running['seconds'])}"
+    off = f"; off because of us, since {ago(since, now)}" if since else ""
+    line = Text.assemble("▶ ", (f"{server['name']}: ", "bold"), text, (off, STYLES["alarm"]))
+    return Padding(line, (0, 0, 0, 2))
+
+
+def _status_table(report: Json, now: datetime) -> Table:
+    table = _table("server", "state", "newest", "slots", "last rotation", "next")
+    for server in report["servers"]:
+        newest, last = server["newest_completed"], server["last"]
+        table.add_row(
+            server["name"],
+            Text(server["state"], style=STYLES[server["state"]]),
+            ago(newest["created_at"], now) if newest else "-",
+            _dots(server["slots"]),
+            f"{last['result']} {ago(last['finished_at'], now)}" if last else "-",
+            "paused" if server["paused"] else until(server["next_run"], now),
+        )
+    return table
+
+
+def _dots(slots: Json | None) -> str:
+    """Ours, those of others, and free ones."""
+    return "-" if slots is None else "●" * slots["managed"] + "■" * slots["foreign"] + "○" * slots["free"]
+
+
+# -- common --------------------------------------------------------------------------------------------------------
+
+
+def _age(created_at: str | None, now: datetime) -> str:
+    return "unknown" if created_at is None else duration((now - datetime.fromisoformat(created_at)).total_seconds())
+
+
+WRAPPED = ("now", "if it ran now", "what")
+"""Columns of sentences. All others keep to one line, and are cut only where the sentences can be no narrower."""
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        sentence = column in WRAPPED
+        table.add_column(column, no_wrap=not sentence, overflow="fold" if sentence else "ellipsis")
+    return table

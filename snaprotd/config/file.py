@@ -1,0 +1,159 @@
+"""The configuration file: YAML to `Config`, or every mistake in it with its line.
+
+The text becomes plain values (`yaml_nodes`), these are held to the shape of the file (`config_shape`), what is wrong is
+said in sentences (`config_mistakes`), and the layers of policies are checked together (`config_layers`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from snaprotd.config import yaml_nodes
+from snaprotd.config.layers import check_layers, defaults_of, expressions_of, layers_of, merged_layers, retention_of
+from snaprotd.config.mistakes import Findings, read_shape, shown_path
+from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written
+from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
+from snaprotd.core.errors import ConfigError, Mistake
+from snaprotd.core.model import Policy
+
+SYSTEM_PATH = Path("/etc/snaprotd/config.yaml")
+LARGEST_FILE = 4 * 1024 * 1024
+"""Bytes. 10,000 servers, each with a name and rules of its own, take a quarter of that."""
+
+
+# --- The file ----------------------------------------------------------------------------------------------------
+
+
+def find_config(explicit: str | Path | None, environ: Mapping[str, str]) -> Path:
+    """`--config`, then $SNAPROTD_CONFIG, then /etc/snaprotd/config.yaml. Raises ConfigError if it does not exist."""
+    if explicit:
+        path, origin = Path(explicit), "named by --config"
+    elif environ.get("SNAPROTD_CONFIG"):
+        path, origin = Path(environ["SNAPROTD_CONFIG"]), "named by $SNAPROTD_CONFIG"
+    else:
+        path, origin = SYSTEM_PATH, "the default: name another one with --config PATH or $SNAPROTD_CONFIG"
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise _unreadable(path, f"no such file ({origin})") from None
+    except (OSError, ValueError):
+        pass  # to read it fails too, and says why
+    return path
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read the file. Raises ConfigError with every mistake in it; a file that cannot be read is one."""
+    raw = _content(path)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise _unreadable(path, f"not UTF-8 text (line {line}): save the file as UTF-8") from None
+    return parse(text, str(path), environ)
+
+
+def digest_of(path: Path) -> str:
+    """The digest that `load` would give its Config now. Raises ConfigError where the file cannot be read."""
+    return hashlib.sha256(_content(path)).hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(LARGEST_FILE + 1)
+    except FileNotFoundError:
+        raise _unreadable(path, "no such file") from None
+    except IsADirectoryError:
+        raise _unreadable(path, "a directory, not a file: name the file in it") from None
+    except PermissionError:
+        raise _unreadable(path, "permission denied: the user that runs snaprotd may not read it") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(raw) > LARGEST_FILE:
+        raise _unreadable(path, f"larger than {LARGEST_FILE // 1024**2} MiB: this is no configuration of snaprotd")
+    return raw
+
+
+def _unreadable(path: Path, message: str) -> ConfigError:
+    return ConfigError([Mistake(source=str(path), message=message)])
+
+
+def parse(text: str, source: str, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read the file's content; `source` is what the mistakes call it. Raises ConfigError with every mistake."""
+    document = yaml_nodes.read(text)
+    findings = Findings(source, document)
+    keys = read_shape(document, findings)
+    if keys is not None:
+        check_layers(keys, findings)
+    findings.end(text)
+    assert keys is not None  # or there was a mistake
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return _config(keys, Path(source), digest, environ)
+
+
+def _config(keys: FileKeys, path: Path, digest: str, environ: Mapping[str, str]) -> Config:
+    settings = {"state": _default_state(environ)} | _settings(keys, Config)
+    settings["api"] = ApiSettings(**_settings(keys.get("api", {}), ApiSettings))
+    return Config(**settings, entries=tuple(_entries(keys)), path=path, digest=digest)
+
+
+def _settings(keys: Mapping[str, Any], record: type) -> dict[str, Any]:
+    """The keys that are fields of `record`, durations in seconds."""
+    names = {each.name for each in fields(record)}
+    given = {key: value for key, value in keys.items() if key in names}
+    return {key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in given.items()}
+
+
+def _default_state(environ: Mapping[str, str]) -> str:
+    directory = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd names all of several, with colons
+    return f"{directory}/state.db" if directory else "./snaprotd-state.db"
+
+
+def _entries(keys: FileKeys) -> Iterator[ServerEntry]:
+    for index, own in enumerate(keys["servers"]):
+        merged = merged_layers(layers_of(keys, ("servers", index), own))
+        policy = Policy(**{key: _plain(key, value) for key, (value, _) in merged.items()})
+        origins = dict.fromkeys(PolicyKeys.__annotations__, "default")
+        origins |= {key: shown_path(path) for key, (_, path) in merged.items()}
+        yield ServerEntry(
+            key=str(own["id"]) if "id" in own else None,
+            match=own.get("match"),
+            name=own.get("name"),
+            policy=policy,
+            origins=origins,
+        )
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A value of the file as the field of Policy with its name takes it."""
+    if key == "keep":
+        return retention_of(value)
+    if key == "schedule":
+        return expressions_of(value)
+    return tuple(value) if key == "adopt" else value
+
+
+# --- Schema ------------------------------------------------------------------------------------------------------
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the file, for editors, with the defaults."""
+    schema = FILE.json_schema()
+    definitions = schema["$defs"]
+    _add_defaults(schema, defaults_of(Config))
+    _add_defaults(definitions["ApiKeys"], defaults_of(ApiSettings))
+    _add_defaults(definitions["PolicyKeys"], defaults_of(Policy))
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "snaprotd"}
+    return schema | head | {"required": ["servers"]}
+
+
+def _add_defaults(schema: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    for key, value in defaults.items():
+        if key in schema["properties"] and value is not None and not isinstance(value, ApiSettings):
+            schema["properties"][key]["default"] = as_written(key, value)

@@ -1,0 +1,124 @@
+"""What a configuration says, every default filled in; and which servers of the account it is about."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from snaprotd.config.shape import shown_duration
+from snaprotd.core.model import PROVIDER_LIMIT, Policy, Retention, Server
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiSettings:
+    """How to reach the provider. `timeout` and `settle` are in seconds. The token is never in here."""
+
+    base_url: str = "https://admin.vps.org/api/v1"
+    token_file: Path | None = None
+    requests_per_second: float = 5.0
+    timeout: float = 30.0
+    settle: float = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerEntry:
+    """One entry under `servers`, its layers resolved. Exactly one of `key` and `match` is set."""
+
+    key: str | None
+    """The server's id as text."""
+    match: str | None
+    """A shell pattern on the account's names."""
+    name: str | None
+    policy: Policy
+    origins: Mapping[str, str]
+    """Which layer gave each policy key: `default`, `defaults`, `policies.nightly` or `servers[0]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole file, every default filled in. Durations are in seconds."""
+
+    api: ApiSettings = field(default_factory=ApiSettings)
+    state: str = field(repr=False)
+    """Path of the ledger, or a postgresql:// URL, which may hold a password."""
+    listen: tuple[str, int] | None = ("127.0.0.1", 9877)
+    instance: str = "main"
+    limit: int = PROVIDER_LIMIT
+    max_concurrent: int = 20
+    poll_interval: float = 15.0
+    drain_timeout: float = 600.0
+    discover_interval: float = 300.0
+    entries: tuple[ServerEntry, ...]
+    path: Path
+    digest: str
+    """SHA-256 of the file's content, in hexadecimal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One server of the account to be looked after. `label` is unique among all targets."""
+
+    server_id: str
+    label: str
+    policy: Policy
+    entry: ServerEntry
+
+
+def as_written(key: str, value: Any) -> Any:
+    """The value of a key as a user would write it."""
+    if isinstance(value, Retention):
+        return value.last if value.last == value.total else {rule: n for rule, n in vars(value).items() if n}
+    if isinstance(value, timedelta):
+        return shown_duration(value)
+    if isinstance(value, float) and key != "requests_per_second":
+        return shown_duration(timedelta(seconds=value))
+    if key == "listen":
+        return f"{value[0]}:{value[1]}"
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, StrEnum) else value
+
+
+# -- servers of the account
+
+
+def resolve(config: Config, servers: Sequence[Server] | None) -> tuple[Target, ...]:
+    """The servers to look after: those named by id, and those of `servers` (the account's) that a `match` names.
+
+    An `id` wins over any `match`, an earlier `match` over a later one. None: only those named by id.
+    """
+    named = [
+        Target(server_id=entry.key, label=entry.name or entry.key, policy=entry.policy, entry=entry)
+        for entry in config.entries
+        if entry.key is not None
+    ]
+    return (*named, *_matched(config, named, servers or ()))
+
+
+def _matched(config: Config, named: Sequence[Target], servers: Sequence[Server]) -> Iterator[Target]:
+    ids = {target.server_id for target in named}
+    patterns = [(entry.match, entry) for entry in config.entries if entry.match is not None]
+    found: dict[str, tuple[Server, ServerEntry]] = {}
+    for server in servers:
+        entry = next((entry for pattern, entry in patterns if fnmatchcase(server.name, pattern)), None)
+        if entry is not None and server.id not in ids:
+            found.setdefault(server.id, (server, entry))
+    names = Counter(server.name for server, _ in found.values())
+    labels = {target.label for target in named}
+    taken = labels | ids | found.keys()
+    for server, entry in found.values():
+        clear = names[server.name] == 1 and server.name not in taken and not server.name.startswith("id:")
+        label = server.name if clear and server.name else _id_label(server, labels)
+        yield Target(server_id=server.id, label=label, policy=entry.policy, entry=entry)
+
+
+def _id_label(server: Server, chosen: set[str]) -> str:
+    """The id, marked as one where some entry has chosen just that as its name."""
+    label = server.id
+    while label in chosen:
+        label = f"id:{label}"
+    return label

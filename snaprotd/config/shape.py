@@ -1,0 +1,345 @@
+"""What the configuration file may hold: its keys and the form of their values, as pydantic types.
+
+Defaults are not here: a key that is not in the file is not in the result. Each check says what a value *should be*, so
+that every refusal is one plain sentence.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    TypeAdapter,
+    WithJsonSchema,
+    with_config,
+)
+from pydantic.config import JsonDict
+from typing_extensions import TypedDict
+
+from snaprotd.core.model import Missed, OnStopTimeout, WhenFull
+from snaprotd.core.schedule import check_timezone
+
+LARGEST_LIMIT = 100
+
+_UNITS = {"ms": timedelta(milliseconds=1), "s": timedelta(seconds=1), "m": timedelta(minutes=1)}
+_UNITS |= {"h": timedelta(hours=1), "d": timedelta(days=1)}
+_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)"
+_TAGS = {int: "\0int", str: "\0str", list: "\0list", dict: "\0dict"}
+"""Marks of a union's arms: pydantic puts them into its paths, and no key of a file holds a NUL."""
+
+TAGS = frozenset(_TAGS.values())
+
+
+def _by_type(value: object) -> str | None:
+    """Which arm of a union a value belongs to; by its exact type, for True is an int to isinstance."""
+    return _TAGS.get(type(value))
+
+
+def shown_duration(value: timedelta) -> str:
+    """A duration as it is written in the file: `90s`, `6h`, `1d`."""
+    for unit in ("d", "h", "m", "s", "ms"):
+        count, rest = divmod(value, _UNITS[unit])
+        if not rest and count:
+            return f"{count}{unit}"
+    return "0s"
+
+
+def _duration(least: str, most: str) -> PlainValidator:
+    """Durations from `least` to `most`, both as they are written in the file."""
+    low, high = _read_duration(least), _read_duration(most)
+
+    def read(value: object) -> timedelta:
+        if type(value) in (int, float) and str(value).isdecimal():
+            raise ValueError(f"a duration needs its unit: write {value}s if seconds are meant")
+        if not isinstance(value, str) or not re.fullmatch(_DURATION, value):
+            raise ValueError("should be a duration such as 90s, 15m, 6h or 1d")
+        duration = _read_duration(value)
+        if not low <= duration <= high:
+            raise ValueError(f"should be from {least} to {most}")
+        return duration
+
+    return PlainValidator(read)
+
+
+def _read_duration(text: str) -> timedelta:
+    found = re.fullmatch(_DURATION, text)
+    assert found is not None
+    try:
+        return float(found[1]) * _UNITS[found[2]]
+    except OverflowError:
+        return timedelta.max
+
+
+def _printable(most: int) -> AfterValidator:
+    def check(text: str) -> str:
+        if not 1 <= len(text) <= most or not text.isprintable() or text != text.strip():
+            raise ValueError(f"should be 1 to {most} printable characters, with no space at either end")
+        return text
+
+    return AfterValidator(check)
+
+
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"should be {expected}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _in_schema(pattern: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$"})
+
+
+def _timezone(text: str) -> str:
+    check_timezone(text)
+    return text
+
+
+def _base_url(text: object) -> str:
+    """The URL without a slash at its end."""
+    if not isinstance(text, str):
+        raise ValueError("should be a URL such as https://admin.vps.org/api/v1")
+    if re.search(r"[^\x21-\x7e]", text):
+        raise ValueError("should be a URL without spaces or special characters")
+    if "@" in text:
+        raise ValueError("should hold no user name or password: the token goes with each request")
+    if "?" in text or "#" in text:
+        raise ValueError("should end with its path: no `?` and no `#`")
+    if not _is_safe_url(text):
+        raise ValueError("should be an https:// URL; http:// only to this machine (127.0.0.1, [::1], localhost)")
+    return text.rstrip("/")
+
+
+def _is_safe_url(text: str) -> bool:
+    """Whether the token may be sent there: encrypted, or without leaving this machine."""
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname, url.port
+    except ValueError:  # a broken [address] or port
+        return False
+    return bool(host) and (url.scheme == "https" or (url.scheme == "http" and _is_loopback(host or "")))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(value: object) -> tuple[str, int] | None:
+    """Host and port of `host:port`, an IPv6 address in brackets; None for `off`."""
+    expected = 'should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or off'
+    if value == "off":
+        return None
+    text = value if isinstance(value, str) else ""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        raise ValueError(expected)
+    if found[1]:
+        try:
+            ipaddress.IPv6Address(found[1])
+        except ValueError:
+            raise ValueError(expected) from None
+    return found[1] or found[2], int(found[3])
+
+
+def _state(value: object) -> str:
+    text = value if isinstance(value, str) else ""
+    url: SplitResult | None = urlsplit(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else None
+    if url is None and text and text.isprintable():
+        return text
+    if url is not None and url.scheme == "postgresql" and url.hostname is not None:
+        return text
+    raise ValueError("should be the path of a file, or postgresql://HOST/DATABASE")
+
+
+def _read_path(value: object) -> Path:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError("should be the path of a file")
+    return Path(value)
+
+
+_TEXT = WithJsonSchema({"type": "string", "minLength": 1})
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+ServerId = Annotated[
+    Annotated[int, Field(ge=1), Tag("\0int")]
+    | Annotated[
+        str,
+        _matching("[A-Za-z0-9_-]{1,64}", "a server's id: 1 to 64 letters, digits, `-` and `_`"),
+        _in_schema("[A-Za-z0-9_-]{1,64}"),
+        Tag("\0str"),
+    ],
+    Discriminator(_by_type),
+    AfterValidator(str),
+]
+Instance = Annotated[
+    str,
+    _matching("[a-z0-9_]{1,32}", "1 to 32 lower-case letters, digits and `_`"),
+    _in_schema("[a-z0-9_]{1,32}"),
+]
+Expressions = Annotated[
+    Annotated[str, Tag("\0str")] | Annotated[list[str], Field(min_length=1), Tag("\0list")],
+    Discriminator(_by_type),
+]
+_Pattern = Annotated[str, _printable(200), Field(json_schema_extra={"minLength": 1})]
+_Word = Annotated[str, _printable(64), Field(json_schema_extra={"minLength": 1, "maxLength": 64})]
+_Count = Annotated[int, Field(ge=0, lt=LARGEST_LIMIT)]
+_SCHEMA_OF_DURATION = WithJsonSchema({"type": "string", "pattern": f"^{_DURATION}$"})
+
+
+@with_config(_STRICT)
+class RetentionKeys(TypedDict, total=False):
+    """How many snapshots each rule keeps; a snapshot is kept if any rule keeps it."""
+
+    last: Annotated[_Count, Field(description="The newest ones.")]
+    hourly: Annotated[_Count, Field(description="The newest one of each of this many hours.")]
+    daily: Annotated[_Count, Field(description="The newest one of each of this many days.")]
+    weekly: Annotated[_Count, Field(description="The newest one of each of this many weeks.")]
+    monthly: Annotated[_Count, Field(description="The newest one of each of this many months.")]
+    yearly: Annotated[_Count, Field(description="The newest one of each of this many years.")]
+
+
+Keep = Annotated[
+    Annotated[int, Field(ge=1, lt=LARGEST_LIMIT), Tag("\0int")]
+    | Annotated[RetentionKeys, Field(json_schema_extra={"minProperties": 1}), Tag("\0dict")],
+    Discriminator(_by_type),
+]
+_Timeout = Annotated[timedelta, _duration("1ms", "7d"), _SCHEMA_OF_DURATION]
+
+
+@with_config(_STRICT)
+class PolicyKeys(TypedDict, total=False):
+    """What is to happen to a server."""
+
+    schedule: Annotated[Expressions, Field(description="Five-field crontab text or @daily and the like, or a list.")]
+    timezone: Annotated[
+        str, AfterValidator(_timezone), Field(description="IANA name of the zone the schedule and periods are in.")
+    ]
+    spread: Annotated[
+        timedelta,
+        _duration("0s", "1d"),
+        _SCHEMA_OF_DURATION,
+        Field(description="Delay each server by a fixed share of this, so that not all begin at once."),
+    ]
+    keep: Annotated[Keep, Field(description="How many snapshots to keep, at most `limit` less 1.")]
+    adopt: Annotated[
+        list[_Pattern], Field(description="Shell patterns: names of snapshots of others that are ours to rotate.")
+    ]
+    when_full: Annotated[
+        WhenFull, Field(strict=False, description="What may be deleted where a server has no free slot.")
+    ]
+    stop_first: Annotated[bool, Field(description="Stop a running server for its snapshot, and start it again.")]
+    stop_timeout: Annotated[_Timeout, Field(description="How long a server may take to switch off.")]
+    on_stop_timeout: Annotated[
+        OnStopTimeout, Field(strict=False, description="What to do with a server that does not switch off.")
+    ]
+    start_timeout: Annotated[_Timeout, Field(description="How long a server may take to start before an alarm.")]
+    snapshot_timeout: Annotated[_Timeout, Field(description="How long a snapshot may take to be completed.")]
+    missed: Annotated[
+        Missed, Field(strict=False, description="What becomes of a slot missed while the daemon was down.")
+    ]
+    missed_within: Annotated[
+        timedelta,
+        _duration("1ms", "366d"),
+        _SCHEMA_OF_DURATION,
+        Field(description="How old a missed slot may be to be run late."),
+    ]
+    paused: Annotated[bool, Field(description="Count the slots, do nothing.")]
+
+
+_ONE_OF: JsonDict = {"oneOf": [{"required": ["id"]}, {"required": ["match"], "not": {"required": ["name"]}}]}
+
+
+@with_config(ConfigDict(**_STRICT, json_schema_extra=_ONE_OF))
+class ServerKeys(PolicyKeys, total=False):
+    """A server by `id`, or all servers of the account whose name matches; any policy key may be added."""
+
+    id: Annotated[ServerId, Field(description="The server's id at the provider.")]
+    match: Annotated[_Pattern, Field(description="Shell pattern on the account's names of servers.")]
+    name: Annotated[_Word, Field(description="Our label for the server, free to choose, unique.")]
+    policy: Annotated[_Word, Field(description="The name of a policy under `policies`.")]
+
+
+@with_config(_STRICT)
+class ApiKeys(TypedDict, total=False):
+    """How to reach the provider."""
+
+    base_url: Annotated[
+        str, PlainValidator(_base_url), _TEXT, Field(description="https, or http to a loopback address only.")
+    ]
+    token_file: Annotated[
+        Path,
+        PlainValidator(_read_path),
+        _TEXT,
+        Field(description="The file that holds the API token; the token itself never stands here."),
+    ]
+    requests_per_second: Annotated[
+        float, Field(ge=0.01, le=1000, allow_inf_nan=False, description="All requests together.")
+    ]
+    timeout: Annotated[
+        timedelta,
+        _duration("1ms", "10m"),
+        _SCHEMA_OF_DURATION,
+        Field(description="For a whole request, its body included."),
+    ]
+    settle: Annotated[
+        timedelta,
+        _duration("0s", "1d"),
+        _SCHEMA_OF_DURATION,
+        Field(description="How late a request whose answer was lost may still be carried out."),
+    ]
+
+
+@with_config(_STRICT)
+class FileKeys(TypedDict, total=False):
+    """Configuration of snaprotd."""
+
+    api: Annotated[ApiKeys, Field(description="How to reach the provider.")]
+    state: Annotated[str, PlainValidator(_state), _TEXT, Field(description="The ledger: a path, or postgresql://...")]
+    listen: Annotated[
+        tuple[str, int] | None,
+        PlainValidator(_listen),
+        _TEXT,
+        Field(description="host:port of status page and metrics; off for none."),
+    ]
+    instance: Annotated[Instance, Field(description="The part of our snapshots' names that makes them ours.")]
+    limit: Annotated[int, Field(ge=2, le=LARGEST_LIMIT, description="Snapshots a server may hold at the provider.")]
+    max_concurrent: Annotated[int, Field(ge=1, le=10_000, description="Rotations under way at one time.")]
+    poll_interval: Annotated[
+        timedelta,
+        _duration("100ms", "1h"),
+        _SCHEMA_OF_DURATION,
+        Field(description="How often the progress of rotations is looked at."),
+    ]
+    drain_timeout: Annotated[
+        _Timeout, Field(description="How long a stopping daemon lets rotations that hold a server off go on.")
+    ]
+    discover_interval: Annotated[
+        timedelta,
+        _duration("100ms", "7d"),
+        _SCHEMA_OF_DURATION,
+        Field(description="How often the account is searched for servers that a `match` names."),
+    ]
+    defaults: Annotated[PolicyKeys, Field(description="Any policy key, for all servers.")]
+    policies: Annotated[dict[_Word, PolicyKeys], Field(description="Policies by name, over `defaults`.")]
+    servers: Annotated[
+        list[ServerKeys], Field(json_schema_extra={"minItems": 1}, description="The servers to look after.")
+    ]
+
+
+FILE: TypeAdapter[FileKeys] = TypeAdapter(FileKeys)

@@ -1,0 +1,278 @@
+"""The machine: what is remembered of one rotation, and how what happens moves it on.
+
+A rotation is one server's snapshot for one slot. Its steps are the tuple `STEPS`; a failure on the way goes to
+`START`, and never to `PRUNE`. Nothing here does input or output or reads a clock: `steps.py` acts, reports an
+`Outcome`, and `advance` answers with the next record, which is saved before anything else is done.
+
+Time is counted, not read. Every age here is in seconds of a monotonic clock, added up over the lives of the
+processes that held the rotation (`aged`). While none ran, nothing is added, so an age is never larger than the
+time that has really passed: what must wait long enough (`settle`) always does, and a jump of the wall clock or a
+restart cannot cut it short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from snaprotd.core.errors import CloudError, Permanent, Refused
+from snaprotd.core.model import PROVIDER_LIMIT, Policy
+
+SETTLE_MARGIN = 1.25
+"""How much longer than `settle` we look before we believe that a lost request came to nothing: a snapshot that
+was made at the very end of it still needs a moment to be listed."""
+
+MAX_CREATES = 3
+"""Requests for one snapshot, each sent only after the one before it has settled. A server may be off meanwhile."""
+
+PRUNE_PATIENCE = 600.0
+"""Seconds that a prune waits for a list it can trust before it leaves the rest to the next rotation."""
+
+
+class Step(StrEnum):
+    LOOK = "look"
+    MAKE_ROOM = "make_room"
+    STOP = "stop"
+    SNAPSHOT = "snapshot"
+    WAIT = "wait"
+    START = "start"
+    PRUNE = "prune"
+    DONE = "done"
+
+
+STEPS = (Step.LOOK, Step.MAKE_ROOM, Step.STOP, Step.SNAPSHOT, Step.WAIT, Step.START, Step.PRUNE, Step.DONE)
+"""The whole of a rotation, in order."""
+
+
+class Result(StrEnum):
+    SUCCESS = "success"
+    FAILURE = "failure"
+    PARTIAL = "partial"
+    """The snapshot was taken, but something that retention no longer keeps could not be deleted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """A step that a rotation has left, and the seconds it stood there."""
+
+    step: Step
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """All that is remembered of one rotation. It is saved after every step, and before every request that counts."""
+
+    id: str
+    server_id: str
+    label: str
+    """The server's name in metrics and logs."""
+    slot: datetime
+    snapshot_name: str
+    policy: Policy
+    """The policy it began with, and ends under, whatever becomes of the configuration meanwhile."""
+    started_at: datetime
+    instance: str = "main"
+    limit: int = PROVIDER_LIMIT
+    settle: float = 120.0
+    """Seconds for which a request whose answer was lost may still be carried out."""
+    description: str = ""
+
+    step: Step = Step.LOOK
+    waited: float = 0.0
+    """Age of the present step."""
+    note: str = ""
+    """What it is waiting for, in words."""
+    trail: tuple[Passed, ...] = ()
+    """The steps before the present one, in order."""
+
+    held_off: bool = False
+    """The promise: we have asked this server to stop, or are about to, so we must see it running again."""
+    held_off_since: datetime | None = None
+    """When that promise was made, by the wall clock: for people, and never for a decision."""
+    stop_acknowledged: bool = False
+    """A stop has been acknowledged, and may not have been carried out yet."""
+    hard_stop: bool = False
+    """The stop timed out, and the policy's harder one has been asked for."""
+    stop_timed_out: bool = False
+    """The server did not switch off in time, and may yet."""
+    running_allowed: bool = False
+    """The stop timed out, and the policy says to take the snapshot anyway."""
+    power_open: float | None = None
+    """Age of the last stop or start that may yet be carried out; None where none may."""
+    starts: int = 0
+    """Start requests sent."""
+    start_age: float = 0.0
+    """Age of the last of them."""
+    went_off: bool = False
+    """It was seen not to be running, after we had asked for that."""
+    came_back: bool = False
+    """It was seen running again since then, and is only watched."""
+    went_off_at: datetime | None = None
+    """When that was first seen, by the wall clock: for people, and never for a decision."""
+    off_for: float = 0.0
+    """Seconds for which the server has been held off, since it was first seen so and until it was seen running."""
+
+    creates: int = 0
+    """Requests for the snapshot sent."""
+    create_open: float | None = None
+    """Age of the last of them, while it is not known whether it was, or will be, carried out."""
+    snapshot_id: str | None = None
+    unseen: float = 0.0
+    """Seconds since the snapshot was asked for or last seen in the list."""
+
+    deleted: tuple[str, ...] = ()
+    undeletable: tuple[str, ...] = ()
+    """Snapshots whose deletion was tried in this rotation and failed."""
+
+    error: str | None = None
+    failed_step: Step | None = None
+    result: Result | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.step is Step.DONE
+
+    @property
+    def create_is_unsettled(self) -> bool:
+        """A request for the snapshot may still be carried out: look for it, and send no other."""
+        return self.create_open is not None and self.create_open < self.settle * SETTLE_MARGIN
+
+    @property
+    def power_is_unsettled(self) -> bool:
+        """A stop or start may still strike: watch the server.
+
+        A stop that the provider acknowledged, and has not carried out yet, is given longer than a lost one.
+        """
+        patience = self.settle * SETTLE_MARGIN
+        if self.stop_timed_out or self.stop_acknowledged:
+            patience = max(patience, self.policy.start_timeout.total_seconds())
+        return self.power_open is not None and self.power_open < patience
+
+
+@dataclass(frozen=True)
+class Done:
+    """The step is complete, or was so already."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The step is not complete; visit it again.
+
+    `soon` asks for the next visit at once instead of at the next poll; `retry_after` (seconds) for a later one.
+    """
+
+    reason: str
+    soon: bool = False
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The step cannot be completed."""
+
+    error: str
+
+
+Outcome = Done | Waiting | Failed
+
+
+def aged(rotation: Rotation, seconds: float) -> Rotation:
+    """The rotation after `seconds` more of a monotonic clock."""
+    is_off = rotation.held_off and rotation.went_off and not rotation.came_back
+    return replace(
+        rotation,
+        waited=rotation.waited + seconds,
+        start_age=rotation.start_age + seconds,
+        unseen=rotation.unseen + seconds,
+        off_for=rotation.off_for + seconds if is_off else rotation.off_for,
+        power_open=None if rotation.power_open is None else rotation.power_open + seconds,
+        create_open=None if rotation.create_open is None else rotation.create_open + seconds,
+    )
+
+
+def advance(rotation: Rotation, outcome: Outcome) -> Rotation:
+    """The rotation after `outcome` happened at its present step."""
+    match outcome:
+        case Waiting(reason=reason) if out_of_patience(rotation):
+            return _fail(rotation, f"gave up after {rotation.waited:.0f} s: {reason}")
+        case Waiting(reason=reason):
+            return replace(rotation, note=reason)
+        case Failed(error=error):
+            return _fail(rotation, error)
+        case Done():
+            return _enter(rotation, _after(rotation))
+
+
+def judge(rotation: Rotation, error: CloudError) -> Outcome:
+    """What an error of the provider means at the present step: wait and look again, or fail."""
+    text = str(error)
+    # A token may be refused for the moment in which it is being replaced; what is under way survives that.
+    refused_meanwhile = isinstance(error, Refused) and rotation.step in (Step.WAIT, Step.PRUNE)
+    insists = rotation.step is Step.START or rotation.create_is_unsettled or refused_meanwhile
+    if insists or not isinstance(error, Permanent):
+        return Waiting(text, retry_after=getattr(error, "retry_after", None))
+    return Failed(text)
+
+
+def out_of_patience(rotation: Rotation) -> bool:
+    """The present step has waited for as long as its policy allows. A start is never given up."""
+    return not rotation.create_is_unsettled and rotation.waited > _patience(rotation)
+
+
+def _patience(rotation: Rotation) -> float:
+    policy = rotation.policy
+    match rotation.step:
+        case Step.LOOK:
+            # A snapshot that somebody else is taking, or a server between two states, is waited for here.
+            return (policy.snapshot_timeout + policy.start_timeout).total_seconds()
+        case Step.STOP:
+            # The step has its own time-out, with three answers; this is for an API that says nothing at all.
+            return 2 * policy.stop_timeout.total_seconds() + rotation.settle
+        case Step.MAKE_ROOM | Step.SNAPSHOT | Step.WAIT:
+            return policy.snapshot_timeout.total_seconds()
+        case Step.PRUNE:
+            return PRUNE_PATIENCE
+        case _:
+            return float("inf")
+
+
+def _after(rotation: Rotation) -> Step:
+    """Where a completed step leads."""
+    if rotation.step is Step.LOOK and rotation.snapshot_id is not None:
+        return Step.WAIT  # the slot's snapshot exists already: there is nothing to create
+    if rotation.step is Step.START and rotation.error is not None:
+        return Step.DONE
+    return STEPS[STEPS.index(rotation.step) + 1]
+
+
+def _fail(rotation: Rotation, error: str) -> Rotation:
+    failed = replace(rotation, error=rotation.error or error, failed_step=rotation.failed_step or rotation.step)
+    return _enter(failed, Step.DONE if rotation.step is Step.PRUNE else Step.START)
+
+
+def _enter(rotation: Rotation, step: Step) -> Rotation:
+    result = _result(rotation) if step is Step.DONE else None
+    trail = (*rotation.trail, Passed(step=rotation.step, seconds=round(rotation.waited, 3)))
+    return replace(rotation, step=step, waited=0.0, note="", trail=trail, result=result)
+
+
+def _result(rotation: Rotation) -> Result:
+    if rotation.error is None:
+        return Result.SUCCESS
+    return Result.PARTIAL if rotation.failed_step is Step.PRUNE else Result.FAILURE
+
+
+def resumed(rotation: Rotation, now: datetime) -> Rotation:
+    """The rotation as a new process takes it up.
+
+    One that has asked for nothing yet follows its policy's `missed_within`, as a slot does that nobody saw: a server
+    is not stopped at noon for last night's snapshot of a week ago.
+    """
+    asked = rotation.held_off or rotation.creates or rotation.deleted
+    touched = asked or rotation.snapshot_id is not None or rotation.error is not None
+    if touched or now - rotation.slot <= rotation.policy.missed_within:
+        return rotation
+    return advance(rotation, Failed("interrupted before anything was done, and resumed too late"))

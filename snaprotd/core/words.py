@@ -1,0 +1,53 @@
+"""Lengths of time, instants, ids and numbers in words: the same on the page, in tables, messages and JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+Json = dict[str, Any]
+"""An object of JSON: plain values by name."""
+
+
+def duration(seconds: float | None) -> str:
+    """`40 s`, `6 min`, `5 h`, `12 d`, `3 y`: one unit, rounded down; a dash for None."""
+    if seconds is None:
+        return "-"
+    whole = max(0, int(seconds))
+    for size, unit, until_ in ((1, "s", 120), (60, "min", 7200), (3600, "h", 172800), (86400, "d", 730 * 86400)):
+        if whole < until_:
+            return f"{whole // size} {unit}"
+    return f"{whole // (365 * 86400)} y"
+
+
+def ago(text: str | None, now: datetime) -> str:
+    """How long before `now` an instant, in ISO format, was; `never` for None."""
+    return "never" if text is None else f"{duration((now - datetime.fromisoformat(text)).total_seconds())} ago"
+
+
+def until(text: str | None, now: datetime) -> str:
+    """How long after `now` an instant will be; a dash for None."""
+    if text is None:
+        return "-"
+    seconds = (datetime.fromisoformat(text) - now).total_seconds()
+    return f"in {duration(seconds)}" if seconds > 0 else "due"
+
+
+def clock(text: str, zone: str) -> str:
+    """An instant, in ISO format, as a clock in the zone shows it: `Thu 2025-01-16 03:30 CET`."""
+    return f"{datetime.fromisoformat(text).astimezone(ZoneInfo(zone)):%a %Y-%m-%d %H:%M %Z}"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 snapshot`, `2 snapshots`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
+def plain_id(text: str) -> int | str:
+    """An id as users know it: the provider's integers as integers, its UUIDs as text."""
+    return int(text) if text.isascii() and text.isdigit() and str(int(text)) == text else text
+
+
+def zulu(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

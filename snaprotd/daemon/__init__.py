@@ -1,0 +1,1 @@
+"""Its life: recover, schedule, watch, reload, stop."""

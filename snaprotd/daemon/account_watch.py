@@ -1,0 +1,153 @@
+"""What the account holds, read every so often: servers that a `match` names, those that do not exist, the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter as Tally
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from snaprotd.config.settings import Config, Target, resolve
+from snaprotd.core.errors import CloudError, LedgerError
+from snaprotd.core.model import Server
+from snaprotd.daemon.schedules import Schedules
+from snaprotd.ledger.store import Ledger
+from snaprotd.observe.metrics import Holdings, Metrics
+from snaprotd.provider.inventory import Inventory
+from snaprotd.provider.vps_org.client import Doubtful
+from snaprotd.report.assessment import Assessment, Assessments
+
+log = structlog.get_logger("snaprotd.account")
+
+
+class LookAfter(Protocol):
+    """Is called where `targets` has changed; `at_start` says whether this is the first discovery since the start."""
+
+    async def __call__(self, *, at_start: bool) -> None: ...
+
+
+class AccountWatch:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        inventory: Inventory,
+        ledger: Ledger,
+        schedules: Schedules,
+        metrics: Metrics,
+        look_after: LookAfter,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.config = config
+        self.error: str | None = None
+        """Why the account could not be listed the last time, or None."""
+        self.has_answered = False
+        """The provider has shown an account, even if some of it could not be relied on."""
+        self._inventory = inventory
+        self._ledger = ledger
+        self._schedules = schedules
+        self._metrics = metrics
+        self._look_after = look_after
+        self._now = now
+        self._assessments = Assessments()
+        self._discovered_at: float | None = None
+        self._missing: frozenset[str] = frozenset()
+
+    async def read(self) -> None:
+        """List the whole account, and bring everything in line with it. A failure is logged and kept in `error`."""
+        failure = await self._refresh()
+        self.error = None if failure is None else str(failure)
+        if failure is not None:
+            log.error("the account could not be listed", error=self.error)
+            if not isinstance(failure, Doubtful):
+                return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
+        self.has_answered = True
+        await self._discover(complete=failure is None)
+        self._metrics.inventory_listed_at = self._inventory.last_success
+        for count, target in enumerate(list(self._schedules.targets.values())):
+            self.note_holdings(target)
+            if count % 100 == 0:
+                await asyncio.sleep(0)
+
+    async def _refresh(self) -> CloudError | None:
+        try:
+            await self._inventory.refresh()
+        except CloudError as error:
+            return error
+        return None
+
+    def servers(self) -> list[Server]:
+        """The account's servers, as last listed."""
+        return list(self._inventory.seen_servers.values())
+
+    def targets(self) -> Sequence[Target]:
+        """The servers to look after. What was listed once stays until a list that can be relied on is without it."""
+        return resolve(self.config, self.servers())
+
+    async def _discover(self, *, complete: bool) -> None:
+        """Find the servers that a `match` names, every so often; and those that are named and do not exist."""
+        moment = asyncio.get_running_loop().time()
+        first = self._discovered_at is None
+        if not first and moment - (self._discovered_at or 0) < self.config.discover_interval:
+            return
+        targets = self.targets()
+        if {_identity(target) for target in targets} != set(map(_identity, self._schedules.targets.values())):
+            await self._look_after(at_start=first)
+        if complete:
+            self._discovered_at = moment
+            self._note_missing(self.targets())
+            await self.forget_others()
+
+    async def forget_others(self) -> None:
+        """Nothing runs because a server came back into the configuration: its schedule is seen from then on."""
+        if self._discovered_at is None:
+            return  # the servers that a `match` names are not all known yet
+        try:
+            await self._ledger.keep_marks(self._schedules.targets)
+        except LedgerError as error:
+            log.error("the marks of servers that are gone could not be deleted", error=str(error))
+
+    def _note_missing(self, targets: Sequence[Target]) -> None:
+        existing = {server.id for server in self.servers()}
+        missing = frozenset(target.label for target in targets if target.server_id not in existing)
+        for label in missing - self._missing:
+            log.error("the account has no such server", server=label)
+        self._missing = missing
+        for target in targets:
+            self._schedules.facts(target).missing = target.label in missing
+
+    def assessment(self, target: Target) -> Assessment | None:
+        """What the server's snapshots mean; None before they have been listed, or where the list makes no sense."""
+        held = self._inventory.known.get(target.server_id)
+        if held is None:
+            return None
+        try:
+            return self._assessments.of(self.config, target, held, self._now())
+        except ValueError as error:
+            log.error("the server's snapshots cannot be judged", server=target.label, error=str(error))
+            return None
+
+    def note_holdings(self, target: Target) -> None:
+        """Bring the metrics of one server in line with what was last listed of it."""
+        held = self._inventory.known.get(target.server_id)
+        assessment = self.assessment(target)
+        facts = self._schedules.facts(target)
+        if held is None or assessment is None:
+            facts.holdings = None  # not known, rather than as it was once
+            return
+        facts.server_name = held.server.name if held.server else facts.server_name
+        newest = assessment.newest
+        facts.holdings = Holdings(
+            counts=Tally((decision.owner, decision.snapshot.state) for decision in assessment.plan.decisions),
+            newest_completed=newest.created_at if newest else None,
+            newest_size_mb=newest.size_mb if newest else None,
+            blocked=bool(assessment.room.blocked),
+            prune_pending=len(assessment.plan.deletions),
+        )
+
+
+def _identity(target: Target) -> tuple[str, str]:
+    return (target.server_id, target.label)

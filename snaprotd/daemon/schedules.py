@@ -1,0 +1,241 @@
+"""The servers that are looked after, and what becomes of each of their slots: run, run late, skipped, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from snaprotd.config.settings import Config, Target
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.model import Policy
+from snaprotd.core.rotation import Result, Rotation
+from snaprotd.core.schedule import Schedule, expected_interval, missed_slots, spread_delay
+from snaprotd.daemon.timer import SlotTimer
+from snaprotd.engine.rotations import Rotations
+from snaprotd.ledger.store import Claimed, Ledger, Mark, ServerBusy
+from snaprotd.observe.metrics import Metrics, ServerFacts
+from snaprotd.wiring.assembly import new_rotation
+
+log = structlog.get_logger("snaprotd.schedules")
+
+LATE = timedelta(seconds=60)
+"""A slot that is taken up later than this was missed (the machine slept, say), and its policy's `missed` decides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """What the ledger knows of servers: how far each schedule was seen, and what became of their rotations."""
+
+    marks: Mapping[str, Mark]
+    attempts: Mapping[str, datetime]
+    successes: Mapping[str, datetime]
+    latest: Mapping[str, Rotation]
+
+    @classmethod
+    async def read(cls, ledger: Ledger) -> Remembered:
+        return cls(
+            marks=await ledger.marks(),
+            attempts=await ledger.last_started(),
+            successes=await ledger.last_succeeded(),
+            latest=await ledger.latest(),
+        )
+
+
+class Schedules:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        ledger: Ledger,
+        rotations: Rotations,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+        in_background: Callable[[Awaitable[None], str], None],
+    ) -> None:
+        self.config = config
+        self.targets: dict[str, Target] = {}
+        self._ledger = ledger
+        self._rotations = rotations
+        self._metrics = metrics
+        self._now = now
+        self._in_background = in_background
+        self._timer = SlotTimer(self._due)
+        self._seen: dict[str, datetime] = {}
+        """For each server the slot up to which all is dealt with."""
+        self._looked_at: datetime | None = None
+
+    def start(self) -> None:
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Take up no further slot."""
+        self._timer.stop()
+        self._due = lambda server_id, slot: None  # type: ignore[method-assign]
+
+    # -- which servers -------------------------------------------------------------------------------------------
+
+    async def set_targets(self, targets: Sequence[Target], remembered: Remembered, *, at_start: bool) -> None:
+        """Look after these servers from now on.
+
+        `at_start`: they were looked after by the process before this one too, so that what was missed meanwhile
+        may be run. Otherwise nothing runs before its next slot: not for being new, edited, or unpaused.
+        """
+        marks: list[Mark] = []
+        before, self.targets = self.targets, {target.server_id: target for target in targets}
+        self._metrics.show_only({target.server_id: target.label for target in targets})
+        for gone in before.keys() - self.targets.keys():
+            self._timer.remove(gone)
+            self._seen.pop(gone, None)
+        for target in targets:
+            facts = self.facts(target)
+            facts.last_attempt = remembered.attempts.get(target.server_id)
+            facts.last_success = remembered.successes.get(target.server_id)
+            if (latest := remembered.latest.get(target.server_id)) is not None:
+                facts.note_end(latest)
+            old = before.get(target.server_id)
+            if old is None or _written(old.policy) != _written(target.policy):
+                try:
+                    marks += await self._admit(target, remembered.marks.get(target.server_id), at_start=at_start)
+                except Exception:
+                    log.exception("internal error: this server's schedule is not told", server=target.label)
+        await self._set_marks(marks)
+        self._tell_next_runs(targets)
+
+    async def _admit(self, target: Target, mark: Mark | None, *, at_start: bool) -> list[Mark]:
+        """Begin to tell of a server's slots: those from now on, and before them what was missed, if anything was.
+
+        Answers with the marks that are to be set.
+        """
+        now, delay = self._now(), _delay(target)
+        known = at_start and mark is not None and mark.schedule == _written(target.policy)
+        # A policy that is new sees no slot before it, however long its turn is delayed.
+        self._seen[target.server_id] = mark.seen_until if known and mark else now
+        self._set_timer(target, since=max(now, self._seen[target.server_id] + delay))
+        return await self._catch_up(target, now)
+
+    def _set_timer(self, target: Target, *, since: datetime) -> None:
+        self._timer.set(target.server_id, _schedule(target.policy), _delay(target), since)
+        interval = expected_interval(_schedule(target.policy), since)
+        self.facts(target).expected_interval = None if target.policy.paused else interval.total_seconds()
+
+    # -- their slots ---------------------------------------------------------------------------------------------
+
+    def _due(self, server_id: str, slot: datetime) -> None:
+        """The timer's call: hand the slot on and return."""
+        target = self.targets.get(server_id)
+        if target is None:
+            return
+        now = self._now()
+        late = now - slot - _delay(target)
+        self._metrics.lateness.observe(max(0.0, late.total_seconds()))
+        work = self._take_up_late(target, now) if late > LATE else self.take_up(target, slot, seen_until=slot)
+        self._in_background(work, f"slot {slot} of {target.label}")
+
+    async def _take_up_late(self, target: Target, now: datetime) -> None:
+        await self._set_marks(await self._catch_up(target, now))
+
+    async def _catch_up(self, target: Target, now: datetime) -> list[Mark]:
+        """Deal with the slots that nobody saw: at most one is run, the others are counted.
+
+        Answers with the mark that is to be set then, unless a rotation was claimed with it.
+        """
+        delay, facts = _delay(target), self.facts(target)
+        missed = missed_slots(
+            _schedule(target.policy),
+            seen=self._seen[target.server_id],
+            now=now,
+            policy_missed=target.policy.missed,
+            within=target.policy.missed_within,
+            delay=delay,
+        )
+        if missed.skipped:
+            facts.missed["skipped"] += missed.skipped
+            log.warning("slots were missed", server=target.label, skipped=missed.skipped, running=str(missed.run))
+        if missed.run is None:
+            return [self._mark(target, max(self._seen[target.server_id], now - delay))]
+        await self.take_up(target, missed.run, seen_until=now - delay, late=True)
+        return []
+
+    async def take_up(
+        self, target: Target, slot: datetime, *, seen_until: datetime | None = None, late: bool = False
+    ) -> None:
+        """Run a rotation for the slot, unless the policy is paused or the server has one open already.
+
+        All slots up to `seen_until` are dealt with then; None where the slot is none of the schedule's.
+        """
+        facts, mark = self.facts(target), None
+        if seen_until is not None:
+            mark = self._mark(target, seen_until)
+            if target.policy.paused:
+                facts.skipped["paused"] += 1
+                await self._set_marks([self._mark(target, seen_until)])
+                return
+        now = self._now()
+        try:
+            claim = await self._rotations.claim(new_rotation(self.config, target, slot=slot, now=now), mark)
+        except LedgerError as error:
+            facts.rotations[Result.FAILURE] += 1
+            facts.last_failure = now
+            log.error("the slot could not be claimed", server=target.label, slot=slot.isoformat(), error=str(error))
+            return
+        match claim:
+            case Claimed():
+                facts.last_attempt = now
+                facts.missed["ran_late"] += late
+            case ServerBusy(open=busy):
+                facts.skipped["in_flight"] += 1
+                log.warning("skipped: the server's last rotation is still open", server=target.label, step=busy.step)
+
+    async def _set_marks(self, marks: list[Mark]) -> None:
+        try:
+            await self._ledger.set_marks(marks)
+        except LedgerError as error:
+            log.error("how far the schedules were seen could not be saved", servers=len(marks), error=str(error))
+
+    def _mark(self, target: Target, seen_until: datetime) -> Mark:
+        self._seen[target.server_id] = seen_until
+        return Mark(server_id=target.server_id, seen_until=seen_until, schedule=_written(target.policy))
+
+    # -- the clock -----------------------------------------------------------------------------------------------
+
+    def look_at_clock(self) -> None:
+        """Notice that the wall clock was set since the last look, either way."""
+        now = self._now()
+        if self._looked_at is not None and now < self._looked_at - LATE:
+            log.warning("the wall clock was set back", now=now.isoformat())
+            for target in self.targets.values():
+                # The timer would sleep until the far time that the clock showed. What was run is in the ledger.
+                self._seen[target.server_id] = min(self._seen[target.server_id], now - _delay(target))
+                try:
+                    self._set_timer(target, since=now)
+                except Exception:
+                    log.exception("internal error: this server's schedule is not told", server=target.label)
+        self._looked_at = now
+        self._timer.wakeup()
+        self._metrics.scheduler_ticked_at.set(now.timestamp())
+        self._tell_next_runs(self.targets.values())
+
+    def _tell_next_runs(self, targets: Iterable[Target]) -> None:
+        for target in targets:
+            paused = target.policy.paused
+            self.facts(target).next_run = None if paused else self._timer.next_run(target.server_id)
+
+    def facts(self, target: Target) -> ServerFacts:
+        return self._metrics.servers.get(target.label) or ServerFacts(target.server_id)
+
+
+def _schedule(policy: Policy) -> Schedule:
+    return Schedule(expressions=policy.schedule, timezone=policy.timezone)
+
+
+def _delay(target: Target) -> timedelta:
+    return spread_delay(target.server_id, target.policy.spread)
+
+
+def _written(policy: Policy) -> str:
+    """What must not have changed for a missed slot to be run: nothing fires because a policy was edited or unpaused."""
+    paused = " paused" if policy.paused else ""
+    return f"{policy.timezone} {' | '.join(policy.schedule)} +{policy.spread.total_seconds():.0f}s{paused}"

@@ -1,0 +1,86 @@
+"""The clock of the daemon: APScheduler, used as a timer and for nothing else.
+
+Its jobs hand (server, time) on and return at once. Its own ways with late jobs and with coroutine jobs are not
+used: by default it drops a job that is a second late, and it cancels running ones when it is shut down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from apscheduler.executors.base import BaseExecutor
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from snaprotd.core.schedule import Schedule, SlotTrigger
+
+log = structlog.get_logger("snaprotd.timer")
+
+Due = Callable[[str, datetime], None]
+"""Told a server's id and the slot that has come."""
+
+
+class _HandOn(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
+    """An executor that starts nothing: it tells `due`, and no job is ever "running"."""
+
+    def __init__(self, due: Due) -> None:
+        super().__init__()
+        self._due = due
+
+    def submit_job(self, job: Any, run_times: list[datetime]) -> None:
+        self._due(job.id, job.trigger.slot_of(run_times[-1]))
+
+    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
+        raise NotImplementedError("submit_job does it all")
+
+
+class SlotTimer:
+    """Tells `due` of each server's slots, `delay` after each of them."""
+
+    def __init__(self, due: Due) -> None:
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC,
+            executors={"default": _HandOn(due)},
+            job_defaults={"misfire_grace_time": None, "coalesce": True},
+        )
+
+    def start(self) -> None:
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    def wakeup(self) -> None:
+        """Look at the wall clock now: it may have been set since the timer was."""
+        if self._scheduler.running:
+            self._scheduler.wakeup()
+
+    def set(self, server_id: str, schedule: Schedule, delay: timedelta, since: datetime) -> None:
+        """Tell of every slot of `schedule` whose turn comes after `since`, even if that is past already."""
+        trigger = SlotTrigger(schedule, delay=delay, on_error=lambda error: _ended(server_id, error))
+        first = trigger.get_next_fire_time(None, since)
+        if first is not None:
+            self._scheduler.add_job(
+                _nothing, trigger, id=server_id, replace_existing=True, next_run_time=first, name=server_id
+            )
+
+    def remove(self, server_id: str) -> None:
+        if self._scheduler.get_job(server_id) is not None:
+            self._scheduler.remove_job(server_id)
+
+    def next_run(self, server_id: str) -> datetime | None:
+        job = self._scheduler.get_job(server_id)
+        return None if job is None else job.next_run_time
+
+
+def _nothing() -> None:
+    """What APScheduler is told to call, and never does."""
+
+
+def _ended(server_id: str, error: Exception) -> None:
+    log.error(
+        "this server's schedule has ended: its next slot could not be told", server_id=server_id, error=str(error)
+    )

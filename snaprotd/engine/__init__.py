@@ -1,0 +1,1 @@
+"""The rotations of one process: steps, loop, leases, drain."""

@@ -1,0 +1,125 @@
+"""The loop of a rotation: visit its step, save the record, and again; until it ends, or a drain stops it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from snaprotd.core.errors import CloudError, LeaseLost, LedgerError, Permanent
+from snaprotd.core.rotation import Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, judge
+from snaprotd.engine.run import Run
+from snaprotd.engine.steps import STEPS, start
+
+log = structlog.get_logger("snaprotd.rotation")
+
+
+async def run_rotation(run: Run) -> Rotation:
+    """Run a rotation to its end, or to where a drain stops it. Answers with the record as it then is.
+
+    Raises `LeaseLost` when another process has taken the rotation over; nothing more is sent then.
+    """
+    with structlog.contextvars.bound_contextvars(**_context(run.rotation)):
+        while not run.rotation.is_finished and not _stopped_by_drain(run):
+            await _visit_and_save(run)
+        return run.rotation
+
+
+async def _visit_and_save(run: Run) -> None:
+    step = run.rotation.step
+    structlog.contextvars.bind_contextvars(step=str(step))
+    if run.tools.drain.hurry.is_set() and step is not Step.START:
+        # The process is about to end: start the server ahead of its turn. The step itself is for the next process.
+        outcome = await _visit(run, start)
+    else:
+        outcome = await _visit(run, STEPS[step])
+        before = run.rotation
+        run.learn(**_changes(before, advance(before, outcome), run.tools.now()))
+        _tell(before, run.rotation, outcome)
+    await _save(run)
+    if run.rotation.step is step and not isinstance(outcome, Done):
+        await run.tools.drain.sleep(_pause(outcome, run.tools.poll_interval), held_off=run.rotation.held_off)
+
+
+async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome:
+    """One visit of a step, with every foreseen error turned into an outcome."""
+    try:
+        return await step(run)
+    except LeaseLost:
+        raise
+    except CloudError as error:
+        return judge(run.rotation, error)
+    except LedgerError as error:
+        return Failed(str(error))
+    except Exception as error:
+        # A mistake of ours must not leave a server off, nor end the other rotations.
+        log.exception("internal error")
+        # Without the error's own text, which may hold anything; the log has it, and takes secrets out.
+        return judge(run.rotation, Permanent(f"internal error ({type(error).__name__}): see the log"))
+
+
+async def _save(run: Run) -> None:
+    """Save the record. Only its end must be on disk before we go on: each request that counts saves for itself."""
+    if run.rotation.is_finished:
+        run.tools.observer.finished(run.rotation)
+    while not await run.remember_if_possible() and run.rotation.is_finished:
+        if run.tools.drain.requested.is_set():
+            return
+        await asyncio.sleep(run.tools.poll_interval)
+
+
+async def insist_on_rotation(run: Run) -> Rotation:
+    """As `run_rotation`; a mistake of ours in the loop itself must not leave a server off either."""
+    while True:
+        try:
+            return await run_rotation(run)
+        except LeaseLost:
+            raise
+        except Exception:
+            log.exception("internal error in a rotation", rotation=run.rotation.id)
+            await asyncio.sleep(run.tools.poll_interval)
+
+
+def _stopped_by_drain(run: Run) -> bool:
+    drain = run.tools.drain
+    return drain.requested.is_set() and not run.rotation.held_off
+
+
+def _pause(outcome: Outcome, poll_interval: float) -> float:
+    """Seconds to the next visit. All rotations poll at the same ticks, so that they share one list request."""
+    to_tick = poll_interval - asyncio.get_running_loop().time() % poll_interval
+    match outcome:
+        case Waiting(soon=True):
+            return 0.0
+        case Waiting(retry_after=float(seconds)):
+            return max(to_tick, seconds)
+    return to_tick
+
+
+def _changes(before: Rotation, after: Rotation, now: datetime) -> dict[str, Any]:
+    changed = {
+        f.name: getattr(after, f.name) for f in fields(after) if getattr(after, f.name) != getattr(before, f.name)
+    }
+    return {**changed, "finished_at": now} if after.is_finished else changed
+
+
+def _tell(before: Rotation, after: Rotation, outcome: Outcome) -> None:
+    """The log line of a visit; a wait is told once for each reason."""
+    match outcome:
+        case Failed(error=error):
+            log.error("step failed", error=error)
+        case Waiting(reason=reason) if reason != before.note:
+            log.info("waiting", reason=reason)
+        case Done():
+            log.info("step done")
+    if after.is_finished:
+        write = log.info if after.result is Result.SUCCESS else log.error
+        write("rotation finished", result=str(after.result), error=after.error, failed_step=after.failed_step)
+
+
+def _context(rotation: Rotation) -> dict[str, str]:
+    return {"server": rotation.label, "slot": rotation.slot.isoformat(), "rotation": rotation.id}

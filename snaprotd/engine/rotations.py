@@ -1,0 +1,177 @@
+"""The rotations that this process runs: claimed, at most so many at once, kept under lease, recovered, drained."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from snaprotd.core.errors import LeaseLost, LedgerError
+from snaprotd.core.rotation import Rotation, resumed
+from snaprotd.engine.loop import insist_on_rotation
+from snaprotd.engine.run import Run, Tools
+from snaprotd.engine.steps import start_is_overdue, start_server
+from snaprotd.ledger.store import Claim, Claimed, Mark
+from snaprotd.observe.metrics import Metrics
+
+log = structlog.get_logger("snaprotd.rotations")
+
+FINAL_PATIENCE = 600.0
+"""Seconds that a process which must end goes on trying to start the servers it holds off."""
+
+
+class Permit:
+    """Leave to run, until it is given back; to give it back twice does no harm."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        self._give_back: Callable[[], None] | None = give_back
+
+    def give_back(self) -> None:
+        if self._give_back is not None:
+            self._give_back()
+            self._give_back = None
+
+
+class Permits:
+    """So many rotations at once. The number can change while permits are out."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._taken = 0
+        self._freed = asyncio.Event()
+
+    def set_number(self, number: int) -> None:
+        """Who holds a permit keeps it; fewer are given until there are few enough."""
+        self._number = number
+        self._freed.set()
+
+    async def take(self) -> Permit:
+        while self._taken >= self._number:
+            self._freed.clear()
+            await self._freed.wait()
+        self._taken += 1
+        return Permit(self._back)
+
+    def _back(self) -> None:
+        self._taken -= 1
+        self._freed.set()
+
+
+class Rotations:
+    """What this process runs."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        metrics: Metrics,
+        *,
+        max_concurrent: int,
+        finished: Callable[[Rotation], None] = lambda _: None,
+    ) -> None:
+        self._tools = tools
+        self._metrics = metrics
+        self.permits = Permits(max_concurrent)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._finished = finished
+
+    async def claim(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
+        """Claim a new rotation and, if it is ours, run it in the background."""
+        claim = await self._tools.ledger.claim(rotation, mark)
+        if isinstance(claim, Claimed):
+            self._launch(rotation)
+        return claim
+
+    async def take_over(self, *, everything: bool = False) -> int:
+        """Go on with open rotations that no living process holds; answers with their number.
+
+        Servers that are held off come first, and wait for nobody.
+        """
+        try:
+            taken = await self._tools.ledger.take_over(everything=everything)
+        except LedgerError:
+            if everything:
+                await self._start_without_ledger()
+            raise
+        for rotation in sorted(taken, key=lambda rotation: not rotation.held_off):
+            log.warning(
+                "going on with an interrupted rotation",
+                server=rotation.label,
+                slot=rotation.slot.isoformat(),
+                rotation=rotation.id,
+                step=rotation.step,
+                held_off=rotation.held_off,
+            )
+            self._launch(resumed(rotation, self._tools.now()))
+        return len(taken)
+
+    async def _start_without_ledger(self) -> None:
+        """Nothing can be taken over in a ledger that cannot be written; what is held off is to run all the same."""
+        for rotation in await self._tools.ledger.open_rotations():
+            if rotation.held_off:
+                log.error("the ledger cannot be written: starting the server", server=rotation.label)
+                task = asyncio.create_task(start_server(self._tools, rotation))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def keep_leases(self, every: float) -> None:
+        """Renew the leases, for ever. A ledger that cannot be written is tried again."""
+        while True:
+            await asyncio.sleep(every)
+            try:
+                await self._tools.ledger.renew()
+            except LedgerError as error:
+                log.error("leases could not be renewed", error=str(error))
+
+    async def drain(self, timeout: float) -> bool:
+        """Take no new work, see the servers that are held off started. True if none is left off.
+
+        After `timeout` seconds they are started whatever their snapshots do.
+        """
+        self._tools.drain.requested.set()
+        if await self._ended_within(timeout):
+            return True
+        log.warning("the drain timed out: starting the servers that are held off", rotations=len(self._tasks))
+        self._tools.drain.hurry.set()
+        all_on = await self._ended_within(FINAL_PATIENCE)
+        for task in self._tasks:
+            task.cancel()  # the next start goes on with them
+        return all_on
+
+    async def _ended_within(self, seconds: float) -> bool:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        return not self._tasks
+
+    def _launch(self, rotation: Rotation) -> None:
+        self._metrics.watch(rotation)
+        task = asyncio.create_task(self._run(rotation), name=f"rotation {rotation.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, rotation: Rotation) -> None:
+        try:
+            rotation = await self._run_with_permit(rotation)
+            if not rotation.is_finished:
+                await self._tools.ledger.release(rotation.id)
+        except LeaseLost as error:
+            log.warning("this process does not hold the rotation any more", rotation=rotation.id, reason=str(error))
+        except LedgerError as error:
+            log.error("the rotation could not be released", rotation=rotation.id, error=str(error))
+        finally:
+            self._metrics.unwatch(rotation)
+            self._finished(rotation)
+
+    async def _run_with_permit(self, rotation: Rotation) -> Rotation:
+        """A server that is held off waits for nobody; and one that does not start again keeps nobody waiting."""
+        permit = Permit(lambda: None) if rotation.held_off else await self.permits.take()
+
+        def watch(rotation: Rotation) -> None:
+            self._metrics.watch(rotation)
+            if start_is_overdue(rotation):
+                permit.give_back()
+
+        try:
+            return await insist_on_rotation(Run(rotation, self._tools, watch))
+        finally:
+            permit.give_back()

@@ -1,0 +1,63 @@
+"""The embedded database below the ledger: how its file is opened."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from sqlite3 import OperationalError
+from typing import Any
+
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from snaprotd.core.errors import LedgerError
+
+BUSY = 10.0
+"""Seconds for which one waits for another user of the file."""
+ASK_AGAIN = 0.05
+
+
+def lacks_shared_memory(error: LedgerError) -> bool:
+    """SQLite could not make the file that the users of a ledger share as their memory."""
+    cause = getattr(error.__cause__, "orig", None)
+    return str(getattr(cause, "sqlite_errorname", "")).startswith("SQLITE_IOERR_SHM")
+
+
+def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
+    """`alone`: keep everybody else out, and share no memory with them."""
+    # As parts, not as text: a path may hold what means something in a URL.
+    url = URL.create("sqlite+aiosqlite", database=str(path.absolute()))
+    engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _: object) -> None:
+        # Autocommit in the driver, so that the transactions are those that SQLAlchemy begins.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        mode = "EXCLUSIVE" if alone else "NORMAL"
+        for pragma in (f"busy_timeout={BUSY * 1000:g}", f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        _use_wal(connection, cursor)
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that begins by reading and writes later could fail half-way; take the write lock at once.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _use_wal(connection: Any, cursor: Any) -> None:
+    """Whoever makes the file switches it to WAL. SQLite waits for nobody who does the same: it is asked again.
+
+    https://www.sqlite.org/c3ref/busy_handler.html: where waiting could be a deadlock, it does not wait.
+    """
+    for attempts_left in range(round(BUSY / ASK_AGAIN), -1, -1):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except OperationalError as error:
+            if not attempts_left or not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                raise
+        connection.run_async(lambda _: asyncio.sleep(ASK_AGAIN))

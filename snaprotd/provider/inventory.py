@@ -1,0 +1,313 @@
+"""What the account holds right now. Many waiting rotations share one list request.
+
+The law of this module: an answer comes from requests that all started after the question was asked. A look never
+sees older facts, so what was done before the look shows in it, as far as the provider itself shows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from snaprotd.core.model import Server, Snapshot
+from snaprotd.provider.vps_org.client import PAGE_SIZE, Cloud, Doubtful
+
+PATIENCE = 5.0
+"""Seconds after which the next round may begin although one is still going: a slow answer holds up nobody else."""
+READ_AGAIN = 2
+"""Times that a list of many pages is read again, before each server is asked for by itself."""
+DOUBT = 60.0
+"""Seconds for which a list that is empty all of a sudden is not believed."""
+
+T = TypeVar("T")
+Deliver = Callable[[str, T | Exception], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerHoldings:
+    """What was last seen of one server."""
+
+    server: Server | None = None
+    """None where only its snapshots have been seen."""
+    snapshots: tuple[Snapshot, ...]
+    seen_at: datetime
+    """When the request that showed the snapshots began: they are at least as new."""
+
+
+class _Rounds(Generic[T]):
+    """Gathers questions about servers, and answers all that are waiting in one round.
+
+    A question that comes while a round is in flight joins the next one: the provider may have answered the requests
+    of the round in flight already.
+    """
+
+    def __init__(self, answer: Callable[[frozenset[str], Deliver[T]], Awaitable[None]]) -> None:
+        self._answer = answer
+        self._waiting: dict[str, list[asyncio.Future[T]]] = {}
+        self._starter: asyncio.Task[None] | None = None
+        self._rounds: set[asyncio.Task[None]] = set()
+
+    async def ask(self, server_id: str) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(server_id, []).append(future)
+        if self._starter is None or self._starter.done():
+            self._starter = asyncio.create_task(self._start_rounds())
+        try:
+            return await future
+        finally:
+            if future.done() and not future.cancelled():
+                future.exception()  # seen, even if this waiter was cancelled in the very moment of the answer
+
+    async def aclose(self) -> None:
+        tasks = [*self._rounds, *([self._starter] if self._starter else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _start_rounds(self) -> None:
+        while self._waiting:
+            asked, self._waiting = self._waiting, {}
+            going = asyncio.create_task(self._round(asked))
+            self._rounds.add(going)
+            going.add_done_callback(self._rounds.discard)
+            await asyncio.wait({going}, timeout=PATIENCE)
+
+    async def _round(self, asked: Mapping[str, list[asyncio.Future[T]]]) -> None:
+        """One round. Who was cancelled meanwhile is passed over; a failure goes to all who have no answer yet."""
+
+        def deliver(server_id: str, answer: T | Exception) -> None:
+            for future in asked[server_id]:
+                _settle(future, answer)
+
+        try:
+            await self._answer(frozenset(asked), deliver)
+        except Exception as error:
+            for server_id in asked:
+                deliver(server_id, error)
+        finally:
+            for futures in asked.values():
+                for future in futures:
+                    future.cancel()  # only where the round itself was cancelled: nobody waits for ever
+
+
+def _settle(future: asyncio.Future[T], answer: T | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+class Inventory:
+    """The account's servers and snapshots, as fresh looks and as last seen.
+
+    A list of a server's snapshots that is empty, where the last one held completed ones, is `Doubtful` until it has
+    been empty for `DOUBT` seconds: providers have answered 200 with an empty list in a bad moment, and a rotation
+    that believes it takes a second snapshot.
+    """
+
+    def __init__(self, cloud: Cloud, *, few: int = 3) -> None:
+        """Up to `few` servers are asked for one by one; for more the whole account is listed, where that is cheaper."""
+        self._cloud = cloud
+        self._few = few
+        self._snapshot_rounds = _Rounds(self._answer_snapshots)
+        self._server_rounds = _Rounds(self._answer_servers)
+        self._known: dict[str, ServerHoldings] = {}
+        self._servers: dict[str, Server] = {}
+        self._empty_since: dict[str, float] = {}
+        self._listed: dict[str, int] = {}
+        self.last_success: datetime | None = None
+        """When the whole account was last listed completely."""
+
+    @property
+    def known(self) -> Mapping[str, ServerHoldings]:
+        """What was last seen, by the servers' ids. Empty before the first list."""
+        return MappingProxyType(self._known)
+
+    @property
+    def seen_servers(self) -> Mapping[str, Server]:
+        """The account's servers, as last listed, by their ids: also those whose snapshots could not be read."""
+        return MappingProxyType(self._servers)
+
+    async def snapshots(self, server_id: str) -> tuple[Snapshot, ...]:
+        """The server's snapshots as of now. Empty, too, where there is no such server."""
+        return await self._snapshot_rounds.ask(server_id)
+
+    async def server(self, server_id: str) -> Server:
+        """The server as of now. Raises `NotFound` where the account has none of that id."""
+        return await self._server_rounds.ask(server_id)
+
+    async def servers(self) -> tuple[Server, ...]:
+        """All servers as of now. Raises `Doubtful`, with the `readable` ones, where some cannot be read."""
+        try:
+            servers = tuple(await self._cloud.servers())
+        except Doubtful as incomplete:
+            self._learn_servers(incomplete.readable)
+            raise
+        self._listed["servers"] = len(servers)
+        if doubt := self._sudden_emptiness("", bool(self._servers) and not servers):
+            raise doubt
+        self._servers = {}
+        self._learn_servers(servers)
+        return servers
+
+    async def refresh(self) -> None:
+        """List the whole account.
+
+        Where something in it cannot be relied on, that is raised, but only after `known` has learnt all the rest;
+        nothing is forgotten then, and `last_success` stays.
+        """
+        began = datetime.now(UTC)
+        doubts: list[Exception] = []
+        try:
+            servers = await self.servers()
+        except Doubtful as doubt:
+            servers = doubt.readable
+            doubts.append(doubt)
+        lists = await self._lists_of_all(servers)
+        for server_id, seen in lists.items():
+            answer = seen if isinstance(seen, Exception) else self._believed(server_id, seen, began)
+            doubts += [answer] if isinstance(answer, Exception) else []
+        self._learn_servers(servers)
+        if doubts:
+            raise doubts[0]
+        for gone in self._known.keys() - lists.keys():
+            del self._known[gone]
+        for gone in self._known.keys() - {server.id for server in servers}:
+            self._known[gone] = replace(self._known[gone], server=None)
+        self.last_success = datetime.now(UTC)
+
+    async def aclose(self) -> None:
+        """Give up the rounds in flight."""
+        await self._snapshot_rounds.aclose()
+        await self._server_rounds.aclose()
+
+    # -- rounds --------------------------------------------------------------------------------------------------
+
+    async def _answer_snapshots(self, ids: frozenset[str], deliver: Deliver[tuple[Snapshot, ...]]) -> None:
+        began = datetime.now(UTC)
+
+        async def look(server_id: str) -> None:
+            seen = await _outcome(self._snapshots_of(server_id))
+            deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
+
+        if self._is_cheaper_singly(ids, "snapshots"):
+            await asyncio.gather(*map(look, ids))
+            return
+        lists = await self._lists_at_once()
+        if lists is None:
+            await asyncio.gather(*map(look, ids))
+            return
+        for server_id in ids:
+            seen = lists.get(server_id, ())
+            deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
+
+    async def _answer_servers(self, ids: frozenset[str], deliver: Deliver[Server]) -> None:
+        async def look(server_id: str) -> None:
+            deliver(server_id, await _outcome(self._cloud.server(server_id)))
+
+        found: dict[str, Server] = {}
+        if not self._is_cheaper_singly(ids, "servers"):
+            found = {server.id: server for server in await self._readable_servers()}
+        for server_id in ids & found.keys():
+            deliver(server_id, found[server_id])
+        # That a server does not exist is for its own 404 to say: a list may be short, or have an unreadable entry.
+        await asyncio.gather(*map(look, ids - found.keys()))
+
+    def _is_cheaper_singly(self, ids: frozenset[str], what: str) -> bool:
+        """A large account has many pages; asking for a few dozen servers one by one is then fewer requests."""
+        pages = -(-self._listed.get(what, 0) // PAGE_SIZE)
+        return len(ids) <= max(self._few, pages)
+
+    # -- lists ---------------------------------------------------------------------------------------------------
+
+    async def _snapshots_of(self, server_id: str) -> tuple[Snapshot, ...]:
+        return tuple(await self._cloud.snapshots(server_id))
+
+    async def _readable_servers(self) -> tuple[Server, ...]:
+        try:
+            servers = tuple(await self._cloud.servers())
+        except Doubtful as doubt:
+            return doubt.readable
+        self._listed["servers"] = len(servers)
+        return servers
+
+    async def _lists_at_once(self) -> dict[str, tuple[Snapshot, ...] | Exception] | None:
+        """The whole account's snapshots by server, where there are any; None where none of it can be relied on."""
+        doubtful: dict[str, tuple[Snapshot, ...] | Exception] = {}
+        try:
+            listed: Iterable[Snapshot] = await self._whole_list()
+        except Doubtful as doubt:
+            if doubt.about is None:
+                return None
+            listed = doubt.readable
+            doubtful = dict.fromkeys(doubt.about, doubt)
+        by_server: dict[str, tuple[Snapshot, ...]] = {}
+        for one in listed:
+            by_server[one.server_id] = (*by_server.get(one.server_id, ()), one)
+        self._listed["snapshots"] = sum(map(len, by_server.values()))
+        return {**by_server, **doubtful}
+
+    async def _whole_list(self) -> Iterable[Snapshot]:
+        """The list of all snapshots, read again where it changed between two of its pages, as it often does at work."""
+        for _ in range(READ_AGAIN):
+            try:
+                return await self._cloud.snapshots()
+            except Doubtful as doubt:
+                if doubt.about is not None:
+                    raise
+        return await self._cloud.snapshots()
+
+    async def _lists_of_all(self, servers: Iterable[Server]) -> dict[str, tuple[Snapshot, ...] | Exception]:
+        """The snapshots of every server: at once, or one after the other where that cannot be relied on."""
+        lists = await self._lists_at_once()
+        if lists is not None:
+            return {**{server.id: () for server in servers}, **lists}
+        # In a row, so that rotations get their turns in between.
+        return {server.id: await _outcome(self._snapshots_of(server.id)) for server in servers}
+
+    # -- what was seen -------------------------------------------------------------------------------------------
+
+    def _believed(self, server_id: str, seen: tuple[Snapshot, ...], began: datetime) -> tuple[Snapshot, ...] | Doubtful:
+        """What was seen of a server, recorded, unless it is a sudden emptiness."""
+        held = self._known.get(server_id)
+        had_some = held is not None and any(one.is_completed for one in held.snapshots)
+        doubt = self._sudden_emptiness(server_id, had_some and not seen)
+        if doubt is not None:
+            return doubt
+        if held is None:
+            self._known[server_id] = ServerHoldings(snapshots=seen, seen_at=began)
+        elif began >= held.seen_at:
+            self._known[server_id] = replace(held, snapshots=seen, seen_at=began)
+        return seen
+
+    def _sudden_emptiness(self, key: str, is_empty: bool) -> Doubtful | None:
+        if not is_empty:
+            self._empty_since.pop(key, None)
+            return None
+        now = asyncio.get_running_loop().time()
+        if now - self._empty_since.setdefault(key, now) >= DOUBT:
+            del self._empty_since[key]
+            return None
+        subject = f"the list of server {key}'s snapshots" if key else "the list of servers"
+        return Doubtful(f"{subject} is empty, and was not when last seen: not believed for {DOUBT:g} s")
+
+    def _learn_servers(self, servers: Iterable[Server]) -> None:
+        for server in servers:
+            self._servers[server.id] = server
+            held = self._known.get(server.id)
+            if held is not None:
+                self._known[server.id] = replace(held, server=server)
+
+
+async def _outcome(asked: Awaitable[T]) -> T | Exception:
+    """The answer, or the error as a value: one server's is none of the others' business."""
+    try:
+        return await asked
+    except Exception as error:
+        return error

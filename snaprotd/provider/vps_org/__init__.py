@@ -1,0 +1,1 @@
+"""VPS.org, the first provider: its REST API."""

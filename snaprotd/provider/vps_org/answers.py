@@ -1,0 +1,232 @@
+"""What the provider's answers say: JSON to nouns. Nothing here asks, waits or knows the time by itself.
+
+The published pages and the provider's own clients disagree in places (an integer `id` or a `uuid`), and any field may
+change. What cannot be read for certain is refused here, with the server it concerns where that much is readable.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from snaprotd.core.model import Server, Snapshot
+
+LONGEST_MESSAGE = 300
+"""Characters of the provider's own words that go into a message of ours."""
+
+
+class UnreadableError(ValueError):
+    """An answer, or one entry of a list, is not of the published shape.
+
+    `server_id` is the server that the entry is about; None where even that cannot be told.
+    """
+
+    def __init__(self, message: str, *, server_id: str | None = None) -> None:
+        super().__init__(message)
+        self.server_id = server_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Whose token it is, and what it may do."""
+
+    email: str
+    token_name: str
+    permissions: tuple[str, ...] | None
+    """None where the provider shows none, or in a shape that we do not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """One page of a list."""
+
+    entries: list[Any]
+    next: str | None = None
+    has_count: bool = False
+    count: object = None
+    """How many entries all pages are to have together, as the provider says; compared, never calculated with."""
+
+
+def read_json(body: bytes) -> Any:
+    """Raises `UnreadableError` for anything but JSON: a proxy's HTML, a body that was cut."""
+    try:
+        answer = json.loads(body)
+        if b"\\ud" in body.lower():
+            # Half of a surrogate pair is no text: it could be neither saved nor shown.
+            answer = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
+        return answer
+    except (ValueError, RecursionError) as error:
+        start = body.lstrip()[:1]
+        raise UnreadableError("HTML instead of JSON" if start == b"<" else "not JSON, or cut short") from error
+
+
+def read_page(body: Any) -> Page:
+    """A page of Django REST framework, or a bare list."""
+    if isinstance(body, list):
+        return Page(entries=body)
+    if not isinstance(body, dict) or not isinstance(body.get("results"), list):
+        raise UnreadableError("no list under `results`")
+    following = body.get("next") or None
+    if not isinstance(following, str | None):
+        raise UnreadableError("`next` is not a URL")
+    return Page(entries=body["results"], next=following, has_count="count" in body, count=body.get("count"))
+
+
+def read_server(entry: Any, *, asked: str | None = None) -> Server:
+    """`asked` is the id that the server was asked for by, where there is one: the answer must carry it."""
+    if not isinstance(entry, dict):
+        raise UnreadableError("a server that is no JSON object")
+    ref = _reference(entry, asked)
+    if ref is None:
+        raise UnreadableError("a server without an id")
+    if asked is not None and str(ref) != asked:
+        raise UnreadableError(f"server {str(ref)!r} in place of {asked!r}")
+    return Server(
+        id=str(ref),
+        ref=ref,
+        name=_text(entry.get("name")) or _text(entry.get("hostname")),
+        status=_text(entry.get("status")),
+    )
+
+
+def read_snapshot(entry: Any, *, asked: str | None = None) -> Snapshot:
+    """`asked` is the id of the server whose snapshots were asked for, where there is one.
+
+    A snapshot without a readable id or name is refused: it might be one of ours that must be recognised. One without
+    a status stays, in no known state: it holds a slot, and is neither kept as completed nor deleted.
+    """
+    if not isinstance(entry, dict):
+        raise UnreadableError("a snapshot that is no JSON object")
+    server = entry.get("server")
+    of = server if isinstance(server, dict) else {"id": server}
+    server_ref = _reference(of, asked)
+    if server_ref is None:
+        raise UnreadableError("a snapshot without a server")
+    server_id = str(server_ref)
+    snapshot_ref, name = _reference(entry, None), entry.get("name")
+    if snapshot_ref is None:
+        raise UnreadableError(f"a snapshot of server {server_id} without an id", server_id=server_id)
+    if not isinstance(name, str):
+        raise UnreadableError(f"snapshot {snapshot_ref} of server {server_id} without a name", server_id=server_id)
+    return Snapshot(
+        id=str(snapshot_ref),
+        server_id=server_id,
+        server_name=_text(of.get("name")),
+        name=name,
+        status=_text(entry.get("status")),
+        size_mb=_size(entry.get("size_mb")),
+        created_at=read_instant(entry.get("created_at")),
+        description=_text(entry.get("description")),
+    )
+
+
+def read_created(body: Any, server: Server, name: str) -> Snapshot:
+    """The answer to a create. Raises `UnreadableError` unless it is about the snapshot that was asked for."""
+    if isinstance(body, dict) and body.get("server") is None:
+        body = {**body, "server": {"id": server.ref, "name": server.name}}
+    made = read_snapshot(body, asked=server.id)
+    if made.name != name or made.server_id != server.id:
+        raise UnreadableError(f"snapshot {made.name!r} of server {made.server_id} in place of {name!r} of {server.id}")
+    return made
+
+
+def read_account(body: Any) -> Account:
+    if not isinstance(body, dict):
+        raise UnreadableError("an account that is no JSON object")
+    account, token = (part if isinstance(part, dict) else {} for part in (body.get("account"), body.get("token")))
+    return Account(
+        email=_text(account.get("email")),
+        token_name=_text(token.get("name")),
+        permissions=_permissions(token.get("permissions")),
+    )
+
+
+def read_instant(value: object) -> datetime | None:
+    """ISO 8601 with its zone, as UTC. None for anything else: a time without a zone is not an instant."""
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value.strip())
+        return None if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def error_text(body: bytes) -> str:
+    """The provider's own words: `{"detail": "..."}` or `{"field": ["...", ...]}`, on one line. Empty where none."""
+    try:
+        answer = read_json(body)
+    except UnreadableError:
+        return ""
+    if isinstance(answer, dict):
+        fields = (
+            [answer["detail"]] if "detail" in answer else [f"{key}: {_joined(said)}" for key, said in answer.items()]
+        )
+        return _one_line("; ".join(_joined(said) for said in fields))
+    return _one_line(_joined(answer))
+
+
+def retry_after(value: str | None, now: datetime) -> float | None:
+    """Seconds to wait, from a Retry-After header in either of its forms (RFC 9110, 10.2.3). None where unreadable."""
+    text = (value or "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    # HTTP dates are in GMT; `-0000` is read as a time without a zone.
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())
+
+
+def _reference(entry: Mapping[str, Any], asked: str | None) -> int | str | None:
+    """The id of an object, which the provider calls `id` or `uuid`; the one that was asked for if it is there."""
+    found = [ref for key in ("id", "uuid") if (ref := _as_reference(entry.get(key))) is not None]
+    return next((ref for ref in found if str(ref) == asked), found[0] if found else None)
+
+
+def _as_reference(value: object) -> int | str | None:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    return value if str(value).strip() else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _size(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _permissions(value: object) -> tuple[str, ...] | None:
+    """The shape is not published: words in a list or a line, or an object that says yes or lists actions."""
+    if isinstance(value, str):
+        return tuple(re.split(r"[,\s]+", value.strip())) if value.strip() else ()
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    if not isinstance(value, dict):
+        return None
+    words: list[str] = []
+    for key, granted in value.items():
+        if granted is True:
+            words.append(key)
+        elif inner := (_permissions(granted) if granted else ()):
+            words.extend(f"{key}:{one}" for one in inner)
+    return tuple(words)
+
+
+def _joined(said: object) -> str:
+    return " ".join(_joined(one) for one in said) if isinstance(said, list) else str(said)
+
+
+def _one_line(text: str) -> str:
+    """Printable, so that it cannot forge a line of a log, and short."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + "..."

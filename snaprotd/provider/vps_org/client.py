@@ -1,0 +1,491 @@
+"""The provider's REST API: requests, errors, pages, rate limit. Nothing else knows HTTP.
+
+A request that only reads, or that may be carried out twice (GET, DELETE), is repeated here, and nowhere else. A POST
+is never repeated: where its answer is lost the caller gets `Unclear`, looks, and decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import httpx
+import stamina
+from stamina.instrumentation import set_on_retry_hooks
+
+from snaprotd import __version__
+from snaprotd.core.errors import CloudError, NotFound, Permanent, Refused, Temporary, Unclear
+from snaprotd.core.model import Server, Snapshot
+from snaprotd.provider.pacing import Pace
+from snaprotd.provider.token import TokenSource
+from snaprotd.provider.vps_org import answers
+from snaprotd.provider.vps_org.answers import Account, UnreadableError
+
+MAX_BODY = 16 * 1024 * 1024
+"""Bytes. The largest honest answer, a page of 100 entries, is a thousandth of that."""
+MAX_PAGES = 1000
+PAGE_SIZE = 100
+"""The most that the provider gives on one page."""
+MAX_CONCURRENT = 20
+ATTEMPTS = 4
+RETRY_FOR = 45.0
+"""Seconds after which no further attempt of one request begins."""
+LONGEST_RETRY_AFTER = 60.0
+"""Seconds that one call waits between attempts; what is to wait longer is the caller's to plan."""
+CONNECT_SHARE = 3
+"""The part of a time-out that each of connecting and the TLS handshake may take: a third."""
+NOT_WORTH_TELLING = 0.001
+"""Seconds that a request without any waiting takes to get its turn."""
+
+T = TypeVar("T")
+Transport = httpx.AsyncBaseTransport
+"""How bytes reach the provider; another one stands in where there is no network."""
+Guard = Callable[[], None]
+
+# stamina reports retries by itself: to a counter in prometheus_client's global registry, and to structlog, which
+# prints on standard output until it is configured. `CloudObserver.retry` is told instead.
+set_on_retry_hooks(())
+
+
+class Doubtful(Temporary):
+    """An answer arrived, but what it does not show cannot be taken for absent: incomplete, or partly unreadable.
+
+    `readable` are the entries that could be read. `about` are the servers that the doubt is limited to; None where
+    it may be about any.
+    """
+
+    def __init__(self, message: str, *, readable: tuple[Any, ...] = (), about: frozenset[str] | None = None) -> None:
+        super().__init__(message)
+        self.readable = readable
+        self.about = about
+
+
+class CloudObserver(Protocol):
+    """Who is told of every request: the metrics."""
+
+    def request(self, method: str, endpoint: str, code: str, seconds: float) -> None:
+        """One attempt. `code` is the HTTP status, or `timeout`, `connection` or `unreadable` where there was none."""
+
+    def retry(self, reason: str) -> None:
+        """A further attempt begins, because the last one ended with this `code`."""
+
+    def throttled(self, seconds: float) -> None:
+        """A request was held back by our own pacing, or by the provider's 429."""
+
+    def auth_failure(self) -> None:
+        """The provider did not accept the token."""
+
+
+class NullObserver:
+    """For the commands, which keep no metrics."""
+
+    def request(self, method: str, endpoint: str, code: str, seconds: float) -> None: ...
+
+    def retry(self, reason: str) -> None: ...
+
+    def throttled(self, seconds: float) -> None: ...
+
+    def auth_failure(self) -> None: ...
+
+
+@dataclass(kw_only=True)
+class _Call:
+    """One request, and what became of its latest attempt."""
+
+    method: str
+    endpoint: str
+    url: httpx.URL
+    body: dict[str, Any] | None = None
+    guard: Guard | None = None
+    code: str = ""
+    traced: bool = False
+    sent: bool = False
+    refused: BaseException | None = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url.path}"
+
+    @property
+    def changes(self) -> bool:
+        return self.method != "GET"
+
+    def ask_guard(self) -> None:
+        """Raises what the guard raises, and remembers it, so that nothing takes it for an error of the network."""
+        try:
+            if self.guard is not None:
+                self.guard()
+        except BaseException as error:
+            self.refused = error
+            raise
+
+    async def trace(self, event: str, details: dict[str, Any]) -> None:
+        """httpcore tells here what it is about to do; raising stops it. A proxy's CONNECT is not the request."""
+        self.traced = True
+        if event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
+            self.ask_guard()
+            self.sent = True
+
+    def lost(self, message: str, *, retry_after: float | None = None) -> Temporary:
+        """The error for an attempt that was sent and got no usable answer."""
+        if self.changes:
+            return Unclear(f"{message}; it may have been carried out", retry_after=retry_after)
+        return Temporary(message, retry_after=retry_after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reply:
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class Cloud:
+    """The account at the provider. Every error that leaves here is a `CloudError`, or the guard's own.
+
+    A `guard` is called right before the bytes of a changing request go out, after every wait; what it raises
+    stops the request and reaches the caller as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        token: TokenSource,
+        requests_per_second: float = 5.0,
+        timeout: float = 30.0,
+        observer: CloudObserver | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        """`timeout` is for one whole attempt in seconds, the body included."""
+        self._base = httpx.URL(base_url.rstrip("/"))
+        self._token = token
+        self._timeout = timeout
+        self._observer: CloudObserver = observer or NullObserver()
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
+        self._pace = Pace(requests_per_second)
+        self._client = httpx.AsyncClient(
+            transport=transport,
+            headers={
+                "Accept": "application/json",
+                "Content-Type": "application/json",
+                "User-Agent": f"snaprotd/{__version__}",
+            },
+            # Django takes a session's cookie for another way to sign in; the token is to be the only one.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            follow_redirects=False,
+            # The time-outs of httpx are for each read, so the whole attempt has one of its own. To connect has one here
+            # besides: httpcore leaves the socket open where a TLS handshake is cancelled from outside.
+            timeout=httpx.Timeout(None, connect=timeout / CONNECT_SHARE),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT),
+            # A proxy of the environment is for the world outside: on loopback it would only be handed the token.
+            trust_env=not _is_loopback(self._base.host),
+        )
+
+    async def __aenter__(self) -> Cloud:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def adjust(self, *, token: TokenSource, requests_per_second: float, timeout: float) -> None:
+        """Go on with other settings. Requests in flight end under the old ones."""
+        self._token = token
+        self._timeout = timeout
+        self._pace.set_rate(requests_per_second)
+
+    # -- what can be asked ---------------------------------------------------------------------------------------
+
+    async def servers(self) -> list[Server]:
+        """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
+        servers, doubts, complaint = await self._list("/servers/", {}, answers.read_server)
+        if doubts or complaint:
+            raise Doubtful(_because("the list of servers", doubts, complaint), readable=tuple(servers))
+        return servers
+
+    async def server(self, server_id: str) -> Server:
+        """Raises `NotFound` where the account has no such server."""
+        call = self._call("GET", "/servers/{id}/", server_id)
+        return await self._retried(call, lambda body: answers.read_server(body, asked=server_id))
+
+    async def snapshots(self, server_id: str | None = None) -> list[Snapshot]:
+        """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""
+        query = {} if server_id is None else {"server_id": _checked(server_id)}
+        found, doubts, complaint = await self._list(
+            "/snapshots/", query, lambda entry: answers.read_snapshot(entry, asked=server_id)
+        )
+        if server_id is not None:
+            # The provider may not know the filter, and give the whole account's.
+            found = [one for one in found if one.server_id == server_id]
+            doubts = [one for one in doubts if one.server_id in (None, server_id)]
+        if doubts or complaint:
+            concerned = frozenset(one.server_id for one in doubts if one.server_id is not None)
+            limited = complaint is None and all(one.server_id is not None for one in doubts)
+            subject = "the list of snapshots" if server_id is None else f"the list of server {server_id}'s snapshots"
+            message = _because(subject, doubts, complaint)
+            raise Doubtful(message, readable=tuple(found), about=concerned if limited else None)
+        return found
+
+    async def create_snapshot(self, server: Server, name: str, description: str = "", *, guard: Guard) -> Snapshot:
+        """Ask for a snapshot; it is in progress when this returns.
+
+        Raises `Unclear` where it may have been carried out, or may yet be. After every other error it was not.
+        """
+        body = {"server_id": server.ref, "name": name, "description": description}
+        call = self._call("POST", "/snapshots/", body=body, guard=guard)
+        return await self._once(call, lambda answer: answers.read_created(answer, server, name))
+
+    async def delete_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
+        """A snapshot that does not exist is success."""
+        call = self._call("DELETE", "/snapshots/{id}/", snapshot_id, guard=guard)
+        try:
+            await self._retried(call, lambda _: None)
+        except NotFound:
+            return
+
+    async def power(self, server: Server, action: str, *, guard: Guard) -> None:
+        """Ask for `start`, `stop`, `restart` or `hard_stop`. Whether it has happened shows in the server's status."""
+        await self._once(
+            self._call("POST", "/servers/{id}/power/", server.id, body={"action": action}, guard=guard), lambda _: None
+        )
+
+    async def restore_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
+        """Overwrite the server with the snapshot."""
+        call = self._call("POST", "/snapshots/{id}/restore/", snapshot_id, body={}, guard=guard)
+        await self._once(call, lambda _: None)
+
+    async def account(self) -> Account:
+        """Whose token it is. Any token that works can ask this."""
+        return await self._retried(self._call("GET", "/account/me/"), answers.read_account)
+
+    # -- lists ---------------------------------------------------------------------------------------------------
+
+    async def _list(
+        self, endpoint: str, query: dict[str, str], read: Callable[[Any], T]
+    ) -> tuple[list[T], list[UnreadableError], str | None]:
+        """All entries of a list by their ids, the entries that could not be read, and why the list is not complete."""
+        entries: dict[str, T] = {}
+        doubts: list[UnreadableError] = []
+        counts: list[object] = []
+        async for page in self._pages(endpoint, query):
+            counts += [page.count] if page.has_count else []
+            for entry in page.entries:
+                try:
+                    one = read(entry)
+                except UnreadableError as error:
+                    doubts.append(error)
+                else:
+                    # An entry can come twice when the list shifts between two pages; another was then left out,
+                    # which shows in the count.
+                    entries.setdefault(one.id, one)  # type: ignore[attr-defined]
+        gathered = len(entries) + len(doubts)
+        wrong = [count for count in counts if count != gathered]
+        complaint = f"it is incomplete, {gathered} of {wrong[0]} entries" if wrong else None
+        return list(entries.values()), doubts, complaint
+
+    async def _pages(self, endpoint: str, query: dict[str, str]) -> AsyncIterator[answers.Page]:
+        """The pages of a list, following `next` wherever it appears, but never to another place with the token."""
+        call = self._call("GET", endpoint)
+        call.url = call.url.copy_merge_params({**query, "page_size": str(PAGE_SIZE)})
+        seen: set[str] = set()
+        while str(call.url) not in seen and len(seen) < MAX_PAGES:
+            seen.add(str(call.url))
+            page = await self._retried(call, answers.read_page)
+            yield page
+            if page.next is None:
+                return
+            call = self._call("GET", endpoint)
+            call.url = self._followed(call.url, page.next)
+        raise Doubtful(f"the list at {endpoint} is incomplete: its pages go round in a circle or never end")
+
+    def _followed(self, url: httpx.URL, link: str) -> httpx.URL:
+        try:
+            target = url.join(link)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise Doubtful(f"the list at {url.path} is incomplete: `next` is not a URL") from error
+        if _place(target) != _place(self._base) or target.userinfo:
+            raise Doubtful(f"the list at {url.path} is incomplete: the next page points to another host")
+        return target
+
+    # -- one request ---------------------------------------------------------------------------------------------
+
+    def _call(
+        self,
+        method: str,
+        endpoint: str,
+        ref: str | None = None,
+        *,
+        body: dict[str, Any] | None = None,
+        guard: Guard | None = None,
+    ) -> _Call:
+        path = endpoint if ref is None else endpoint.replace("{id}", _checked(ref))
+        url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
+        return _Call(method=method, endpoint=endpoint, url=url, body=body, guard=guard)
+
+    async def _retried(self, call: _Call, read: Callable[[Any], T]) -> T:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def wait(error: Exception) -> bool | float:
+            """stamina's hook: a number replaces its own backoff and all of its limits."""
+            if not isinstance(error, Temporary) or loop.time() - began >= RETRY_FOR:
+                return False
+            if error.retry_after is None:
+                return True
+            return error.retry_after <= LONGEST_RETRY_AFTER and max(0.5, error.retry_after)
+
+        async for attempt in stamina.retry_context(
+            on=wait, attempts=ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=8.0, wait_jitter=1.0
+        ):
+            with attempt:
+                if attempt.num > 1:
+                    self._observer.retry(call.code)
+                return await self._once(call, read)
+        raise AssertionError("stamina ends with an answer or an error")
+
+    async def _once(self, call: _Call, read: Callable[[Any], T]) -> T:
+        """Ask, and read the answer. A 401 means that nothing was carried out: a token that was rotated gets a turn."""
+        token = self._token.get()
+        reply = await self._exchange(call, token)
+        if reply.status == 401:
+            self._token.refresh()
+            if self._token.get() != token:
+                token = self._token.get()
+                reply = await self._exchange(call, token)
+        if not 200 <= reply.status <= 299:
+            raise self._error(call, reply, token)
+        try:
+            # Only what changes something may answer without a word, as 204 does.
+            empty = call.changes and not reply.body.strip()
+            return read(None if empty else answers.read_json(reply.body))
+        except UnreadableError as error:
+            call.code = "unreadable"
+            raise call.lost(f"the answer to {call} ({reply.status}) cannot be read: {error}") from error
+
+    async def _exchange(self, call: _Call, token: str) -> _Reply:
+        """One attempt, whatever its status. Waits for its turn first, then has `timeout` seconds in all."""
+        async with self._slots:
+            if (waited := await self._pace.turn()) > NOT_WORTH_TELLING:
+                self._observer.throttled(waited)
+            call.traced = call.sent = False
+            call.ask_guard()
+            began = asyncio.get_running_loop().time()
+            try:
+                async with asyncio.timeout(self._timeout):
+                    reply = await self._send(call, token)
+            except (TimeoutError, httpx.HTTPError, UnreadableError) as error:
+                if error is call.refused:
+                    raise
+                call.code = _code(error)
+                self._observe(call, began)
+                raise self._failure(call, error) from error
+            call.code = str(reply.status)
+            self._observe(call, began)
+            asked = _retry_after(reply)
+            if reply.status == 429 or (reply.status == 503 and asked is not None):
+                self._pace.pause(asked)
+            return reply
+
+    async def _send(self, call: _Call, token: str) -> _Reply:
+        def sign(request: httpx.Request) -> httpx.Request:
+            # As `auth` and not as a header: httpx lets a name and password within a URL replace the header.
+            request.headers["Authorization"] = f"Bearer {token}"
+            return request
+
+        body = bytearray()
+        extensions = {"trace": call.trace}
+        async with self._client.stream(
+            call.method, call.url, json=call.body, auth=sign, extensions=extensions
+        ) as response:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise UnreadableError(f"it has more than {MAX_BODY} bytes")
+            return _Reply(status=response.status_code, headers=response.headers, body=bytes(body))
+
+    def _observe(self, call: _Call, began: float) -> None:
+        elapsed = asyncio.get_running_loop().time() - began
+        self._observer.request(call.method, call.endpoint, call.code, elapsed)
+
+    # -- errors --------------------------------------------------------------------------------------------------
+
+    def _failure(self, call: _Call, error: Exception) -> Temporary:
+        """The word for an attempt without an answer."""
+        host = self._base.netloc.decode()
+        if isinstance(error, TimeoutError):
+            message = f"no answer to {call} from {host} within {self._timeout:g} s"
+        elif isinstance(error, UnreadableError):
+            message = f"the answer to {call} from {host} cannot be read: {error}"
+        elif isinstance(error, httpx.ConnectError):
+            reason = str(error) or "no connection (is it the right scheme, http or https?)"
+            message = f"{host} cannot be reached for {call}: {reason}"
+        else:
+            message = f"the connection to {host} was lost at {call}: {error or type(error).__name__}"
+        never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError)
+        if never_sent or (call.traced and not call.sent):
+            return Temporary(message)
+        return call.lost(message)
+
+    def _error(self, call: _Call, reply: _Reply, token: str) -> CloudError:
+        """The word for an answer that is not 2xx."""
+        status, said = reply.status, answers.error_text(reply.body).replace(token, "[token]")
+        message = f"{self._base.host} answered {status} to {call}" + (f": {said}" if said else "")
+        if status == 429:
+            return Temporary(message, retry_after=_retry_after(reply))
+        if status >= 500 or status < 200 or status == 408:
+            return call.lost(message, retry_after=_retry_after(reply) if status == 503 else None)
+        if status == 401:
+            self._observer.auth_failure()
+            return Refused(f"{message} (the token of {self._token.origin} is not accepted)", status=status)
+        if status == 403:
+            self._observer.auth_failure()
+            return Refused(f"{message} (the token lacks the permission)", status=status)
+        if status == 404:
+            return NotFound(message, status=status)
+        if status < 400:
+            message += " (a redirect, not followed: check api.base_url)"
+        return Permanent(message, status=status)
+
+
+def _checked(ref: str) -> str:
+    """An id that can stand in a URL: one path segment, and not a step up in the path."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", ref):
+        return ref
+    raise NotFound(f"{ref!r} is not an id of the provider's")
+
+
+def _because(subject: str, doubts: list[UnreadableError], complaint: str | None) -> str:
+    reasons = [*([complaint] if complaint else []), *(f"it has {doubt}" for doubt in doubts[:3])]
+    return f"{subject} cannot be relied on: {'; '.join(reasons)}"
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return "timeout"
+    return "unreadable" if isinstance(error, UnreadableError | httpx.DecodingError) else "connection"
+
+
+def _retry_after(reply: _Reply) -> float | None:
+    return answers.retry_after(reply.headers.get("Retry-After"), datetime.now(UTC))
+
+
+def _place(url: httpx.URL) -> tuple[str, str, int | None]:
+    return (url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,1 @@
+"""Facts as JSON, and problems as sentences."""

@@ -1,0 +1,63 @@
+"""What the snapshots of one server mean under its policy, worked out once for each list of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from snaprotd.config.settings import Config, Target
+from snaprotd.core import retention
+from snaprotd.core.model import Policy, Snapshot
+from snaprotd.core.rehearsal import Rehearsal, rehearse
+from snaprotd.core.retention import RetentionPlan, Room
+from snaprotd.provider.inventory import ServerHoldings
+
+STALE = timedelta(hours=1)
+"""A date lies in the future only until it does not: so often the same list is judged anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    plan: RetentionPlan
+    """What a prune would do now."""
+    room: Room
+    rehearsal: Rehearsal
+    """What a whole rotation would do now."""
+    newest: Snapshot | None
+    """Our newest completed snapshot."""
+
+
+def assess(config: Config, target: Target, held: ServerHoldings, now: datetime) -> Assessment:
+    """Raises ValueError where the list makes no sense."""
+    snapshots, policy = held.snapshots, target.policy
+    instance, limit = config.instance, config.limit
+    plan, room = retention.outlook(snapshots, policy, instance=instance, limit=limit, now=now)
+    return Assessment(
+        plan=plan,
+        room=room,
+        rehearsal=rehearse(snapshots, policy, server_id=target.server_id, instance=instance, limit=limit, slot=now),
+        newest=retention.newest_completed(snapshots, instance=instance, adopt=policy.adopt, now=now),
+    )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    held: ServerHoldings
+    policy: Policy
+    at: datetime
+    assessment: Assessment
+
+
+class Assessments:
+    """The latest assessment of each server. A fleet of thousands is shown many times between two lists."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, _Entry] = {}
+
+    def of(self, config: Config, target: Target, held: ServerHoldings, now: datetime) -> Assessment:
+        entry = self._latest.get(target.server_id)
+        fits = entry is not None and entry.held.snapshots is held.snapshots and entry.policy is target.policy
+        if entry is None or not fits or abs(now - entry.at) > STALE:
+            entry = _Entry(held, target.policy, now, assess(config, target, held, now))
+            self._latest[target.server_id] = entry
+        return entry.assessment

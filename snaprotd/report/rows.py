@@ -1,0 +1,191 @@
+"""What the commands print: facts as plain JSON values, made from what was listed. No input or output here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from snaprotd.config.settings import Config, Target
+from snaprotd.core import retention
+from snaprotd.core.model import Owner, Server, Snapshot
+from snaprotd.core.retention import Decision
+from snaprotd.core.rotation import Rotation
+from snaprotd.core.schedule import Schedule, next_slot, spread_delay
+from snaprotd.core.words import Json, duration, plain_id, zulu
+from snaprotd.provider.inventory import ServerHoldings
+from snaprotd.report.assessment import Assessment, assess
+
+
+def next_runs(target: Target, now: datetime, count: int) -> list[datetime]:
+    """The next slots, by their nominal times; none while the policy is paused."""
+    slots: list[datetime] = []
+    schedule = Schedule(expressions=target.policy.schedule, timezone=target.policy.timezone)
+    moment: datetime | None = None if target.policy.paused else next_slot(schedule, now)
+    while moment is not None and len(slots) < count:
+        slots.append(moment)
+        moment = next_slot(schedule, moment)
+    return slots
+
+
+def plan_of(
+    config: Config, target: Target, held: ServerHoldings | None, *, now: datetime, count: int, doubt: str | None = None
+) -> Json:
+    """One server's entry of `plan --json`. `doubt`: what of the account's list cannot be relied on."""
+    report: Json = {
+        "id": plain_id(target.server_id),
+        "name": target.label,
+        "next": [zulu(slot) for slot in next_runs(target, now, count)],
+        "blocked": None,
+        "snapshots": [],
+    }
+    if held is None or held.server is None:
+        return {**report, "blocked": doubt or "the account has no such server"}
+    assessment = assess(config, target, held, now)
+    return {
+        **report,
+        "blocked": assessment.room.blocked or untouchable_words(held.server) or None,
+        "snapshots": [_planned_row(_decided_now(decision, assessment)) for decision in assessment.plan.decisions],
+    }
+
+
+def _decided_now(decision: Decision, assessment: Assessment) -> Decision:
+    """What a full server loses to make room is to be deleted, though the rules would keep it."""
+    room = assessment.room
+    if decision.delete or room.delete is None or room.delete.id != decision.snapshot.id:
+        return decision
+    return replace(decision, delete=True, reason=room.reason)
+
+
+def untouchable_words(server: Server) -> str:
+    """Why no rotation would touch the server as it is now; empty where nothing is in the way."""
+    return f"blocked: the server is {server.status}: it would not be touched" if server.is_untouchable else ""
+
+
+def people_plan_of(
+    config: Config, target: Target, held: ServerHoldings | None, *, now: datetime, count: int, doubt: str | None = None
+) -> Json:
+    """As `plan_of`, with what only the text shows."""
+    delay = spread_delay(target.server_id, target.policy.spread)
+    report = {
+        **plan_of(config, target, held, now=now, count=count, doubt=doubt),
+        "paused": target.policy.paused,
+        "timezone": target.policy.timezone,
+        "delay": duration(delay.total_seconds()) if delay else None,
+        "is_known": held is not None and held.server is not None,
+    }
+    if held is not None and held.server is not None:
+        report["snapshots"] = planned_rows(assess(config, target, held, now))
+    return report
+
+
+def _planned_row(decision: Decision) -> Json:
+    snapshot = decision.snapshot
+    return {
+        "id": plain_id(snapshot.id),
+        "name": snapshot.name,
+        "owner": decision.owner,
+        "status": snapshot.status,
+        "created_at": zulu(snapshot.created_at),
+        **_decided(decision),
+    }
+
+
+def _decided(decision: Decision) -> Json:
+    return {"decision": "delete" if decision.delete else "keep", "reason": decision.reason}
+
+
+def planned_rows(assessment: Assessment) -> list[Json]:
+    """Every snapshot with what becomes of it now, and what a rotation that ran now would make of it."""
+    later = {decision.snapshot.id: decision for decision in assessment.rehearsal.decisions}
+    return [
+        {
+            **_planned_row(_decided_now(decision, assessment)),
+            "size_mb": decision.snapshot.size_mb,
+            "description": decision.snapshot.description,
+            "after_next_run": _decided(later.get(decision.snapshot.id, decision)),
+        }
+        for decision in assessment.plan.decisions
+    ]
+
+
+def history_row(rotation: Rotation) -> Json:
+    """One entry of `history --json`."""
+    return {
+        "id": rotation.id,
+        "server_id": plain_id(rotation.server_id),
+        "slot": zulu(rotation.slot),
+        "started_at": zulu(rotation.started_at),
+        "finished_at": zulu(rotation.finished_at),
+        "result": rotation.result,
+        "step": rotation.failed_step or rotation.step,
+        "snapshot_id": plain_id(rotation.snapshot_id) if rotation.snapshot_id else None,
+        "deleted": [plain_id(one) for one in rotation.deleted],
+        "error": rotation.error,
+    }
+
+
+def snapshot_row(snapshot: Snapshot, owner: Owner) -> Json:
+    """One entry of `list --json`."""
+    return {
+        "id": plain_id(snapshot.id),
+        "server_id": plain_id(snapshot.server_id),
+        "server_name": snapshot.server_name,
+        "name": snapshot.name,
+        "owner": owner,
+        "status": snapshot.status,
+        "size_mb": snapshot.size_mb,
+        "created_at": zulu(snapshot.created_at),
+        "description": snapshot.description,
+    }
+
+
+def snapshot_rows(
+    config: Config, targets: Iterable[Target], known: Mapping[str, ServerHoldings], wanted: Sequence[str]
+) -> list[Json]:
+    """`list --json`: the snapshots of the servers with the ids `wanted`, newest first for each."""
+    adopt = {target.server_id: target.policy.adopt for target in targets}
+    rows = []
+    for server_id in wanted:
+        held = known.get(server_id)
+        snapshots = sorted(held.snapshots, key=_age, reverse=True) if held else []
+        for snapshot in snapshots:
+            owner = retention.owner_of(snapshot, instance=config.instance, adopt=adopt.get(server_id, ()))
+            rows.append(snapshot_row(snapshot, owner))
+    return rows
+
+
+def _age(snapshot: Snapshot) -> tuple[datetime, str]:
+    return (snapshot.created_at or datetime.min.replace(tzinfo=UTC), snapshot.id)
+
+
+def outcome_of(rotation: Rotation) -> Json:
+    """`now --json`."""
+    taken = rotation.snapshot_id is not None
+    return {
+        "result": rotation.result or "failure",
+        "snapshot": {"id": plain_id(rotation.snapshot_id), "name": rotation.snapshot_name}
+        if taken and rotation.snapshot_id
+        else None,
+        "deleted": [plain_id(one) for one in rotation.deleted],
+        "error": rotation.error if rotation.is_finished else "interrupted: the next start of snaprotd goes on with it",
+    }
+
+
+def ids_of(texts: Sequence[str], targets: Sequence[Target], servers: Sequence[Server]) -> list[str] | str:
+    """The server ids that `texts` name: by id, by our label, or by the account's name where that is unique.
+
+    Without any text, every configured server. A text that names none, or several, is answered with a sentence.
+    """
+    if not texts:
+        return [target.server_id for target in targets]
+    ids = []
+    for text in texts:
+        exact = {target.server_id for target in targets if text in (target.server_id, target.label)}
+        exact |= {server.id for server in servers if server.id == text}
+        found = exact or {server.id for server in servers if server.name == text}
+        if len(found) != 1:
+            names = f"{len(found)} servers are named {text}: use an id ({', '.join(sorted(found))})"
+            return names if found else f"no server is named {text}"
+        ids.append(found.pop())
+    return ids

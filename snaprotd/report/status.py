@@ -1,0 +1,288 @@
+"""The status report: one JSON value that says how everything stands. The page and `snaprotd status` read nothing else.
+
+`docs/json.md` describes it for others. A key may be added at any time; `version` is raised when one changes its
+meaning or goes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+
+from snaprotd import __version__
+from snaprotd.config.settings import Config, Target, as_written
+from snaprotd.core.model import Owner, Policy, Server
+from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.core.words import Json, count, plain_id, zulu
+from snaprotd.observe.metrics import ServerFacts
+from snaprotd.report.assessment import Assessment
+from snaprotd.report.rows import history_row, planned_rows, untouchable_words
+
+VERSION = 1
+
+ALARM, ATTENTION, OK = "alarm", "attention", "ok"
+"""Somebody must act; somebody should look; nobody need do anything."""
+
+
+TIME_CHANGE = timedelta(hours=1)
+"""What a day may be longer by, in autumn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """All that the report is made from, as of `now`."""
+
+    config: Config
+    now: datetime
+    started_at: datetime
+    targets: Sequence[Target]
+    facts: Mapping[str, ServerFacts]
+    """By label."""
+    servers: Mapping[str, Server]
+    """The account's servers, by id, as the assessments are."""
+    assessments: Mapping[str, Assessment]
+    running: Sequence[Rotation]
+    """The open ones, whoever runs them."""
+    ledger_error: str | None
+    """Why the ledger cannot be read, or None."""
+    inventory_listed_at: datetime | None
+    account_error: str | None
+    """Why the account could not be listed the last time, or None."""
+    config_loaded_at: datetime
+    ledger_path: str
+    is_ending: bool
+    """It has been asked to end, and still sees to servers that it holds off."""
+    config_mistakes: Sequence[str]
+    """Why the file as it now is was refused; empty where it is the one in force."""
+
+
+def status_report(situation: Situation) -> Json:
+    """The whole report."""
+    running = {rotation.server_id: rotation for rotation in situation.running}
+    servers = [_server(situation, target, running.pop(target.server_id, None)) for target in situation.targets]
+    departed = [_departed(situation, rotation) for rotation in running.values()]
+    problems = [*_general_problems(situation), *_problems_of(servers + departed)]
+    return {
+        **report_head(situation),
+        "state": _worst(problem["severity"] for problem in problems),
+        "problems": problems,
+        "inventory": {"listed_at": zulu(situation.inventory_listed_at), "error": situation.account_error},
+        "ledger_error": situation.ledger_error,
+        "servers": servers,
+        "departed": departed,
+    }
+
+
+def report_head(situation: Situation) -> Json:
+    """What the report says of the daemon itself."""
+    return {
+        "version": VERSION,
+        "snaprotd": __version__,
+        "instance": situation.config.instance,
+        "ledger": situation.ledger_path,
+        "generated_at": zulu(situation.now),
+        "started_at": zulu(situation.started_at),
+        "limit": situation.config.limit,
+        "config": {
+            "path": os.path.abspath(situation.config.path),
+            "loaded_at": zulu(situation.config_loaded_at),
+            "mistakes": list(situation.config_mistakes),
+        },
+    }
+
+
+def server_report(situation: Situation, target: Target, history: Sequence[Rotation]) -> Json:
+    """One server's entry of the report, with its policy as resolved and its last rotations with their steps."""
+    running = next((one for one in situation.running if one.server_id == target.server_id), None)
+    return {
+        **_server(situation, target, running),
+        "policy": {
+            key: {"value": as_written(key, getattr(target.policy, key)), "from": target.entry.origins[key]}
+            for key in (each.name for each in fields(Policy))
+        },
+        "history": [past_rotation(rotation) for rotation in history],
+    }
+
+
+def past_rotation(rotation: Rotation) -> Json:
+    """A row of the history, with what `history --json` leaves out."""
+    steps = [*rotation.trail]
+    return {
+        **history_row(rotation),
+        "failed_step": rotation.failed_step,
+        "seconds": _seconds_between(rotation.started_at, rotation.finished_at),
+        "off_seconds": round(rotation.off_for),
+        "steps": [{"step": one.step, "seconds": round(one.seconds)} for one in steps],
+    }
+
+
+# -- one server --------------------------------------------------------------------------------------------------------
+
+
+def _server(situation: Situation, target: Target, running: Rotation | None) -> Json:
+    facts = situation.facts.get(target.label) or ServerFacts(server_id=target.server_id)
+    server = situation.servers.get(target.server_id)
+    report: Json = {
+        "id": plain_id(target.server_id),
+        "name": target.label,
+        "server_name": server.name if server else facts.server_name or None,
+        "power": server.status if server else None,
+        "paused": target.policy.paused,
+        "schedule": list(target.policy.schedule),
+        "timezone": target.policy.timezone,
+        "expected_interval_seconds": facts.expected_interval,
+        "next_run": zulu(facts.next_run),
+        "running": _running(running) if running else None,
+        "stopped_by_us_since": _off_since(running) if running else None,
+        "last": past_rotation(facts.latest) if facts.latest else None,
+        **_holdings(situation, situation.assessments.get(target.server_id), server),
+    }
+    problems = [*_own_problems(situation, target, facts, running, report)]
+    state = _worst(severity for severity, _ in problems)
+    return {
+        **report,
+        "state": "paused" if target.policy.paused and state == OK else state,
+        "problems": [{"severity": severity, "text": text} for severity, text in problems],
+    }
+
+
+def _holdings(situation: Situation, assessment: Assessment | None, server: Server | None) -> Json:
+    """What the provider's list says of the server; nulls where it has not been read yet."""
+    if assessment is None:
+        return dict.fromkeys(("newest_completed", "slots", "blocked", "prune_pending", "snapshots"))
+    newest, decisions = assessment.newest, assessment.plan.decisions
+    ours = sum(decision.owner is Owner.MANAGED for decision in decisions)
+    return {
+        "newest_completed": newest
+        and {
+            "id": plain_id(newest.id),
+            "name": newest.name,
+            "created_at": zulu(newest.created_at),
+            "size_mb": newest.size_mb,
+        },
+        "slots": {
+            "managed": ours,
+            "foreign": len(decisions) - ours,
+            "free": max(0, situation.config.limit - len(decisions)),
+        },
+        "blocked": assessment.room.blocked or (untouchable_words(server) if server else "") or None,
+        "prune_pending": len(assessment.plan.deletions),
+        "snapshots": planned_rows(assessment),
+    }
+
+
+def _running(rotation: Rotation) -> Json:
+    return {
+        "rotation": rotation.id,
+        "slot": zulu(rotation.slot),
+        "started_at": zulu(rotation.started_at),
+        "step": rotation.step,
+        "seconds": round(rotation.waited),
+        "note": rotation.note,
+        "error": rotation.error,
+        "held_off": rotation.held_off,
+        "steps": [{"step": one.step, "seconds": round(one.seconds)} for one in rotation.trail],
+    }
+
+
+def _off_since(rotation: Rotation) -> str | None:
+    """Not while the server runs: still, when a stop has been asked for, or again, when it is only watched."""
+    return zulu(rotation.went_off_at) if rotation.held_off and not rotation.came_back else None
+
+
+def _departed(situation: Situation, rotation: Rotation) -> Json:
+    """A rotation that goes on though its server has left the configuration."""
+    off = rotation.held_off
+    words = f"{rotation.label} is no longer configured; its rotation goes on under its old policy"
+    if situation.inventory_listed_at is None:
+        words = (
+            f"{rotation.label} is not known to be configured until the account has been listed; its rotation goes on"
+        )
+    return {
+        "id": plain_id(rotation.server_id),
+        "name": rotation.label,
+        "running": _running(rotation),
+        "stopped_by_us_since": _off_since(rotation),
+        "problems": [{"severity": ATTENTION, "text": words + (" until the server is started" if off else "")}],
+    }
+
+
+# -- problems ----------------------------------------------------------------------------------------------------------
+
+
+def _general_problems(situation: Situation) -> list[Json]:
+    found = []
+    if situation.is_ending:
+        found.append((ATTENTION, "snaprotd is ending: it takes no new work"))
+    if situation.config_mistakes:
+        words = "the configuration file is refused as it now is; the one read before is in force"
+        first, *others = situation.config_mistakes
+        more = f" (and {count(len(others), 'other mistake')})" if others else ""
+        found.append((ALARM, f"{words}: {first}{more}"))
+    if situation.ledger_error is not None:
+        found.append((ALARM, situation.ledger_error))
+    if situation.account_error is not None:
+        found.append((ALARM, f"the account could not be listed: {situation.account_error}"))
+    elif situation.inventory_listed_at is None:
+        found.append((ATTENTION, "the account has not been listed yet"))
+    return [{"server": None, "server_id": None, "severity": severity, "text": text} for severity, text in found]
+
+
+def _problems_of(servers: Iterable[Json]) -> list[Json]:
+    return [
+        {"server": server["name"], "server_id": server["id"], **problem}
+        for server in servers
+        for problem in server["problems"]
+    ]
+
+
+def _own_problems(
+    situation: Situation, target: Target, facts: ServerFacts, running: Rotation | None, report: Json
+) -> Iterable[tuple[str, str]]:
+    if facts.missing:
+        yield ALARM, f"the account has no server {target.server_id}"
+    yield from _power_problems(situation, running)
+    if facts.latest is not None and facts.latest.result is not Result.SUCCESS:
+        failed = facts.latest
+        severity = ATTENTION if failed.result is Result.PARTIAL else ALARM
+        yield severity, f"the last rotation ended as {failed.result}, at step {failed.failed_step}: {failed.error}"
+    if report["blocked"] and not (facts.latest and facts.latest.error == report["blocked"]):
+        yield ALARM, report["blocked"]
+    yield from _age_problems(situation, target, report)
+
+
+def _power_problems(situation: Situation, running: Rotation | None) -> Iterable[tuple[str, str]]:
+    if running is None or not running.held_off or running.held_off_since is None:
+        return
+    if situation.now - running.held_off_since > _longest(running.policy):
+        yield ALARM, "the server is held off by us for longer than its policy's time-outs allow"
+    elif running.step is Step.START and running.starts > 1:
+        yield ALARM, f"the server has been asked to start {running.starts} times and is not running yet"
+
+
+def _age_problems(situation: Situation, target: Target, report: Json) -> Iterable[tuple[str, str]]:
+    if report["snapshots"] is None or target.policy.paused:
+        return
+    newest, interval = report["newest_completed"], report["expected_interval_seconds"]
+    if newest is None:
+        yield ATTENTION, "there is no completed snapshot of ours yet"
+    elif interval is not None:
+        age = situation.now - datetime.fromisoformat(newest["created_at"])
+        if age > timedelta(seconds=interval) + _longest(target.policy) + TIME_CHANGE:
+            yield ALARM, "the newest snapshot is older than the schedule allows"
+
+
+def _longest(policy: Policy) -> timedelta:
+    """How long a rotation may take by the time-outs of its policy."""
+    return policy.stop_timeout + policy.snapshot_timeout + policy.start_timeout
+
+
+def _worst(severities: Iterable[str]) -> str:
+    found = set(severities)
+    return next((severity for severity in (ALARM, ATTENTION) if severity in found), OK)
+
+
+def _seconds_between(start: datetime, end: datetime | None) -> int | None:
+    return None if end is None else round((end - start).total_seconds())

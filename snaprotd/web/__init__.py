@@ -1,0 +1,1 @@
+"""The addresses and the pages, made from a report."""

@@ -1,0 +1,177 @@
+"""What the daemon shows over HTTP. Read-only, and served on the daemon's own loop: a stuck loop is a failing probe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Protocol
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from snaprotd.core.errors import LedgerError, SnaprotdError
+from snaprotd.web import pages
+
+
+class View(Protocol):
+    """What the pages need to know of the daemon."""
+
+    def exposition(self) -> bytes:
+        """The metrics, in Prometheus' text format."""
+
+    def ailments(self) -> Sequence[str]:
+        """What keeps the daemon from doing its job at all, in words; empty if it is healthy."""
+
+    def unready(self) -> Sequence[str]:
+        """What it still waits for before its job can begin; empty if it is ready."""
+
+    def remarks(self) -> Sequence[str]:
+        """What somebody should look at, though the job goes on."""
+
+    def head(self) -> Mapping[str, Any]:
+        """What every page shows above and below what it is about."""
+
+    async def status(self) -> Mapping[str, Any]:
+        """How everything stands, as plain JSON values."""
+
+    async def server_status(self, name: str) -> Mapping[str, Any] | None:
+        """How the server of this id or label stands, with its policy and history; None where it is not configured.
+
+        Raises `LedgerError` where the history cannot be read.
+        """
+
+
+def application(view: View) -> Starlette:
+    site = _Site(view)
+    return Starlette(
+        routes=[
+            Route("/", site.fleet),
+            Route("/servers/{server_id}", site.server),
+            Route("/static/{name}", site.static),
+            Route("/api/status", site.status),
+            Route("/metrics", site.metrics),
+            Route("/healthz", site.healthz),
+            Route("/readyz", site.readyz),
+        ],
+        middleware=[Middleware(GZipMiddleware, minimum_size=1000)],
+        exception_handlers={LedgerError: _no_ledger},
+    )
+
+
+GUARDED = {
+    # Nothing on a page comes from, or goes to, another host; nothing of it runs that is not a file of ours.
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class _Site:
+    """What each address answers. What is long to write is written off the loop."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    async def fleet(self, request: Request) -> Response:
+        return await _page(200, pages.fleet_page, await self._view.status(), dict(request.query_params))
+
+    async def server(self, request: Request) -> Response:
+        server_id = request.path_params["server_id"]
+        server = await self._view.server_status(server_id)
+        if server is None:
+            return await _page(404, pages.missing_page, self._view.head(), f"No server {server_id} is configured.")
+        return await _page(200, pages.server_page, self._view.head(), server)
+
+    async def static(self, request: Request) -> Response:
+        media_type, content = pages.STATIC.get(request.path_params["name"], ("", b""))
+        if not content:
+            return PlainTextResponse("not found\n", status_code=404)
+        return Response(content, media_type=media_type, headers={**GUARDED, "Cache-Control": "max-age=60"})
+
+    async def status(self, request: Request) -> Response:
+        server_id = request.query_params.get("server")
+        if server_id is None:
+            return await asyncio.to_thread(JSONResponse, await self._view.status(), headers=GUARDED)
+        report = await self._view.server_status(server_id)
+        if report is None:
+            return JSONResponse({"detail": f"no server {server_id} is configured"}, status_code=404, headers=GUARDED)
+        return JSONResponse(report, headers=GUARDED)
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(self._view.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    async def healthz(self, _: Request) -> Response:
+        return _verdict(self._view.ailments())
+
+    async def readyz(self, _: Request) -> Response:
+        return _verdict(self._view.unready(), self._view.remarks())
+
+
+async def _page(code: int, render: Callable[..., str], *facts: Any) -> Response:
+    return HTMLResponse(await asyncio.to_thread(render, *facts), status_code=code, headers=GUARDED)
+
+
+async def _no_ledger(_: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{error}\n", status_code=503)
+
+
+def _verdict(problems: Sequence[str], remarks: Sequence[str] = ()) -> Response:
+    text = "\n".join([*(problems or ["ok"]), *remarks])
+    return PlainTextResponse(f"{text}\n", status_code=503 if problems else 200)
+
+
+@asynccontextmanager
+async def serving(view: View, address: tuple[str, int] | None) -> AsyncIterator[str | None]:
+    """Serve on `address` meanwhile; gives the URL. Raises `SnaprotdError` where the address cannot be used."""
+    if address is None:
+        yield None
+        return
+    listener = _bind(*address)
+    server = _Server(
+        uvicorn.Config(
+            application(view), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
+        )
+    )
+    task = asyncio.create_task(server.serve(sockets=[listener]), name="web")
+    try:
+        yield _url(listener)
+    finally:
+        server.should_exit = True
+        await asyncio.wait([task], timeout=10)
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """The daemon, not uvicorn, owns the signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror
+        raise SnaprotdError(
+            f"cannot listen on {host}:{port}: {reason}. Choose another address with the key `listen`"
+        ) from error
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

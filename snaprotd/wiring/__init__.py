@@ -1,0 +1,1 @@
+"""Puts the parts together: the only room that sees the configuration, the provider, the ledger and the observers."""

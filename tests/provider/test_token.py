@@ -1,0 +1,191 @@
+"""Where the API token comes from."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from snaprotd.provider.token import TokenError, TokenSource, token_source
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text("vps_first\n")
+    path.chmod(0o600)
+    return path
+
+
+def replaced(path: Path, text: str) -> None:
+    """As editors and Kubernetes do it: a new file under the old name."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.chmod(0o600)
+    new.replace(path)
+
+
+def credentials(tmp_path: Path) -> Path:
+    directory = tmp_path / "credentials"
+    directory.mkdir()
+    (directory / "token").write_text("vps_credentials")
+    return directory
+
+
+def test_the_white_space_around_the_token_is_not_part_of_it(file: Path) -> None:
+    file.write_text("  vps_first \r\n\n")
+    assert token_source(file, {}).get() == "vps_first"
+
+
+def test_the_places_are_tried_in_the_documented_order(file: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named"
+    named.write_text("vps_named")
+    environ = {
+        "VPS_API_TOKEN": "vps_plain",
+        "CREDENTIALS_DIRECTORY": str(credentials(tmp_path)),
+        "SNAPROTD_TOKEN_FILE": str(named),
+    }
+    found = [token_source(file, environ).get(), token_source(None, environ).get()]
+    del environ["SNAPROTD_TOKEN_FILE"]
+    found.append(token_source(None, environ).get())
+    del environ["CREDENTIALS_DIRECTORY"]
+    found.append(token_source(None, environ).get())
+    assert found == ["vps_first", "vps_named", "vps_credentials", "vps_plain"]
+
+
+def test_credentials_without_a_token_are_passed_over(tmp_path: Path) -> None:
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "VPS_API_TOKEN": "vps_plain"}
+    assert token_source(None, environ).get() == "vps_plain"
+
+
+def test_a_named_file_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(TokenError, match=r"nowhere cannot be read: No such file"):
+        token_source(tmp_path / "nowhere", {"VPS_API_TOKEN": "vps_plain"})
+
+
+def test_without_any_place_the_message_names_them_all() -> None:
+    with pytest.raises(TokenError) as caught:
+        token_source(None, {"VPS_API_TOKEN": ""})
+    places = ("api.token_file", "$SNAPROTD_TOKEN_FILE", "$CREDENTIALS_DIRECTORY/token", "$VPS_API_TOKEN")
+    assert all(place in str(caught.value) for place in places)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is empty"),
+        (b" \n\t\n", "is empty"),
+        (b"Bearer vps_secret", "more than one word"),
+        (b"vps_secret\nvps_secret2", "more than one word"),
+        ("vps_secr\u00e9t".encode(), "characters that no token has"),
+        (b"vps_secret\x00", "characters that no token has"),
+        (b"\xff\xfevps_secret", "characters that no token has"),
+        ("vps_secret\u00a0x".encode(), "more than one word"),
+        (b"vps_secret" * 500, "longer than 4096 bytes"),
+    ],
+)
+def test_what_is_no_token_is_refused_without_being_quoted(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(TokenError, match=complaint) as caught:
+        token_source(path, {})
+    assert "secr" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_directory_is_no_token(tmp_path: Path) -> None:
+    with pytest.raises(TokenError, match="Is a directory"):
+        token_source(tmp_path, {})
+
+
+def test_a_changed_file_is_read_again(file: Path) -> None:
+    source = token_source(file, {})
+    replaced(file, "vps_second")
+    assert source.get() == "vps_second"
+
+
+def test_a_change_of_equal_size_and_time_is_seen_by_the_file_itself(file: Path) -> None:
+    source = token_source(file, {})
+    times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    replaced(file, "vps_other\n")
+    os.utime(file, ns=times)
+    assert source.get() == "vps_other"
+
+
+def test_a_swapped_symlink_is_a_change(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("vps_one")
+    (tmp_path / "two").write_text("vps_two")
+    link, new = tmp_path / "token", tmp_path / "new"
+    link.symlink_to("one")
+    source = token_source(link, {})
+    new.symlink_to("two")
+    new.replace(link)
+    assert source.get() == "vps_two"
+
+
+def test_refresh_tells_whether_the_token_is_another_one(file: Path) -> None:
+    source = token_source(file, {})
+    same = source.refresh()
+    replaced(file, "vps_second")
+    assert (same, source.refresh(), source.refresh()) == (False, True, False)
+
+
+@pytest.mark.parametrize("content", ["", "half a token"])
+def test_a_file_that_is_unusable_for_a_moment_leaves_the_token_in_force(file: Path, content: str) -> None:
+    source = token_source(file, {})
+    file.write_text(content)
+    during = source.get()
+    file.write_text("vps_second")
+    assert (during, source.get()) == ("vps_first", "vps_second")
+
+
+def test_a_file_that_is_away_for_a_moment_leaves_the_token_in_force(file: Path) -> None:
+    source = token_source(file, {})
+    file.unlink()
+    during = source.get()
+    file.write_text("vps_second")
+    assert (during, source.get()) == ("vps_first", "vps_second")
+
+
+def test_a_token_of_the_environment_never_changes() -> None:
+    source = token_source(None, {"VPS_API_TOKEN": "vps_plain"})
+    assert (source.refresh(), source.get(), source.warnings()) == (False, "vps_plain", [])
+
+
+def test_a_pipe_is_read_only_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("vps_piped\n",))
+    writer.start()
+    source = token_source(pipe, {})
+    writer.join()
+    assert (source.get(), source.refresh(), source.get()) == ("vps_piped", False, "vps_piped")
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o440, False), (0o644, True), (0o604, True)])
+def test_a_file_that_everybody_can_read_is_warned_of(file: Path, mode: int, warned: bool) -> None:
+    file.chmod(mode)
+    warnings = token_source(file, {}).warnings()
+    assert [f"chmod 600 {file}" in warning for warning in warnings] == ([True] if warned else [])
+
+
+def test_a_file_that_is_gone_is_warned_of(file: Path) -> None:
+    source = token_source(file, {})
+    file.unlink()
+    assert "the token read before is still used" in source.warnings()[0]
+
+
+def test_the_token_is_in_no_repr(file: Path) -> None:
+    source: TokenSource = token_source(file, {})
+    shown = f"{source!r} {source} {source._token!r} {source._token}"
+    assert "vps_first" not in shown
+    assert str(file) in shown
+
+
+def test_the_token_before_stays_a_secret(file: Path) -> None:
+    source = token_source(file, {})
+    replaced(file, "vps_second")
+    source.get()
+    assert source.secrets() == ("vps_second", "vps_first")
