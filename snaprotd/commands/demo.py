@@ -169,7 +169,7 @@ class _Demo:
                 str(good),
                 str(len(ended) - good),
                 str(sum(len(rotation.deleted) for rotation in ended)),
-                f"{sum(rotation.off_for for rotation in ended):.0f} s",
+                f"{sum(rotation.power.off_for for rotation in ended):.0f} s",
                 ", ".join(snapshot.name for snapshot in self._world.snapshots_of(server_id)),
             )
         return table

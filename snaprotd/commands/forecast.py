@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +15,7 @@ from snaprotd.commands.text.forecast import forecast_text
 from snaprotd.commands.text.terminal import show
 from snaprotd.config.settings import Config, ServerEntry
 from snaprotd.core.errors import SnaprotdError, UnknownServer
+from snaprotd.core.policy import Rules
 from snaprotd.forecast.as_json import forecast_json
 from snaprotd.forecast.as_svg import drawing
 from snaprotd.forecast.expect import alike, expect
@@ -89,10 +91,12 @@ def _forecasts(settings: Config, server: str | None, assumed: Assumed) -> list[N
     if assumed.foreign > settings.limit:
         raise click.UsageError(f"--foreign {assumed.foreign}: a server holds {settings.limit} snapshots (`limit`)")
     start = datetime.now(UTC).replace(microsecond=0)
-    named = [(_name(entry), entry.policy) for entry in _entries(settings, server)]
+    entries = _entries(settings, server)
+    named = [(_name(entry), entry.policy) for entry in entries]
+    rules = Rules(policy=entries[0].policy, instance=settings.instance, limit=settings.limit)
     try:
         return [
-            (names, expect(policy, start=start, assumed=assumed, instance=settings.instance, limit=settings.limit))
+            (names, expect(replace(rules, policy=policy), start=start, assumed=assumed))
             for names, policy in alike(named)
         ]
     except TooManyRuns as error:

@@ -20,7 +20,8 @@ from snaprotd.config.mistakes import Findings, read_shape, shown_path
 from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written
 from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
 from snaprotd.core.errors import ConfigError, Mistake
-from snaprotd.core.model import Policy
+from snaprotd.core.policy import Policy
+from snaprotd.core.schedule import DEFAULT_TIMEZONE, Schedule
 
 SYSTEM_PATH = Path("/etc/snaprotd/config.yaml")
 LARGEST_FILE = 4 * 1024 * 1024
@@ -118,7 +119,9 @@ def _default_state(environ: Mapping[str, str]) -> str:
 def _entries(keys: FileKeys) -> Iterator[ServerEntry]:
     for index, own in enumerate(keys["servers"]):
         merged = merged_layers(layers_of(keys, ("servers", index), own))
-        policy = Policy(**{key: _plain(key, value) for key, (value, _) in merged.items()})
+        given = {key: _plain(key, value) for key, (value, _) in merged.items()}
+        schedule = Schedule(expressions=given.pop("schedule"), timezone=given.pop("timezone", DEFAULT_TIMEZONE))
+        policy = Policy(schedule=schedule, **given)
         origins = dict.fromkeys(PolicyKeys.__annotations__, "default")
         origins |= {key: shown_path(path) for key, (_, path) in merged.items()}
         yield ServerEntry(
@@ -148,7 +151,7 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     _add_defaults(schema, defaults_of(Config))
     _add_defaults(definitions["ApiKeys"], defaults_of(ApiSettings))
-    _add_defaults(definitions["PolicyKeys"], defaults_of(Policy))
+    _add_defaults(definitions["PolicyKeys"], defaults_of(Policy) | {"timezone": DEFAULT_TIMEZONE})
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "snaprotd"}
     return schema | head | {"required": ["servers"]}
 

@@ -9,8 +9,8 @@ from typing import Any
 from snaprotd.config.mistakes import Findings, keep_expected, nearest
 from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys
 from snaprotd.config.yaml_nodes import KeyPath
-from snaprotd.core.model import PROVIDER_LIMIT, Policy, Retention
-from snaprotd.core.schedule import Schedule, ScheduleError
+from snaprotd.core.policy import PROVIDER_LIMIT, Policy, Retention
+from snaprotd.core.schedule import DEFAULT_TIMEZONE, Schedule, ScheduleError
 
 Layer = tuple[KeyPath, PolicyKeys]
 """Where a mapping of policy keys stands, and the mapping."""
@@ -153,7 +153,7 @@ def _check_schedules(keys: FileKeys, findings: Findings) -> None:
                 _miss_schedule(path, layer, findings)
             continue
         schedule, origin = merged["schedule"]
-        timezone, _ = merged.get("timezone", (Policy.timezone, ()))
+        timezone, _ = merged.get("timezone", (DEFAULT_TIMEZONE, ()))
         if (origin, timezone) not in checked:
             checked.add((origin, timezone))
             _check_schedule((*origin, "schedule"), schedule, timezone, findings)

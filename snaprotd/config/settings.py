@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from snaprotd.config.shape import shown_duration
-from snaprotd.core.model import PROVIDER_LIMIT, Policy, Retention, Server
+from snaprotd.core.model import Server
+from snaprotd.core.policy import PROVIDER_LIMIT, Policy, Retention, Rules
+from snaprotd.core.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,10 @@ class Config:
     digest: str
     """SHA-256 of the file's content, in hexadecimal."""
 
+    def rules_of(self, target: Target) -> Rules:
+        """What decides over the snapshots of one server."""
+        return Rules(policy=target.policy, instance=self.instance, limit=self.limit)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -74,6 +80,8 @@ def as_written(key: str, value: Any) -> Any:
     """The value of a key as a user would write it."""
     if isinstance(value, Retention):
         return value.last if value.last == value.total else {rule: n for rule, n in vars(value).items() if n}
+    if isinstance(value, Schedule):
+        return list(value.expressions)
     if isinstance(value, timedelta):
         return shown_duration(value)
     if isinstance(value, float) and key != "requests_per_second":

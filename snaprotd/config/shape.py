@@ -27,8 +27,8 @@ from pydantic import (
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
-from snaprotd.core.model import Missed, OnStopTimeout, WhenFull
-from snaprotd.core.schedule import check_timezone
+from snaprotd.core.policy import OnStopTimeout, WhenFull
+from snaprotd.core.schedule import Missed, check_timezone
 
 LARGEST_LIMIT = 100
 

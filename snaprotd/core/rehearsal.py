@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from snaprotd.core.model import Policy, Snapshot, snapshot_name
-from snaprotd.core.retention import Decision, make_room, owner_of, plan_retention
+from snaprotd.core.model import Snapshot, snapshot_name
+from snaprotd.core.ownership import owner_of
+from snaprotd.core.policy import Rules
+from snaprotd.core.retention import Decision, plan_retention
+from snaprotd.core.room import make_room
 
 NEW = "new"
 """The id of the snapshot that a rehearsed rotation takes."""
@@ -30,28 +33,26 @@ class Rehearsal:
         return tuple(decision for decision in self.decisions if decision.delete)
 
 
-def rehearse(
-    snapshots: Sequence[Snapshot], policy: Policy, *, server_id: str, instance: str, limit: int, slot: datetime
-) -> Rehearsal:
+def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slot: datetime) -> Rehearsal:
     """The rotation of `slot`, as if it ran in that very moment and all of it succeeded.
 
     Raises ValueError as `plan_retention` does.
     """
-    room = make_room(snapshots, policy, instance=instance, limit=limit, now=slot)
+    room = make_room(snapshots, rules, now=slot)
     if room.blocked:
         return Rehearsal(blocked=room.blocked)
     taken = Snapshot(
         id=NEW,
         server_id=server_id,
         server_name="",
-        name=snapshot_name(instance, slot),
+        name=snapshot_name(rules.instance, slot),
         status="completed",
         created_at=slot,
     )
     remaining = [one for one in snapshots if one is not room.delete]
-    plan = plan_retention([*remaining, taken], policy, instance=instance, limit=limit, now=slot)
+    plan = plan_retention([*remaining, taken], rules, now=slot)
     gone: tuple[Decision, ...] = ()
     if room.delete is not None:
-        owner = owner_of(room.delete, instance=instance, adopt=policy.adopt)
+        owner = owner_of(room.delete, instance=rules.instance, adopt=rules.policy.adopt)
         gone = (Decision(snapshot=room.delete, owner=owner, delete=True, reason=room.reason),)
     return Rehearsal(decisions=(*plan.decisions, *gone))

@@ -12,16 +12,16 @@ restart cannot cut it short.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from snaprotd.core import creation, power
+from snaprotd.core.creation import Creation
 from snaprotd.core.errors import CloudError, Permanent, Refused
-from snaprotd.core.model import PROVIDER_LIMIT, Policy
-
-SETTLE_MARGIN = 1.25
-"""How much longer than `settle` we look before we believe that a lost request came to nothing: a snapshot that
-was made at the very end of it still needs a moment to be listed."""
+from snaprotd.core.model import snapshot_name
+from snaprotd.core.policy import Policy, Rules
+from snaprotd.core.power import Power
 
 MAX_CREATES = 3
 """Requests for one snapshot, each sent only after the one before it has settled. A server may be off meanwhile."""
@@ -70,11 +70,9 @@ class Rotation:
     """The server's name in metrics and logs."""
     slot: datetime
     snapshot_name: str
-    policy: Policy
-    """The policy it began with, and ends under, whatever becomes of the configuration meanwhile."""
+    rules: Rules
+    """The rules it began with, and ends under, whatever becomes of the configuration meanwhile."""
     started_at: datetime
-    instance: str = "main"
-    limit: int = PROVIDER_LIMIT
     settle: float = 120.0
     """Seconds for which a request whose answer was lost may still be carried out."""
     description: str = ""
@@ -86,41 +84,11 @@ class Rotation:
     """What it is waiting for, in words."""
     trail: tuple[Passed, ...] = ()
     """The steps before the present one, in order."""
-
-    held_off: bool = False
-    """The promise: we have asked this server to stop, or are about to, so we must see it running again."""
-    held_off_since: datetime | None = None
-    """When that promise was made, by the wall clock: for people, and never for a decision."""
-    stop_acknowledged: bool = False
-    """A stop has been acknowledged, and may not have been carried out yet."""
-    hard_stop: bool = False
-    """The stop timed out, and the policy's harder one has been asked for."""
-    stop_timed_out: bool = False
-    """The server did not switch off in time, and may yet."""
     running_allowed: bool = False
     """The stop timed out, and the policy says to take the snapshot anyway."""
-    power_open: float | None = None
-    """Age of the last stop or start that may yet be carried out; None where none may."""
-    starts: int = 0
-    """Start requests sent."""
-    start_age: float = 0.0
-    """Age of the last of them."""
-    went_off: bool = False
-    """It was seen not to be running, after we had asked for that."""
-    came_back: bool = False
-    """It was seen running again since then, and is only watched."""
-    went_off_at: datetime | None = None
-    """When that was first seen, by the wall clock: for people, and never for a decision."""
-    off_for: float = 0.0
-    """Seconds for which the server has been held off, since it was first seen so and until it was seen running."""
 
-    creates: int = 0
-    """Requests for the snapshot sent."""
-    create_open: float | None = None
-    """Age of the last of them, while it is not known whether it was, or will be, carried out."""
-    snapshot_id: str | None = None
-    unseen: float = 0.0
-    """Seconds since the snapshot was asked for or last seen in the list."""
+    power: Power = field(default_factory=Power)
+    creation: Creation = field(default_factory=Creation)
 
     deleted: tuple[str, ...] = ()
     undeletable: tuple[str, ...] = ()
@@ -131,6 +99,44 @@ class Rotation:
     result: Result | None = None
     finished_at: datetime | None = None
 
+    @staticmethod
+    def begin(
+        *,
+        id: str,  # noqa: A002 - the field's own name
+        server_id: str,
+        label: str,
+        slot: datetime,
+        rules: Rules,
+        now: datetime,
+        settle: float,
+        description: str = "",
+    ) -> Rotation:
+        """A rotation that has not done anything yet."""
+        return Rotation(
+            id=id,
+            server_id=server_id,
+            label=label,
+            slot=slot,
+            snapshot_name=snapshot_name(rules.instance, slot),
+            rules=rules,
+            started_at=now,
+            settle=settle,
+            description=description,
+        )
+
+    @property
+    def policy(self) -> Policy:
+        return self.rules.policy
+
+    @property
+    def snapshot_id(self) -> str | None:
+        return self.creation.snapshot_id
+
+    @property
+    def held_off(self) -> bool:
+        """The promise: the server must be seen running again."""
+        return self.power.held_off
+
     @property
     def is_finished(self) -> bool:
         return self.step is Step.DONE
@@ -138,18 +144,20 @@ class Rotation:
     @property
     def create_is_unsettled(self) -> bool:
         """A request for the snapshot may still be carried out: look for it, and send no other."""
-        return self.create_open is not None and self.create_open < self.settle * SETTLE_MARGIN
+        return self.creation.is_unsettled(self.settle)
 
     @property
     def power_is_unsettled(self) -> bool:
-        """A stop or start may still strike: watch the server.
+        """A stop or start may still strike: watch the server."""
+        return self.power.is_unsettled(settle=self.settle, start_timeout=self.policy.start_timeout.total_seconds())
 
-        A stop that the provider acknowledged, and has not carried out yet, is given longer than a lost one.
+    @property
+    def start_is_overdue(self) -> bool:
+        """It has stood at its start for longer than `start_timeout`.
+
+        Not so where a process that is about to end starts a server ahead of its turn: the age is that of another step.
         """
-        patience = self.settle * SETTLE_MARGIN
-        if self.stop_timed_out or self.stop_acknowledged:
-            patience = max(patience, self.policy.start_timeout.total_seconds())
-        return self.power_open is not None and self.power_open < patience
+        return self.step is Step.START and self.waited > self.policy.start_timeout.total_seconds()
 
 
 @dataclass(frozen=True)
@@ -181,15 +189,11 @@ Outcome = Done | Waiting | Failed
 
 def aged(rotation: Rotation, seconds: float) -> Rotation:
     """The rotation after `seconds` more of a monotonic clock."""
-    is_off = rotation.held_off and rotation.went_off and not rotation.came_back
     return replace(
         rotation,
         waited=rotation.waited + seconds,
-        start_age=rotation.start_age + seconds,
-        unseen=rotation.unseen + seconds,
-        off_for=rotation.off_for + seconds if is_off else rotation.off_for,
-        power_open=None if rotation.power_open is None else rotation.power_open + seconds,
-        create_open=None if rotation.create_open is None else rotation.create_open + seconds,
+        power=power.aged(rotation.power, seconds),
+        creation=creation.aged(rotation.creation, seconds),
     )
 
 
@@ -265,13 +269,39 @@ def _result(rotation: Rotation) -> Result:
     return Result.PARTIAL if rotation.failed_step is Step.PRUNE else Result.FAILURE
 
 
+def ended(rotation: Rotation, now: datetime) -> Rotation:
+    """With the time of its end, if this is its end."""
+    return replace(rotation, finished_at=now) if rotation.is_finished else rotation
+
+
+def hard_stop_begun(rotation: Rotation, now: datetime) -> Rotation:
+    """The stop has timed out, and the hard one is about to be asked for: its time is counted anew."""
+    return replace(
+        rotation,
+        power=power.promised_harder(rotation.power, now),
+        trail=(*rotation.trail, Passed(step=Step.STOP, seconds=round(rotation.waited, 3))),
+        waited=0.0,
+    )
+
+
+def hard_stop_undone(rotation: Rotation, before: Rotation) -> Rotation:
+    """The hard stop was not carried out: as `before` it, so that it is asked for again."""
+    undone = power.hard_stop_undone(rotation.power)
+    return replace(rotation, power=undone, trail=before.trail, waited=before.waited)
+
+
+def prune_failed(rotation: Rotation, error: str) -> Rotation:
+    """Something that is to go could not be deleted. The rotation goes on with the others, and ends as `partial`."""
+    return replace(rotation, error=error, failed_step=Step.PRUNE)
+
+
 def resumed(rotation: Rotation, now: datetime) -> Rotation:
     """The rotation as a new process takes it up.
 
     One that has asked for nothing yet follows its policy's `missed_within`, as a slot does that nobody saw: a server
     is not stopped at noon for last night's snapshot of a week ago.
     """
-    asked = rotation.held_off or rotation.creates or rotation.deleted
+    asked = rotation.held_off or rotation.creation.creates or rotation.deleted
     touched = asked or rotation.snapshot_id is not None or rotation.error is not None
     if touched or now - rotation.slot <= rotation.policy.missed_within:
         return rotation

@@ -16,18 +16,15 @@ import hashlib
 import re
 import zoneinfo
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from apscheduler.triggers.base import BaseTrigger
 from cronsim import CronSim, CronSimError
-
-from snaprotd.core.model import Missed
 
 ALIASES = {
     "@hourly": "0 * * * *",
@@ -47,6 +44,8 @@ FIELDS = {
     "day-of-week": (0, 7),
 }
 
+DEFAULT_TIMEZONE = "UTC"
+
 COUNTED_AT_MOST = 1000
 """Missed slots are counted up to here: after a year of `* * * * *` the exact figure is worth nothing."""
 
@@ -54,6 +53,13 @@ _DAY = timedelta(days=1)
 _SEARCHED = 100 * 366 * _DAY
 """How far a walk looks for two days: the rarest, 29 February on one weekday, may take 40 years to return."""
 _HORIZON = 400 * _DAY
+
+
+class Missed(StrEnum):
+    """What becomes of a slot that passed while no daemon was running."""
+
+    RUN = "run"
+    SKIP = "skip"
 
 
 class ScheduleError(ValueError):
@@ -65,7 +71,8 @@ class Schedule:
     """Crontab expressions, read on the clock of one time zone. A slot of any of them is a slot."""
 
     expressions: tuple[str, ...]
-    timezone: str
+    """Five-field crontab text, or aliases such as `@daily`."""
+    timezone: str = DEFAULT_TIMEZONE
 
     @staticmethod
     def parse(expressions: Iterable[str], timezone: str) -> Schedule:
@@ -325,46 +332,3 @@ def _times_of(crontabs: tuple[_Crontab, ...]) -> tuple[timedelta, ...]:
 @lru_cache(maxsize=256)
 def _longest_step(times: tuple[timedelta, ...]) -> timedelta:
     return max((later - earlier for earlier, later in pairwise(times)), default=timedelta(0))
-
-
-class SlotTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
-    """Fires `delay` after each slot, in UTC. For a job with `coalesce=True` and `misfire_grace_time=None`.
-
-    After a suspend APScheduler asks for every missed time, one by one: this answers with the latest at once.
-    It never raises, which would end the jobs of all servers: it tells `on_error` and ends its own job (None).
-    """
-
-    __slots__ = ("delay", "on_error", "schedule")
-
-    def __init__(
-        self,
-        schedule: Schedule,
-        *,
-        delay: timedelta = timedelta(0),
-        on_error: Callable[[Exception], None] | None = None,
-    ) -> None:
-        self.schedule = schedule
-        self.delay = delay
-        self.on_error = on_error
-
-    def slot_of(self, fire_time: datetime) -> datetime:
-        """The slot, by its nominal time, of a time at which this fired."""
-        return fire_time.astimezone(UTC) - self.delay
-
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
-        """The next time to fire; without a previous one the first after `now`: creation runs nothing."""
-        try:
-            previous = None if previous_fire_time is None else self.slot_of(previous_fire_time)
-            slot = self._next(previous, self.slot_of(now))
-            return None if slot is None else slot + self.delay
-        except Exception as error:
-            if self.on_error:
-                with suppress(Exception):
-                    self.on_error(error)
-            return None
-
-    def _next(self, previous: datetime | None, until: datetime) -> datetime | None:
-        if previous is None:
-            return next_slot(self.schedule, until)
-        following, latest = next_slot(self.schedule, previous), last_slot(self.schedule, until)
-        return max(following, latest) if following and latest else following

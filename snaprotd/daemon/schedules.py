@@ -10,9 +10,9 @@ import structlog
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.model import Policy
+from snaprotd.core.policy import Policy
 from snaprotd.core.rotation import Result, Rotation
-from snaprotd.core.schedule import Schedule, expected_interval, missed_slots, spread_delay
+from snaprotd.core.schedule import expected_interval, missed_slots, spread_delay
 from snaprotd.daemon.timer import SlotTimer
 from snaprotd.engine.rotations import Rotations
 from snaprotd.ledger.store import Claimed, Ledger, Mark, ServerBusy
@@ -117,8 +117,8 @@ class Schedules:
         return await self._catch_up(target, now)
 
     def _set_timer(self, target: Target, *, since: datetime) -> None:
-        self._timer.set(target.server_id, _schedule(target.policy), _delay(target), since)
-        interval = expected_interval(_schedule(target.policy), since)
+        self._timer.set(target.server_id, target.policy.schedule, _delay(target), since)
+        interval = expected_interval(target.policy.schedule, since)
         self.facts(target).expected_interval = None if target.policy.paused else interval.total_seconds()
 
     # -- their slots ---------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Schedules:
         """
         delay, facts = _delay(target), self.facts(target)
         missed = missed_slots(
-            _schedule(target.policy),
+            target.policy.schedule,
             seen=self._seen[target.server_id],
             now=now,
             policy_missed=target.policy.missed,
@@ -227,10 +227,6 @@ class Schedules:
         return self._metrics.servers.get(target.label) or ServerFacts(target.server_id)
 
 
-def _schedule(policy: Policy) -> Schedule:
-    return Schedule(expressions=policy.schedule, timezone=policy.timezone)
-
-
 def _delay(target: Target) -> timedelta:
     return spread_delay(target.server_id, target.policy.spread)
 
@@ -238,4 +234,4 @@ def _delay(target: Target) -> timedelta:
 def _written(policy: Policy) -> str:
     """What must not have changed for a missed slot to be run: nothing fires because a policy was edited or unpaused."""
     paused = " paused" if policy.paused else ""
-    return f"{policy.timezone} {' | '.join(policy.schedule)} +{policy.spread.total_seconds():.0f}s{paused}"
+    return f"{policy.timezone} {' | '.join(policy.schedule.expressions)} +{policy.spread.total_seconds():.0f}s{paused}"

@@ -7,19 +7,64 @@ used: by default it drops a job that is a second late, and it cancels running on
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 from apscheduler.executors.base import BaseExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
 
-from snaprotd.core.schedule import Schedule, SlotTrigger
+from snaprotd.core.schedule import Schedule, last_slot, next_slot
 
 log = structlog.get_logger("snaprotd.timer")
 
 Due = Callable[[str, datetime], None]
 """Told a server's id and the slot that has come."""
+
+
+class SlotTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Fires `delay` after each slot, in UTC. For a job with `coalesce=True` and `misfire_grace_time=None`.
+
+    After a suspend APScheduler asks for every missed time, one by one: this answers with the latest at once.
+    It never raises, which would end the jobs of all servers: it tells `on_error` and ends its own job (None).
+    """
+
+    __slots__ = ("delay", "on_error", "schedule")
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        delay: timedelta = timedelta(0),
+        on_error: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self.schedule = schedule
+        self.delay = delay
+        self.on_error = on_error
+
+    def slot_of(self, fire_time: datetime) -> datetime:
+        """The slot, by its nominal time, of a time at which this fired."""
+        return fire_time.astimezone(UTC) - self.delay
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """The next time to fire; without a previous one the first after `now`: creation runs nothing."""
+        try:
+            previous = None if previous_fire_time is None else self.slot_of(previous_fire_time)
+            slot = self._next(previous, self.slot_of(now))
+            return None if slot is None else slot + self.delay
+        except Exception as error:
+            if self.on_error:
+                with suppress(Exception):
+                    self.on_error(error)
+            return None
+
+    def _next(self, previous: datetime | None, until: datetime) -> datetime | None:
+        if previous is None:
+            return next_slot(self.schedule, until)
+        following, latest = next_slot(self.schedule, previous), last_slot(self.schedule, until)
+        return max(following, latest) if following and latest else following
 
 
 class _HandOn(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import fields
-from datetime import datetime
-from typing import Any
 
 import structlog
 
 from snaprotd.core.errors import CloudError, LeaseLost, LedgerError, Permanent
-from snaprotd.core.rotation import Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, judge
+from snaprotd.core.rotation import Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, ended, judge
 from snaprotd.engine.run import Run
-from snaprotd.engine.steps import STEPS, start
+from snaprotd.engine.steps import STEPS
+from snaprotd.engine.switching import start
 
 log = structlog.get_logger("snaprotd.rotation")
 
@@ -38,7 +36,7 @@ async def _visit_and_save(run: Run) -> None:
     else:
         outcome = await _visit(run, STEPS[step])
         before = run.rotation
-        run.learn(**_changes(before, advance(before, outcome), run.tools.now()))
+        run.update(lambda rotation: ended(advance(rotation, outcome), run.tools.now()))
         _tell(before, run.rotation, outcome)
     await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
@@ -66,7 +64,7 @@ async def _save(run: Run) -> None:
     """Save the record. Only its end must be on disk before we go on: each request that counts saves for itself."""
     if run.rotation.is_finished:
         run.tools.observer.finished(run.rotation)
-    while not await run.remember_if_possible() and run.rotation.is_finished:
+    while not await run.save_if_possible() and run.rotation.is_finished:
         if run.tools.drain.requested.is_set():
             return
         await asyncio.sleep(run.tools.poll_interval)
@@ -98,13 +96,6 @@ def _pause(outcome: Outcome, poll_interval: float) -> float:
         case Waiting(retry_after=float(seconds)):
             return max(to_tick, seconds)
     return to_tick
-
-
-def _changes(before: Rotation, after: Rotation, now: datetime) -> dict[str, Any]:
-    changed = {
-        f.name: getattr(after, f.name) for f in fields(after) if getattr(after, f.name) != getattr(before, f.name)
-    }
-    return {**changed, "finished_at": now} if after.is_finished else changed
 
 
 def _tell(before: Rotation, after: Rotation, outcome: Outcome) -> None:

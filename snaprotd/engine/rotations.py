@@ -11,7 +11,7 @@ from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.rotation import Rotation, resumed
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run, Tools
-from snaprotd.engine.steps import start_is_overdue, start_server
+from snaprotd.engine.switching import start_server
 from snaprotd.ledger.store import Claim, Claimed, Mark
 from snaprotd.observe.metrics import Metrics
 
@@ -168,7 +168,7 @@ class Rotations:
 
         def watch(rotation: Rotation) -> None:
             self._metrics.watch(rotation)
-            if start_is_overdue(rotation):
+            if rotation.start_is_overdue:
                 permit.give_back()
 
         try:

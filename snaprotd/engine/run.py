@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Concatenate, ParamSpec
 
 import structlog
 
+from snaprotd.core.creation import Creation
 from snaprotd.core.errors import CloudError, LedgerError
 from snaprotd.core.model import Server, Snapshot
+from snaprotd.core.power import Power
+from snaprotd.core.retention import refuse_deletion
 from snaprotd.core.rotation import Rotation, aged
+from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.vps_org.client import Cloud
 
 log = structlog.get_logger("snaprotd.rotation")
 
-
-class Observer(Protocol):
-    """Who is told of what a rotation does: the metrics."""
-
-    def start_failed(self, rotation: Rotation) -> None: ...
-
-    def deleted(self, rotation: Rotation, *, success: bool) -> None: ...
-
-    def back_on(self, rotation: Rotation, seconds: float) -> None: ...
-
-    def finished(self, rotation: Rotation) -> None: ...
+P = ParamSpec("P")
+Change = Callable[[Rotation], Rotation]
 
 
 class Drain:
@@ -70,14 +65,19 @@ class Tools:
 
 
 class Run:
-    """One rotation while this process runs it: the record, and what the steps may do with it."""
+    """One rotation while this process runs it: the record, and what the steps may do with it.
 
-    def __init__(self, rotation: Rotation, tools: Tools, watch: Callable[[Rotation], None] = lambda _: None) -> None:
+    `update` changes the record in memory; it is on disk at the end of the visit. `save` has it on disk before anything
+    else is done. The changes are the pure transitions of the core.
+    """
+
+    def __init__(self, rotation: Rotation, tools: Tools, show: Callable[[Rotation], None] = lambda _: None) -> None:
+        """`show` is told of each change."""
         self._rotation = rotation
         self._aged_at = asyncio.get_running_loop().time()
         self._unguarded = False
         self.tools = tools
-        self._watch = watch
+        self._show = show
 
     @property
     def rotation(self) -> Rotation:
@@ -87,36 +87,55 @@ class Run:
         self._aged_at = moment
         return self._rotation
 
-    def learn(self, **changes: Any) -> Rotation:
+    def update(self, change: Change) -> Rotation:
         """Change the record; it is saved at the end of the visit."""
-        self._rotation = replace(self.rotation, **changes)
+        self._rotation = change(self.rotation)
         try:
-            self._watch(self._rotation)
+            self._show(self._rotation)
         except Exception:
             log.exception("internal error: who watches a rotation must not end it")
         return self._rotation
 
-    async def remember(self, **changes: Any) -> None:
+    def update_power(
+        self, transition: Callable[Concatenate[Power, P], Power], *args: P.args, **kwargs: P.kwargs
+    ) -> Rotation:
+        return self.update(_of_power(transition, *args, **kwargs))
+
+    def update_creation(
+        self, transition: Callable[Concatenate[Creation, P], Creation], *args: P.args, **kwargs: P.kwargs
+    ) -> Rotation:
+        return self.update(_of_creation(transition, *args, **kwargs))
+
+    async def save(self, change: Change = lambda rotation: rotation) -> None:
         """Change the record and have it on disk before anything else is done.
 
         Raises `LedgerError` where that fails, and `LeaseLost` where the rotation is no longer ours.
         """
-        intended = replace(self.rotation, **changes)
-        await self.tools.ledger.save(intended)
+        await self.tools.ledger.save(change(self.rotation))
         self._unguarded = False
-        self.learn(**changes)
+        self.update(change)
 
-    async def remember_if_possible(self, **changes: Any) -> bool:
-        """As `remember`, but go on from memory where the ledger cannot be written; True if it could.
+    async def save_power(
+        self, transition: Callable[Concatenate[Power, P], Power], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        await self.save(_of_power(transition, *args, **kwargs))
+
+    async def save_creation(
+        self, transition: Callable[Concatenate[Creation, P], Creation], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        await self.save(_of_creation(transition, *args, **kwargs))
+
+    async def save_if_possible(self, change: Change = lambda rotation: rotation) -> bool:
+        """As `save`, but go on from memory where the ledger cannot be written; True if it could.
 
         Nobody else can write that ledger either, so nobody has taken the rotation over: its server can be started.
         """
         try:
-            await self.remember(**changes)
+            await self.save(change)
         except LedgerError as error:
             self._unguarded = True
             log.error("the ledger cannot be written: going on from memory", error=str(error))
-            self.learn(**changes)
+            self.update(change)
             return False
         return True
 
@@ -131,16 +150,31 @@ class Run:
     async def snapshots(self) -> tuple[Snapshot, ...]:
         return await self.tools.inventory.snapshots(self._rotation.server_id)
 
-    async def delete(self, snapshot: Snapshot, reason: str) -> str | None:
-        """Delete one snapshot; the error in words if that failed."""
-        await self.remember()
+    async def delete(
+        self, snapshot: Snapshot, reason: str, *, listed: Sequence[Snapshot], last_may_go: bool = False
+    ) -> str | None:
+        """Delete one snapshot of those `listed` by the look just made; the error in words if that failed.
+
+        Raises `ForbiddenDeletion` for one that must stay, whoever has decided that it goes.
+        """
+        rules, now = self._rotation.rules, self.tools.now()
+        refuse_deletion(snapshot.id, listed, rules, now=now, last_may_go=last_may_go)
+        await self.save()
         log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=reason)
         try:
             await self.tools.cloud.delete_snapshot(snapshot.id, guard=self.guard)
         except CloudError as error:
             self.tools.observer.deleted(self._rotation, success=False)
-            self.learn(undeletable=(*self._rotation.undeletable, snapshot.id))
+            self.update(lambda rotation: replace(rotation, undeletable=(*rotation.undeletable, snapshot.id)))
             return f"could not delete {snapshot.name}: {error}"
         self.tools.observer.deleted(self._rotation, success=True)
-        self.learn(deleted=(*self._rotation.deleted, snapshot.id))
+        self.update(lambda rotation: replace(rotation, deleted=(*rotation.deleted, snapshot.id)))
         return None
+
+
+def _of_power(transition: Callable[Concatenate[Power, P], Power], *args: P.args, **kwargs: P.kwargs) -> Change:
+    return lambda rotation: replace(rotation, power=transition(rotation.power, *args, **kwargs))
+
+
+def _of_creation(transition: Callable[Concatenate[Creation, P], Creation], *args: P.args, **kwargs: P.kwargs) -> Change:
+    return lambda rotation: replace(rotation, creation=transition(rotation.creation, *args, **kwargs))

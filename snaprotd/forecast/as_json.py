@@ -29,7 +29,7 @@ def _object(names: Sequence[str], forecast: Forecast) -> Json:
     policy, assumed = forecast.policy, forecast.assumed
     return {
         "servers": list(names),
-        "schedule": list(policy.schedule),
+        "schedule": list(policy.schedule.expressions),
         "timezone": policy.timezone,
         "keep": {rule: number for rule, number in vars(policy.keep).items() if number},
         "paused": policy.paused,

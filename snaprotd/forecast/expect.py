@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain
 
-from snaprotd.core.model import PROVIDER_LIMIT, Policy, Snapshot
-from snaprotd.core.schedule import Schedule
+from snaprotd.core.model import Snapshot
+from snaprotd.core.policy import Policy, Rules
 from snaprotd.forecast.figures import Settling, Summary, summarize, until_settled
 from snaprotd.forecast.runs import (
     Assumed,
@@ -71,23 +71,20 @@ class Forecast:
         return tuple(lives.values())
 
 
-def expect(
-    policy: Policy, *, start: datetime, assumed: Assumed, instance: str = "main", limit: int = PROVIDER_LIMIT
-) -> Forecast:
-    """Run the policy from an empty server on. A paused one is run as if it were not.
+def expect(rules: Rules, *, start: datetime, assumed: Assumed) -> Forecast:
+    """Run a policy from an empty server on. A paused one is run as if it were not.
 
     Raises TooManyRuns, and ValueError where somebody else's snapshots are more than the limit.
     """
+    policy, limit, schedule = rules.policy, rules.limit, rules.policy.schedule
     if assumed.foreign > limit:
         raise ValueError(f"{assumed.foreign} snapshots of somebody else do not fit: the limit is {limit}")
     end = start + timedelta(days=assumed.days)
-    schedule = Schedule(expressions=policy.schedule, timezone=policy.timezone)
     slots = slots_until(schedule, start, end)
     downs = [down_time(schedule, policy, begin, back) for begin, back in apart(start, assumed.outages)]
     server = Phantom(
-        policy=replace(policy, adopt=()),  # somebody else's is not what the patterns were meant for
-        instance=instance,
-        limit=limit,
+        # Somebody else's is not what the patterns were meant for.
+        rules=replace(rules, policy=replace(policy, adopt=())),
         foreign=tuple(foreign_snapshot(number, start) for number in range(assumed.foreign)),
     )
     turns = turns_of(chain(slots, slots_after(schedule, end)), downs)
@@ -115,13 +112,18 @@ def alike(named: Iterable[tuple[str, Policy]]) -> list[tuple[list[str], Policy]]
     return [(names, policy) for policy, names in groups.items()]
 
 
+IGNORED = (
+    "spread",
+    "adopt",
+    "stop_first",
+    "stop_timeout",
+    "on_stop_timeout",
+    "start_timeout",
+    "snapshot_timeout",
+)
+"""The keys of a policy that change nothing in a forecast. A key that is not here counts, as any new one does."""
+
+
 def _what_counts(policy: Policy) -> Policy:
-    return Policy(
-        schedule=policy.schedule,
-        timezone=policy.timezone,
-        keep=policy.keep,
-        when_full=policy.when_full,
-        missed=policy.missed,
-        missed_within=policy.missed_within,
-        paused=policy.paused,
-    )
+    defaults = Policy(schedule=policy.schedule)
+    return replace(policy, **{key: getattr(defaults, key) for key in IGNORED})

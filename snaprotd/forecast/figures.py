@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from snaprotd.core.model import Retention, Snapshot
+from snaprotd.core.model import Snapshot
+from snaprotd.core.policy import Retention
 from snaprotd.core.retention import PERIODS
 from snaprotd.forecast.runs import MOST_RUNS, Fate, Run
 

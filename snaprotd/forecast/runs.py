@@ -10,9 +10,11 @@ from enum import StrEnum
 from itertools import count
 from random import Random
 
-from snaprotd.core.model import Owner, Policy, Snapshot, snapshot_name
+from snaprotd.core.model import Owner, Snapshot, snapshot_name
+from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.rehearsal import NEW, rehearse
-from snaprotd.core.retention import Decision, make_room
+from snaprotd.core.retention import Decision
+from snaprotd.core.room import make_room
 from snaprotd.core.schedule import Schedule, missed_slots, next_slot
 
 MOST_RUNS = 100_000
@@ -175,9 +177,7 @@ def _made_up_for(down: _Down) -> Iterator[_Turn]:
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom:
-    policy: Policy
-    instance: str
-    limit: int
+    rules: Rules
     foreign: tuple[Snapshot, ...]
 
 
@@ -207,17 +207,10 @@ def run_all(server: Phantom, turns: Iterable[_Turn], assumed: Assumed) -> Iterat
 
 
 def _rotated(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...], its_id: str) -> Run:
-    rehearsal = rehearse(
-        (*held, *server.foreign),
-        server.policy,
-        server_id=SERVER,
-        instance=server.instance,
-        limit=server.limit,
-        slot=turn.at,
-    )
+    rehearsal = rehearse((*held, *server.foreign), server.rules, server_id=SERVER, slot=turn.at)
     if rehearsal.blocked:
         return Run(slot=turn.slot, at=turn.at, fate=Fate.BLOCKED, held=held, blocked=rehearsal.blocked)
-    taken = _snapshot(its_id, snapshot_name(server.instance, turn.slot), turn.at)
+    taken = _snapshot(its_id, snapshot_name(server.rules.instance, turn.slot), turn.at)
     ours = (one.snapshot for one in rehearsal.decisions if one.owner is Owner.MANAGED and not one.delete)
     return Run(
         slot=turn.slot,
@@ -230,7 +223,7 @@ def _rotated(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...], its_id: s
 
 
 def _failed(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...]) -> Run:
-    room = make_room((*held, *server.foreign), server.policy, instance=server.instance, limit=server.limit, now=turn.at)
+    room = make_room((*held, *server.foreign), server.rules, now=turn.at)
     if room.blocked:
         return Run(slot=turn.slot, at=turn.at, fate=Fate.BLOCKED, held=held, blocked=room.blocked)
     deleted: tuple[Decision, ...] = ()

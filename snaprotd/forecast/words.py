@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from math import ceil
 from zoneinfo import ZoneInfo
 
-from snaprotd.core.model import Retention
+from snaprotd.core.policy import Retention
 from snaprotd.core.words import clock, count, duration
 from snaprotd.forecast.expect import Forecast
 from snaprotd.forecast.figures import Summary
@@ -31,7 +31,7 @@ def title_of(names: Sequence[str]) -> str:
 def rules_of(forecast: Forecast) -> str:
     """The schedule and the retention, e.g. `30 3 * * * (Europe/Berlin), keep last 2, weekly 2`."""
     policy = forecast.policy
-    return f"{' | '.join(policy.schedule)} ({policy.timezone}), keep {_keep(policy.keep)}"
+    return f"{' | '.join(policy.schedule.expressions)} ({policy.timezone}), keep {_keep(policy.keep)}"
 
 
 def _keep(keep: Retention) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.rows import read_rotation, written_rotation
 from snaprotd.ledger.schema import MARKS, ROTATIONS, migrate
 from snaprotd.ledger.sqlite import lacks_shared_memory, sqlite_engine
 
@@ -33,8 +33,6 @@ log = structlog.get_logger("snaprotd.ledger")
 
 KEPT_HISTORY = 500
 """Rotations of each server that are remembered: a year and more of nightly ones."""
-
-_BODY = TypeAdapter(Rotation)
 
 
 @dataclass(frozen=True)
@@ -378,8 +376,8 @@ class Ledger:
 def _readable(body: str) -> list[Rotation]:
     """The rotation in a row; none where the row cannot be read, which must not hold up all the others."""
     try:
-        return [_BODY.validate_json(body)]
-    except ValidationError as error:
+        return [read_rotation(body)]
+    except (ValueError, RecursionError) as error:
         log.error("a rotation in the ledger cannot be read, and is left out", body=body[:200], error=str(error))
         return []
 
@@ -388,7 +386,7 @@ def _columns(rotation: Rotation) -> dict[str, Any]:
     return {
         "is_open": not rotation.is_finished,
         "result": rotation.result,
-        "body": _BODY.dump_json(rotation).decode(),
+        "body": written_rotation(rotation),
         "finished_at": None if rotation.finished_at is None else _text(rotation.finished_at),
     }
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core import retention
-from snaprotd.core.model import Policy, Snapshot
+from snaprotd.core.model import Snapshot
+from snaprotd.core.ownership import newest_completed
+from snaprotd.core.policy import Policy
 from snaprotd.core.rehearsal import Rehearsal, rehearse
-from snaprotd.core.retention import RetentionPlan, Room
+from snaprotd.core.retention import RetentionPlan, plan_retention
+from snaprotd.core.room import Room, make_room
 from snaprotd.provider.inventory import ServerHoldings
 
 STALE = timedelta(hours=1)
@@ -29,14 +31,12 @@ class Assessment:
 
 def assess(config: Config, target: Target, held: ServerHoldings, now: datetime) -> Assessment:
     """Raises ValueError where the list makes no sense."""
-    snapshots, policy = held.snapshots, target.policy
-    instance, limit = config.instance, config.limit
-    plan, room = retention.outlook(snapshots, policy, instance=instance, limit=limit, now=now)
+    snapshots, rules = held.snapshots, config.rules_of(target)
     return Assessment(
-        plan=plan,
-        room=room,
-        rehearsal=rehearse(snapshots, policy, server_id=target.server_id, instance=instance, limit=limit, slot=now),
-        newest=retention.newest_completed(snapshots, instance=instance, adopt=policy.adopt, now=now),
+        plan=plan_retention(snapshots, rules, now=now),
+        room=make_room(snapshots, rules, now=now),
+        rehearsal=rehearse(snapshots, rules, server_id=target.server_id, slot=now),
+        newest=newest_completed(snapshots, rules, now),
     )
 
 

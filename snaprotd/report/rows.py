@@ -7,11 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core import retention
 from snaprotd.core.model import Owner, Server, Snapshot
+from snaprotd.core.ownership import owner_of
 from snaprotd.core.retention import Decision
 from snaprotd.core.rotation import Rotation
-from snaprotd.core.schedule import Schedule, next_slot, spread_delay
+from snaprotd.core.schedule import next_slot, spread_delay
 from snaprotd.core.words import Json, duration, plain_id, zulu
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
@@ -20,7 +20,7 @@ from snaprotd.report.assessment import Assessment, assess
 def next_runs(target: Target, now: datetime, count: int) -> list[datetime]:
     """The next slots, by their nominal times; none while the policy is paused."""
     slots: list[datetime] = []
-    schedule = Schedule(expressions=target.policy.schedule, timezone=target.policy.timezone)
+    schedule = target.policy.schedule
     moment: datetime | None = None if target.policy.paused else next_slot(schedule, now)
     while moment is not None and len(slots) < count:
         slots.append(moment)
@@ -150,7 +150,7 @@ def snapshot_rows(
         held = known.get(server_id)
         snapshots = sorted(held.snapshots, key=_age, reverse=True) if held else []
         for snapshot in snapshots:
-            owner = retention.owner_of(snapshot, instance=config.instance, adopt=adopt.get(server_id, ()))
+            owner = owner_of(snapshot, instance=config.instance, adopt=adopt.get(server_id, ()))
             rows.append(snapshot_row(snapshot, owner))
     return rows
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from snaprotd import __version__
 from snaprotd.config.settings import Config, Target, as_written
-from snaprotd.core.model import Owner, Policy, Server
+from snaprotd.core.model import Owner, Server
+from snaprotd.core.policy import Policy
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import Json, count, plain_id, zulu
 from snaprotd.observe.metrics import ServerFacts
@@ -99,8 +100,8 @@ def server_report(situation: Situation, target: Target, history: Sequence[Rotati
     return {
         **_server(situation, target, running),
         "policy": {
-            key: {"value": as_written(key, getattr(target.policy, key)), "from": target.entry.origins[key]}
-            for key in (each.name for each in fields(Policy))
+            key: {"value": as_written(key, getattr(target.policy, key)), "from": origin}
+            for key, origin in target.entry.origins.items()
         },
         "history": [past_rotation(rotation) for rotation in history],
     }
@@ -113,7 +114,7 @@ def past_rotation(rotation: Rotation) -> Json:
         **history_row(rotation),
         "failed_step": rotation.failed_step,
         "seconds": _seconds_between(rotation.started_at, rotation.finished_at),
-        "off_seconds": round(rotation.off_for),
+        "off_seconds": round(rotation.power.off_for),
         "steps": [{"step": one.step, "seconds": round(one.seconds)} for one in steps],
     }
 
@@ -130,7 +131,7 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "server_name": server.name if server else facts.server_name or None,
         "power": server.status if server else None,
         "paused": target.policy.paused,
-        "schedule": list(target.policy.schedule),
+        "schedule": list(target.policy.schedule.expressions),
         "timezone": target.policy.timezone,
         "expected_interval_seconds": facts.expected_interval,
         "next_run": zulu(facts.next_run),
@@ -189,7 +190,7 @@ def _running(rotation: Rotation) -> Json:
 
 def _off_since(rotation: Rotation) -> str | None:
     """Not while the server runs: still, when a stop has been asked for, or again, when it is only watched."""
-    return zulu(rotation.went_off_at) if rotation.held_off and not rotation.came_back else None
+    return zulu(rotation.power.went_off_at) if rotation.held_off and not rotation.power.came_back else None
 
 
 def _departed(situation: Situation, rotation: Rotation) -> Json:
@@ -254,12 +255,12 @@ def _own_problems(
 
 
 def _power_problems(situation: Situation, running: Rotation | None) -> Iterable[tuple[str, str]]:
-    if running is None or not running.held_off or running.held_off_since is None:
+    if running is None or not running.held_off or running.power.held_off_since is None:
         return
-    if situation.now - running.held_off_since > _longest(running.policy):
+    if situation.now - running.power.held_off_since > _longest(running.policy):
         yield ALARM, "the server is held off by us for longer than its policy's time-outs allow"
-    elif running.step is Step.START and running.starts > 1:
-        yield ALARM, f"the server has been asked to start {running.starts} times and is not running yet"
+    elif running.step is Step.START and running.power.starts > 1:
+        yield ALARM, f"the server has been asked to start {running.power.starts} times and is not running yet"
 
 
 def _age_problems(situation: Situation, target: Target, report: Json) -> Iterable[tuple[str, str]]:

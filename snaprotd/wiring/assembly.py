@@ -10,7 +10,6 @@ from pathlib import Path
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.errors import ConfigError, Mistake
-from snaprotd.core.model import snapshot_name
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.run import Drain, Tools
 from snaprotd.ledger.store import Ledger
@@ -81,16 +80,13 @@ def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str]) -> No
 
 
 def new_rotation(config: Config, target: Target, *, slot: datetime, now: datetime, description: str = "") -> Rotation:
-    return Rotation(
+    return Rotation.begin(
         id=uuid.uuid4().hex,
         server_id=target.server_id,
         label=target.label,
         slot=slot,
-        snapshot_name=snapshot_name(config.instance, slot),
-        policy=target.policy,
-        started_at=now,
-        instance=config.instance,
-        limit=config.limit,
+        rules=config.rules_of(target),
+        now=now,
         settle=config.api.settle,
         description=description,
     )

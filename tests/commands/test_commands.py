@@ -159,7 +159,7 @@ def test_the_version_is_shown(alone: dict[str, Ended]) -> None:
 
 def test_a_command_that_needs_no_ledger_does_not_wait_for_its_library() -> None:
     """A shell that completes a word loads all commands each time."""
-    ask = "import sys, snaprotd.cli; sys.exit('sqlalchemy' in sys.modules)"
+    ask = "import sys, snaprotd.commands.cli; sys.exit('sqlalchemy' in sys.modules)"
     subprocess.run([sys.executable, "-c", ask], check=True)
 
 

@@ -23,9 +23,12 @@ from snaprotd.config.file import digest_of, find_config, json_schema, load, pars
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.config.shape import ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys, shown_duration
 from snaprotd.core.errors import ConfigError
-from snaprotd.core.model import Missed, OnStopTimeout, Policy, Retention, Server, WhenFull
+from snaprotd.core.model import Server
+from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull
+from snaprotd.core.schedule import Missed
+from tests.support.policies import a_policy, slots
 
-EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
+EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 SMALLEST = 'servers: [{id: 1, schedule: "@daily"}]\n'
 
 
@@ -42,7 +45,7 @@ def config(text: str, **environ: str) -> Config:
 
 
 def test_a_server_with_nothing_but_a_schedule_has_the_policy_of_the_model() -> None:
-    assert parse(SMALLEST, "c.yaml", {}).entries[0].policy == Policy(schedule=("@daily",))
+    assert parse(SMALLEST, "c.yaml", {}).entries[0].policy == a_policy("@daily")
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -202,7 +205,7 @@ def test_a_name_and_an_id_may_be_words_that_other_readers_turn_into_something_el
 
 def test_a_list_shared_by_alias_is_read_for_each_user() -> None:
     text = 'defaults: {schedule: &s ["@daily", "@hourly"]}\nservers: [{id: 1, schedule: *s}, {id: 2, schedule: *s}]\n'
-    assert {entry.policy.schedule for entry in parse(text, "c.yaml", {}).entries} == {("@daily", "@hourly")}
+    assert {entry.policy.schedule for entry in parse(text, "c.yaml", {}).entries} == {slots("@daily", "@hourly")}
 
 
 def test_ten_thousand_servers_may_share_one_mapping_by_alias() -> None:
@@ -261,14 +264,17 @@ servers:
 def test_a_servers_own_key_wins_over_its_policy_and_that_over_the_defaults() -> None:
     policies = [entry.policy for entry in parse(LAYERED, "c.yaml", {}).entries]
     assert [each.keep for each in policies] == [Retention(last=3), Retention(last=1, daily=2), Retention(last=2)]
-    assert [each.schedule for each in policies] == [("30 3 * * *",), ("30 3 * * *",), ("@hourly",)]
+    assert [each.schedule for each in policies] == [
+        slots("30 3 * * *", timezone="Europe/Berlin"),
+        slots("30 3 * * *", timezone="Europe/Berlin"),
+        slots("@hourly", timezone="Europe/Berlin"),
+    ]
     assert [each.stop_first for each in policies] == [True, True, False]
-    assert {each.timezone for each in policies} == {"Europe/Berlin"}
 
 
 def test_the_layer_of_each_key_is_known() -> None:
     origins = parse(LAYERED, "c.yaml", {}).entries[0].origins
-    assert origins.keys() == {each.name for each in fields(Policy)}
+    assert origins.keys() == {each.name for each in fields(Policy)} | {"timezone"}
     told = {key: origins[key] for key in ("timezone", "schedule", "keep", "paused")}
     assert told == {
         "timezone": "defaults",
@@ -286,7 +292,7 @@ def test_rules_of_an_upper_layer_replace_those_below_and_are_not_mixed_with_them
 def test_a_schedule_and_its_zone_may_come_from_different_layers() -> None:
     text = 'policies: {p: {schedule: "@daily"}}\nservers: [{id: 1, policy: p, timezone: Asia/Tokyo}]'
     found = parse(text, "c.yaml", {}).entries[0].policy
-    assert (found.schedule, found.timezone) == (("@daily",), "Asia/Tokyo")
+    assert found.schedule == slots("@daily", timezone="Asia/Tokyo")
 
 
 # --- Servers of the account --------------------------------------------------------------------------------------
@@ -500,14 +506,14 @@ def test_the_schema_tells_the_defaults_that_hold() -> None:
     told = {key: value.get("default") for key, value in schema["$defs"]["PolicyKeys"]["properties"].items()}
     given = json.dumps({key: value for key, value in told.items() if value is not None})
     found = parse(f"defaults: {given}\n{SMALLEST}", "c.yaml", {}).entries[0]
-    assert found.policy == Policy(schedule=("@daily",))
+    assert found.policy == a_policy("@daily")
     assert told["missed_within"] == "1d"
     assert schema["properties"]["listen"]["default"] == "127.0.0.1:9877"
     assert schema["$defs"]["ApiKeys"]["properties"]["settle"]["default"] == "2m"
 
 
 def test_the_keys_of_a_policy_are_the_fields_of_the_model() -> None:
-    assert set(PolicyKeys.__annotations__) == {each.name for each in fields(Policy)}
+    assert set(PolicyKeys.__annotations__) == {each.name for each in fields(Policy)} | {"timezone"}
     assert set(RetentionKeys.__annotations__) == {each.name for each in fields(Retention)}
 
 
@@ -541,11 +547,11 @@ def test_the_example_explains_every_key(key: str) -> None:
     assert re.search(rf"^ *# .*\n(?: *# .*\n)* *(?:- )?{key}:", EXAMPLE.read_text(), re.MULTILINE)
 
 
-SHOWN_AS_EXAMPLE = {"timezone", "spread", "schedule", "stop_first", "adopt", "paused", "keep"}
+SHOWN_AS_EXAMPLE = {"spread", "schedule", "stop_first", "adopt", "paused", "keep"}
 
 
 def test_the_example_shows_the_defaults_unless_it_says_otherwise() -> None:
-    nightly, default = load(EXAMPLE, {}).entries[0].policy, Policy(schedule=())
+    nightly, default = load(EXAMPLE, {}).entries[0].policy, a_policy()
     differing = {each.name for each in fields(Policy) if getattr(nightly, each.name) != getattr(default, each.name)}
     assert differing <= SHOWN_AS_EXAMPLE
 

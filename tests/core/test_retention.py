@@ -6,22 +6,31 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snaprotd.core.model import Owner, Policy, Retention, Snapshot, SnapshotState, WhenFull, snapshot_name
-from snaprotd.core.retention import Room, make_room, newest_completed, owner_of, plan_retention
+from snaprotd.core.model import Owner, Snapshot, SnapshotState, snapshot_name
+from snaprotd.core.ownership import newest_completed, owner_of
+from snaprotd.core.policy import Policy, Retention, Rules, WhenFull
+from snaprotd.core.retention import plan_retention
+from snaprotd.core.room import Room, make_room
+from tests.support.policies import a_policy
 
 NOW = datetime(2025, 1, 17, 12, 0, tzinfo=UTC)
 LIMIT = 5
 OURS = "snaprotd-main-20250116T033000Z"
 
 
-def policy(keep: Retention | None = None, **keys: object) -> Policy:
-    return replace(Policy(schedule=("30 3 * * *",), keep=keep or Retention(last=4)), **keys)  # type: ignore[arg-type]
+def policy(keep: Retention | None = None, timezone: str = "UTC", **keys: Any) -> Policy:
+    return a_policy(keep=keep or Retention(last=4), timezone=timezone, **keys)
+
+
+def rules(its_policy: Policy, limit: int = LIMIT, *, instance: str = "main") -> Rules:
+    return Rules(policy=its_policy, instance=instance, limit=limit)
 
 
 def at(text: str) -> datetime:
@@ -49,17 +58,17 @@ def manual(*days: int, status: str = "completed") -> list[Snapshot]:
 def reasons(
     snapshots: Sequence[Snapshot], its_policy: Policy, limit: int = LIMIT, now: datetime = NOW
 ) -> dict[str, str]:
-    plan = plan_retention(snapshots, its_policy, instance="main", limit=limit, now=now)
+    plan = plan_retention(snapshots, rules(its_policy, limit), now=now)
     return {decision.snapshot.id: decision.reason for decision in plan.decisions}
 
 
 def deleted(snapshots: Sequence[Snapshot], its_policy: Policy, limit: int = LIMIT, now: datetime = NOW) -> list[str]:
-    plan = plan_retention(snapshots, its_policy, instance="main", limit=limit, now=now)
+    plan = plan_retention(snapshots, rules(its_policy, limit), now=now)
     return [one.id for one in plan.deletions]
 
 
 def room(snapshots: Sequence[Snapshot], its_policy: Policy | None = None, limit: int = LIMIT) -> Room:
-    return make_room(snapshots, its_policy or policy(), instance="main", limit=limit, now=NOW)
+    return make_room(snapshots, rules(its_policy or policy(), limit), now=NOW)
 
 
 # Whose is it
@@ -128,7 +137,7 @@ def test_two_instances_on_one_account_delete_nothing_of_each_other() -> None:
     ]
     greedy = policy(Retention(last=1), adopt=("*",))
     for instance in ("main", "main2"):
-        plan = plan_retention(both, greedy, instance=instance, limit=LIMIT, now=NOW)
+        plan = plan_retention(both, rules(greedy, instance=instance), now=NOW)
         assert {one.name.split("-")[1] for one in plan.deletions} == {instance}
 
 
@@ -311,7 +320,7 @@ def test_a_clock_that_is_five_minutes_ahead_is_believed() -> None:
 def test_a_doubtful_date_is_never_the_newest(doubtful: datetime | None) -> None:
     everything = [*ours(15, 16), snapshot(99, doubtful, OURS)]
     assert reasons(everything, policy(Retention(last=1)))["16"] == "keep: last 1 of 1"
-    newest = newest_completed(everything, instance="main", adopt=(), now=NOW)
+    newest = newest_completed(everything, rules(policy()), NOW)
     assert newest is not None
     assert newest.id == "16"
 
@@ -575,16 +584,16 @@ def test_a_blocked_server_says_who_holds_its_slots(
 
 def test_the_newest_completed_one_is_neither_foreign_nor_unfinished() -> None:
     everything = ours(13, 14) + ours(15, status="in_progress") + ours(16, status="failed") + manual(16)
-    assert newest_completed(everything, instance="main", adopt=(), now=NOW) == ours(14)[0]
+    assert newest_completed(everything, rules(policy()), NOW) == ours(14)[0]
 
 
 def test_there_may_be_no_newest_completed_one() -> None:
-    assert newest_completed(manual(1) + ours(16, status="failed"), instance="main", adopt=(), now=NOW) is None
+    assert newest_completed(manual(1) + ours(16, status="failed"), rules(policy()), NOW) is None
 
 
 def test_an_adopted_one_may_be_the_newest() -> None:
     everything = ours(13) + manual(16)
-    assert newest_completed(everything, instance="main", adopt=("manual-*",), now=NOW) == manual(16)[0]
+    assert newest_completed(everything, rules(policy(adopt=("manual-*",))), NOW) == manual(16)[0]
 
 
 # A year of nights: 03:30 in Berlin, every day of 2025, with its two changes of the clock
@@ -607,7 +616,7 @@ def a_year(keep: Retention) -> dict[date, dict[str, str]]:
     for number, night in enumerate(nights_of(2025)):
         held.append(snapshot(number, night + timedelta(minutes=6), snapshot_name("main", night)))
         assert len(held) <= LIMIT, "the provider would have refused it"
-        plan = plan_retention(held, its_policy, instance="main", limit=LIMIT, now=night + timedelta(minutes=7))
+        plan = plan_retention(held, rules(its_policy), now=night + timedelta(minutes=7))
         held = [decision.snapshot for decision in plan.decisions if not decision.delete]
         shelf[night.date()] = {
             f"{decision.snapshot.created_at:%Y-%m-%d}": decision.reason
@@ -745,7 +754,7 @@ def left(shelf: Sequence[Snapshot], its_policy: Policy, limit: int) -> list[Snap
 
 @given(shelves(), POLICIES, LIMITS)
 def test_nothing_foreign_unfinished_or_undated_is_ever_deleted(shelf: list[Snapshot], p: Policy, limit: int) -> None:
-    plan = plan_retention(shelf, p, instance="main", limit=limit, now=NOW)
+    plan = plan_retention(shelf, rules(p, limit), now=NOW)
     for one in plan.deletions:
         assert is_ours(one, p)
         assert one.state in (SnapshotState.COMPLETED, SnapshotState.FAILED)
@@ -755,7 +764,7 @@ def test_nothing_foreign_unfinished_or_undated_is_ever_deleted(shelf: list[Snaps
 @given(shelves(), POLICIES, LIMITS)
 def test_our_newest_completed_one_is_always_kept(shelf: list[Snapshot], p: Policy, limit: int) -> None:
     done = completed_of_ours(shelf, p)
-    assert newest_completed(shelf, instance="main", adopt=p.adopt, now=NOW) == (done[-1] if done else None)
+    assert newest_completed(shelf, rules(p), NOW) == (done[-1] if done else None)
     assert not done or done[-1] in left(shelf, p, limit)
 
 
@@ -763,9 +772,7 @@ def test_our_newest_completed_one_is_always_kept(shelf: list[Snapshot], p: Polic
 def test_the_order_of_the_list_does_not_matter(shelf: list[Snapshot], p: Policy, limit: int, random: object) -> None:
     shuffled = list(shelf)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert plan_retention(shuffled, p, instance="main", limit=limit, now=NOW) == plan_retention(
-        shelf, p, instance="main", limit=limit, now=NOW
-    )
+    assert plan_retention(shuffled, rules(p, limit), now=NOW) == plan_retention(shelf, rules(p, limit), now=NOW)
     assert room(shuffled, p, limit) == room(shelf, p, limit)
 
 
@@ -810,7 +817,7 @@ def test_each_rule_keeps_the_newest_of_its_most_recent_periods(shelf: list[Snaps
 
 @given(shelves(), POLICIES, LIMITS)
 def test_every_decision_says_keep_or_delete_and_why(shelf: list[Snapshot], p: Policy, limit: int) -> None:
-    plan = plan_retention(shelf, p, instance="main", limit=limit, now=NOW)
+    plan = plan_retention(shelf, rules(p, limit), now=NOW)
     assert sorted(one.snapshot.id for one in plan.decisions) == sorted(one.id for one in shelf)
     for decision in plan.decisions:
         word, _, why = decision.reason.partition(": ")

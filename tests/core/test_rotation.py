@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snaprotd.core.errors import CloudError, NotFound, Permanent, Refused, Temporary, Unclear
-from snaprotd.core.model import Policy
+from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import (
     STEPS,
     Done,
@@ -29,13 +29,14 @@ from snaprotd.core.rotation import (
     out_of_patience,
     resumed,
 )
+from tests.support.policies import a_policy
+from tests.support.rotations import changed, flat
 
 LOOK, MAKE_ROOM, STOP, SNAPSHOT, WAIT, START, PRUNE, DONE = Step
 
 SLOT = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 
-POLICY = Policy(
-    schedule=("30 3 * * *",),
+POLICY = a_policy(
     stop_timeout=timedelta(seconds=100),
     start_timeout=timedelta(seconds=1000),
     snapshot_timeout=timedelta(seconds=500),
@@ -51,20 +52,16 @@ AGES = ("waited", "start_age", "unseen", "off_for", "power_open", "create_open")
 
 
 def rotation(step: Step = LOOK, **changes: Any) -> Rotation:
-    begun = Rotation(
+    begun = Rotation.begin(
         id="r1",
         server_id="12345",
         label="web-01",
         slot=SLOT,
-        snapshot_name="snaprotd-main-20250116T033000Z",
-        policy=POLICY,
-        started_at=SLOT,
+        rules=Rules(policy=POLICY),
+        now=SLOT,
         settle=SETTLE,
-        step=step,
-        waited=7.0,
-        note="before",
     )
-    return replace(begun, **changes)
+    return changed(begun, **{"step": step, "waited": 7.0, "note": "before", **changes})
 
 
 def entered(before: Rotation, step: Step, **changes: Any) -> Rotation:
@@ -263,7 +260,7 @@ def test_seconds_are_added_to_every_age_and_to_nothing_else(held_off: bool, went
         "create_open": 6.0,
     }
     young = rotation(**ages, held_off=held_off, went_off=went_off, came_back=came_back)
-    assert aged(young, 10.0) == replace(
+    assert aged(young, 10.0) == changed(
         young,
         waited=11.0,
         start_age=12.0,
@@ -276,7 +273,7 @@ def test_seconds_are_added_to_every_age_and_to_nothing_else(held_off: bool, went
 
 def test_what_is_not_open_has_no_age() -> None:
     older = aged(rotation(power_open=None, create_open=None), 10.0)
-    assert (older.power_open, older.create_open) == (None, None)
+    assert (older.power.power_open, older.creation.create_open) == (None, None)
 
 
 # -- a new life ------------------------------------------------------------------------------------------------
@@ -406,20 +403,19 @@ def test_law_ages_never_shrink_and_are_the_sum_of_what_was_added(begun: Rotation
     for pause in pauses:
         older = aged(old, pause)
         for age in AGES:
-            before, after = getattr(old, age), getattr(older, age)
+            before, after = flat(old)[age], flat(older)[age]
             assert after is None if before is None else after >= before
         old = older
-    at_once = aged(begun, sum(pauses))
-    for field in fields(Rotation):
-        together, apart = getattr(at_once, field.name), getattr(old, field.name)
-        assert together == (pytest.approx(apart) if field.name in AGES and apart is not None else apart)
+    at_once = flat(aged(begun, sum(pauses)))
+    for name, apart in flat(old).items():
+        assert at_once[name] == (pytest.approx(apart) if name in AGES and apart is not None else apart)
 
 
 @settings(deadline=None)
 @given(begun=rotations, outcome=outcomes)
 def test_law_only_the_step_is_begun_anew_by_an_outcome(begun: Rotation, outcome: Outcome) -> None:
     after = advance(begun, outcome)
-    moved = {field.name for field in fields(Rotation) if getattr(after, field.name) != getattr(begun, field.name)}
+    moved = {name for name, value in flat(after).items() if value != flat(begun)[name]}
     assert moved <= {"step", "waited", "note", "trail", "error", "failed_step", "result"}
     if after.step is begun.step and begun.step is not START:
         assert after.waited == begun.waited

@@ -16,20 +16,21 @@ from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snaprotd.core.model import Missed, snapshot_name
+from snaprotd.core.model import snapshot_name
 from snaprotd.core.schedule import (
     ALIASES,
     COUNTED_AT_MOST,
+    Missed,
     MissedSlots,
     Schedule,
     ScheduleError,
-    SlotTrigger,
     expected_interval,
     last_slot,
     missed_slots,
     next_slot,
     spread_delay,
 )
+from snaprotd.daemon.timer import SlotTrigger
 from tests.support.virtual_time import START, VirtualLoop
 
 THURSDAY = datetime(2025, 1, 16, 3, 0, tzinfo=UTC)

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from snaprotd.config import file as config
-from snaprotd.core.model import Policy
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.engine.rotations import FINAL_PATIENCE
 from snaprotd.simulator import World
 from tests.support.daemons import HEAD, Watched
+from tests.support.policies import a_policy
 from tests.support.programs import needs
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
@@ -164,7 +164,7 @@ def seconds(text: str) -> float:
 def test_there_is_time_to_start_the_servers_that_are_held_off(tmp_path: Path) -> None:
     drain = config.load(settings(tmp_path), {}).drain_timeout
     assert seconds(unit()["Service"]["TimeoutStopSec"]) > drain + FINAL_PATIENCE
-    assert Policy(schedule=("@daily",)).start_timeout.total_seconds() <= FINAL_PATIENCE
+    assert a_policy("@daily").start_timeout.total_seconds() <= FINAL_PATIENCE
 
 
 def test_a_bad_configuration_is_not_tried_again_and_everything_else_is_for_ever() -> None:

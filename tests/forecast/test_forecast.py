@@ -23,8 +23,10 @@ from rich.console import Console
 from snaprotd.commands.forecast import forecast as command
 from snaprotd.commands.text.forecast import forecast_text
 from snaprotd.core.errors import ConfigError, SnaprotdError
-from snaprotd.core.model import Missed, Policy, Retention, Snapshot, WhenFull
+from snaprotd.core.model import Snapshot
+from snaprotd.core.policy import Policy, Retention, Rules, WhenFull
 from snaprotd.core.retention import plan_retention
+from snaprotd.core.schedule import Missed, Schedule
 from snaprotd.forecast import runs as runs_module
 from snaprotd.forecast.as_json import forecast_json
 from snaprotd.forecast.as_svg import drawing
@@ -32,10 +34,11 @@ from snaprotd.forecast.expect import Forecast, alike, expect
 from snaprotd.forecast.figures import Extreme
 from snaprotd.forecast.runs import Assumed, Fate, Outage, Run
 from snaprotd.forecast.words import sentences, title_of
+from tests.support.policies import a_policy, slots
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 """A Wednesday."""
-NIGHTLY = Policy(schedule=("30 3 * * *",), keep=Retention(last=4))
+NIGHTLY = a_policy(keep=Retention(last=4))
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 
@@ -45,7 +48,7 @@ def outage(text: str) -> Outage:
 
 
 def look(policy: Policy = NIGHTLY, *, limit: int = 5, start: datetime = START, **assumed: Any) -> Forecast:
-    return expect(policy, start=start, assumed=Assumed(**assumed), limit=limit)
+    return expect(Rules(policy=policy, limit=limit), start=start, assumed=Assumed(**assumed))
 
 
 def keeping(**rules: int) -> Policy:
@@ -156,7 +159,7 @@ def test_rules_leave_so_many_and_reach_so_far(
 
 
 def test_a_schedule_that_runs_later_than_the_days_asked_for_is_still_told_of() -> None:
-    forecast = look(replace(NIGHTLY, schedule=("@yearly",), keep=Retention(last=2)), days=30)
+    forecast = look(replace(NIGHTLY, schedule=slots("@yearly"), keep=Retention(last=2)), days=30)
     assert forecast.runs == ()
     assert forecast.summary.first_at == datetime(2026, 1, 1, tzinfo=UTC)
     assert forecast.summary.settled_at == datetime(2027, 1, 1, tzinfo=UTC)
@@ -171,15 +174,17 @@ def test_days_that_end_before_the_first_deletion_are_looked_beyond() -> None:
 
 
 def test_periods_are_those_of_the_policys_time_zone() -> None:
-    late = replace(NIGHTLY, schedule=("30 23 * * *",), keep=Retention(weekly=1), timezone="UTC")
-    first, second = look(late, days=14), look(replace(late, timezone="Asia/Kolkata", schedule=("0 5 * * *",)), days=14)
+    late = replace(NIGHTLY, schedule=slots("30 23 * * *"), keep=Retention(weekly=1))
+    in_kolkata = slots("0 5 * * *", timezone="Asia/Kolkata")
+    first, second = look(late, days=14), look(replace(late, schedule=in_kolkata), days=14)
     assert [run.at for run in first.runs] == [run.at for run in second.runs]
     assert first.summary.settled_at == second.summary.settled_at
     two = replace(late, keep=Retention(weekly=2))
     # Sunday half past eleven in London is Monday five o'clock in Kolkata, a week later.
     assert look(two, days=14).summary.settled_at == datetime(2025, 1, 6, 23, 30, tzinfo=UTC)
-    kolkata = replace(two, timezone="Asia/Kolkata", schedule=("0 5 * * *",))
-    assert look(kolkata, days=14).summary.settled_at == datetime(2025, 1, 5, 23, 30, tzinfo=UTC)
+    assert look(replace(two, schedule=in_kolkata), days=14).summary.settled_at == datetime(
+        2025, 1, 5, 23, 30, tzinfo=UTC
+    )
 
 
 # -- outages, failures, others -----------------------------------------------------------------------------------------
@@ -321,8 +326,9 @@ SCHEDULES = st.sampled_from(
 
 POLICIES = st.builds(
     Policy,
-    schedule=SCHEDULES,
-    timezone=st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe"]),
+    schedule=st.builds(
+        Schedule, expressions=SCHEDULES, timezone=st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe"])
+    ),
     keep=RULES.map(lambda rules: Retention(**rules)),
     when_full=st.sampled_from(WhenFull),
     missed=st.sampled_from(Missed),
@@ -359,7 +365,7 @@ law = settings(deadline=None, max_examples=40)
 def test_after_the_first_snapshot_there_is_always_a_restore_point(
     policy: Policy, assumed: Assumed, start: datetime
 ) -> None:
-    forecast = expect(policy, start=start, assumed=assumed)
+    forecast = expect(Rules(policy=policy), start=start, assumed=assumed)
     first = next((number for number, run in enumerate(forecast.runs) if run.taken), len(forecast.runs))
     gives_up_the_last = policy.when_full is WhenFull.REPLACE_LAST and assumed.foreign == 4
     assert all(run.held for run in forecast.runs[first:]) or gives_up_the_last
@@ -369,7 +375,7 @@ def test_after_the_first_snapshot_there_is_always_a_restore_point(
 @law
 @given(POLICIES, assumptions())
 def test_never_more_than_the_limit_are_held_and_after_a_run_a_slot_is_free(policy: Policy, assumed: Assumed) -> None:
-    forecast = expect(policy, start=START, assumed=assumed)
+    forecast = expect(Rules(policy=policy), start=START, assumed=assumed)
     assert all(len(run.held) + assumed.foreign <= 5 for run in forecast.runs)
     assert all(len(run.held) <= max(1, 4 - assumed.foreign) for run in forecast.runs)
     assert forecast.summary.free_while_taking >= 0
@@ -386,7 +392,7 @@ def test_n_last_ones_of_a_daily_schedule_are_exactly_n_after_n_days(keep: int, d
 @law
 @given(POLICIES, assumptions(), STARTS)
 def test_an_outage_deletes_nothing(policy: Policy, assumed: Assumed, start: datetime) -> None:
-    forecast = expect(policy, start=start, assumed=assumed)
+    forecast = expect(Rules(policy=policy), start=start, assumed=assumed)
     for before, run in pairwise((Run(slot=start, at=start, fate=Fate.MISSED), *forecast.runs)):
         if any(begin < run.at < end for begin, end in forecast.outages):
             assert run.fate is Fate.MISSED
@@ -397,7 +403,7 @@ def test_an_outage_deletes_nothing(policy: Policy, assumed: Assumed, start: date
 @law
 @given(POLICIES, assumptions())
 def test_nothing_is_held_but_what_was_taken_and_not_deleted(policy: Policy, assumed: Assumed) -> None:
-    forecast = expect(policy, start=START, assumed=assumed)
+    forecast = expect(Rules(policy=policy), start=START, assumed=assumed)
     held: set[str] = set()
     for run in forecast.runs:
         gone = {decision.snapshot.id for decision in run.deleted}
@@ -410,7 +416,8 @@ def test_nothing_is_held_but_what_was_taken_and_not_deleted(policy: Policy, assu
 @law
 @given(POLICIES, assumptions())
 def test_the_same_seed_gives_the_same_forecast(policy: Policy, assumed: Assumed) -> None:
-    assert expect(policy, start=START, assumed=assumed) == expect(policy, start=START, assumed=assumed)
+    first, second = (expect(Rules(policy=policy), start=START, assumed=assumed) for _ in range(2))
+    assert first == second
 
 
 @law
@@ -432,10 +439,10 @@ def test_another_seed_lets_other_runs_fail() -> None:
 @given(POLICIES, assumptions(foreign=0))
 def test_what_is_left_is_what_the_rules_would_keep_of_all_that_was_ever_taken(policy: Policy, assumed: Assumed) -> None:
     """To prune after each run loses nothing that the rules want later."""
-    forecast = expect(policy, start=START, assumed=assumed)
+    forecast = expect(Rules(policy=policy), start=START, assumed=assumed)
     everything = [run.taken for run in forecast.runs if run.taken]
     if everything:
-        kept = plan_retention(everything, policy, instance="main", limit=5, now=forecast.end).decisions
+        kept = plan_retention(everything, Rules(policy=policy), now=forecast.end).decisions
         assert forecast.runs[-1].held == tuple(one.snapshot for one in kept if not one.delete)
 
 
@@ -443,7 +450,7 @@ def test_what_is_left_is_what_the_rules_would_keep_of_all_that_was_ever_taken(po
 @given(POLICIES, assumptions(), STARTS)
 @example(keeping(last=2, weekly=2), Assumed(days=60), START)
 def test_the_figures_hold_at_any_moment(policy: Policy, assumed: Assumed, start: datetime) -> None:
-    forecast = expect(policy, start=start, assumed=assumed)
+    forecast = expect(Rules(policy=policy), start=start, assumed=assumed)
     summary = forecast.summary
     since = summary.settled_at or summary.first_at or forecast.end
     ends = [*(run.at for run in forecast.runs[1:]), forecast.end]
@@ -464,8 +471,8 @@ def test_the_figures_hold_at_any_moment(policy: Policy, assumed: Assumed, start:
 def test_once_settled_the_past_is_forgotten(policy: Policy, assumed: Assumed) -> None:
     """Whoever began months earlier holds the very same from then on."""
     sure = replace(assumed, outages=(), fail=0.0, days=60)
-    young = expect(policy, start=START, assumed=sure)
-    old = expect(policy, start=START - 120 * DAY, assumed=replace(sure, days=180))
+    young = expect(Rules(policy=policy), start=START, assumed=sure)
+    old = expect(Rules(policy=policy), start=START - 120 * DAY, assumed=replace(sure, days=180))
     settled = young.summary.settled_at
     assert settled is not None
     names = {run.at: [one.name for one in run.held] for run in old.runs}
@@ -544,7 +551,7 @@ TOLD: dict[str, tuple[Callable[[], Forecast], str]] = {
         """,
     ),
     "not within the days": (
-        lambda: look(replace(NIGHTLY, schedule=("@yearly",), keep=Retention(last=2))),
+        lambda: look(replace(NIGHTLY, schedule=slots("@yearly"), keep=Retention(last=2))),
         """
         There is no restore point within 90 days: the first comes on Thu 2026-01-01. From Fri 2027-01-01 on you have
         2 restore points. You can go back 365 d at worst (on Fri 2027-01-01 00:00 UTC) and 2 y at best. Between runs
@@ -562,7 +569,7 @@ TOLD: dict[str, tuple[Callable[[], Forecast], str]] = {
     ),
     "paused": (
         lambda: look(
-            replace(keeping(last=3), paused=True, schedule=("0 4 * * 0",), timezone="Europe/Berlin"), days=365
+            replace(keeping(last=3), paused=True, schedule=slots("0 4 * * 0", timezone="Europe/Berlin")), days=365
         ),
         """
         The policy is paused: this is what it does once it no longer is. From Sun 2025-01-19 on you have 3 restore
@@ -601,10 +608,10 @@ def rows(forecast: Forecast, width: int = 80) -> list[str]:
 @law
 @given(POLICIES, assumptions(), st.sampled_from([80, 200]))
 @example(keeping(last=2, yearly=2), Assumed(days=3660), 80)
-@example(replace(NIGHTLY, schedule=("@hourly",)), Assumed(days=3, fail=0.9), 80)
-@example(replace(NIGHTLY, schedule=("0 0 29 2 *",)), Assumed(days=3660), 200)
+@example(replace(NIGHTLY, schedule=slots("@hourly")), Assumed(days=3, fail=0.9), 80)
+@example(replace(NIGHTLY, schedule=slots("0 0 29 2 *")), Assumed(days=3660), 200)
 def test_no_line_is_wider_than_the_terminal(policy: Policy, assumed: Assumed, width: int) -> None:
-    drawn = lines([(["web-01"] * 9, expect(policy, start=START, assumed=assumed))], width)
+    drawn = lines([(["web-01"] * 9, expect(Rules(policy=policy), start=START, assumed=assumed))], width)
     assert max(map(len, drawn)) <= width
     assert sum(line.endswith(" kept") for line in drawn) <= 24
 
@@ -628,7 +635,7 @@ def test_each_row_shows_the_restore_points_by_their_age() -> None:
 
 
 def test_a_run_of_the_very_moment_of_a_row_is_in_it() -> None:
-    drawn = rows(look(replace(NIGHTLY, schedule=("@daily",)), days=2))
+    drawn = rows(look(replace(NIGHTLY, schedule=slots("@daily")), days=2))
     tails = [row[row.index("newest") :] for row in drawn]
     assert tails == ["newest 0 s, oldest  0 s, 1 kept", "newest 0 s, oldest 24 h, 2 kept"]
 
@@ -642,7 +649,7 @@ def test_the_axis_grows_slower_the_older_it_gets_and_names_its_ages() -> None:
 
 
 def test_restore_points_in_one_place_are_counted() -> None:
-    forecast = look(replace(NIGHTLY, schedule=("0 3 * * 0", "1 3 * * 0", "2 3 * * 0")), days=30)
+    forecast = look(replace(NIGHTLY, schedule=slots("0 3 * * 0", "1 3 * * 0", "2 3 * * 0")), days=30)
     axis = rows(forecast)[-1][10:50]
     assert axis.count("3") == axis.count("●") == 1
 
@@ -683,7 +690,7 @@ def hint(element: ElementTree.Element) -> str:
 @law
 @given(POLICIES, assumptions())
 def test_the_drawing_has_exactly_one_bar_for_each_snapshot(policy: Policy, assumed: Assumed) -> None:
-    forecast = expect(policy, start=START, assumed=assumed)
+    forecast = expect(Rules(policy=policy), start=START, assumed=assumed)
     drawn = bars(drawing([(["web-01"], forecast)]))
     wanted = [one.name for one in forecast.foreign] + [run.taken.name for run in forecast.runs if run.taken]
     assert sorted(hint(bar).split(":")[0].split(",")[0] for bar in drawn) == sorted(wanted)
@@ -693,7 +700,7 @@ def test_the_drawing_has_exactly_one_bar_for_each_snapshot(policy: Policy, assum
 @given(POLICIES, assumptions())
 def test_bars_lie_in_as_many_lanes_as_there_are_slots_and_none_over_another(policy: Policy, assumed: Assumed) -> None:
     lanes = defaultdict(list)
-    for bar in bars(drawing([(["web-01"], expect(policy, start=START, assumed=assumed))])):
+    for bar in bars(drawing([(["web-01"], expect(Rules(policy=policy), start=START, assumed=assumed))])):
         x, width = float(bar.get("x", "")), float(bar.get("width", ""))
         lanes[bar.get("y")].append((x, x + width))
     assert len(lanes) <= 5

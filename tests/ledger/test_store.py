@@ -30,19 +30,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
 from snaprotd.core.errors import LeaseLost, LedgerError
-from snaprotd.core.model import Policy
+from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.schema import SCHEMA_VERSION
 from snaprotd.ledger.store import Claimed, Ledger, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.simulator import World
 from tests.support.daemons import daemon_on, write_config
+from tests.support.policies import a_policy
+from tests.support.rotations import changed
 from tests.support.virtual_time import START, run_virtually
 
 LEASE = 60.0
 SLOT = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 DAY = timedelta(days=1)
-POLICY = Policy(schedule=("30 3 * * *",))
+POLICY = a_policy()
 
 
 @pytest.fixture(autouse=True)
@@ -65,16 +67,16 @@ async def ledgers(path: Path, *owners: str, kind: type[Ledger] = Ledger) -> Asyn
 def rotation(server: str = "12345", day: int = 0, **changes: Any) -> Rotation:
     """The rotation of one server's slot on a day; each has an id of its own."""
     slot = SLOT + day * DAY
-    new = Rotation(
+    new = Rotation.begin(
         id=uuid.uuid4().hex,
         server_id=server,
         label=f"web-{server}",
         slot=slot,
-        snapshot_name=f"snaprotd-main-{slot:%Y%m%dT%H%M%SZ}",
-        policy=POLICY,
-        started_at=slot,
+        rules=Rules(policy=POLICY),
+        now=slot,
+        settle=120.0,
     )
-    return replace(new, **changes)
+    return changed(new, **changes)
 
 
 def finished(begun: Rotation, result: Result = Result.SUCCESS, at: datetime = SLOT + timedelta(hours=1)) -> Rotation:
@@ -120,7 +122,7 @@ async def test_of_two_slots_of_one_server_one_is_claimed_and_the_other_told_of_i
 
 async def test_a_busy_server_is_told_of_as_it_was_last_saved(path: Path) -> None:
     async with ledgers(path, "a", "b") as (ours, theirs):
-        open_one = replace(await claimed(ours), step=Step.STOP, held_off=True, note="asked to stop")
+        open_one = changed(await claimed(ours), step=Step.STOP, held_off=True, note="asked to stop")
         await ours.save(open_one)
         assert await theirs.claim(rotation(day=1)) == ServerBusy(open_one)
         assert await ours.claim(rotation(day=1)) == ServerBusy(open_one)
@@ -212,7 +214,7 @@ async def test_a_lease_is_good_for_its_whole_length_after_a_renewal(path: Path, 
 
 async def test_who_takes_over_goes_on_with_what_was_saved_last(path: Path) -> None:
     async with ledgers(path, "a", "b") as (ours, theirs):
-        before = replace(await claimed(ours), step=Step.WAIT, held_off=True, snapshot_id="77")
+        before = changed(await claimed(ours), step=Step.WAIT, held_off=True, snapshot_id="77")
         await ours.save(before)
         await asyncio.sleep(LEASE + 1)
         assert await theirs.take_over() == [before]
@@ -389,7 +391,7 @@ class Suspended(Ledger):
 
     async def save(self, rotation: Rotation) -> None:
         await super().save(rotation)
-        if rotation.step is Step.START and rotation.starts == 1:
+        if rotation.step is Step.START and rotation.power.starts == 1:
             type(self).slept = 3600.0
 
 
@@ -1038,7 +1040,7 @@ def test_whoever_is_left_of_two_still_holds_the_lock(path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from snaprotd.folder_lock import FolderLock
+from snaprotd.ledger.folder_lock import FolderLock
 print(FolderLock.acquire(Path(sys.argv[1])).was_alone, flush=True)
 sys.stdin.read()
 """

@@ -18,7 +18,7 @@ import stamina
 import structlog
 
 from snaprotd import logs
-from snaprotd.core.model import Retention
+from snaprotd.core.policy import Retention
 from snaprotd.core.rotation import Result, Step
 from snaprotd.simulator import Fault, Reply, Request, SimSnapshot, World, api
 from tests.scenarios.test_retention import CREATE, LIST, NEW, Scene, error_of, is_create, ours

@@ -18,9 +18,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from snaprotd.core.model import OnStopTimeout, Policy, Retention, WhenFull
+from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull
 from snaprotd.simulator import Fault, World
 from tests.support.lives import Story, night
+from tests.support.policies import NIGHTLY, slots
 from tests.support.promises import Witnessed
 from tests.support.virtual_time import run_virtually
 
@@ -75,7 +76,7 @@ histories = st.lists(
 
 policies = st.builds(
     Policy,
-    schedule=st.just(("30 3 * * *",)),
+    schedule=st.just(slots(NIGHTLY)),
     keep=st.one_of(
         st.builds(Retention, last=st.integers(1, 4)),
         st.just(Retention(last=1, daily=1, weekly=2)),

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core import schedule
 from snaprotd.core.errors import ConfigError, LeaseLost
-from snaprotd.core.model import Policy, Retention
+from snaprotd.core.policy import Retention
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.store import Claimed, Ledger
@@ -24,6 +24,7 @@ from snaprotd.simulator import Fault, World
 from snaprotd.simulator.world import SimSnapshot
 from tests.support.daemons import BusyWorld, Watched, daemon_on, look_around_less, write_config
 from tests.support.lives import Story, night
+from tests.support.policies import a_policy
 from tests.support.promises import Witnessed
 from tests.support.virtual_time import START, VirtualLoop, run_virtually
 
@@ -378,7 +379,7 @@ class ZombieNight:
         self.world = World(snapshot_seconds=(200, 200))
         self.server_id = self.world.add_server("web-01")
         two_old_ones(self.world, self.server_id)
-        policy = Policy(schedule=("30 3 * * *",), stop_first=True, keep=Retention(last=1))
+        policy = a_policy(stop_first=True, keep=Retention(last=1))
         self.story = Story(
             world=self.world, ledger_path=path, policy=policy, server_id=self.server_id, poll_interval=60.0
         )

@@ -23,6 +23,7 @@ from snaprotd.ledger.store import KEPT_HISTORY, Claimed, Ledger, Mark
 from snaprotd.simulator import Fault
 from snaprotd.wiring.assembly import new_rotation
 from tests.support.daemons import ONE, Watched, a_world, daemon_on, settings, write_config
+from tests.support.rotations import changed
 from tests.support.world_transport import WorldTransport
 
 MINUTE = 60.0
@@ -91,7 +92,7 @@ async def test_a_start_without_a_ledger_ends_when_the_server_runs_or_is_gone(
     told = settings(tmp_path)
     (target,) = resolve(told, None)
     now = datetime.now(UTC)
-    left = replace(new_rotation(told, target, slot=now, now=now), step=Step.WAIT, held_off=True, went_off=True)
+    left = changed(new_rotation(told, target, slot=now, now=now), step=Step.WAIT, held_off=True, went_off=True)
     async with await Ledger.open(tmp_path / "state.db", owner="dead") as ledger:
         assert isinstance(await ledger.claim(left), Claimed)
     if is_gone:

@@ -74,7 +74,7 @@ class Night:
 
 
 async def has_asked(watched: Watched) -> None:
-    while not any(one.stop_acknowledged for one in watched.daemon.metrics.running.values()):  # noqa: ASYNC110
+    while not any(one.power.stop_acknowledged for one in watched.daemon.metrics.running.values()):  # noqa: ASYNC110
         await asyncio.sleep(1)
 
 
@@ -263,7 +263,7 @@ async def test_the_process_after_one_that_started_the_server_ahead_of_its_turn_a
             await asyncio.sleep(20 * MINUTE)
             (ended,) = after.ended
     assert ended.result == "success"
-    assert 200 < ended.off_for < 10 * MINUTE  # off twice, and not in between
+    assert 200 < ended.power.off_for < 10 * MINUTE  # off twice, and not in between
     assert one.history == [*OFF_AND_ON, *OFF_AND_ON[1:]]
     assert [made.server_status_when_taken for made in one.world.created] == ["stopped"]
 

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.model import OnStopTimeout, Policy, Retention
+from snaprotd.core.policy import OnStopTimeout, Retention
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run, Tools
@@ -27,6 +27,7 @@ from snaprotd.ledger.store import Claimed, Ledger
 from snaprotd.simulator import Fault, Reply, Request, World
 from tests.support.daemons import daemon_on, power, write_config
 from tests.support.lives import Story, night
+from tests.support.policies import a_policy
 from tests.support.promises import Witnessed
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
@@ -58,9 +59,9 @@ class Night:
             slot = datetime(2025, 1, day, 3, 30, tzinfo=UTC)
             self.world.add_snapshot(self.server_id, f"snaprotd-main-{slot:%Y%m%dT%H%M%SZ}", created_at=slot)
         self.world.faults.extend(faults)
-        wanted = {"schedule": ("30 3 * * *",), "stop_first": True, "keep": Retention(last=2), **policy}
+        wanted = {"stop_first": True, "keep": Retention(last=2), **policy}
         self.story = Story(
-            world=self.world, ledger_path=folder / "state.db", policy=Policy(**wanted), server_id=self.server_id
+            world=self.world, ledger_path=folder / "state.db", policy=a_policy(**wanted), server_id=self.server_id
         )
         self.witnessed = Witnessed(self.story)
         self.story.before_request = self._before

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from snaprotd.core.errors import ConfigError
-from snaprotd.core.model import Policy, Retention, WhenFull
+from snaprotd.core.policy import Retention, WhenFull
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.simulator import Fault, Request, SimSnapshot, World
 from tests.support.daemons import Watched, daemon_on, write_config
 from tests.support.lives import Story, night
+from tests.support.policies import a_policy
 from tests.support.promises import Witnessed
 from tests.support.virtual_time import run_virtually
 
@@ -53,7 +54,7 @@ class Scene:
         self.story = Story(
             world=self.world,
             ledger_path=folder / f"{instance}.db",
-            policy=Policy(schedule=("30 3 * * *",), **policy),
+            policy=a_policy(**policy),
             server_id=self.server_id,
             instance=instance,
             poll_interval=60.0,
@@ -214,7 +215,7 @@ async def test_a_snapshot_stuck_in_progress_deletes_nothing_and_does_not_keep_th
     rotation = await scene.night()
     assert rotation.result is Result.FAILURE
     assert error_of(rotation).endswith("the snapshot is in progress")
-    assert rotation.off_for < timedelta(minutes=35).total_seconds()
+    assert rotation.power.off_for < timedelta(minutes=35).total_seconds()
     assert scene.asked == ["stop", "create", "start"]
 
 

@@ -21,7 +21,7 @@ import stamina
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import LeaseLost
-from snaprotd.core.model import Policy, snapshot_name
+from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Drain, Run, Tools
@@ -30,6 +30,7 @@ from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import Cloud
 from snaprotd.simulator import Reply, Request, World
+from tests.support.rotations import changed
 from tests.support.world_transport import WorldTransport
 
 _living = 0
@@ -105,19 +106,20 @@ class Story:
     records: list[Rotation] = field(default_factory=list)
 
     def rotation(self, slot: datetime, **changes: Any) -> Rotation:
-        fields: dict[str, Any] = {
-            "id": f"{slot:%Y%m%d%H%M%S}-{self.server_id}"[:32],
-            "server_id": self.server_id,
-            "label": self.world.servers[self.server_id].name,
-            "slot": slot,
-            "snapshot_name": snapshot_name(self.instance, slot),
-            "policy": self.policy,
-            "started_at": datetime.now(UTC),
-            "instance": self.instance,
-            "limit": self.limit,
-            "settle": self.settle,
-        }
-        return Rotation(**{**fields, **changes})
+        begun = Rotation.begin(
+            id=f"{slot:%Y%m%d%H%M%S}-{self.server_id}"[:32],
+            server_id=self.server_id,
+            label=self.world.servers[self.server_id].name,
+            slot=slot,
+            rules=self.rules,
+            now=datetime.now(UTC),
+            settle=self.settle,
+        )
+        return changed(begun, **changes)
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(policy=self.policy, instance=self.instance, limit=self.limit)
 
     @asynccontextmanager
     async def life(self, moment: Callable[[str], None] = lambda _: None) -> AsyncIterator[Tools]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from snaprotd.core.model import Owner, Snapshot, SnapshotState, WhenFull
-from snaprotd.core.retention import make_room, owner_of, plan_retention
+from snaprotd.core.model import Owner, Snapshot, SnapshotState
+from snaprotd.core.ownership import owner_of
+from snaprotd.core.policy import WhenFull
+from snaprotd.core.retention import plan_retention
+from snaprotd.core.room import make_room
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.simulator import Reply, Request, SimSnapshot
 from tests.support.lives import Story
@@ -71,8 +74,8 @@ class Witnessed:
             self.broken.append(f"P5: {victim.name} was deleted while {victim.status}")
         self._judge_loss(victim, held)
         now = datetime.now(UTC)
-        plan = plan_retention(held, policy, instance=story.instance, limit=story.limit, now=now)
-        room = make_room(held, policy, instance=story.instance, limit=story.limit, now=now)
+        plan = plan_retention(held, story.rules, now=now)
+        room = make_room(held, story.rules, now=now)
         allowed = {one.id for one in plan.deletions} | {room.delete.id if room.delete else ""}
         if victim.id not in allowed:
             self.broken.append(f"P6: {victim.name} was deleted, which the true list does not allow")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from snaprotd.config.settings import Config, Target, resolve
-from snaprotd.core import retention
 from snaprotd.core.errors import UnknownServer
 from snaprotd.core.model import Server
+from snaprotd.core.room import make_room
 from snaprotd.provider.inventory import Inventory, ServerHoldings
 from snaprotd.provider.vps_org.client import Doubtful, NullObserver
 from snaprotd.report.rows import ids_of, untouchable_words
@@ -164,7 +164,7 @@ def _finding(config: Config, target: Target, inventory: Inventory, now: datetime
         return Finding(ok=False, text=f"{target.label}: {text}")
     if held is None:
         return Finding(ok=False, text=f"{target.label}: {server.name} is {server.status}, its snapshots are not known")
-    room = retention.make_room(held.snapshots, target.policy, instance=config.instance, limit=config.limit, now=now)
+    room = make_room(held.snapshots, config.rules_of(target), now=now)
     slots = f"{max(0, config.limit - len(held.snapshots))} of {config.limit} slots free"
     text = f"{target.label}: {server.name} is {server.status}, {slots}"
     blocked = room.blocked or untouchable_words(server)

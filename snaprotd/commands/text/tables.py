@@ -116,7 +116,7 @@ def now_text(rotation: Rotation) -> RenderableType:
             f"interrupted: {rotation.label} at step {rotation.step}; the next start of snaprotd goes on with it"
         )
     if rotation.error is None:
-        off = f", was off for {duration(rotation.off_for)}" if rotation.went_off else ""
+        off = f", was off for {duration(rotation.power.off_for)}" if rotation.power.went_off else ""
         text = f": {rotation.label} has {rotation.snapshot_name} (id {rotation.snapshot_id}){off}{deleted}"
     else:
         text = f": {rotation.label}: at step {rotation.failed_step}: {rotation.error}{deleted}"
@@ -137,7 +137,7 @@ def history_text(rotations: Sequence[Rotation]) -> RenderableType:
             one.label,
             Text(result, style=STYLES.get(result, "bold")),
             duration(seconds),
-            duration(one.off_for) if one.off_for >= 1 else "-",
+            duration(one.power.off_for) if one.power.off_for >= 1 else "-",
             _what(one),
         )
     return table

@@ -1,0 +1,83 @@
+"""What is to happen to a server: its policy, and the rules that its snapshots go by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+
+from snaprotd.core.schedule import Missed, Schedule
+
+PROVIDER_LIMIT = 5
+"""Snapshots a server may hold at VPS.org, whoever made them (the provider's published figure)."""
+
+
+class WhenFull(StrEnum):
+    """What a rotation may do where the server has no free slot before it begins."""
+
+    REPLACE = "replace"
+    """Delete our oldest first, if a newer completed one of ours remains."""
+    REPLACE_LAST = "replace_last"
+    """Delete even our last one, if somebody else's completed snapshot remains."""
+    REFUSE = "refuse"
+    """Delete nothing, fail as blocked."""
+
+
+class OnStopTimeout(StrEnum):
+    """What a rotation does with a server that does not switch off within `stop_timeout`."""
+
+    ABORT = "abort"
+    SNAPSHOT_ANYWAY = "snapshot_anyway"
+    HARD_STOP = "hard_stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How many snapshots each rule keeps. A snapshot is kept if any rule keeps it."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+
+    @property
+    def total(self) -> int:
+        """The most snapshots these rules can keep at one time."""
+        return self.last + self.hourly + self.daily + self.weekly + self.monthly + self.yearly
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What is to happen to one server, every key resolved. The values here are the documented defaults."""
+
+    schedule: Schedule
+    spread: timedelta = timedelta(0)
+    keep: Retention = field(default_factory=lambda: Retention(last=4))
+    adopt: tuple[str, ...] = ()
+    """Shell patterns on the names of snapshots that are ours to rotate besides our own."""
+    when_full: WhenFull = WhenFull.REPLACE
+    stop_first: bool = False
+    stop_timeout: timedelta = timedelta(minutes=5)
+    on_stop_timeout: OnStopTimeout = OnStopTimeout.ABORT
+    start_timeout: timedelta = timedelta(minutes=10)
+    snapshot_timeout: timedelta = timedelta(minutes=30)
+    missed: Missed = Missed.RUN
+    missed_within: timedelta = timedelta(hours=24)
+    paused: bool = False
+
+    @property
+    def timezone(self) -> str:
+        """Of the schedule, and of the periods that retention counts in."""
+        return self.schedule.timezone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What decides over the snapshots of one server: its policy, whose names are ours, and how many there may be."""
+
+    policy: Policy
+    instance: str = "main"
+    limit: int = PROVIDER_LIMIT
+    """Snapshots that the server may hold, whoever made them."""

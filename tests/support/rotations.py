@@ -1,0 +1,27 @@
+"""Rotations told in few words: any field by its name, in whichever of a rotation's records it stands."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from snaprotd.core.creation import Creation
+from snaprotd.core.policy import Rules
+from snaprotd.core.power import Power
+from snaprotd.core.rotation import Rotation
+
+_RECORDS: dict[str, type] = {"power": Power, "creation": Creation, "rules": Rules}
+
+
+def changed(rotation: Rotation, **values: Any) -> Rotation:
+    """The rotation with these values; `held_off` stands in its power, `snapshot_id` in its creation, and so on."""
+    for name, record in _RECORDS.items():
+        own = {each.name: values.pop(each.name) for each in fields(record) if each.name in values}
+        rotation = replace(rotation, **{name: replace(getattr(rotation, name), **own)}) if own else rotation
+    return replace(rotation, **values)
+
+
+def flat(rotation: Rotation) -> dict[str, Any]:
+    """Every value by its name, in whichever record it stands."""
+    own = {name: value for name, value in vars(rotation).items() if name not in _RECORDS}
+    return own | {name: value for record in _RECORDS for name, value in vars(getattr(rotation, record)).items()}
