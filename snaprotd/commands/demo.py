@@ -135,7 +135,7 @@ class _Demo:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("server", "power", "step", "", "rotations", "snapshots"):
             table.add_column(column)
-        running = {rotation.server_id: rotation for rotation in self._daemon.metrics.running.values()}
+        running = {rotation.server_id: rotation for rotation in self._daemon.board.running.values()}
         for server_id, server in self._world.servers.items():
             rotation = running.get(server_id)
             held = "●" * len(self._world.snapshots_of(server_id))
@@ -151,7 +151,7 @@ class _Demo:
 
     def _say_changes(self) -> None:
         """Without a terminal: a line for each step that is reached."""
-        for rotation in list(self._daemon.metrics.running.values()):
+        for rotation in list(self._daemon.board.running.values()):
             if self._said.get(rotation.id) != rotation.step:
                 self._said[rotation.id] = rotation.step
                 click.echo(f"{rotation.label}: {rotation.step}")

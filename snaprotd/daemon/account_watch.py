@@ -14,8 +14,8 @@ from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import CloudError, LedgerError
 from snaprotd.core.model import Server
 from snaprotd.daemon.schedules import Schedules
+from snaprotd.engine.board import Board, Holdings
 from snaprotd.ledger.store import Ledger
-from snaprotd.observe.metrics import Holdings, Metrics
 from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.vps_org.client import Doubtful
 from snaprotd.report.assessment import Assessment, Assessments
@@ -37,11 +37,11 @@ class AccountWatch:
         inventory: Inventory,
         ledger: Ledger,
         schedules: Schedules,
-        metrics: Metrics,
+        board: Board,
         look_after: LookAfter,
         now: Callable[[], datetime],
     ) -> None:
-        self.config = config
+        self._config = config
         self.error: str | None = None
         """Why the account could not be listed the last time, or None."""
         self.has_answered = False
@@ -49,12 +49,15 @@ class AccountWatch:
         self._inventory = inventory
         self._ledger = ledger
         self._schedules = schedules
-        self._metrics = metrics
+        self._board = board
         self._look_after = look_after
         self._now = now
         self._assessments = Assessments()
         self._discovered_at: float | None = None
         self._missing: frozenset[str] = frozenset()
+
+    def apply(self, config: Config) -> None:
+        self._config = config
 
     async def read(self) -> None:
         """List the whole account, and bring everything in line with it. A failure is logged and kept in `error`."""
@@ -66,7 +69,7 @@ class AccountWatch:
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
         self.has_answered = True
         await self._discover(complete=failure is None)
-        self._metrics.inventory_listed_at = self._inventory.last_success
+        self._board.inventory_listed_at = self._inventory.last_success
         for count, target in enumerate(list(self._schedules.targets.values())):
             self.note_holdings(target)
             if count % 100 == 0:
@@ -85,13 +88,13 @@ class AccountWatch:
 
     def targets(self) -> Sequence[Target]:
         """The servers to look after. What was listed once stays until a list that can be relied on is without it."""
-        return resolve(self.config, self.servers())
+        return resolve(self._config, self.servers())
 
     async def _discover(self, *, complete: bool) -> None:
         """Find the servers that a `match` names, every so often; and those that are named and do not exist."""
         moment = asyncio.get_running_loop().time()
         first = self._discovered_at is None
-        if not first and moment - (self._discovered_at or 0) < self.config.discover_interval:
+        if not first and moment - (self._discovered_at or 0) < self._config.discover_interval:
             return
         targets = self.targets()
         if {_identity(target) for target in targets} != set(map(_identity, self._schedules.targets.values())):
@@ -125,7 +128,7 @@ class AccountWatch:
         if held is None:
             return None
         try:
-            return self._assessments.of(self.config, target, held, self._now())
+            return self._assessments.of(self._config, target, held, self._now())
         except ValueError as error:
             log.error("the server's snapshots cannot be judged", server=target.label, error=str(error))
             return None

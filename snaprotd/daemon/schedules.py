@@ -14,9 +14,10 @@ from snaprotd.core.policy import Policy
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.schedule import expected_interval, missed_slots, spread_delay
 from snaprotd.daemon.timer import SlotTimer
+from snaprotd.engine.board import Board, ServerFacts
 from snaprotd.engine.rotations import Rotations
 from snaprotd.ledger.store import Claimed, Ledger, Mark, ServerBusy
-from snaprotd.observe.metrics import Metrics, ServerFacts
+from snaprotd.observe.metrics import DaemonMetrics
 from snaprotd.wiring.assembly import new_rotation
 
 log = structlog.get_logger("snaprotd.schedules")
@@ -51,14 +52,16 @@ class Schedules:
         *,
         ledger: Ledger,
         rotations: Rotations,
-        metrics: Metrics,
+        board: Board,
+        metrics: DaemonMetrics,
         now: Callable[[], datetime],
         in_background: Callable[[Awaitable[None], str], None],
     ) -> None:
-        self.config = config
+        self._config = config
         self.targets: dict[str, Target] = {}
         self._ledger = ledger
         self._rotations = rotations
+        self._board = board
         self._metrics = metrics
         self._now = now
         self._in_background = in_background
@@ -66,14 +69,18 @@ class Schedules:
         self._seen: dict[str, datetime] = {}
         """For each server the slot up to which all is dealt with."""
         self._looked_at: datetime | None = None
+        self._stopped = False
+
+    def apply(self, config: Config) -> None:
+        self._config = config
 
     def start(self) -> None:
         self._timer.start()
 
     def stop(self) -> None:
         """Take up no further slot."""
+        self._stopped = True
         self._timer.stop()
-        self._due = lambda server_id, slot: None  # type: ignore[method-assign]
 
     # -- which servers -------------------------------------------------------------------------------------------
 
@@ -85,7 +92,7 @@ class Schedules:
         """
         marks: list[Mark] = []
         before, self.targets = self.targets, {target.server_id: target for target in targets}
-        self._metrics.show_only({target.server_id: target.label for target in targets})
+        self._board.show_only({target.server_id: target.label for target in targets})
         for gone in before.keys() - self.targets.keys():
             self._timer.remove(gone)
             self._seen.pop(gone, None)
@@ -126,11 +133,11 @@ class Schedules:
     def _due(self, server_id: str, slot: datetime) -> None:
         """The timer's call: hand the slot on and return."""
         target = self.targets.get(server_id)
-        if target is None:
+        if target is None or self._stopped:
             return
         now = self._now()
         late = now - slot - _delay(target)
-        self._metrics.lateness.observe(max(0.0, late.total_seconds()))
+        self._metrics.taken_up(late.total_seconds())
         work = self._take_up_late(target, now) if late > LATE else self.take_up(target, slot, seen_until=slot)
         self._in_background(work, f"slot {slot} of {target.label}")
 
@@ -175,7 +182,7 @@ class Schedules:
                 return
         now = self._now()
         try:
-            claim = await self._rotations.claim(new_rotation(self.config, target, slot=slot, now=now), mark)
+            claim = await self._rotations.claim(new_rotation(self._config, target, slot=slot, now=now), mark)
         except LedgerError as error:
             facts.rotations[Result.FAILURE] += 1
             facts.last_failure = now
@@ -215,7 +222,7 @@ class Schedules:
                     log.exception("internal error: this server's schedule is not told", server=target.label)
         self._looked_at = now
         self._timer.wakeup()
-        self._metrics.scheduler_ticked_at.set(now.timestamp())
+        self._metrics.ticked(now)
         self._tell_next_runs(self.targets.values())
 
     def _tell_next_runs(self, targets: Iterable[Target]) -> None:
@@ -224,7 +231,7 @@ class Schedules:
             self.facts(target).next_run = None if paused else self._timer.next_run(target.server_id)
 
     def facts(self, target: Target) -> ServerFacts:
-        return self._metrics.servers.get(target.label) or ServerFacts(target.server_id)
+        return self._board.of(target.server_id)
 
 
 def _delay(target: Target) -> timedelta:

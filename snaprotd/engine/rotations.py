@@ -9,11 +9,11 @@ import structlog
 
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.rotation import Rotation, resumed
+from snaprotd.engine.board import Board
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run, Tools
 from snaprotd.engine.switching import start_server
 from snaprotd.ledger.store import Claim, Claimed, Mark
-from snaprotd.observe.metrics import Metrics
 
 log = structlog.get_logger("snaprotd.rotations")
 
@@ -64,13 +64,13 @@ class Rotations:
     def __init__(
         self,
         tools: Tools,
-        metrics: Metrics,
+        board: Board,
         *,
         max_concurrent: int,
         finished: Callable[[Rotation], None] = lambda _: None,
     ) -> None:
         self._tools = tools
-        self._metrics = metrics
+        self._board = board
         self.permits = Permits(max_concurrent)
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = finished
@@ -144,7 +144,7 @@ class Rotations:
         return not self._tasks
 
     def _launch(self, rotation: Rotation) -> None:
-        self._metrics.watch(rotation)
+        self._board.show(rotation)
         task = asyncio.create_task(self._run(rotation), name=f"rotation {rotation.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -159,19 +159,19 @@ class Rotations:
         except LedgerError as error:
             log.error("the rotation could not be released", rotation=rotation.id, error=str(error))
         finally:
-            self._metrics.unwatch(rotation)
+            self._board.take_down(rotation)
             self._finished(rotation)
 
     async def _run_with_permit(self, rotation: Rotation) -> Rotation:
         """A server that is held off waits for nobody; and one that does not start again keeps nobody waiting."""
         permit = Permit(lambda: None) if rotation.held_off else await self.permits.take()
 
-        def watch(rotation: Rotation) -> None:
-            self._metrics.watch(rotation)
+        def show(rotation: Rotation) -> None:
+            self._board.show(rotation)
             if rotation.start_is_overdue:
                 permit.give_back()
 
         try:
-            return await insist_on_rotation(Run(rotation, self._tools, watch))
+            return await insist_on_rotation(Run(rotation, self._tools, show))
         finally:
             permit.give_back()

@@ -87,6 +87,8 @@ class Ledger:
 
     def __init__(self, engine: AsyncEngine, *, owner: str, lease: float, lock: FolderLock | None) -> None:
         self._engine = engine
+        self.name = str(engine.url.database)
+        """What it is called wherever it is shown; without what may be secret of its address."""
         self._owner = owner
         self.lease = lease
         """Length of a lease, in seconds."""

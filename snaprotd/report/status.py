@@ -17,7 +17,7 @@ from snaprotd.core.model import Owner, Server
 from snaprotd.core.policy import Policy
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import Json, count, plain_id, zulu
-from snaprotd.observe.metrics import ServerFacts
+from snaprotd.engine.board import ServerFacts
 from snaprotd.report.assessment import Assessment
 from snaprotd.report.rows import history_row, planned_rows, untouchable_words
 

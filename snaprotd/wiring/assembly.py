@@ -11,6 +11,8 @@ from pathlib import Path
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.rotation import Rotation
+from snaprotd.engine.board import Board
+from snaprotd.engine.events import Observers
 from snaprotd.engine.run import Drain, Tools
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
@@ -51,17 +53,17 @@ def _ledger_path(config: Config) -> Path:
 
 @asynccontextmanager
 async def open_tools(
-    config: Config, environ: Mapping[str, str], metrics: Metrics, transport: Transport | None = None
+    config: Config, environ: Mapping[str, str], board: Board, metrics: Metrics, transport: Transport | None = None
 ) -> AsyncIterator[Tools]:
     """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
-    async with open_cloud(config, environ, metrics, transport) as cloud, await open_ledger(config) as ledger:
+    async with open_cloud(config, environ, metrics.requests, transport) as cloud, await open_ledger(config) as ledger:
         inventory = Inventory(cloud)
         try:
             yield Tools(
                 cloud=cloud,
                 inventory=inventory,
                 ledger=ledger,
-                observer=metrics,
+                observer=Observers(board, metrics.rotations),
                 drain=Drain(),
                 poll_interval=config.poll_interval,
                 request_timeout=config.api.timeout,

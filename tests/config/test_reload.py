@@ -97,11 +97,11 @@ async def test_a_bad_file_leaves_the_old_one_in_force_until_the_next_good_one(tm
         await asyncio.sleep(RELOADED)
         assert not is_in_force(watched)
         assert watched.series("snaprotd_next_run_timestamp_seconds") == before
-        assert any(str(path) in remark for remark in watched.daemon.remarks())
+        assert any(str(path) in remark for remark in watched.daemon.view.remarks())
         path.write_text(good)
         await asyncio.sleep(RELOADED)
         assert is_in_force(watched)
-        assert watched.daemon.remarks() == []
+        assert watched.daemon.view.remarks() == []
 
 
 async def test_a_file_that_goes_away_leaves_the_old_one_in_force(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ async def test_what_needs_a_restart_says_so_and_changes_nothing(tmp_path: Path, 
         path.write_text("\n".join([*kept, line, ""]).replace("0 12", "0 13"))
         await asyncio.sleep(RELOADED)
         assert not is_in_force(watched)
-        assert any("needs a restart" in remark for remark in watched.daemon.remarks())
+        assert any("needs a restart" in remark for remark in watched.daemon.view.remarks())
         next_run = watched.value("snaprotd_next_run_timestamp_seconds", "web-01")
         assert next_run is not None
         assert next_run % 86400 == 12 * 3600

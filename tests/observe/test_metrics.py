@@ -87,7 +87,7 @@ class Exposition:
 
     def __init__(self, watched: Watched) -> None:
         self.at = datetime.now(UTC)
-        self.text = watched.daemon.exposition().decode()
+        self.text = watched.daemon.view.exposition().decode()
         self.families = dict(_named(self.text))
 
     def value(self, name: str, labels: Labels | None = None) -> float | None:

@@ -145,7 +145,7 @@ def held_to(schema: dict[str, Any], value: Any) -> Any:
 
 
 async def report_of(watched: Watched) -> Any:
-    return held_to(REPORT, await watched.daemon.status())
+    return held_to(REPORT, await watched.daemon.view.status())
 
 
 def a_server(world: World, *, days: int = 3) -> str:
@@ -204,7 +204,7 @@ async def test_a_rotation_under_way_shows_its_step_and_since_when_its_server_is_
         assert server["stopped_by_us_since"] is None
         assert server["last"]["result"] == "success"
         assert server["last"]["off_seconds"] > 0
-        one = held_to(ONE_SERVER, await watched.daemon.server_status(server_id))
+        one = held_to(ONE_SERVER, await watched.daemon.view.server_status(server_id))
         assert [step["step"] for step in one["history"][0]["steps"]] == [
             *("look", "make_room", "stop", "snapshot", "wait", "start", "prune")
         ]

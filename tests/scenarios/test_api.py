@@ -770,10 +770,10 @@ def is_shown(watched: daemons.Watched, log: io.StringIO, folder: Path) -> list[s
     """Where one of the tokens is to be seen."""
     places = {
         "log": log.getvalue(),
-        "metrics": watched.daemon.exposition().decode(),
+        "metrics": watched.daemon.view.exposition().decode(),
         "records": repr(watched.ended),
-        "configuration": repr(watched.daemon.config),
-        "remarks": "".join(watched.daemon.remarks()),
+        "configuration": repr(watched.daemon.view.config),
+        "remarks": "".join(watched.daemon.view.remarks()),
         **{path.name: path.read_bytes().decode("latin-1") for path in folder.glob("state.db*")},
     }
     return [place for place, text in places.items() if BEFORE in text or AFTER in text]

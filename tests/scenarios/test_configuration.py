@@ -48,13 +48,13 @@ async def test_a_file_whose_token_is_still_to_be_written_is_taken_when_that_is_t
         await asyncio.sleep(10 * MINUTE)
         assert next_hour(watched) == 12
         assert watched.value("snaprotd_config_last_reload_successful") == 0
-        assert len(watched.daemon.remarks()) == 2
+        assert len(watched.daemon.view.remarks()) == 2
         token.write_text(world.token)
         token.chmod(0o600)
         await asyncio.sleep(TAKEN)
         assert next_hour(watched) == 13
         assert watched.value("snaprotd_config_last_reload_successful") == 1
-        assert list(watched.daemon.remarks()) == []
+        assert list(watched.daemon.view.remarks()) == []
     (refusal,) = logged(log, REFUSED)
     assert "cannot be read: No such file" in refusal["mistake"]
 

@@ -513,7 +513,7 @@ async def test_what_the_list_says_is_absent_before_the_first_list_right_after_it
     async with daemon_on(config(tmp_path, *both), world) as watched:
         await asyncio.sleep(10 * MINUTE)
         assert {name: watched.series(name) for name in OF_THE_LIST} == {name: {} for name in OF_THE_LIST}
-        assert watched.daemon.unready()
+        assert watched.daemon.view.unready()
         silence.times = 0
         await asyncio.sleep(2 * MINUTE)
         assert {
@@ -527,10 +527,10 @@ async def test_what_the_list_says_is_absent_before_the_first_list_right_after_it
         assert watched.series("snaprotd_prune_pending") == {("s12345",): 1, ("s12346",): 0}
         assert ("s12346",) not in watched.series("snaprotd_newest_completed_timestamp_seconds")
         assert watched.series("snaprotd_inventory_last_success_timestamp_seconds")
-        assert not watched.daemon.unready()
+        assert not watched.daemon.view.unready()
         config(tmp_path, both[1])
         await asyncio.sleep(5)
-        assert "s12345" not in watched.daemon.exposition().decode()
+        assert "s12345" not in watched.daemon.view.exposition().decode()
 
 
 async def test_after_a_restart_the_last_success_is_known_at_once(tmp_path: Path) -> None:
@@ -573,7 +573,7 @@ async def test_a_schedule_whose_code_fails_while_it_runs_stops_no_other_server(
         monkeypatch.setattr(schedule, "_read", failing)
         await asyncio.sleep(HOUR)
         assert counted(watched, "snaprotd_rotations_total", "s12346") == {"success": 2}
-        assert watched.daemon.ailments() == []
+        assert watched.daemon.view.ailments() == []
         assert watched.value("snaprotd_next_run_timestamp_seconds", "s12345") is None
     assert slots(one for one in world.created if one.server_id == "12346") == ["03:10", "03:40"]
 

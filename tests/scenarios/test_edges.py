@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_clock", "log")
 
 
 async def only_server(watched: Watched) -> dict[str, Any]:
-    (server,) = (await watched.daemon.status())["servers"]
+    (server,) = (await watched.daemon.view.status())["servers"]
     return dict(server)
 
 
@@ -270,28 +270,28 @@ class WithoutFleet:
     """A daemon's view, whose report on the whole fleet nobody may ask for."""
 
     def __init__(self, watched: Watched) -> None:
-        self._daemon = watched.daemon
+        self._view = watched.daemon.view
 
     def __getattr__(self, name: str) -> Any:
         assert name != "status"
-        return getattr(self._daemon, name)
+        return getattr(self._view, name)
 
 
 async def test_a_report_is_made_once_for_all_who_ask_within_a_second(tmp_path: Path) -> None:
     async with daemon_on(write_config(tmp_path, ONE), a_world()) as watched:
-        first = await watched.daemon.status()
+        first = await watched.daemon.view.status()
         await asyncio.sleep(0.9)
-        assert await watched.daemon.status() is first
+        assert await watched.daemon.view.status() is first
         await asyncio.sleep(0.2)
-        later = await watched.daemon.status()
+        later = await watched.daemon.view.status()
         assert (later is first, later["generated_at"] > first["generated_at"]) == (False, True)
 
 
 @pytest.mark.parametrize(("address", "code"), [("/servers/12345", 200), ("/servers/999", 404)])
 async def test_the_page_of_one_server_makes_no_report_on_the_fleet(tmp_path: Path, address: str, code: int) -> None:
     async with daemon_on(write_config(tmp_path, ONE), a_world()) as watched:
-        watched.daemon = WithoutFleet(watched)  # type: ignore[assignment]
+        watched.daemon.view = WithoutFleet(watched)  # type: ignore[assignment]
         try:
             assert (await watched.get(address)).status_code == code
         finally:
-            watched.daemon = watched.daemon._daemon  # type: ignore[attr-defined]
+            watched.daemon.view = watched.daemon.view._view  # type: ignore[attr-defined]

@@ -74,7 +74,7 @@ class Night:
 
 
 async def has_asked(watched: Watched) -> None:
-    while not any(one.power.stop_acknowledged for one in watched.daemon.metrics.running.values()):  # noqa: ASYNC110
+    while not any(one.power.stop_acknowledged for one in watched.daemon.board.running.values()):  # noqa: ASYNC110
         await asyncio.sleep(1)
 
 
@@ -275,7 +275,7 @@ async def test_the_stop_of_the_next_process_is_waited_for_as_the_first_one_was(t
     async with ended_while_it_waits(one), one.daemon_that_has_asked() as after:
         await asyncio.sleep(200)
         assert one.status == "active"
-        assert (await after.daemon.status())["servers"][0]["stopped_by_us_since"] is None
+        assert (await after.daemon.view.status())["servers"][0]["stopped_by_us_since"] is None
         is_forbidden(one)
         await asyncio.sleep(20 * MINUTE)
         assert [ended.result for ended in after.ended] == ["failure"]

@@ -27,7 +27,7 @@ def entry(name: str, *keys: str, server_id: str = "12345", schedule: str = "10 3
 
 def about(watched: Watched, server: str) -> Series:
     """All that is shown of the server with this label."""
-    families = text_string_to_metric_families(watched.daemon.exposition().decode())
+    families = text_string_to_metric_families(watched.daemon.view.exposition().decode())
     return {
         (sample.name, tuple(sorted((key, value) for key, value in sample.labels.items() if key != "server"))): (
             sample.value
@@ -44,7 +44,7 @@ def value(watched: Watched, name: str, *labels: str) -> float | None:
 
 def steps(watched: Watched) -> list[str]:
     """Where the rotations stand that are running."""
-    return [rotation.step for rotation in watched.daemon.metrics.running.values()]
+    return [rotation.step for rotation in watched.daemon.board.running.values()]
 
 
 # -- a server under another name --------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def nightly(*keys: str, server_id: str = "12345") -> str:
 
 def steps(watched: Watched) -> list[str]:
     """Where the rotations stand that are running."""
-    return [rotation.step for rotation in watched.daemon.metrics.running.values()]
+    return [rotation.step for rotation in watched.daemon.board.running.values()]
 
 
 def results(watched: Watched) -> list[str | None]:
@@ -207,12 +207,12 @@ async def test_one_unreadable_entry_stops_neither_the_servers_of_a_pattern_nor_r
         spoil(world)
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(LATER)
-        assert list(watched.daemon.unready()) == []
+        assert list(watched.daemon.view.unready()) == []
         if moment:
             spoil(world)
         new = world.add_server("web-02")
         await asyncio.sleep(HOUR)
-        assert list(watched.daemon.unready()) == []
+        assert list(watched.daemon.view.unready()) == []
         assert results(watched) == ["success", "success"]
     assert sorted(one.server_id for one in world.created) == ["12345", new]
 
@@ -225,7 +225,7 @@ async def test_half_a_character_in_a_word_of_the_providers_stops_no_rotation(tmp
     world.later(15 * MINUTE, lambda: world.set_status("12345", "active"))
     async with daemon_on(configure(tmp_path, nightly()), world) as watched:
         await asyncio.sleep(12 * MINUTE)
-        assert [one.note for one in watched.daemon.metrics.running.values()] == [
+        assert [one.note for one in watched.daemon.board.running.values()] == [
             f"the server is {word.encode(errors='replace').decode()}"
         ]
         await asyncio.sleep(HOUR)

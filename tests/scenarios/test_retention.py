@@ -388,7 +388,7 @@ async def test_a_retention_that_makes_no_sense_is_refused_and_nothing_is_deleted
     async with daemon_on(path, world) as watched:
         write_config(tmp_path, entry.replace("KEYS", keys))
         await asyncio.sleep(300)
-        assert any(words in remark for remark in watched.daemon.remarks())
+        assert any(words in remark for remark in watched.daemon.view.remarks())
         assert watched.value("snaprotd_config_last_reload_successful") == 0
     assert [rotation.result for rotation in watched.ended] == [Result.SUCCESS]
     assert len(world.created) == 1

@@ -37,7 +37,7 @@ TOKEN = "Zq7-only-the-provider-may-see-this-4Kd"
 
 
 async def only_server(watched: Watched) -> dict[str, Any]:
-    (server,) = (await watched.daemon.status())["servers"]
+    (server,) = (await watched.daemon.view.status())["servers"]
     return dict(server)
 
 
@@ -53,7 +53,7 @@ async def test_before_the_account_was_listed_no_server_is_said_to_be_configured_
     world.faults.append(silence)
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(5 * MINUTE)
-        (departed,) = (await watched.daemon.status())["departed"]
+        (departed,) = (await watched.daemon.view.status())["departed"]
         (problem,) = departed["problems"]
         assert "is not known to be configured until the account has been listed" in problem["text"]
         world.faults.remove(silence)
@@ -66,9 +66,9 @@ async def test_a_server_that_is_suspended_is_blocked_in_the_status_as_in_the_pla
     world.set_status("12345", "suspended")
     async with daemon_on(write_config(tmp_path, ONE), world) as watched:
         await asyncio.sleep(MINUTE)
-        server, (target,) = await only_server(watched), resolve(watched.daemon.config, None)
+        server, (target,) = await only_server(watched), resolve(watched.daemon.view.config, None)
         held = watched.daemon._tools.inventory.known["12345"]
-        plan = plan_of(watched.daemon.config, target, held, now=datetime.now(UTC), count=1)
+        plan = plan_of(watched.daemon.view.config, target, held, now=datetime.now(UTC), count=1)
         assert server["blocked"] == plan["blocked"] == "blocked: the server is suspended: it would not be touched"
         assert server["state"] == "alarm"
 
@@ -101,7 +101,7 @@ async def test_a_server_is_off_because_of_us_from_when_it_was_seen_off_until_it_
 
     async def is_said_off(watched: Watched) -> bool:
         await asyncio.sleep(40)  # until it has been looked at
-        report = await watched.daemon.status()
+        report = await watched.daemon.view.status()
         is_off = report["servers"][0]["stopped_by_us_since"] is not None
         assert report["servers"][0]["running"]["held_off"]
         assert ("off because of us since" in pages.fleet_page(report, {})) == is_off

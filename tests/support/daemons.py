@@ -113,7 +113,7 @@ class Watched:
 
     def series(self, name: str) -> dict[tuple[str, ...], float]:
         """The values of one metric by the values of their labels, the server first."""
-        families = text_string_to_metric_families(self.daemon.exposition().decode())
+        families = text_string_to_metric_families(self.daemon.view.exposition().decode())
         samples = [sample for family in families for sample in family.samples if sample.name == name]
         return {
             tuple(
@@ -127,13 +127,13 @@ class Watched:
 
     async def get(self, address: str) -> httpx.Response:
         """A page of it, as a browser gets it."""
-        transport = httpx.ASGITransport(app=application(self.daemon))
+        transport = httpx.ASGITransport(app=application(self.daemon.view))
         async with httpx.AsyncClient(transport=transport, base_url="http://snaprotd.invalid") as client:
             return await client.get(address)
 
     async def reaches(self, step: Step) -> None:
         """Wait until a rotation is at the step."""
-        while not any(one.step is step for one in self.daemon.metrics.running.values()):  # noqa: ASYNC110
+        while not any(one.step is step for one in self.daemon.board.running.values()):  # noqa: ASYNC110
             await asyncio.sleep(1)
 
 

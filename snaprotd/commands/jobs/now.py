@@ -12,6 +12,7 @@ from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, ser
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import SnaprotdError, UnknownServer
 from snaprotd.core.rotation import Result, Rotation, resumed
+from snaprotd.engine.board import Board
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.store import Claimed, Ledger, ServerBusy
@@ -62,7 +63,8 @@ async def rotate_now(
 
     Raises `UnknownServer`, and `SnaprotdError` where a rotation of the server is open in another process.
     """
-    async with open_tools(config, environ, Metrics()) as tools:
+    board = Board()
+    async with open_tools(config, environ, board, Metrics(board)) as tools:
         _obey_signals(tools, say)
         target = await _target(config, tools, name)
         usual = await _usual_duration(tools.ledger, target.server_id)

@@ -1,0 +1,172 @@
+"""What the web and systemd ask of a running daemon: how everything stands, and nothing that changes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from snaprotd.config.settings import Config, Target
+from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
+from snaprotd.core.rotation import Rotation
+from snaprotd.core.words import Json, count
+from snaprotd.daemon.account_watch import AccountWatch
+from snaprotd.daemon.schedules import Schedules
+from snaprotd.engine.board import Board
+from snaprotd.engine.run import Tools
+from snaprotd.logs import redactor
+from snaprotd.observe.metrics import Metrics
+from snaprotd.report.status import Situation, report_head, server_report, status_report
+
+REPORT_GOOD_FOR = 1.0
+"""Seconds. A report on thousands of servers takes a while to make, and every open page asks for one."""
+
+
+@dataclass(kw_only=True)
+class Standing:
+    """How far a daemon is in its life."""
+
+    silent_after: float
+    """Seconds without a look at the wall clock after which it is not well."""
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    """The configuration is in force, and its slots are taken up."""
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """It has been asked to end."""
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    loaded_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """When the configuration in force was read."""
+    ticked_at: float | None = None
+    """When the wall clock was last looked at, by the loop's clock; None before the first look."""
+    refused: SnaprotdError | None = None
+    """Why the configuration file as it now is was refused; None where it is the one in force."""
+
+    @property
+    def mistakes(self) -> list[str]:
+        """Why the file as it is now is refused. Cleaned: a secret may stand where it does not belong."""
+        if isinstance(self.refused, ConfigError):
+            return [redactor.clean(str(mistake)) for mistake in self.refused.mistakes]
+        return [] if self.refused is None else [redactor.clean(str(self.refused))]
+
+
+class DaemonView:
+    """One daemon, looked at: the `View` that the web pages need."""
+
+    def __init__(
+        self,
+        config: Config,
+        standing: Standing,
+        tools: Tools,
+        *,
+        board: Board,
+        metrics: Metrics,
+        schedules: Schedules,
+        account: AccountWatch,
+    ) -> None:
+        self.config = config
+        self._standing = standing
+        self._tools = tools
+        self._board = board
+        self._metrics = metrics
+        self._schedules = schedules
+        self._account = account
+        self._report: Json | None = None
+        self._reported_at = 0.0
+
+    def apply(self, config: Config) -> None:
+        self.config = config
+
+    def in_words(self) -> str:
+        """How it stands, in one line for `systemctl status`."""
+        running = list(self._board.running.values())
+        off = [rotation.label for rotation in running if rotation.held_off]
+        is_ending = self._standing.stop.is_set()
+        words = ["ending" if is_ending else count(len(self._schedules.targets), "server")]
+        if running:
+            words.append(f"{count(len(running), 'rotation')} running")
+        if off:
+            words.append(f"held off: {', '.join(off[:5])}{' and more' if len(off) > 5 else ''}")
+        next_run = min((one.next_run for one in self._board.servers.values() if one.next_run), default=None)
+        if next_run is not None and not is_ending:
+            words.append(f"next at {next_run.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
+        if self._standing.refused is not None:
+            words.append("the configuration file is refused as it is now")
+        return ", ".join(words)
+
+    # -- what the probes ask -----------------------------------------------------------------------------------
+
+    def exposition(self) -> bytes:
+        return self._metrics.exposition()
+
+    def ailments(self) -> Sequence[str]:
+        if self._standing.ticked_at is None:
+            return []
+        silent = asyncio.get_running_loop().time() - self._standing.ticked_at
+        is_silent = silent > self._standing.silent_after
+        return [f"the scheduler has not looked at its clock for {silent:.0f} s"] if is_silent else []
+
+    def unready(self) -> Sequence[str]:
+        missing = []
+        if not self._standing.started.is_set():
+            missing.append("the configuration is not in force yet")
+        if not self._account.has_answered:
+            missing.append("the provider's API has not been reached yet")
+        return missing
+
+    def remarks(self) -> Sequence[str]:
+        mistakes = self._standing.mistakes
+        return ["the new configuration is refused, the old one is in force:", *mistakes] if mistakes else []
+
+    # -- what the pages show -----------------------------------------------------------------------------------
+
+    def head(self) -> Json:
+        return report_head(self._situation((), (), None))
+
+    async def status(self) -> Json:
+        moment = asyncio.get_running_loop().time()
+        if self._report is None or moment - self._reported_at >= REPORT_GOOD_FOR:
+            running, ledger_error = await self._open_rotations()
+            targets = tuple(self._schedules.targets.values())
+            self._report, self._reported_at = status_report(self._situation(targets, running, ledger_error)), moment
+        return self._report
+
+    async def server_status(self, name: str) -> Json | None:
+        targets = self._schedules.targets
+        target = targets.get(name) or next((one for one in targets.values() if one.label == name), None)
+        if target is None:
+            return None
+        history = await self._tools.ledger.history(target.server_id)
+        running, ledger_error = await self._open_rotations()
+        return server_report(self._situation((target,), running, ledger_error), target, history)
+
+    async def _open_rotations(self) -> tuple[Sequence[Rotation], str | None]:
+        """Those that this process runs, and those of others: a `now` beside the daemon is a rotation too."""
+        ours = dict(self._board.running)
+        try:
+            found = {one.id: one for one in await self._tools.ledger.open_rotations()}
+        except LedgerError as error:
+            return tuple(ours.values()), str(error)
+        return tuple(one for one in (found | ours).values() if not one.is_finished), None
+
+    def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
+        return Situation(
+            config=self.config,
+            now=self._tools.now(),
+            started_at=self._standing.started_at,
+            targets=targets,
+            facts=self._board.servers,
+            servers=self._tools.inventory.seen_servers,
+            assessments={
+                target.server_id: assessment
+                for target in targets
+                if (assessment := self._account.assessment(target)) is not None
+            },
+            running=running,
+            ledger_error=ledger_error,
+            inventory_listed_at=self._tools.inventory.last_success,
+            account_error=self._account.error,
+            config_loaded_at=self._standing.loaded_at,
+            ledger_path=self._tools.ledger.name,
+            is_ending=self._standing.stop.is_set(),
+            config_mistakes=self._standing.mistakes,
+        )

@@ -1,0 +1,104 @@
+"""What is known of each configured server while this process runs, and which rotations are running."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import datetime
+
+from snaprotd.core.model import Owner, SnapshotState
+from snaprotd.core.rotation import Result, Rotation
+
+
+@dataclass(kw_only=True)
+class Holdings:
+    """What the provider's list says of one server."""
+
+    counts: Mapping[tuple[Owner, SnapshotState], int]
+    newest_completed: datetime | None = None
+    newest_size_mb: int | None = None
+    blocked: bool = False
+    prune_pending: int = 0
+
+
+@dataclass
+class ServerFacts:
+    """All that is known of one configured server. None is absent: it is not shown, rather than shown as 0."""
+
+    server_id: str
+    _: KW_ONLY
+    server_name: str = ""
+    next_run: datetime | None = None
+    expected_interval: float | None = None
+    last_attempt: datetime | None = None
+    last_success: datetime | None = None
+    last_failure: datetime | None = None
+    latest: Rotation | None = None
+    """The last rotation that ended."""
+    missing: bool | None = None
+    """The account has no such server."""
+    holdings: Holdings | None = None
+    start_failures: int = 0
+    rotations: Tally[Result] = field(default_factory=Tally)
+    skipped: Tally[str] = field(default_factory=Tally)
+    missed: Tally[str] = field(default_factory=Tally)
+
+    def note_end(self, rotation: Rotation) -> None:
+        """Its last rotation was this one."""
+        self.latest = rotation
+        if rotation.result is Result.SUCCESS:
+            self.last_success = rotation.finished_at
+        elif rotation.result is Result.FAILURE:
+            self.last_failure = rotation.finished_at
+
+
+class Board:
+    """The facts of each server by its label, and the rotations that are running. An observer of them, too."""
+
+    def __init__(self) -> None:
+        self.servers: dict[str, ServerFacts] = {}
+        """By label."""
+        self._by_id: dict[str, ServerFacts] = {}
+        self.running: dict[str, Rotation] = {}
+        """The latest record of each rotation that this process is responsible for, by its id."""
+        self.inventory_listed_at: datetime | None = None
+        """When the provider's whole list was last read; None before the first."""
+
+    def show_only(self, labels: Mapping[str, str]) -> None:
+        """Show these servers, the label of each by its id, and forget every other.
+
+        What is known of a server stays with it under another label, and is never taken for another server's.
+        """
+        self._by_id = {server_id: self._by_id.get(server_id) or ServerFacts(server_id) for server_id in labels}
+        self.servers = {label: self._by_id[server_id] for server_id, label in labels.items()}
+
+    def of(self, server_id: str) -> ServerFacts:
+        """What is known of a server. One that was removed is not shown any more: its facts go nowhere."""
+        return self._by_id.get(server_id) or ServerFacts(server_id)
+
+    # -- rotations ---------------------------------------------------------------------------------------------
+
+    def show(self, rotation: Rotation) -> None:
+        """The latest record of a rotation that runs."""
+        self.running[rotation.id] = rotation
+
+    def take_down(self, rotation: Rotation) -> None:
+        """This process does not run it any more."""
+        self.running.pop(rotation.id, None)
+
+    def start_failed(self, rotation: Rotation) -> None:
+        self.of(rotation.server_id).start_failures += 1
+
+    def deleted(self, rotation: Rotation, *, success: bool) -> None:
+        """Of no server's facts: the next list shows it."""
+
+    def back_on(self, rotation: Rotation, seconds: float) -> None:
+        """Of no server's facts: the rotation's own record has it."""
+
+    def finished(self, rotation: Rotation) -> None:
+        if rotation.result is None:
+            return
+        facts = self.of(rotation.server_id)
+        facts.rotations[rotation.result] += 1
+        facts.note_end(rotation)
