@@ -12,22 +12,23 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import case, delete, func, or_, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.rotation import Result, Rotation
+from snaprotd.ledger import statements
 from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.rows import read_rotation, written_rotation
+from snaprotd.ledger.rows import read_rotation
 from snaprotd.ledger.schema import MARKS, ROTATIONS, migrate
 from snaprotd.ledger.sqlite import lacks_shared_memory, sqlite_engine
+from snaprotd.ledger.statements import instant_of, text_of
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -145,29 +146,17 @@ class Ledger:
     async def claim(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
         """Make `rotation` ours, unless its slot is taken or its server is busy; set `mark` in the same transaction."""
         began = uptime()
-        row = {**_columns(rotation), "server_id": rotation.server_id, "slot": _text(rotation.slot), "epoch": 1}
         async with self._transaction() as connection:
             if mark is not None:
-                await connection.execute(_SET_MARK, [_mark_row(mark)])
-            claimed = await connection.scalar(
-                upsert(ROTATIONS)
-                .values(**row, id=rotation.id, started_at=_text(rotation.started_at), **self._tenure())
-                .on_conflict_do_nothing()
-                .returning(ROTATIONS.c.id)
-            )
+                await connection.execute(statements.SET_MARK, [_mark_row(mark)])
+            claimed = await connection.scalar(statements.claim(rotation, self._tenure()))
             if claimed is None:
                 return await self._why_not(connection, rotation)
         self._hold(rotation.id, epoch=1, since=began)
         return Claimed(rotation)
 
     async def _why_not(self, connection: AsyncConnection, rotation: Rotation) -> Claim:
-        busy = await connection.execute(
-            select(ROTATIONS.c.id, ROTATIONS.c.body).where(
-                ROTATIONS.c.server_id == rotation.server_id,
-                ROTATIONS.c.is_open,
-                ROTATIONS.c.slot != _text(rotation.slot),
-            )
-        )
+        busy = await connection.execute(statements.busy_with(rotation))
         row = busy.first()
         if row is None:
             return SlotTaken()
@@ -182,16 +171,7 @@ class Ledger:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
         began = uptime()
         async with self._transaction() as connection:
-            saved = await connection.scalar(
-                update(ROTATIONS)
-                .where(
-                    ROTATIONS.c.id == rotation.id,
-                    ROTATIONS.c.owner == self._owner,
-                    ROTATIONS.c.epoch == lease.epoch,
-                )
-                .values(**_columns(rotation), **self._tenure())
-                .returning(ROTATIONS.c.id)
-            )
+            saved = await connection.scalar(statements.save(rotation, self._tenure(), epoch=lease.epoch))
         if saved is None:
             self._held.pop(rotation.id, None)
             raise LeaseLost(f"another process has taken over rotation {rotation.id}")
@@ -212,13 +192,7 @@ class Ledger:
         if lease is None:
             return
         async with self._transaction() as connection:
-            await connection.execute(
-                update(ROTATIONS)
-                .where(
-                    ROTATIONS.c.id == rotation_id, ROTATIONS.c.owner == self._owner, ROTATIONS.c.epoch == lease.epoch
-                )
-                .values(owner=None, lease_until=0.0)
-            )
+            await connection.execute(statements.release(rotation_id, owner=self._owner, epoch=lease.epoch))
 
     # -- all of them -------------------------------------------------------------------------------------------
 
@@ -228,47 +202,26 @@ class Ledger:
             return
         began = uptime()
         async with self._transaction() as connection:
-            rows = await connection.execute(
-                update(ROTATIONS)
-                # Only what is held still: the lease of one that was let go must run out, so that it is taken over.
-                .where(ROTATIONS.c.owner == self._owner, ROTATIONS.c.is_open, ROTATIONS.c.id.in_(list(self._held)))
-                .values(lease_until=time.time() + self.lease)
-                .returning(ROTATIONS.c.id, ROTATIONS.c.epoch)
-            )
+            until = time.time() + self.lease
+            rows = await connection.execute(statements.renew(self._held, owner=self._owner, lease_until=until))
             ours = {(row.id, row.epoch) for row in rows}
         for rotation_id, lease in list(self._held.items()):
             if (rotation_id, lease.epoch) in ours:
                 lease.valid_until = began + self.lease
 
     async def take_over(self, *, everything: bool = False, server_id: str | None = None) -> list[Rotation]:
-        """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already.
-
-        A lease that ends later than any that could have been given was written before the wall clock was set
-        back, and counts as run out.
-        """
-        began, now = uptime(), time.time()
-        abandoned = or_(
-            ROTATIONS.c.owner.is_(None),
-            ROTATIONS.c.lease_until < now,
-            ROTATIONS.c.lease_until > now + 2 * self.lease,
+        """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already."""
+        began = uptime()
+        query = statements.take_over(
+            self._tenure(),
+            held=self._held,
+            server_id=server_id,
+            everything=everything,
+            now=time.time(),
+            lease=self.lease,
         )
-        query = update(ROTATIONS).where(ROTATIONS.c.is_open)
-        if server_id is not None:
-            query = query.where(ROTATIONS.c.server_id == server_id)
-        if everything:
-            query = query.where(or_(ROTATIONS.c.owner != self._owner, ROTATIONS.c.owner.is_(None)))
-        else:
-            query = query.where(abandoned)
-        if self._held:
-            query = query.where(ROTATIONS.c.id.not_in(list(self._held)))
         async with self._transaction() as connection:
-            rows = (
-                await connection.execute(
-                    query.values(epoch=ROTATIONS.c.epoch + 1, **self._tenure()).returning(
-                        ROTATIONS.c.body, ROTATIONS.c.epoch
-                    )
-                )
-            ).all()
+            rows = (await connection.execute(query)).all()
         taken = [(rotation, row.epoch) for row in rows for rotation in _readable(row.body)]
         for rotation, epoch in taken:
             self._hold(rotation.id, epoch=epoch, since=began)
@@ -279,39 +232,21 @@ class Ledger:
 
     async def history(self, server_id: str | None = None, *, limit: int = 20) -> list[Rotation]:
         """The latest rotations, newest first, open ones too."""
-        query = select(ROTATIONS.c.body).order_by(ROTATIONS.c.started_at.desc(), ROTATIONS.c.id).limit(limit)
-        if server_id is not None:
-            query = query.where(ROTATIONS.c.server_id == server_id)
-        return await self._bodies(query)
+        return await self._bodies(statements.history(server_id, limit))
 
     async def forget_old(self, keep: int = KEPT_HISTORY) -> None:
         """Forget the rotations of a server but for the newest `keep`, and the last of each result."""
-        columns = ROTATIONS.c
-        newest = func.row_number().over(partition_by=columns.server_id, order_by=columns.started_at.desc())
-        newest_of_result = func.row_number().over(
-            partition_by=(columns.server_id, columns.result), order_by=columns.started_at.desc()
-        )
-        ranked = (
-            select(columns.id, newest.label("place"), newest_of_result.label("among_its_like"))
-            .where(~columns.is_open)
-            .subquery()
-        )
-        old = select(ranked.c.id).where(ranked.c.place > keep, ranked.c.among_its_like > 1)
         async with self._transaction() as connection:
-            await connection.execute(delete(ROTATIONS).where(columns.id.in_(old)))
+            await connection.execute(statements.forget(keep))
 
     async def latest(self) -> Mapping[str, Rotation]:
         """For each server its latest rotation that has ended."""
-        newest_first = func.row_number().over(
-            partition_by=ROTATIONS.c.server_id, order_by=ROTATIONS.c.finished_at.desc()
-        )
-        ended = select(ROTATIONS.c.body, newest_first.label("place")).where(~ROTATIONS.c.is_open).subquery()
-        rotations = await self._bodies(select(ended.c.body).where(ended.c.place == 1))
+        rotations = await self._bodies(statements.latest())
         return {rotation.server_id: rotation for rotation in rotations}
 
     async def ended_since(self, instant: datetime) -> list[Rotation]:
         """The rotations that have ended since, whoever ran them; oldest first."""
-        ended = select(ROTATIONS.c.body).where(ROTATIONS.c.finished_at >= _text(instant))
+        ended = select(ROTATIONS.c.body).where(ROTATIONS.c.finished_at >= text_of(instant))
         return await self._bodies(ended.order_by(ROTATIONS.c.finished_at))
 
     async def last_started(self) -> Mapping[str, datetime]:
@@ -326,7 +261,7 @@ class Ledger:
     async def _latest(self, query: Any) -> Mapping[str, datetime]:
         async with self._transaction() as connection:
             rows = await connection.execute(query.group_by(ROTATIONS.c.server_id))
-            return {server_id: _instant(text) for server_id, text in rows}
+            return {server_id: instant_of(text) for server_id, text in rows}
 
     async def _bodies(self, query: Any) -> list[Rotation]:
         async with self._transaction() as connection:
@@ -338,7 +273,7 @@ class Ledger:
         async with self._transaction() as connection:
             rows = (await connection.execute(select(MARKS))).all()
         return {
-            row.server_id: Mark(server_id=row.server_id, seen_until=_instant(row.seen_until), schedule=row.schedule)
+            row.server_id: Mark(server_id=row.server_id, seen_until=instant_of(row.seen_until), schedule=row.schedule)
             for row in rows
         }
 
@@ -353,7 +288,7 @@ class Ledger:
         if not marks:
             return
         async with self._transaction() as connection:
-            await connection.execute(_SET_MARK, [_mark_row(mark) for mark in marks])
+            await connection.execute(statements.SET_MARK, [_mark_row(mark) for mark in marks])
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -384,36 +319,5 @@ def _readable(body: str) -> list[Rotation]:
         return []
 
 
-def _columns(rotation: Rotation) -> dict[str, Any]:
-    return {
-        "is_open": not rotation.is_finished,
-        "result": rotation.result,
-        "body": written_rotation(rotation),
-        "finished_at": None if rotation.finished_at is None else _text(rotation.finished_at),
-    }
-
-
-def _upsert_mark() -> Any:
-    insertion = upsert(MARKS)
-    new = insertion.excluded
-    # A mark never goes back: two daemons on one ledger may report their slots in any order.
-    latest = case((MARKS.c.seen_until > new.seen_until, MARKS.c.seen_until), else_=new.seen_until)
-    return insertion.on_conflict_do_update(
-        index_elements=["server_id"], set_={"seen_until": latest, "schedule": new.schedule}
-    )
-
-
-_SET_MARK = _upsert_mark()
-
-
 def _mark_row(mark: Mark) -> dict[str, str]:
-    return {"server_id": mark.server_id, "seen_until": _text(mark.seen_until), "schedule": mark.schedule}
-
-
-def _text(instant: datetime) -> str:
-    """UTC, of one width, so that the order of the texts is the order of the instants."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+    return {"server_id": mark.server_id, "seen_until": text_of(mark.seen_until), "schedule": mark.schedule}
