@@ -22,7 +22,7 @@ class Redactor:
     def __init__(self) -> None:
         self._secrets: Callable[[], tuple[str, ...]] = lambda: ()
 
-    def watch(self, secrets: Callable[[], tuple[str, ...]]) -> None:
+    def hide(self, secrets: Callable[[], tuple[str, ...]]) -> None:
         """`secrets` is asked for each line: a token that is rotated is known at once."""
         self._secrets = secrets
 

@@ -56,7 +56,7 @@ def now(server: str, path: str | None, description: str, as_json: bool) -> int:
     refuse_another_ledger(settings)
     with moving_line() as say:
         rotation = wait_for(
-            rotate_now(settings, os.environ, server, description=description, watch=_steps_shown(say), say=say)
+            rotate_now(settings, os.environ, server, description=description, show=_steps_shown(say), say=say)
         )
     if as_json:
         print_json(outcome_of(rotation))
@@ -69,14 +69,14 @@ def _steps_shown(say: Say) -> Callable[[Rotation, float | None], None]:
     """Says at which step a rotation is, and how long they usually take."""
     shown = [step for step in STEPS if step is not Step.DONE]
 
-    def watch(rotation: Rotation, usual: float | None) -> None:
+    def tell(rotation: Rotation, usual: float | None) -> None:
         if rotation.step not in shown:
             return
         place = f"{shown.index(rotation.step) + 1}/{len(shown)} {rotation.step}"
         usually = f" (usually {duration(usual)} in all)" if usual is not None else ""
         say(f"{rotation.label}: {place}{': ' + rotation.note if rotation.note else ''}{usually}")
 
-    return watch
+    return tell
 
 
 @click.command()

@@ -24,7 +24,7 @@ from snaprotd.config.file import load
 from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.rotation import STEPS, Result, Rotation, Step
 from snaprotd.daemon.life import Daemon
-from snaprotd.simulator import Fault, Server, World, sample_world, serve
+from snaprotd.simulator import Fault, ServedApi, World, sample_world, serve
 
 SHOWN_STEPS = tuple(step for step in STEPS if step is not Step.DONE)
 
@@ -47,7 +47,7 @@ async def simulate_until_stopped(
 
 
 @asynccontextmanager
-async def _served(world: World, port: int) -> AsyncIterator[Server]:
+async def _served(world: World, port: int) -> AsyncIterator[ServedApi]:
     try:
         async with serve(world, port=port) as api:
             yield api

@@ -182,7 +182,7 @@ class Schedules:
                 return
         now = self._now()
         try:
-            claim = await self._rotations.claim(new_rotation(self._config, target, slot=slot, now=now), mark)
+            claim = await self._rotations.begin(new_rotation(self._config, target, slot=slot, now=now), mark)
         except LedgerError as error:
             facts.rotations[Result.FAILURE] += 1
             facts.last_failure = now

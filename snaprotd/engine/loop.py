@@ -10,7 +10,7 @@ import structlog
 from snaprotd.core.errors import CloudError, LeaseLost, LedgerError, Permanent
 from snaprotd.core.rotation import Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, ended, judge
 from snaprotd.engine.run import Run
-from snaprotd.engine.steps import STEPS
+from snaprotd.engine.steps import ACTIONS
 from snaprotd.engine.switching import start
 
 log = structlog.get_logger("snaprotd.rotation")
@@ -34,7 +34,7 @@ async def _visit_and_save(run: Run) -> None:
         # The process is about to end: start the server ahead of its turn. The step itself is for the next process.
         outcome = await _visit(run, start)
     else:
-        outcome = await _visit(run, STEPS[step])
+        outcome = await _visit(run, ACTIONS[step])
         before = run.rotation
         run.update(lambda rotation: ended(advance(rotation, outcome), run.tools.now()))
         _tell(before, run.rotation, outcome)

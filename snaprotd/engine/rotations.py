@@ -75,7 +75,7 @@ class Rotations:
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = finished
 
-    async def claim(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
+    async def begin(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
         """Claim a new rotation and, if it is ours, run it in the background."""
         claim = await self._tools.ledger.claim(rotation, mark)
         if isinstance(claim, Claimed):

@@ -177,7 +177,7 @@ def _to_prune(rotation: Rotation, mine: Snapshot, snapshots: tuple[Snapshot, ...
     return [decision for decision in reversed(plan.decisions) if decision.delete and decision.snapshot.id not in spared]
 
 
-STEPS: Mapping[Step, Callable[[Run], Awaitable[Outcome]]] = {
+ACTIONS: Mapping[Step, Callable[[Run], Awaitable[Outcome]]] = {
     Step.LOOK: look,
     Step.MAKE_ROOM: make_room,
     Step.STOP: stop,

@@ -9,7 +9,7 @@ from typing import Any
 from snaprotd.core.words import Json, zulu
 from snaprotd.forecast.expect import Forecast
 from snaprotd.forecast.figures import Extreme
-from snaprotd.forecast.runs import Run
+from snaprotd.forecast.runs import Foreseen
 from snaprotd.forecast.words import Named
 
 
@@ -51,7 +51,7 @@ def _plain(value: int | datetime | Extreme | None) -> Any:
     return zulu(value) if isinstance(value, datetime) else value
 
 
-def _run_row(run: Run) -> Json:
+def _run_row(run: Foreseen) -> Json:
     return {
         "slot": zulu(run.slot),
         "at": zulu(run.at),

@@ -8,7 +8,7 @@ from html import escape
 from textwrap import wrap
 
 from snaprotd.forecast.expect import Forecast, Life
-from snaprotd.forecast.runs import Fate, Run
+from snaprotd.forecast.runs import Fate, Foreseen
 from snaprotd.forecast.words import DAY, Named, local_time, moment_of, rules_of, sentences, title_of
 
 STYLE = """
@@ -149,7 +149,7 @@ class _Panel:
         width = max(self._x(end) - left - 1, 1)
         return _rect(kind, left, self._bars + lane * LANE + (LANE - BAR) / 2, width, BAR, words)
 
-    def _sign(self, run: Run) -> str:
+    def _sign(self, run: Foreseen) -> str:
         """What is drawn above the lanes for a run that gave no snapshot."""
         if run.fate is Fate.TAKEN:
             return ""

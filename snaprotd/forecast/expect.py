@@ -17,8 +17,8 @@ from snaprotd.core.policy import Policy, Rules
 from snaprotd.forecast.figures import Settling, Summary, summarize, until_settled
 from snaprotd.forecast.runs import (
     Assumed,
+    Foreseen,
     Phantom,
-    Run,
     apart,
     down_time,
     foreign_snapshot,
@@ -56,7 +56,7 @@ class Forecast:
     foreign: tuple[Snapshot, ...]
     outages: tuple[tuple[datetime, datetime], ...]
     """In order and apart from each other. The last may end after `end`."""
-    runs: tuple[Run, ...]
+    runs: tuple[Foreseen, ...]
     """Those in (start, end], by the time at which they ran."""
     summary: Summary
 

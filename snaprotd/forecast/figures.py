@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from snaprotd.core.model import Snapshot
 from snaprotd.core.policy import Retention
 from snaprotd.core.retention import PERIODS
-from snaprotd.forecast.runs import MOST_RUNS, Fate, Run
+from snaprotd.forecast.runs import MOST_RUNS, Fate, Foreseen
 
 _LONGEST = {
     "last": timedelta(0),
@@ -70,7 +70,7 @@ class Summary:
 class Simulated:
     """The runs asked for, and those after them that it took to see how the schedule settles."""
 
-    runs: list[Run]
+    runs: list[Foreseen]
     until: datetime
     """How long what the last one left was looked at."""
     settled_at: datetime | None
@@ -89,7 +89,7 @@ class Settling:
         self._later = 0
         self.since: datetime | None = None
 
-    def look(self, run: Run) -> None:
+    def look(self, run: Foreseen) -> None:
         if run.taken is None:
             return
         if self.since is not None:
@@ -106,8 +106,8 @@ class Settling:
         return self.since is not None and self._later > 0 and moment > self.since + self._phases
 
 
-def until_settled(runs: Iterable[Run], settling: Settling, end: datetime, latest: datetime) -> Simulated:
-    seen: list[Run] = []
+def until_settled(runs: Iterable[Foreseen], settling: Settling, end: datetime, latest: datetime) -> Simulated:
+    seen: list[Foreseen] = []
     until = end
     for run in runs:
         if run.at > end and (settling.is_seen_through(until) or _is_vain(run, len(seen), latest)):
@@ -118,7 +118,7 @@ def until_settled(runs: Iterable[Run], settling: Settling, end: datetime, latest
     return Simulated(runs=seen, until=until, settled_at=settling.since)
 
 
-def _is_vain(run: Run, so_far: int, latest: datetime) -> bool:
+def _is_vain(run: Foreseen, so_far: int, latest: datetime) -> bool:
     """Whether it is no use to go on. What is blocked once stays so."""
     return run.fate is Fate.BLOCKED or so_far > MOST_RUNS or run.at > latest
 
@@ -135,7 +135,7 @@ class _Span:
     held: tuple[Snapshot, ...]
 
 
-def _spans(runs: Sequence[Run], until: datetime) -> list[_Span]:
+def _spans(runs: Sequence[Foreseen], until: datetime) -> list[_Span]:
     """The time from the first snapshot on."""
     first = next((place for place, run in enumerate(runs) if run.taken), len(runs))
     ends = [run.at for run in runs[first + 1 :]]
@@ -196,6 +196,6 @@ def _least_age(ages: Iterable[Extreme]) -> Extreme | None:
     return min(ages, key=lambda one: one.age, default=None)
 
 
-def _at_once(run: Run, slots: int) -> int:
+def _at_once(run: Foreseen, slots: int) -> int:
     """Our snapshots when the new one was there and the old ones still were; on a full server one went before."""
     return min(len(run.held) + len(run.deleted), slots)

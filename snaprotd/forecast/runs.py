@@ -78,7 +78,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Foreseen:
     """One slot, and how things are after it."""
 
     slot: datetime
@@ -191,13 +191,13 @@ def _snapshot(its_id: str, name: str, made: datetime) -> Snapshot:
     return Snapshot(id=its_id, server_id=SERVER, server_name="", name=name, status="completed", created_at=made)
 
 
-def run_all(server: Phantom, turns: Iterable[_Turn], assumed: Assumed) -> Iterator[Run]:
+def run_all(server: Phantom, turns: Iterable[_Turn], assumed: Assumed) -> Iterator[Foreseen]:
     dice = Random(assumed.seed)  # noqa: S311 - nothing secret
     held: tuple[Snapshot, ...] = ()
     for number, turn in zip(count(1), turns, strict=False):
         fails = dice.random() < assumed.fail  # drawn for every slot, so that the same ones fail under any policy
         if turn.is_missed:
-            run = Run(slot=turn.slot, at=turn.at, fate=Fate.MISSED, held=held)
+            run = Foreseen(slot=turn.slot, at=turn.at, fate=Fate.MISSED, held=held)
         elif fails:
             run = _failed(server, turn, held)
         else:
@@ -206,13 +206,13 @@ def run_all(server: Phantom, turns: Iterable[_Turn], assumed: Assumed) -> Iterat
         yield run
 
 
-def _rotated(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...], its_id: str) -> Run:
+def _rotated(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...], its_id: str) -> Foreseen:
     rehearsal = rehearse((*held, *server.foreign), server.rules, server_id=SERVER, slot=turn.at)
     if rehearsal.blocked:
-        return Run(slot=turn.slot, at=turn.at, fate=Fate.BLOCKED, held=held, blocked=rehearsal.blocked)
+        return Foreseen(slot=turn.slot, at=turn.at, fate=Fate.BLOCKED, held=held, blocked=rehearsal.blocked)
     taken = _snapshot(its_id, snapshot_name(server.rules.instance, turn.slot), turn.at)
     ours = (one.snapshot for one in rehearsal.decisions if one.owner is Owner.MANAGED and not one.delete)
-    return Run(
+    return Foreseen(
         slot=turn.slot,
         at=turn.at,
         fate=Fate.TAKEN,
@@ -222,12 +222,12 @@ def _rotated(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...], its_id: s
     )
 
 
-def _failed(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...]) -> Run:
+def _failed(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...]) -> Foreseen:
     room = make_room((*held, *server.foreign), server.rules, now=turn.at)
     if room.blocked:
-        return Run(slot=turn.slot, at=turn.at, fate=Fate.BLOCKED, held=held, blocked=room.blocked)
+        return Foreseen(slot=turn.slot, at=turn.at, fate=Fate.BLOCKED, held=held, blocked=room.blocked)
     deleted: tuple[Decision, ...] = ()
     if room.delete is not None:
         deleted = (Decision(snapshot=room.delete, owner=Owner.MANAGED, delete=True, reason=room.reason),)
     left = tuple(one for one in held if one is not room.delete)
-    return Run(slot=turn.slot, at=turn.at, fate=Fate.FAILED, deleted=deleted, held=left)
+    return Foreseen(slot=turn.slot, at=turn.at, fate=Fate.FAILED, deleted=deleted, held=left)

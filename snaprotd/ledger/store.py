@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger import statements
+from snaprotd.ledger.address import name_of
 from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.rows import read_rotation
 from snaprotd.ledger.schema import MARKS, ROTATIONS, migrate
@@ -88,7 +89,7 @@ class Ledger:
 
     def __init__(self, engine: AsyncEngine, *, owner: str, lease: float, lock: FolderLock | None) -> None:
         self._engine = engine
-        self.name = str(engine.url.database)
+        self.name = name_of(str(engine.url.database))
         """What it is called wherever it is shown; without what may be secret of its address."""
         self._owner = owner
         self.lease = lease

@@ -2,7 +2,7 @@
 
 from snaprotd.simulator.api import ROOT, Reply, Request, answer
 from snaprotd.simulator.faults import FAULT_HELP, KINDS, Fault
-from snaprotd.simulator.http import Server, serve
+from snaprotd.simulator.http import ServedApi, serve
 from snaprotd.simulator.world import Deletion, SimServer, SimSnapshot, World, sample_world
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Fault",
     "Reply",
     "Request",
-    "Server",
+    "ServedApi",
     "SimServer",
     "SimSnapshot",
     "World",

@@ -21,7 +21,7 @@ Hook = Callable[[Request, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Server:
+class ServedApi:
     port: int
 
     @property
@@ -36,7 +36,7 @@ async def _nothing(_: Request, __: str) -> None:
 @asynccontextmanager
 async def serve(
     world: World, *, host: str = "127.0.0.1", port: int = 0, hook: Hook = _nothing
-) -> AsyncIterator[Server]:
+) -> AsyncIterator[ServedApi]:
     """Serve meanwhile. Port 0 takes a free one. Raises ValueError for an address that is not loopback."""
     if not ip_address(host).is_loopback:
         raise ValueError(f"{host} is not a loopback address: the simulator is for this machine only")
@@ -56,7 +56,7 @@ async def serve(
 
     listener = await asyncio.start_server(connected, host, port)
     try:
-        yield Server(port=listener.sockets[0].getsockname()[1])
+        yield ServedApi(port=listener.sockets[0].getsockname()[1])
     finally:
         listener.close()
         for task in connections:

@@ -138,7 +138,7 @@ async def serving(view: View, address: tuple[str, int] | None) -> AsyncIterator[
         yield None
         return
     listener = _bind(*address)
-    server = _Server(
+    server = _WebServer(
         uvicorn.Config(
             application(view), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
         )
@@ -152,7 +152,7 @@ async def serving(view: View, address: tuple[str, int] | None) -> AsyncIterator[
         listener.close()
 
 
-class _Server(uvicorn.Server):
+class _WebServer(uvicorn.Server):
     """The daemon, not uvicorn, owns the signals."""
 
     @contextmanager

@@ -18,7 +18,7 @@ log = structlog.get_logger("snaprotd")
 def read_token(config: Config, environ: Mapping[str, str]) -> TokenSource:
     """The token, which from now on is kept out of the log. Raises `TokenError` where none can be found."""
     token = token_source(config.api.token_file, environ)
-    redactor.watch(token.secrets)
+    redactor.hide(token.secrets)
     return token
 
 

@@ -32,7 +32,7 @@ from snaprotd.forecast.as_json import forecast_json
 from snaprotd.forecast.as_svg import drawing
 from snaprotd.forecast.expect import Forecast, alike, expect
 from snaprotd.forecast.figures import Extreme
-from snaprotd.forecast.runs import Assumed, Fate, Outage, Run
+from snaprotd.forecast.runs import Assumed, Fate, Foreseen, Outage
 from snaprotd.forecast.words import sentences, title_of
 from tests.support.policies import a_policy, slots
 
@@ -393,7 +393,7 @@ def test_n_last_ones_of_a_daily_schedule_are_exactly_n_after_n_days(keep: int, d
 @given(POLICIES, assumptions(), STARTS)
 def test_an_outage_deletes_nothing(policy: Policy, assumed: Assumed, start: datetime) -> None:
     forecast = expect(Rules(policy=policy), start=start, assumed=assumed)
-    for before, run in pairwise((Run(slot=start, at=start, fate=Fate.MISSED), *forecast.runs)):
+    for before, run in pairwise((Foreseen(slot=start, at=start, fate=Fate.MISSED), *forecast.runs)):
         if any(begin < run.at < end for begin, end in forecast.outages):
             assert run.fate is Fate.MISSED
         if run.fate is Fate.MISSED:

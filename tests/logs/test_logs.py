@@ -66,7 +66,7 @@ in_both_forms = pytest.mark.parametrize("form", FORMS)
 def begin(form: str = "json", *, level: str = "INFO", secrets: tuple[str, ...] = (TOKEN,)) -> StringIO:
     """Where the log goes from now on."""
     stream = FORMS[form]()
-    logs.redactor.watch(lambda: secrets)
+    logs.redactor.hide(lambda: secrets)
     logs.configure(stream=stream, level=level)
     return stream
 
@@ -262,7 +262,7 @@ def test_both_the_token_and_the_one_before_it_are_taken_out(form: str) -> None:
 def test_a_new_token_is_known_from_the_next_line_on() -> None:
     known = [TOKEN]
     stream = begin()
-    logs.redactor.watch(lambda: tuple(known))
+    logs.redactor.hide(lambda: tuple(known))
     log.info(f"first {TOKEN}")
     known.append(OTHER)
     log.info(f"second {OTHER}")

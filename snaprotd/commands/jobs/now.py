@@ -15,6 +15,7 @@ from snaprotd.core.rotation import Result, Rotation, resumed
 from snaprotd.engine.board import Board
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run, Tools
+from snaprotd.ledger.address import name_of
 from snaprotd.ledger.store import Claimed, Ledger, ServerBusy
 from snaprotd.observe.metrics import Metrics
 from snaprotd.wiring.assembly import new_rotation, open_ledger_to_read, open_tools
@@ -30,7 +31,8 @@ async def read_history(config: Config, name: str | None, limit: int) -> list[Rot
     """
     async with open_ledger_to_read(config) as ledger:
         if ledger is None:
-            raise SnaprotdError(f"there is no ledger at {config.state}: no daemon has run with {config.path} here")
+            where = name_of(config.state)
+            raise SnaprotdError(f"there is no ledger at {where}: no daemon has run with {config.path} here")
         if name is None:
             return await ledger.history(limit=limit)
         return await ledger.history(await _id_in(ledger, config, name), limit=limit)
@@ -46,7 +48,7 @@ async def _id_in(ledger: Ledger, config: Config, name: str) -> str:
     return found[0]
 
 
-Watch = Callable[[Rotation, float | None], None]
+Show = Callable[[Rotation, float | None], None]
 """Is shown a rotation whenever something has changed, and how many seconds those of its server usually take."""
 
 
@@ -56,7 +58,7 @@ async def rotate_now(
     name: str,
     *,
     description: str,
-    watch: Watch,
+    show: Show,
     say: Callable[[str], None],
 ) -> Rotation:
     """Run one rotation of the named server at once; an interrupted one of the same server is finished first.
@@ -70,8 +72,8 @@ async def rotate_now(
         usual = await _usual_duration(tools.ledger, target.server_id)
         leases = asyncio.create_task(_keep_leases(tools.ledger))
         try:
-            await _finish_interrupted(tools, target, lambda rotation: watch(rotation, usual))
-            return await _rotate(config, tools, target, description, lambda rotation: watch(rotation, usual))
+            await _finish_interrupted(tools, target, lambda rotation: show(rotation, usual))
+            return await _rotate(config, tools, target, description, lambda rotation: show(rotation, usual))
         finally:
             leases.cancel()
 
@@ -101,20 +103,20 @@ async def _target(config: Config, tools: Tools, name: str) -> Target:
     return found
 
 
-async def _finish_interrupted(tools: Tools, target: Target, watch: Callable[[Rotation], None]) -> None:
+async def _finish_interrupted(tools: Tools, target: Target, show: Callable[[Rotation], None]) -> None:
     everything = tools.ledger.is_sole_user
     for interrupted in await tools.ledger.take_over(everything=everything, server_id=target.server_id):
-        await _run(resumed(interrupted, tools.now()), tools, watch)
+        await _run(resumed(interrupted, tools.now()), tools, show)
 
 
 async def _rotate(
-    config: Config, tools: Tools, target: Target, description: str, watch: Callable[[Rotation], None]
+    config: Config, tools: Tools, target: Target, description: str, show: Callable[[Rotation], None]
 ) -> Rotation:
     now = tools.now()
     rotation = new_rotation(config, target, slot=now.replace(microsecond=0), now=now, description=description)
     match await tools.ledger.claim(rotation):
         case Claimed():
-            return await _run(rotation, tools, watch)
+            return await _run(rotation, tools, show)
         case ServerBusy(open=busy):
             raise SnaprotdError(
                 f"a rotation of {target.label} is open already (slot {busy.slot:%Y-%m-%d %H:%M:%SZ}, at step "
@@ -126,8 +128,8 @@ async def _rotate(
             )
 
 
-async def _run(rotation: Rotation, tools: Tools, watch: Callable[[Rotation], None]) -> Rotation:
-    ended = await insist_on_rotation(Run(rotation, tools, watch))
+async def _run(rotation: Rotation, tools: Tools, show: Callable[[Rotation], None]) -> Rotation:
+    ended = await insist_on_rotation(Run(rotation, tools, show))
     if not ended.is_finished:
         await tools.ledger.release(ended.id)
     return ended

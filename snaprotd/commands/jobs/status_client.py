@@ -12,6 +12,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import SnaprotdError
+from snaprotd.ledger.address import name_of
 from snaprotd.report.status import VERSION
 
 TIMEOUT = 10.0
@@ -46,7 +47,7 @@ def refuse_another_ledger(config: Config) -> None:
         running = read_status(default_url(config), timeout=QUICKLY)
     except Unreachable:
         return
-    theirs, ours = str(running.get("ledger")), os.path.abspath(config.state)
+    theirs, ours = str(running.get("ledger")), name_of(config.state)
     is_same = os.path.realpath(str(running["config"]["path"])) == os.path.realpath(config.path)
     if is_same and os.path.realpath(theirs) != os.path.realpath(ours):
         raise SnaprotdError(

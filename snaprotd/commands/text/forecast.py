@@ -14,7 +14,7 @@ from snaprotd.commands.text.tables import STYLES
 from snaprotd.core.model import Snapshot
 from snaprotd.core.words import duration
 from snaprotd.forecast.expect import Forecast
-from snaprotd.forecast.runs import Fate, Run
+from snaprotd.forecast.runs import Fate, Foreseen
 from snaprotd.forecast.words import DAY, Named, local_time, rules_of, sentences, title_of
 
 MOST_ROWS = 24
@@ -186,7 +186,7 @@ def _rows(forecast: Forecast) -> list[_Row]:
     held: tuple[Snapshot, ...] = ()
     before = forecast.start
     for at in wanted:
-        since: list[Run] = []
+        since: list[Foreseen] = []
         while ahead and ahead[-1].at <= at:
             since.append(ahead.pop())
         held = since[-1].held if since else held
@@ -212,7 +212,7 @@ def _label(forecast: Forecast, at: datetime, step: timedelta) -> str:
     return f"{local:%a %d %b}" if forecast.assumed.days < 365 else f"{local:%Y-%m-%d}"
 
 
-def _mark(forecast: Forecast, since: Sequence[Run], before: datetime, at: datetime) -> str:
+def _mark(forecast: Forecast, since: Sequence[Foreseen], before: datetime, at: datetime) -> str:
     failed = sum(run.fate is Fate.FAILED for run in since)
     parts = [f"{FAILED}{failed if failed > 1 else ''}"] if failed else []
     if any(begin < at and before < end for begin, end in forecast.outages):

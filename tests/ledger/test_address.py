@@ -1,0 +1,26 @@
+"""What a ledger is called wherever it is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from snaprotd.ledger.address import name_of
+
+
+def test_a_file_is_shown_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert name_of("state.db") == str(tmp_path / "state.db")
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        ("postgresql://me:opens-all@db/snaprotd", "postgresql://db/snaprotd"),
+        ("postgresql://me:opens@all@a:5432,b/snaprotd?password=opens-all", "postgresql://a:5432,b/snaprotd"),
+        ("postgresql:///snaprotd?host=/run&password=opens-all", "postgresql:///snaprotd"),
+    ],
+)
+def test_an_address_is_shown_without_what_opens_it(state: str, shown: str) -> None:
+    assert name_of(state) == shown
