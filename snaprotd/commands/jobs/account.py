@@ -9,14 +9,11 @@ from datetime import UTC, datetime
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import UnknownServer
 from snaprotd.core.model import Server
-from snaprotd.core.room import make_room
 from snaprotd.provider.inventory import Inventory, ServerHoldings
 from snaprotd.provider.vps_org.client import Doubtful, NullObserver
-from snaprotd.report.rows import ids_of, untouchable_words
+from snaprotd.report.findings import Finding, Found, findings_of, token_finding
+from snaprotd.report.rows import ids_of
 from snaprotd.wiring.access import open_cloud
-
-READING = frozenset({"read", "read_only", "read-only", "readonly"})
-"""Permissions that change nothing. The provider does not publish its words; what is not known is taken for enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +54,6 @@ class Account:
     @property
     def is_whole(self) -> bool:
         return not self.complaints
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One line of `check --online`."""
-
-    ok: bool
-    text: str
-    note: bool = False
-    """Worth knowing, and nothing wrong."""
 
 
 async def read_account(config: Config, environ: Mapping[str, str], names: Sequence[str]) -> Account:
@@ -117,58 +104,19 @@ def ids_of_names(
 async def check_online(config: Config, environ: Mapping[str, str]) -> list[Finding]:
     """Ask the API about everything that the configuration relies on. Only GET requests."""
     async with open_cloud(config, environ, NullObserver()) as cloud:
-        account = await cloud.account()
-        permissions = ", ".join(account.permissions) if account.permissions is not None else "not told"
-        words = {word.rpartition(":")[2].strip() for word in account.permissions or ()}
-        may_change = not words or not words <= READING
-        token = Finding(
-            ok=may_change,
-            text=f"token {account.token_name} of {account.email}; permissions: {permissions}"
-            + ("" if may_change else "; that is not enough to take snapshots, or to stop and start servers"),
-        )
+        owner = await cloud.account()
         inventory = Inventory(cloud)
         doubt = await refresh(inventory)
-        now = datetime.now(UTC)
-        targets = resolve(config, servers_of(inventory))
-        return [
-            token,
-            *([Finding(ok=False, text=doubt)] if doubt else _unmatched(config, targets)),
-            *(_finding(config, one, inventory, now, doubtful=doubt is not None) for one in targets),
-            *_uncovered(targets, servers_of(inventory)),
-        ]
-
-
-def _uncovered(targets: Sequence[Target], servers: Sequence[Server]) -> list[Finding]:
-    covered = {target.server_id for target in targets}
-    return [
-        Finding(ok=True, note=True, text=f"{one.name} ({one.id}) is in no entry: no snapshots are taken of it")
-        for one in servers
-        if one.id not in covered
-    ]
-
-
-def _unmatched(config: Config, targets: Sequence[Target]) -> list[Finding]:
-    """A pattern that names no server is no mistake in the file, but hardly what was meant."""
-    used = {id(target.entry) for target in targets}
-    return [
-        Finding(ok=False, text=f"match {entry.match}: no server of the account has such a name")
-        for entry in config.entries
-        if entry.match is not None and id(entry) not in used
-    ]
-
-
-def _finding(config: Config, target: Target, inventory: Inventory, now: datetime, *, doubtful: bool) -> Finding:
-    server, held = inventory.seen_servers.get(target.server_id), inventory.known.get(target.server_id)
-    if server is None:
-        text = "not in what could be read" if doubtful else f"the account has no server {target.server_id}"
-        return Finding(ok=False, text=f"{target.label}: {text}")
-    if held is None:
-        return Finding(ok=False, text=f"{target.label}: {server.name} is {server.status}, its snapshots are not known")
-    room = make_room(held.snapshots, config.rules_of(target), now=now)
-    slots = f"{max(0, config.limit - len(held.snapshots))} of {config.limit} slots free"
-    text = f"{target.label}: {server.name} is {server.status}, {slots}"
-    blocked = room.blocked or untouchable_words(server)
-    return Finding(ok=not blocked, text=f"{text}; {blocked}" if blocked else text)
+        found = Found(
+            config=config,
+            targets=resolve(config, servers_of(inventory)),
+            servers=inventory.seen_servers,
+            known=inventory.known,
+            doubt=doubt,
+            now=datetime.now(UTC),
+        )
+        token = token_finding(name=owner.token_name, email=owner.email, permissions=owner.permissions)
+        return [token, *findings_of(found)]
 
 
 def no_policy(name: str, config: Config) -> str:

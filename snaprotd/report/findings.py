@@ -1,0 +1,90 @@
+"""What `check --online` finds: the token, every server and its slots, what a configuration leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from snaprotd.config.settings import Config, Target
+from snaprotd.core.model import Server
+from snaprotd.core.room import make_room
+from snaprotd.provider.inventory import ServerHoldings
+from snaprotd.report.rows import untouchable_words
+
+READING = frozenset({"read", "read_only", "read-only", "readonly"})
+"""Permissions that change nothing. The provider does not publish its words; what is not known is taken for enough."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of `check --online`."""
+
+    ok: bool
+    text: str
+    note: bool = False
+    """Worth knowing, and nothing wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The account as it was listed, beside the configuration."""
+
+    config: Config
+    targets: Sequence[Target]
+    servers: Mapping[str, Server]
+    """All that the account has, by id."""
+    known: Mapping[str, ServerHoldings]
+    doubt: str | None
+    """What of the list cannot be relied on."""
+    now: datetime
+
+
+def findings_of(found: Found) -> Iterator[Finding]:
+    """Every server that is configured, and what the configuration leaves out or names in vain."""
+    if found.doubt:
+        yield Finding(ok=False, text=found.doubt)
+    else:
+        yield from _unmatched(found)
+    for target in found.targets:
+        yield _of_target(found, target)
+    yield from _uncovered(found)
+
+
+def token_finding(*, name: str, email: str, permissions: Sequence[str] | None) -> Finding:
+    """`permissions` is None where the provider shows none, or in a shape that is not known."""
+    words = {word.rpartition(":")[2].strip() for word in permissions or ()}
+    may_change = not words or not words <= READING
+    shown = ", ".join(permissions) if permissions is not None else "not told"
+    lacking = "" if may_change else "; that is not enough to take snapshots, or to stop and start servers"
+    return Finding(ok=may_change, text=f"token {name} of {email}; permissions: {shown}{lacking}")
+
+
+def _unmatched(found: Found) -> Iterator[Finding]:
+    """A pattern that names no server is no mistake in the file, but hardly what was meant."""
+    used = {id(target.entry) for target in found.targets}
+    for entry in found.config.entries:
+        if entry.match is not None and id(entry) not in used:
+            yield Finding(ok=False, text=f"match {entry.match}: no server of the account has such a name")
+
+
+def _of_target(found: Found, target: Target) -> Finding:
+    config, server, held = found.config, found.servers.get(target.server_id), found.known.get(target.server_id)
+    if server is None:
+        text = "not in what could be read" if found.doubt else f"the account has no server {target.server_id}"
+        return Finding(ok=False, text=f"{target.label}: {text}")
+    if held is None:
+        return Finding(ok=False, text=f"{target.label}: {server.name} is {server.status}, its snapshots are not known")
+    room = make_room(held.snapshots, config.rules_of(target), now=found.now)
+    slots = f"{max(0, config.limit - len(held.snapshots))} of {config.limit} slots free"
+    text = f"{target.label}: {server.name} is {server.status}, {slots}"
+    blocked = room.blocked or untouchable_words(server)
+    return Finding(ok=not blocked, text=f"{text}; {blocked}" if blocked else text)
+
+
+def _uncovered(found: Found) -> Iterator[Finding]:
+    covered = {target.server_id for target in found.targets}
+    for one in found.servers.values():
+        if one.id not in covered:
+            text = f"{one.name} ({one.id}) is in no entry: no snapshots are taken of it"
+            yield Finding(ok=True, note=True, text=text)
