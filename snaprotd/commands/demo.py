@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +23,7 @@ from snaprotd.config.file import load
 from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.rotation import STEPS, Result, Rotation, Step
 from snaprotd.daemon.life import Daemon
+from snaprotd.daemon.signals import on_end_asked
 from snaprotd.simulator import Fault, ServedApi, World, sample_world, serve
 
 SHOWN_STEPS = tuple(step for step in STEPS if step is not Step.DONE)
@@ -36,8 +36,7 @@ async def simulate_until_stopped(
     world = sample_world(servers=servers, speed=speed)
     world.faults.extend(faults)
     stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    on_end_asked(lambda _: stopped.set())
     async with _served(world, port) as api:
         say(f"the simulated VPS.org API: {api.base_url} (token {world.token}, {speed:g} times as fast)")
         say("a configuration for it:")

@@ -29,11 +29,10 @@ from typing_extensions import TypedDict
 
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.core.schedule import Missed, check_timezone
+from snaprotd.core.words import UNITS
 
 LARGEST_LIMIT = 100
 
-_UNITS = {"ms": timedelta(milliseconds=1), "s": timedelta(seconds=1), "m": timedelta(minutes=1)}
-_UNITS |= {"h": timedelta(hours=1), "d": timedelta(days=1)}
 _DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)"
 _TAGS = {int: "\0int", str: "\0str", list: "\0list", dict: "\0dict"}
 """Marks of a union's arms: pydantic puts them into its paths, and no key of a file holds a NUL."""
@@ -49,7 +48,7 @@ def _by_type(value: object) -> str | None:
 def shown_duration(value: timedelta) -> str:
     """A duration as it is written in the file: `90s`, `6h`, `1d`."""
     for unit in ("d", "h", "m", "s", "ms"):
-        count, rest = divmod(value, _UNITS[unit])
+        count, rest = divmod(value, UNITS[unit])
         if not rest and count:
             return f"{count}{unit}"
     return "0s"
@@ -76,7 +75,7 @@ def _read_duration(text: str) -> timedelta:
     found = re.fullmatch(_DURATION, text)
     assert found is not None
     try:
-        return float(found[1]) * _UNITS[found[2]]
+        return float(found[1]) * UNITS[found[2]]
     except OverflowError:
         return timedelta.max
 

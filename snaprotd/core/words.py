@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -37,6 +37,22 @@ def until(text: str | None, now: datetime) -> str:
 def clock(text: str, zone: str) -> str:
     """An instant, in ISO format, as a clock in the zone shows it: `Thu 2025-01-16 03:30 CET`."""
     return f"{datetime.fromisoformat(text).astimezone(ZoneInfo(zone)):%a %Y-%m-%d %H:%M %Z}"
+
+
+UNITS = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+"""What a length of time is written in, by the users of a configuration or of a command."""
+
+
+def free_slots(held: int, limit: int) -> str:
+    """`2 of 5 slots free`."""
+    return f"{max(0, limit - held)} of {limit} slots free"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -18,6 +17,7 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.schedules import Remembered, Schedules
 from snaprotd.daemon.sd_notify import ServiceNotifier
+from snaprotd.daemon.signals import on_end_asked
 from snaprotd.daemon.view import DaemonView, Standing
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import Rotations
@@ -141,15 +141,11 @@ class Daemon:
 
     def obey_signals(self) -> None:
         """SIGTERM and SIGINT: an orderly end; a second one ends at once. SIGHUP: read the configuration again."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked_to_end, number)
-        loop.add_signal_handler(signal.SIGHUP, self._watch.ask)
+        on_end_asked(self._asked_to_end)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._watch.ask)
 
-    def _asked_to_end(self, number: int) -> None:
-        if self.standing.stop.is_set():
-            os._exit(128 + number)
-        log.info("asked to end: taking no new work", signal=signal.Signals(number).name)
+    def _asked_to_end(self, by: str) -> None:
+        log.info("asked to end: taking no new work", signal=by)
         self.stop()
 
     async def _recover(self) -> None:

@@ -16,6 +16,7 @@ from snaprotd.core.rehearsal import NEW, rehearse
 from snaprotd.core.retention import Decision
 from snaprotd.core.room import make_room
 from snaprotd.core.schedule import Schedule, missed_slots, next_slot
+from snaprotd.core.words import UNITS
 
 MOST_RUNS = 100_000
 """More are not simulated: ten years of @hourly are fewer."""
@@ -24,7 +25,6 @@ MOST_RUNS = 100_000
 SERVER = "forecast"
 """The id of the server that there is not."""
 
-_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _LENGTH = r"([0-9]{1,5}(?:\.[0-9]{1,3})?)([hdw])"
 
 
@@ -48,7 +48,7 @@ class Outage:
                 f"`{text}` is no outage: write its begin and its end, counted from now in hours, days or weeks, "
                 "as in 3d..9d, 12h..36h or 1w..2w"
             )
-        begin, end = float(found[1]) * _UNITS[found[2]], float(found[3]) * _UNITS[found[4]]
+        begin, end = float(found[1]) * UNITS[found[2]], float(found[3]) * UNITS[found[4]]
         if begin >= end:
             raise ValueError(f"`{text}` is no outage: its end has to be later than its begin, as in 3d..9d")
         return cls(begin=begin, end=end)

@@ -9,6 +9,7 @@ from datetime import datetime
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.model import Server
 from snaprotd.core.room import make_room
+from snaprotd.core.words import free_slots
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.rows import untouchable_words
 
@@ -76,7 +77,7 @@ def _of_target(found: Found, target: Target) -> Finding:
     if held is None:
         return Finding(ok=False, text=f"{target.label}: {server.name} is {server.status}, its snapshots are not known")
     room = make_room(held.snapshots, config.rules_of(target), now=found.now)
-    slots = f"{max(0, config.limit - len(held.snapshots))} of {config.limit} slots free"
+    slots = free_slots(len(held.snapshots), config.limit)
     text = f"{target.label}: {server.name} is {server.status}, {slots}"
     blocked = room.blocked or untouchable_words(server)
     return Finding(ok=not blocked, text=f"{text}; {blocked}" if blocked else text)

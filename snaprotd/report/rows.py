@@ -109,6 +109,15 @@ def planned_rows(assessment: Assessment) -> list[Json]:
     ]
 
 
+def busy_words(rotation: Rotation) -> str:
+    """Why a command does nothing while a rotation of the server is open."""
+    slot = f"{rotation.slot:%Y-%m-%d %H:%M:%SZ}"
+    return (
+        f"a rotation of {rotation.label} is open already (slot {slot}, at step {rotation.step}): "
+        "nothing was done. Try again when it has ended; `snaprotd status` shows its progress"
+    )
+
+
 def history_row(rotation: Rotation) -> Json:
     """One entry of `history --json`."""
     return {

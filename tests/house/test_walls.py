@@ -66,7 +66,7 @@ def test_no_room_can_import_one_that_is_not_below_it(room: str) -> None:
 
 
 def test_every_file_is_in_a_room() -> None:
-    assert {name for name in graph().find_children("snaprotd")} == PLACES.keys()
+    assert set(graph().find_children("snaprotd")) == PLACES.keys()
     assert LAYERS["exhaustive"]
 
 

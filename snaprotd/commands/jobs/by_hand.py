@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from snaprotd.config.settings import Config, resolve
 from snaprotd.core.errors import NotFound, SnaprotdError, Temporary, Unclear
 from snaprotd.core.model import Server, Snapshot, SnapshotState
-from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.vps_org.client import Cloud, Doubtful, NullObserver
+from snaprotd.report.rows import busy_words
 from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.assembly import open_ledger_to_read
 
@@ -66,7 +66,7 @@ class ByHand:
         rotations = await self._ledger.open_rotations() if self._ledger else []
         busy = next((one for one in rotations if one.server_id == self.found.snapshot.server_id), None)
         if busy is not None:
-            raise Impossible(_busy(busy))
+            raise Impossible(busy_words(busy))
 
     def refuse_unless_completed(self) -> None:
         """Raise `Impossible` for a snapshot that is not whole."""
@@ -130,13 +130,6 @@ def _refuse_unless(acknowledged: bool, server: Server) -> None:
         raise SnaprotdError(
             f"{server.name} was never seen restoring, so the request was most likely not carried out. Run it again"
         )
-
-
-def _busy(rotation: Rotation) -> str:
-    return (
-        f"a rotation of {rotation.label} is open (slot {rotation.slot:%Y-%m-%d %H:%M:%SZ}, at step {rotation.step}): "
-        "nothing was done. Try again when it has ended; `snaprotd status` shows its progress"
-    )
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -12,12 +11,14 @@ from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, ser
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import SnaprotdError, UnknownServer
 from snaprotd.core.rotation import Result, Rotation, resumed
+from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.store import Claimed, Ledger, ServerBusy
 from snaprotd.observe.metrics import Metrics
+from snaprotd.report.rows import busy_words
 from snaprotd.wiring.assembly import new_rotation, open_ledger_to_read, open_tools
 
 LEASE_RENEWAL = 10.0
@@ -118,10 +119,7 @@ async def _rotate(
         case Claimed():
             return await _run(rotation, tools, show)
         case ServerBusy(open=busy):
-            raise SnaprotdError(
-                f"a rotation of {target.label} is open already (slot {busy.slot:%Y-%m-%d %H:%M:%SZ}, at step "
-                f"{busy.step}): nothing was done. Try again when it has ended; `snaprotd status` shows its progress"
-            )
+            raise SnaprotdError(busy_words(busy))
         case _:
             raise SnaprotdError(
                 f"{target.label} has had a rotation in this very second already: nothing was done. Try again"
@@ -147,14 +145,13 @@ async def _keep_leases(ledger: Ledger) -> None:
 def _obey_signals(tools: Tools, say: Callable[[str], None]) -> None:
     """The first Ctrl-C ends in order: a server that is held off is started again. The second ends at once."""
 
-    def asked_to_end(number: int) -> None:
-        if tools.drain.requested.is_set():
-            say("ended at once; a server that was held off is OFF until a daemon, or its next start, goes on with it")
-            os._exit(128 + number)
+    def begin(_: str) -> None:
         say("asked to end: a server that is held off is started first; once more ends at once")
         tools.drain.requested.set()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, asked_to_end, number)
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # the terminal was closed; the work goes on all the same
+    def at_once() -> None:
+        say("ended at once; a server that was held off is OFF until a daemon, or its next start, goes on with it")
+
+    on_end_asked(begin, at_once)
+    # The terminal was closed; the work goes on all the same.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)

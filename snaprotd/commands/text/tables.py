@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from snaprotd.core.rotation import Rotation
-from snaprotd.core.words import ago, clock, count, duration, until
+from snaprotd.core.words import ago, clock, count, duration, free_slots, until
 
 Json = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ def plan_text(plans: Sequence[Json], now: datetime, limit: int) -> RenderableTyp
 
 def _plan_of(plan: Json, now: datetime, limit: int) -> list[RenderableType]:
     held = len(plan["snapshots"])
-    slots = f"  server {plan['id']}" + (f", {max(0, limit - held)} of {limit} slots free" if plan["is_known"] else "")
+    slots = f"  server {plan['id']}" + (f", {free_slots(held, limit)}" if plan["is_known"] else "")
     parts: list[RenderableType] = [Text.assemble((plan["name"], "bold"), slots)]
     if plan["paused"]:
         parts.append(Text("  paused: no runs"))
