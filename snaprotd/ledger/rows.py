@@ -24,6 +24,10 @@ _CREATION = frozenset(field.name for field in fields(Creation))
 _POLICY = frozenset(field.name for field in fields(Policy))
 
 
+class UnreadableRow(ValueError):
+    """The row of a rotation holds none: it is damaged, or was written by something else."""
+
+
 def written_rotation(rotation: Rotation) -> str:
     """The body of a rotation's row."""
     nested: dict[str, Any] = _ROTATION.dump_python(rotation, mode="json")
@@ -35,15 +39,20 @@ def written_rotation(rotation: Rotation) -> str:
 
 
 def read_rotation(body: str) -> Rotation:
-    """The rotation in a row. What an earlier version did not write has its default. Raises ValueError."""
-    flat = json.loads(body)
+    """The rotation in a row. What an earlier version did not write has its default. Raises `UnreadableRow`."""
+    try:
+        return _ROTATION.validate_python(_nested(json.loads(body)))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRow(str(error)) from error
+
+
+def _nested(flat: Any) -> dict[str, Any]:
     if not isinstance(flat, dict) or not isinstance(flat.get("policy"), dict):
-        raise ValueError("no rotation: an object with a policy is missing")
+        raise UnreadableRow("no rotation: an object with a policy is missing")
     policy = flat["policy"]
     schedule = _taken(policy, {"timezone"}) | {"expressions": policy.get("schedule")}
     rules = {"policy": {**_taken(policy, _POLICY), "schedule": schedule}, **_taken(flat, {"instance", "limit"})}
-    parts = {"rules": rules, "power": _taken(flat, _POWER), "creation": _taken(flat, _CREATION)}
-    return _ROTATION.validate_python({**flat, **parts})
+    return {**flat, "rules": rules, "power": _taken(flat, _POWER), "creation": _taken(flat, _CREATION)}
 
 
 def _taken(given: Mapping[str, Any], names: frozenset[str] | set[str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger import statements
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.rows import read_rotation
+from snaprotd.ledger.rows import UnreadableRow, read_rotation
 from snaprotd.ledger.schema import MARKS, ROTATIONS, migrate
 from snaprotd.ledger.sqlite import lacks_shared_memory, sqlite_engine
 from snaprotd.ledger.statements import instant_of, text_of
@@ -315,7 +315,7 @@ def _readable(body: str) -> list[Rotation]:
     """The rotation in a row; none where the row cannot be read, which must not hold up all the others."""
     try:
         return [read_rotation(body)]
-    except (ValueError, RecursionError) as error:
+    except UnreadableRow as error:
         log.error("a rotation in the ledger cannot be read, and is left out", body=body[:200], error=str(error))
         return []
 

@@ -1,0 +1,44 @@
+"""The one snapshot that is to be made, transition by transition."""
+
+from __future__ import annotations
+
+import pytest
+
+from snaprotd.core import creation
+from snaprotd.core.creation import Creation
+
+ASKED = Creation(creates=1, create_open=0.0, unseen=9.0)
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (creation.promised(Creation()), Creation(creates=1, create_open=0.0)),
+        (creation.promised(Creation(creates=1)), Creation(creates=2, create_open=0.0)),
+        (creation.lost(Creation(creates=1, create_open=8.0)), Creation(creates=1, create_open=0.0)),
+        (creation.not_sent(ASKED), Creation(creates=0, unseen=9.0)),
+        (creation.refused(ASKED), Creation(creates=1, unseen=9.0)),
+        (creation.made(ASKED, "801"), Creation(creates=1, snapshot_id="801")),
+        (creation.seen(ASKED, "801"), Creation(creates=1, create_open=0.0, snapshot_id="801")),
+        (creation.aged(ASKED, 5.0), Creation(creates=1, create_open=5.0, unseen=14.0)),
+        (creation.aged(Creation(), 5.0), Creation(unseen=5.0)),
+    ],
+    ids=[
+        "it is promised",
+        "it is promised again",
+        "the answer is lost: its time begins anew",
+        "it was not sent, and may be",
+        "it is refused: it was sent, and is not open",
+        "it is made",
+        "it is listed: whether the request is open is not told by that",
+        "what is open grows older",
+        "what is not open has no age",
+    ],
+)
+def test_a_transition_changes_what_its_name_says_and_nothing_else(after: Creation, expected: Creation) -> None:
+    assert after == expected
+
+
+@pytest.mark.parametrize(("age", "unsettled"), [(None, False), (0.0, True), (49.9, True), (50.0, False)])
+def test_a_lost_request_is_looked_for_a_quarter_longer_than_it_may_take(age: float | None, unsettled: bool) -> None:
+    assert Creation(create_open=age).is_unsettled(40.0) is unsettled

@@ -1,0 +1,143 @@
+"""A rotation's row is one flat object, as every snaprotd has written it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from snaprotd.core.creation import Creation
+from snaprotd.core.policy import OnStopTimeout, Retention, Rules, WhenFull
+from snaprotd.core.power import Power
+from snaprotd.core.rotation import Passed, Rotation, Step
+from snaprotd.ledger.rows import UnreadableRow, read_rotation, written_rotation
+from tests.support.policies import a_policy
+from tests.support.rotations import changed
+
+BODY: dict[str, Any] = {
+    "id": "r1",
+    "server_id": "12345",
+    "label": "web-01",
+    "slot": "2025-01-16T03:30:00Z",
+    "snapshot_name": "snaprotd-main-20250116T033000Z",
+    "policy": {
+        "schedule": ["30 3 * * *", "@weekly"],
+        "timezone": "Europe/Berlin",
+        "spread": "PT30M",
+        "keep": {"last": 2, "hourly": 0, "daily": 0, "weekly": 2, "monthly": 0, "yearly": 0},
+        "adopt": ["weekly-*"],
+        "when_full": "replace_last",
+        "stop_first": True,
+        "stop_timeout": "PT5M",
+        "on_stop_timeout": "hard_stop",
+        "start_timeout": "PT10M",
+        "snapshot_timeout": "PT30M",
+        "missed": "run",
+        "missed_within": "P1D",
+        "paused": False,
+    },
+    "started_at": "2025-01-16T03:30:01.500000Z",
+    "instance": "main",
+    "limit": 5,
+    "settle": 120.0,
+    "description": "",
+    "step": "wait",
+    "waited": 12.5,
+    "note": "the snapshot is in progress",
+    "trail": [{"step": "look", "seconds": 1.0}],
+    "held_off": True,
+    "held_off_since": "2025-01-16T03:30:02Z",
+    "stop_acknowledged": False,
+    "hard_stop": True,
+    "stop_timed_out": False,
+    "running_allowed": False,
+    "power_open": 7.25,
+    "starts": 0,
+    "start_age": 30.0,
+    "went_off": True,
+    "came_back": False,
+    "went_off_at": "2025-01-16T03:30:20Z",
+    "off_for": 17.0,
+    "creates": 1,
+    "create_open": None,
+    "snapshot_id": "801",
+    "unseen": 2.0,
+    "deleted": ["7"],
+    "undeletable": [],
+    "error": None,
+    "failed_step": None,
+    "result": None,
+    "finished_at": None,
+}
+"""As the first version wrote it, with a server that is held off."""
+
+
+def at(second: int, microsecond: int = 0) -> datetime:
+    return datetime(2025, 1, 16, 3, 30, second, microsecond, tzinfo=UTC)
+
+
+ROTATION = Rotation(
+    id="r1",
+    server_id="12345",
+    label="web-01",
+    slot=at(0),
+    snapshot_name="snaprotd-main-20250116T033000Z",
+    rules=Rules(
+        policy=a_policy(
+            "30 3 * * *",
+            "@weekly",
+            timezone="Europe/Berlin",
+            spread=timedelta(minutes=30),
+            keep=Retention(last=2, weekly=2),
+            adopt=("weekly-*",),
+            when_full=WhenFull.REPLACE_LAST,
+            stop_first=True,
+            on_stop_timeout=OnStopTimeout.HARD_STOP,
+        )
+    ),
+    started_at=at(1, 500000),
+    step=Step.WAIT,
+    waited=12.5,
+    note="the snapshot is in progress",
+    trail=(Passed(step=Step.LOOK, seconds=1.0),),
+    power=Power(
+        held_off=True,
+        held_off_since=at(2),
+        hard_stop=True,
+        power_open=7.25,
+        start_age=30.0,
+        went_off=True,
+        went_off_at=at(20),
+        off_for=17.0,
+    ),
+    creation=Creation(creates=1, snapshot_id="801", unseen=2.0),
+    deleted=("7",),
+)
+
+
+def test_a_row_of_the_first_version_is_read() -> None:
+    assert read_rotation(json.dumps(BODY)) == ROTATION
+
+
+def test_a_row_is_written_as_the_first_version_wrote_it() -> None:
+    assert json.loads(written_rotation(ROTATION)) == BODY
+
+
+@pytest.mark.parametrize(
+    ("name", "default"), [("power_open", None), ("off_for", 0.0), ("trail", ()), ("unseen", 0.0), ("creates", 0)]
+)
+def test_what_a_row_does_not_have_has_its_default(name: str, default: object) -> None:
+    row = {key: value for key, value in BODY.items() if key != name}
+    assert read_rotation(json.dumps(row)) == changed(ROTATION, **{name: default})
+
+
+def test_a_promise_in_a_row_with_words_of_a_newer_version_is_read() -> None:
+    assert read_rotation(json.dumps({**BODY, "hooks": ["thaw"], "policy": {**BODY["policy"], "window": "01:00-06:00"}}))
+
+
+@pytest.mark.parametrize("body", ["", "{", "[]", "null", "{}", '{"policy": 7}', json.dumps({**BODY, "step": "dance"})])
+def test_what_is_no_rotation_is_refused(body: str) -> None:
+    with pytest.raises(UnreadableRow):
+        read_rotation(body)
