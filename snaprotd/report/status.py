@@ -9,26 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from snaprotd import __version__
 from snaprotd.config.settings import Config, Target, as_written
 from snaprotd.core.model import Owner, Server
-from snaprotd.core.policy import Policy
-from snaprotd.core.rotation import Result, Rotation, Step
-from snaprotd.core.words import Json, count, plain_id, zulu
+from snaprotd.core.rotation import STEPS, Rotation, Step
+from snaprotd.core.words import Json, plain_id, zulu
 from snaprotd.engine.board import ServerFacts
+from snaprotd.report import problems
 from snaprotd.report.assessment import Assessment
-from snaprotd.report.rows import history_row, planned_rows, untouchable_words
+from snaprotd.report.problems import ALARM, ATTENTION, OK, Problem, ServerSituation
+from snaprotd.report.rows import history_row, planned_rows
 
 VERSION = 1
-
-ALARM, ATTENTION, OK = "alarm", "attention", "ok"
-"""Somebody must act; somebody should look; nobody need do anything."""
-
-
-TIME_CHANGE = timedelta(hours=1)
-"""What a day may be longer by, in autumn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +58,12 @@ def status_report(situation: Situation) -> Json:
     running = {rotation.server_id: rotation for rotation in situation.running}
     servers = [_server(situation, target, running.pop(target.server_id, None)) for target in situation.targets]
     departed = [_departed(situation, rotation) for rotation in running.values()]
-    problems = [*_general_problems(situation), *_problems_of(servers + departed)]
+    general = [{"server": None, "server_id": None, **problem.as_json()} for problem in _general(situation)]
+    found = [*general, *_problems_of(servers + departed)]
     return {
         **report_head(situation),
-        "state": _worst(problem["severity"] for problem in problems),
-        "problems": problems,
+        "state": _worst(problem["severity"] for problem in found),
+        "problems": found,
         "inventory": {"listed_at": zulu(situation.inventory_listed_at), "error": situation.account_error},
         "ledger_error": situation.ledger_error,
         "servers": servers,
@@ -86,6 +81,7 @@ def report_head(situation: Situation) -> Json:
         "generated_at": zulu(situation.now),
         "started_at": zulu(situation.started_at),
         "limit": situation.config.limit,
+        "steps": [step for step in STEPS if step is not Step.DONE],
         "config": {
             "path": os.path.abspath(situation.config.path),
             "loaded_at": zulu(situation.config_loaded_at),
@@ -140,13 +136,28 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "last": past_rotation(facts.latest) if facts.latest else None,
         **_holdings(situation, situation.assessments.get(target.server_id), server),
     }
-    problems = [*_own_problems(situation, target, facts, running, report)]
-    state = _worst(severity for severity, _ in problems)
+    found = [*problems.of_server(_situation_of(situation, target, facts, running))]
+    state = _worst(problem.severity for problem in found)
     return {
         **report,
         "state": "paused" if target.policy.paused and state == OK else state,
-        "problems": [{"severity": severity, "text": text} for severity, text in problems],
+        "problems": [problem.as_json() for problem in found],
     }
+
+
+def _situation_of(
+    situation: Situation, target: Target, facts: ServerFacts, running: Rotation | None
+) -> ServerSituation:
+    return ServerSituation(
+        now=situation.now,
+        target=target,
+        server=situation.servers.get(target.server_id),
+        missing=bool(facts.missing),
+        running=running,
+        latest=facts.latest,
+        expected_interval=facts.expected_interval,
+        assessment=situation.assessments.get(target.server_id),
+    )
 
 
 def _holdings(situation: Situation, assessment: Assessment | None, server: Server | None) -> Json:
@@ -168,7 +179,7 @@ def _holdings(situation: Situation, assessment: Assessment | None, server: Serve
             "foreign": len(decisions) - ours,
             "free": max(0, situation.config.limit - len(decisions)),
         },
-        "blocked": assessment.room.blocked or (untouchable_words(server) if server else "") or None,
+        "blocked": problems.blocked_words(assessment, server) or None,
         "prune_pending": len(assessment.plan.deletions),
         "snapshots": planned_rows(assessment),
     }
@@ -195,40 +206,27 @@ def _off_since(rotation: Rotation) -> str | None:
 
 def _departed(situation: Situation, rotation: Rotation) -> Json:
     """A rotation that goes on though its server has left the configuration."""
-    off = rotation.held_off
-    words = f"{rotation.label} is no longer configured; its rotation goes on under its old policy"
-    if situation.inventory_listed_at is None:
-        words = (
-            f"{rotation.label} is not known to be configured until the account has been listed; its rotation goes on"
-        )
+    problem = problems.of_departed(rotation, is_account_listed=situation.inventory_listed_at is not None)
     return {
         "id": plain_id(rotation.server_id),
         "name": rotation.label,
         "running": _running(rotation),
         "stopped_by_us_since": _off_since(rotation),
-        "problems": [{"severity": ATTENTION, "text": words + (" until the server is started" if off else "")}],
+        "problems": [problem.as_json()],
     }
 
 
-# -- problems ----------------------------------------------------------------------------------------------------------
+# -- the whole -------------------------------------------------------------------------------------------------------
 
 
-def _general_problems(situation: Situation) -> list[Json]:
-    found = []
-    if situation.is_ending:
-        found.append((ATTENTION, "snaprotd is ending: it takes no new work"))
-    if situation.config_mistakes:
-        words = "the configuration file is refused as it now is; the one read before is in force"
-        first, *others = situation.config_mistakes
-        more = f" (and {count(len(others), 'other mistake')})" if others else ""
-        found.append((ALARM, f"{words}: {first}{more}"))
-    if situation.ledger_error is not None:
-        found.append((ALARM, situation.ledger_error))
-    if situation.account_error is not None:
-        found.append((ALARM, f"the account could not be listed: {situation.account_error}"))
-    elif situation.inventory_listed_at is None:
-        found.append((ATTENTION, "the account has not been listed yet"))
-    return [{"server": None, "server_id": None, "severity": severity, "text": text} for severity, text in found]
+def _general(situation: Situation) -> Iterable[Problem]:
+    return problems.of_daemon(
+        is_ending=situation.is_ending,
+        config_mistakes=situation.config_mistakes,
+        ledger_error=situation.ledger_error,
+        account_error=situation.account_error,
+        is_account_listed=situation.inventory_listed_at is not None,
+    )
 
 
 def _problems_of(servers: Iterable[Json]) -> list[Json]:
@@ -237,47 +235,6 @@ def _problems_of(servers: Iterable[Json]) -> list[Json]:
         for server in servers
         for problem in server["problems"]
     ]
-
-
-def _own_problems(
-    situation: Situation, target: Target, facts: ServerFacts, running: Rotation | None, report: Json
-) -> Iterable[tuple[str, str]]:
-    if facts.missing:
-        yield ALARM, f"the account has no server {target.server_id}"
-    yield from _power_problems(situation, running)
-    if facts.latest is not None and facts.latest.result is not Result.SUCCESS:
-        failed = facts.latest
-        severity = ATTENTION if failed.result is Result.PARTIAL else ALARM
-        yield severity, f"the last rotation ended as {failed.result}, at step {failed.failed_step}: {failed.error}"
-    if report["blocked"] and not (facts.latest and facts.latest.error == report["blocked"]):
-        yield ALARM, report["blocked"]
-    yield from _age_problems(situation, target, report)
-
-
-def _power_problems(situation: Situation, running: Rotation | None) -> Iterable[tuple[str, str]]:
-    if running is None or not running.held_off or running.power.held_off_since is None:
-        return
-    if situation.now - running.power.held_off_since > _longest(running.policy):
-        yield ALARM, "the server is held off by us for longer than its policy's time-outs allow"
-    elif running.step is Step.START and running.power.starts > 1:
-        yield ALARM, f"the server has been asked to start {running.power.starts} times and is not running yet"
-
-
-def _age_problems(situation: Situation, target: Target, report: Json) -> Iterable[tuple[str, str]]:
-    if report["snapshots"] is None or target.policy.paused:
-        return
-    newest, interval = report["newest_completed"], report["expected_interval_seconds"]
-    if newest is None:
-        yield ATTENTION, "there is no completed snapshot of ours yet"
-    elif interval is not None:
-        age = situation.now - datetime.fromisoformat(newest["created_at"])
-        if age > timedelta(seconds=interval) + _longest(target.policy) + TIME_CHANGE:
-            yield ALARM, "the newest snapshot is older than the schedule allows"
-
-
-def _longest(policy: Policy) -> timedelta:
-    """How long a rotation may take by the time-outs of its policy."""
-    return policy.stop_timeout + policy.snapshot_timeout + policy.start_timeout
 
 
 def _worst(severities: Iterable[str]) -> str:

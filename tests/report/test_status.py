@@ -40,7 +40,7 @@ def many(schema: dict[str, Any]) -> dict[str, Any]:
 
 STEP = shape({"step": {"type": "string"}, "seconds": {"type": "integer"}})
 DECIDED = shape({"decision": {"enum": ["keep", "delete"]}, "reason": {"type": "string"}})
-PROBLEM = shape({"severity": {"enum": ["alarm", "attention"]}, "text": {"type": "string"}})
+PROBLEM = shape({"severity": {"enum": ["alarm", "attention"]}, "text": {"type": "string"}, "do": {"type": "string"}})
 SNAPSHOT = shape(
     {
         "id": ID,
@@ -131,6 +131,7 @@ REPORT = shape(
         "inventory": shape({"listed_at": MAYBE_INSTANT, "error": MAYBE_TEXT}),
         "ledger_error": MAYBE_TEXT,
         "limit": {"type": "integer"},
+        "steps": many({"type": "string"}),
         "servers": many(shape(SERVER)),
         "departed": many(DEPARTED),
     }

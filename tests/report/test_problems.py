@@ -1,0 +1,224 @@
+"""The table of problems: when each kind is there, what is said of it, and who else speaks of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import pytest
+import yaml
+
+from snaprotd.config.file import parse
+from snaprotd.config.settings import resolve
+from snaprotd.core.model import Server, Snapshot, snapshot_name
+from snaprotd.core.power import Power
+from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.provider.inventory import ServerHoldings
+from snaprotd.report.assessment import Assessment, assess
+from snaprotd.report.problems import KINDS, Problem, ServerSituation, of_daemon, of_departed, of_server
+
+ROOT = Path(__file__).parents[2]
+NOW = datetime(2025, 1, 16, 8, tzinfo=UTC)
+CONFIG = parse("servers: [{id: 12345, name: web 01, schedule: '30 2 * * *'}]", "c.yaml", {})
+(TARGET,) = resolve(CONFIG, [])
+SERVER = Server(id="12345", ref=12345, name="web", status="active")
+
+ALERTS: dict[str, Any] = {
+    rule["alert"]: rule
+    for group in yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+}
+SECTIONS = re.findall(r"^### (.+)$", (ROOT / "docs" / "runbook.md").read_text(), flags=re.M)
+
+NOT_ON_THE_PAGE = {
+    "SnaprotdDown": "there is no page then",
+    "SnaprotdAbsent": "it is Prometheus' configuration that is wrong",
+    "SnaprotdGoneWhileHoldingOff": "there is no page then",
+    "SnaprotdRestarts": "a daemon does not know of the lives before it",
+    "SnaprotdSchedulerNotTicking": "/healthz says so, and whoever asks it restarts the daemon",
+    "SnaprotdScheduleEnded": "it would be a mistake of ours",
+    "SnaprotdMissedSlots": "what is past cannot be made up for; too_old tells where it matters",
+}
+"""Alerts of what is no problem of the page, with the reason."""
+
+
+def holding(*snapshots: Snapshot) -> Assessment:
+    return assess(CONFIG, TARGET, ServerHoldings(server=SERVER, snapshots=snapshots, seen_at=NOW), NOW)
+
+
+def ours(age: timedelta) -> Snapshot:
+    made = NOW - age
+    return _snapshot(str(age), snapshot_name("main", made), made)
+
+
+def _snapshot(snapshot_id: str, name: str, made: datetime) -> Snapshot:
+    return Snapshot(
+        id=snapshot_id,
+        server_id="12345",
+        server_name="web",
+        name=name,
+        description="",
+        status="completed",
+        size_mb=5120,
+        created_at=made,
+    )
+
+
+def others(number: int) -> list[Snapshot]:
+    return [_snapshot(f"theirs-{n}", f"before-{n}", NOW - timedelta(days=n + 1)) for n in range(number)]
+
+
+WELL = ServerSituation(
+    now=NOW,
+    target=TARGET,
+    server=SERVER,
+    missing=False,
+    running=None,
+    latest=None,
+    expected_interval=86400.0,
+    assessment=holding(ours(timedelta(hours=5))),
+)
+ROTATION = Rotation(
+    id="r1",
+    server_id="12345",
+    label="web 01",
+    slot=NOW,
+    snapshot_name=snapshot_name("main", NOW),
+    rules=CONFIG.rules_of(TARGET),
+    started_at=NOW,
+    step=Step.START,
+    power=Power(held_off=True, held_off_since=NOW - timedelta(minutes=5)),
+)
+FAILED = replace(ROTATION, step=Step.DONE, result=Result.FAILURE, failed_step=Step.STOP, error="it does not stop")
+
+
+def held_off(*, starts: int = 0, minutes: float = 5, held_off: bool = True) -> ServerSituation:
+    """A rotation that stands at its start, so many minutes after it promised to see the server running again."""
+    power = Power(held_off=held_off, held_off_since=NOW - timedelta(minutes=minutes), starts=starts)
+    return replace(WELL, running=replace(ROTATION, power=power))
+
+
+PAUSED = replace(TARGET, policy=replace(TARGET.policy, paused=True))
+
+
+def words(found: Iterable[Problem]) -> list[str]:
+    return [problem.kind for problem in found]
+
+
+OF_A_SERVER = {
+    "all is well": (WELL, []),
+    "no such server": (replace(WELL, missing=True), ["missing"]),
+    "off for a while": (held_off(), []),
+    "asked to start once": (held_off(starts=1), []),
+    "asked to start twice": (held_off(starts=2), ["not_starting"]),
+    "off for 46 minutes": (held_off(starts=9, minutes=46), ["held_off_too_long"]),
+    "on again after 46 minutes": (held_off(held_off=False, minutes=46), []),
+    "a failure": (replace(WELL, latest=FAILED), ["failed"]),
+    "a partial success": (replace(WELL, latest=replace(FAILED, result=Result.PARTIAL)), ["partial"]),
+    "a success": (replace(WELL, latest=replace(FAILED, result=Result.SUCCESS)), []),
+    "full": (replace(WELL, assessment=holding(*others(5))), ["blocked", "no_snapshot"]),
+    "restoring": (replace(WELL, server=replace(SERVER, status="restoring")), ["untouchable"]),
+    "nothing yet": (replace(WELL, assessment=holding()), ["no_snapshot"]),
+    "not listed yet": (replace(WELL, assessment=None), []),
+    "too old by a minute": (replace(WELL, assessment=holding(ours(timedelta(hours=25, minutes=46)))), ["too_old"]),
+    "late": (replace(WELL, assessment=holding(ours(timedelta(hours=25, minutes=45)))), []),
+    "paused and old": (replace(WELL, target=PAUSED, assessment=holding(ours(timedelta(days=9)))), []),
+    "an interval that is not known": (
+        replace(WELL, expected_interval=None, assessment=holding(ours(timedelta(days=9)))),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize(("situation", "kinds"), OF_A_SERVER.values(), ids=OF_A_SERVER)
+def test_what_is_wrong_with_a_server(situation: ServerSituation, kinds: list[str]) -> None:
+    assert words(of_server(situation)) == kinds
+
+
+def test_what_the_last_rotation_failed_for_is_said_once() -> None:
+    full = replace(WELL, assessment=holding(*others(5)))
+    (blocked, _) = of_server(full)
+    failed = replace(FAILED, error=blocked.as_json()["text"])
+    assert words(of_server(replace(full, latest=failed))) == ["failed", "no_snapshot"]
+
+
+FINE = {
+    "is_ending": False,
+    "config_mistakes": [],
+    "ledger_error": None,
+    "account_error": None,
+    "is_account_listed": True,
+}
+OF_THE_DAEMON: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "all is well": ({}, []),
+    "ending": ({"is_ending": True}, ["ending"]),
+    "a bad file": ({"config_mistakes": ["c.yaml:1:1: bad"]}, ["config_refused"]),
+    "no ledger": ({"ledger_error": "the ledger s.db cannot be used: disk I/O error"}, ["ledger_unusable"]),
+    "not listed any more": ({"account_error": "answered 500"}, ["account_not_listed"]),
+    "never listed": ({"account_error": "answered 500", "is_account_listed": False}, ["account_not_listed"]),
+    "just begun": ({"is_account_listed": False}, ["account_awaited"]),
+}
+
+
+@pytest.mark.parametrize(("facts", "kinds"), OF_THE_DAEMON.values(), ids=OF_THE_DAEMON)
+def test_what_is_wrong_with_no_one_server(facts: dict[str, Any], kinds: list[str]) -> None:
+    assert words(of_daemon(**{**FINE, **facts})) == kinds
+
+
+def every_problem() -> list[Problem]:
+    """One of each kind, from the tables above."""
+    servers = [problem for situation, _ in OF_A_SERVER.values() for problem in of_server(situation)]
+    daemons = [problem for facts, _ in OF_THE_DAEMON.values() for problem in of_daemon(**{**FINE, **facts})]
+    return [*servers, *daemons, *(of_departed(ROTATION, is_account_listed=yes) for yes in (True, False))]
+
+
+def test_every_kind_is_met_here() -> None:
+    assert {problem.kind for problem in every_problem()} == set(KINDS)
+
+
+@pytest.mark.parametrize("problem", every_problem(), ids=lambda problem: problem.kind)
+def test_a_problem_is_a_sentence_with_what_to_do(problem: Problem) -> None:
+    told = problem.as_json()
+    assert told.keys() == {"severity", "text", "do"}
+    assert told["severity"] == problem.severity in ("alarm", "attention")
+    assert re.fullmatch(r"[A-Z][^.]*(?:`[^`]*`)?[^.]*[.?]", told["do"])
+    assert not re.search(r"[{}]", told["text"] + told["do"])
+
+
+def test_a_command_that_is_told_can_be_pasted_into_a_shell() -> None:
+    (failed,) = of_server(replace(WELL, latest=FAILED))
+    assert failed.as_json() == {
+        "severity": "alarm",
+        "text": "the last rotation ended as failure, at step stop: it does not stop",
+        "do": "Cure that if it will not mend itself by the next slot, and try again at once: `snaprotd now 'web 01'`.",
+    }
+
+
+def test_facts_in_braces_stay_as_they_are() -> None:
+    (failed,) = of_server(replace(WELL, latest=replace(FAILED, error="answered {step} {}")))
+    assert failed.as_json()["text"].endswith("answered {step} {}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_has_its_alerts_in_the_rules_and_in_the_runbook_or_the_reason_why_not(kind: str) -> None:
+    told = KINDS[kind]
+    assert bool(told.alerts) != bool(told.unwatched)
+    assert set(told.alerts) <= ALERTS.keys()
+    assert set(told.alerts) <= set(SECTIONS)
+    assert set(re.findall(r"Snaprotd\w+", told.unwatched)) <= ALERTS.keys()
+
+
+def test_each_alert_is_of_a_kind_of_problem_or_has_the_reason_why_not() -> None:
+    of_kinds = {alert for kind in KINDS.values() for alert in kind.alerts}
+    assert not of_kinds & NOT_ON_THE_PAGE.keys()
+    assert of_kinds | NOT_ON_THE_PAGE.keys() == ALERTS.keys()
+
+
+def test_the_table_has_no_fact_that_the_runbook_cannot_name() -> None:
+    facts = {name for kind in KINDS.values() for _, name, *_ in Formatter().parse(kind.says + kind.do) if name}
+    assert all(re.fullmatch(r"[a-z_]+", fact) for fact in facts)
