@@ -162,6 +162,8 @@ def status_text(report: Json) -> RenderableType:
         sign = ("✕ " if problem["severity"] == "alarm" else "! ", STYLES[problem["severity"]])
         server = (f"{problem['server']}: " if problem["server"] else "", "bold")
         parts.append(Padding(Text.assemble(sign, server, problem["text"]), (0, 0, 0, 2)))
+        if do := problem.get("do"):  # a daemon of an older version tells of none
+            parts.append(Padding(Text(do, style="dim"), (0, 0, 0, 4)))
     at_work = [server for server in (*report["servers"], *report["departed"]) if server["running"]]
     parts += [_running_line(server, now) for server in at_work]
     return Group(*parts, "", _status_table(report, now))

@@ -30,8 +30,6 @@ STATIC = {
 }
 """What the pages link to: media type and content by name."""
 
-STEPS = ("look", "make_room", "stop", "snapshot", "wait", "start", "prune")
-
 SEVERITY = {"alarm": 0, "attention": 1, "ok": 2, "paused": 3}
 
 SHOWN = {"all": "all", "problems": "with problems", "running": "running now", "off": "held off", "paused": "paused"}
@@ -156,6 +154,6 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.globals.update(
-    AXIS=AXIS, TICKS=TICKS, STEPS=STEPS, place=place, age_of=age_of, server_address=server_address, count=count
+    AXIS=AXIS, TICKS=TICKS, place=place, age_of=age_of, server_address=server_address, count=count
 )
 _TEMPLATES.filters.update(duration=duration, ago=ago, until=until, clock=clock)
