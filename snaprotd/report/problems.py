@@ -89,7 +89,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "not_starting": Kind(
             severity=ALARM,
-            says="the server has been asked to start {times} times and is not running yet",
+            says="the server has been asked to start {number} times and is not running yet",
             do="Start it in the provider's panel, and call the provider if that fails too: snaprotd goes on asking.",
             alerts=("SnaprotdServerDoesNotStart",),
         ),
@@ -233,7 +233,7 @@ def _of_power(situation: ServerSituation) -> Iterator[Problem]:
     if situation.now - running.power.held_off_since > _longest(running.policy):
         yield _there_is("held_off_too_long")
     elif running.step is Step.START and running.power.starts > 1:
-        yield _there_is("not_starting", times=running.power.starts)
+        yield _there_is("not_starting", number=running.power.starts)
 
 
 def _of_the_last_rotation(situation: ServerSituation) -> Iterator[Problem]:

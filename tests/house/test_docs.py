@@ -8,14 +8,30 @@ from pathlib import Path
 import pytest
 
 from snaprotd.commands.cli import cli
+from tests.support.metrics_table import families, name_of
 from tests.support.readme_plan import README, recorded_plan
-from tests.support.reference_page import PAGE, rendered
+from tests.support.reference_page import PAGES, rendered
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_reference_page_has_every_key_with_its_default_and_meaning() -> None:
-    assert PAGE.read_text() == rendered(PAGE.read_text()), "run `make docs`"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_has_its_tables_as_they_are_now(page: Path) -> None:
+    assert page.read_text() == rendered(page), "run `make docs`"
+
+
+def test_every_metric_is_known_with_its_labels() -> None:
+    """A family that has no sample would be listed without labels: `filled` must know of it."""
+    assert [name_of(family) for family in families() if not family.samples] == []
+
+
+def test_every_metric_that_an_alert_or_the_dashboard_asks_for_is_listed() -> None:
+    rules = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
+    dashboard = (ROOT / "deploy" / "grafana" / "snaprotd.json").read_text()
+    asked = set(re.findall(r"\bsnaprotd_[a-z_]+[a-z]", rules + dashboard))
+    listed = {name_of(family) for family in families()}
+    parts = {f"{name}_{part}" for name in listed for part in ("bucket", "sum", "count")}
+    assert asked <= listed | parts
 
 
 def test_the_plan_in_the_readme_is_what_the_command_prints() -> None:

@@ -1,14 +1,21 @@
-"""The tables of docs/configuration.md, made from the schema of the configuration: `make docs` writes them."""
+"""The tables in docs/ that are made from something else: `make docs` writes them.
+
+In configuration.md they come from the schema of the configuration, in runbook.md from the table of problems, in
+metrics.md from the registry.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from snaprotd.config.file import json_schema
+from tests.support.metrics_table import metrics_table
+from tests.support.problems_table import problems_table
 
-PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 SECTIONS = {
     "top": ("", "Keys of the file"),
@@ -44,12 +51,20 @@ def _row(key: str, value: dict[str, Any]) -> str:
     return f"| `{key}` | {default.replace(chr(34), '')} | {value.get('description', '')} |"
 
 
-def rendered(page: str) -> str:
+PAGES: Mapping[Path, Callable[[], str]] = {
+    DOCS / "configuration.md": tables,
+    DOCS / "metrics.md": metrics_table,
+    DOCS / "runbook.md": problems_table,
+}
+
+
+def rendered(page: Path) -> str:
     """The page with its tables made anew."""
-    head, _, rest = page.partition("<!-- tables -->\n")
+    head, _, rest = page.read_text().partition("<!-- tables -->\n")
     _, _, tail = rest.partition("<!-- end of tables -->\n")
-    return f"{head}<!-- tables -->\n{tables()}<!-- end of tables -->\n{tail}"
+    return f"{head}<!-- tables -->\n{PAGES[page]()}<!-- end of tables -->\n{tail}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rendered(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(rendered(page))

@@ -1,0 +1,67 @@
+"""The table of docs/metrics.md, made from the registry of a daemon that looks after one server and knows all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from prometheus_client.core import Metric
+
+from snaprotd.engine.board import Board, Holdings, ServerFacts
+from snaprotd.observe.metrics import Metrics
+
+SOME_TIME = datetime(2025, 1, 16, 8, tzinfo=UTC)
+INFO = {"info": "gauge", "unknown": "gauge"}
+"""How Prometheus sees them."""
+
+
+def filled() -> Metrics:
+    """The metrics of which none is absent."""
+    board = Board()
+    metrics = Metrics(board)
+    board.servers["web-01"] = ServerFacts(
+        "12345",
+        server_name="web",
+        next_run=SOME_TIME,
+        expected_interval=86400.0,
+        last_attempt=SOME_TIME,
+        last_success=SOME_TIME,
+        last_failure=SOME_TIME,
+        missing=False,
+        holdings=Holdings(counts={}, newest_completed=SOME_TIME, newest_size_mb=5120),
+    )
+    board.inventory_listed_at = SOME_TIME
+    metrics.requests.request("GET", "/servers/", "200", 0.1)
+    metrics.requests.retry("429")
+    return metrics
+
+
+def families() -> list[Metric]:
+    return list(filled().registry.collect())
+
+
+def name_of(family: Metric) -> str:
+    """As Prometheus has it."""
+    return family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+
+
+def metrics_table() -> str:
+    """Every metric, in the order of the exposition, as Markdown."""
+    ours = [family for family in families() if family.name.startswith("snaprotd_")]
+    return "\n".join(["| name | type | labels | meaning |", "|---|---|---|---|", *map(_row, ours), ""])
+
+
+def _row(family: Metric) -> str:
+    kind = INFO.get(family.type, family.type)
+    return f"| `{name_of(family)}` | {kind} | {', '.join(labels_of(family))} | {family.documentation} |"
+
+
+def labels_of(family: Metric) -> list[str]:
+    """The labels, each with its values where there are several for one server."""
+    names = dict.fromkeys(name for sample in family.samples for name in sample.labels if name != "le")
+    return [_label(name, (sample.labels.get(name, "") for sample in family.samples)) for name in names]
+
+
+def _label(name: str, values: Iterable[str]) -> str:
+    found = [*dict.fromkeys(values)]
+    return f"`{name}`" + (f" ({', '.join(found)})" if len(found) > 1 else "")
