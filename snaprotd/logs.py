@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -76,8 +77,8 @@ def configure(*, stream: TextIO | None = None, level: str = "INFO") -> None:
 
 def _ending(stream: TextIO) -> list[Processor]:
     if stream.isatty():
-        plain = structlog.dev.plain_traceback
-        return [_redacted(structlog.dev.ConsoleRenderer(exception_formatter=plain))]
+        plain, colours = structlog.dev.plain_traceback, not os.environ.get("NO_COLOR")
+        return [_redacted(structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain))]
     # Tracebacks without the locals of each frame: those are where a token would be.
     traces = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
     return [traces, _redacted(structlog.processors.JSONRenderer(default=str))]

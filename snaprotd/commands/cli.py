@@ -90,7 +90,7 @@ def _mistakes(error: ConfigError) -> str:
     """Every mistake on a line; on a terminal also the place in the file, with a caret under it."""
     if not sys.stderr.isatty():
         return str(error)
-    colour = "NO_COLOR" not in os.environ
+    colour = not os.environ.get("NO_COLOR")
     return "\n".join(render_mistake(mistake, error.text, colour=colour) for mistake in error.mistakes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,11 +14,52 @@ from tests.support.readme_plan import README, recorded_plan
 from tests.support.reference_page import PAGES, rendered
 
 ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "snaprotd").rglob("*.py"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_has_its_tables_as_they_are_now(page: Path) -> None:
     assert page.read_text() == rendered(page), "run `make docs`"
+
+
+READ_BY_LIBRARIES = {"HTTPS_PROXY", "NO_PROXY"}
+
+
+def test_every_variable_of_the_environment_that_is_read_is_documented_and_no_other() -> None:
+    _, _, text = (ROOT / "docs" / "configuration.md").read_text().partition("## Environment\n")
+    rows = re.findall(r"^\|(.+?)\|", text.partition("\n## ")[0], re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert listed - READ_BY_LIBRARIES == {name for path in SOURCES for name in variables_read(path.read_text())}
+
+
+def variables_read(source: str) -> set[str]:
+    """The names that are looked up in a mapping called `environ`, or by `getenv`."""
+    asked = (_looked_up(node) for node in ast.walk(ast.parse(source)))
+    return {str(name) for where, name in filter(None, asked) if where.endswith(("environ", "getenv"))}
+
+
+def _looked_up(node: ast.AST) -> tuple[str, object] | None:
+    """Where something is looked up, as written, and the literal name of it."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=mapping, attr="get"), args=[ast.Constant(value=name), *_]):
+            return ast.unparse(mapping), name
+        case ast.Subscript(value=mapping, slice=ast.Constant(value=name)):
+            return ast.unparse(mapping), name
+        case ast.Compare(left=ast.Constant(value=name), comparators=[mapping]):
+            return ast.unparse(mapping), name
+        case ast.Call(func=ast.Attribute(attr="getenv") as called, args=[ast.Constant(value=name), *_]):
+            return ast.unparse(called), name
+    return None
+
+
+READING = """
+environ.get("ONE"), os.environ.get("TWO", ""), self._environ["THREE"], os.getenv("FOUR")
+"FIVE" in os.environ, "FIVE" not in environ, query.get("no"), labels["no"], "no" in labels, environ.items()
+"""
+
+
+def test_a_variable_that_is_read_is_found_in_any_of_its_forms() -> None:
+    assert variables_read(READING) == {"ONE", "TWO", "THREE", "FOUR", "FIVE"}
 
 
 def test_every_metric_is_known_with_its_labels() -> None:

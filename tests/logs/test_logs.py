@@ -88,7 +88,8 @@ def test_where_nobody_watches_each_line_is_json() -> None:
     assert (second["level"], second["event"], second["reason"]) == ("warning", "slots were missed", None)
 
 
-def test_on_a_terminal_each_line_is_coloured_text() -> None:
+def test_on_a_terminal_each_line_is_coloured_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
     stream = begin("text")
     log.info("step done", server="web-01")
     (line,) = stream.getvalue().splitlines()
@@ -97,6 +98,14 @@ def test_on_a_terminal_each_line_is_coloured_text() -> None:
     assert "web-01" in line
     with pytest.raises(ValueError, match="Expecting value"):
         json.loads(line)
+
+
+def test_no_color_is_obeyed_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = begin("text")
+    log.info("step done", server="web-01")
+    assert "step done" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
 
 
 def test_it_goes_to_standard_error_and_to_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
