@@ -1,7 +1,7 @@
 """The configuration file: YAML to `Config`, or every mistake in it with its line.
 
-The text becomes plain values (`yaml_nodes`), these are held to the shape of the file (`config_shape`), what is wrong is
-said in sentences (`config_mistakes`), and the layers of policies are checked together (`config_layers`).
+The text becomes plain values (`yaml_nodes`), these are held to the shape of the file (`shape`), what is wrong is said
+in sentences (`mistakes`), and the layers of policies are checked together (`layers`).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ STYLES = {
 
 
 def plan_text(plans: Sequence[Json], now: datetime, limit: int) -> RenderableType:
-    """`plans` are entries of the plan with what only people read: see `reports.plan_for_people`."""
+    """`plans` are entries of the plan with what only people read: see `rows.people_plan_of`."""
     parts: list[RenderableType] = []
     for plan in plans:
         parts += [*_plan_of(plan, now, limit), ""]
