@@ -86,6 +86,7 @@ async def test_the_status_says_what_needs_somebody_and_what_is_off(tmp_path: Pat
         shown = await run_in_terminal("status", "--config", str(told.config), "--url", told.url, columns=160)
         assert "3 things need you" in shown.text
         assert "✕ mail-01: the newest snapshot is older than the schedule allows" in shown.text
+        assert "why there is no newer one, and take one: `snaprotd now mail-01`." in shown.text
         assert "▶ web-01: wait, the snapshot is in progress" in shown.text
         assert "off because of us" in shown.text
         assert "■■■■■" in shown.text

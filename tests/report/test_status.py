@@ -168,6 +168,7 @@ async def test_all_is_well_where_every_newest_snapshot_is_in_time(tmp_path: Path
         await asyncio.sleep(MINUTE)
         report = await report_of(watched)
         assert (report["state"], report["problems"]) == ("ok", [])
+        assert " ".join(report["steps"]) == "look make_room stop snapshot wait start prune"
         (server,) = report["servers"]
         assert server["slots"] == {"managed": 3, "foreign": 0, "free": 2}
         assert [one["reason"] for one in server["snapshots"]] == [f"keep: last {n} of 3" for n in (1, 2, 3)]

@@ -81,7 +81,9 @@ async def test_the_fleet_at_a_glance(tmp_path: Path) -> None:
                 ["5 of 5 snapshots, 5 not made by snaprotd", "no completed snapshot of ours"]
             )
             await expect(problems.filter(has_text="db-02").first).to_contain_text("ended as `failed`")
-            await expect(problems.filter(has_text="mail-01")).to_contain_text("older than the schedule allows")
+            late = problems.filter(has_text="mail-01")
+            await expect(late).to_contain_text("older than the schedule allows")
+            await expect(late.locator("code").last).to_have_text("snaprotd now mail-01")
             job = page.locator(".job")
             await expect(job).to_contain_text("web-01")
             await expect(job.locator("[aria-current=step]")).to_have_text("wait")
