@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
+from snaprotd.core.hosts import is_loopback
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.core.schedule import Missed, check_timezone
 from snaprotd.core.words import UNITS
@@ -129,14 +130,7 @@ def _is_safe_url(text: str) -> bool:
         host, _ = url.hostname, url.port
     except ValueError:  # a broken [address] or port
         return False
-    return bool(host) and (url.scheme == "https" or (url.scheme == "http" and _is_loopback(host or "")))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return bool(host) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(host or "")))
 
 
 def _listen(value: object) -> tuple[str, int] | None:

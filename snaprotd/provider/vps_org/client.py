@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +21,7 @@ from stamina.instrumentation import set_on_retry_hooks
 
 from snaprotd import __version__
 from snaprotd.core.errors import CloudError, NotFound, Permanent, Refused, Temporary, Unclear
+from snaprotd.core.hosts import is_loopback
 from snaprotd.core.model import Server, Snapshot
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.token import TokenSource
@@ -185,7 +185,7 @@ class Cloud:
             timeout=httpx.Timeout(None, connect=timeout / CONNECT_SHARE),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT),
             # A proxy of the environment is for the world outside: on loopback it would only be handed the token.
-            trust_env=not _is_loopback(self._base.host),
+            trust_env=not is_loopback(self._base.host),
         )
 
     async def __aenter__(self) -> Cloud:
@@ -482,10 +482,3 @@ def _retry_after(reply: _Reply) -> float | None:
 
 def _place(url: httpx.URL) -> tuple[str, str, int | None]:
     return (url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
