@@ -16,8 +16,8 @@ from snaprotd.core.model import Server
 from snaprotd.daemon.schedules import Schedules
 from snaprotd.engine.board import Board, Holdings
 from snaprotd.ledger.store import Ledger
+from snaprotd.provider import Doubtful
 from snaprotd.provider.inventory import Inventory
-from snaprotd.provider.vps_org.client import Doubtful
 from snaprotd.report.assessment import Assessment, Assessments
 
 log = structlog.get_logger("snaprotd.account")

@@ -23,8 +23,8 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import Rotations
 from snaprotd.engine.run import Tools
 from snaprotd.observe.metrics import Metrics
-from snaprotd.provider.vps_org.client import Transport
 from snaprotd.web.site import serving
+from snaprotd.wiring.access import Transport
 from snaprotd.wiring.assembly import adjust_tools, open_tools
 
 log = structlog.get_logger("snaprotd.daemon")

@@ -18,8 +18,8 @@ from snaprotd.core.retention import refuse_deletion
 from snaprotd.core.rotation import Rotation, aged
 from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
+from snaprotd.provider import Provider
 from snaprotd.provider.inventory import Inventory
-from snaprotd.provider.vps_org.client import Cloud
 
 log = structlog.get_logger("snaprotd.rotation")
 
@@ -53,7 +53,7 @@ class Drain:
 class Tools:
     """What every rotation of a process shares."""
 
-    cloud: Cloud
+    cloud: Provider
     inventory: Inventory
     ledger: Ledger
     observer: Observer

@@ -1,0 +1,127 @@
+"""A provider of servers: what the house may ask of one, what it can do, and what it does not tell for certain.
+
+Everything outside this room knows a provider by this module alone; which one it is, only `wiring` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from snaprotd.core.errors import Temporary
+from snaprotd.core.model import Server, Snapshot
+from snaprotd.provider.token import TokenSource
+
+Guard = Callable[[], None]
+"""Is called right before the bytes of a changing request go out. What it raises stops the request."""
+
+
+class Doubtful(Temporary):
+    """An answer arrived, but what it does not show cannot be taken for absent: incomplete, or partly unreadable.
+
+    `readable` are the entries that could be read. `about` are the servers that the doubt is limited to; None where
+    it may be about any.
+    """
+
+    def __init__(self, message: str, *, readable: tuple[Any, ...] = (), about: frozenset[str] | None = None) -> None:
+        super().__init__(message)
+        self.readable = readable
+        self.about = about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a provider can do, and within which limits."""
+
+    snapshot_limit: int
+    """Snapshots that a server may hold, whoever made them."""
+    page_size: int
+    """Entries on one page of a list: so many servers are asked for one by one at the price of one page."""
+    power_words: frozenset[str]
+    """The actions that `Provider.power` takes."""
+    has_labels: bool = False
+    """A snapshot can carry whose it is beside its name."""
+    can_rename: bool = False
+    """A snapshot's name can be changed after it was taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenOwner:
+    """Whose token it is, and what it may do."""
+
+    email: str
+    token_name: str
+    permissions: tuple[str, ...] | None
+    """None where the provider shows none, or in a shape that we do not know."""
+
+
+class Provider(Protocol):
+    """One account. Every error that leaves it is a `CloudError`, or the guard's own.
+
+    A `guard` is called after every wait, and what it raises reaches the caller as it is.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def servers(self) -> list[Server]:
+        """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
+
+    async def server(self, server_id: str) -> Server:
+        """Raises `NotFound` where the account has no such server."""
+
+    async def snapshots(self, server_id: str | None = None) -> list[Snapshot]:
+        """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""
+
+    async def create_snapshot(self, server: Server, name: str, description: str = "", *, guard: Guard) -> Snapshot:
+        """Ask for a snapshot; it is in progress when this returns.
+
+        Raises `Unclear` where it may have been carried out, or may yet be. After every other error it was not.
+        """
+
+    async def delete_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
+        """A snapshot that does not exist is success."""
+
+    async def power(self, server: Server, action: str, *, guard: Guard) -> None:
+        """Ask for one of `Capabilities.power_words`. Whether it has happened shows in the server's state."""
+
+    async def restore_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
+        """Overwrite the server with the snapshot."""
+
+    async def token_owner(self) -> TokenOwner:
+        """Whose token it is. Any token that works can ask this."""
+
+    def adjust(self, *, token: TokenSource, requests_per_second: float, timeout: float) -> None:
+        """Go on with other settings. Requests in flight end under the old ones."""
+
+    async def aclose(self) -> None:
+        """Close the connections; nothing can be asked any more."""
+
+
+class RequestObserver(Protocol):
+    """Who is told of every request: the metrics."""
+
+    def request(self, method: str, endpoint: str, code: str, seconds: float) -> None:
+        """One attempt. `code` is the HTTP status, or `timeout`, `connection` or `unreadable` where there was none."""
+
+    def retry(self, reason: str) -> None:
+        """A further attempt begins, because the last one ended with this `code`."""
+
+    def throttled(self, seconds: float) -> None:
+        """A request was held back by our own pacing, or by the provider's 429."""
+
+    def auth_failure(self) -> None:
+        """The provider did not accept the token."""
+
+
+class NullObserver:
+    """For the commands, which keep no metrics."""
+
+    def request(self, method: str, endpoint: str, code: str, seconds: float) -> None: ...
+
+    def retry(self, reason: str) -> None: ...
+
+    def throttled(self, seconds: float) -> None: ...
+
+    def auth_failure(self) -> None: ...

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from snaprotd.core.model import Server, Snapshot
-from snaprotd.provider.vps_org.client import PAGE_SIZE, Cloud, Doubtful
+from snaprotd.provider import Doubtful, Provider
 
 PATIENCE = 5.0
 """Seconds after which the next round may begin although one is still going: a slow answer holds up nobody else."""
@@ -111,7 +111,7 @@ class Inventory:
     that believes it takes a second snapshot.
     """
 
-    def __init__(self, cloud: Cloud, *, few: int = 3) -> None:
+    def __init__(self, cloud: Provider, *, few: int = 3) -> None:
         """Up to `few` servers are asked for one by one; for more the whole account is listed, where that is cheaper."""
         self._cloud = cloud
         self._few = few
@@ -221,7 +221,7 @@ class Inventory:
 
     def _is_cheaper_singly(self, ids: frozenset[str], what: str) -> bool:
         """A large account has many pages; asking for a few dozen servers one by one is then fewer requests."""
-        pages = -(-self._listed.get(what, 0) // PAGE_SIZE)
+        pages = -(-self._listed.get(what, 0) // self._cloud.capabilities.page_size)
         return len(ids) <= max(self._few, pages)
 
     # -- lists ---------------------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ import structlog
 
 from snaprotd.config.settings import Config
 from snaprotd.logs import redactor
+from snaprotd.provider import Provider, RequestObserver
 from snaprotd.provider.token import TokenSource, token_source
-from snaprotd.provider.vps_org.client import Cloud, CloudObserver, Transport
+from snaprotd.provider.vps_org.client import Transport as Transport
+from snaprotd.provider.vps_org.client import VpsOrg
 
 log = structlog.get_logger("snaprotd")
 
@@ -24,13 +26,13 @@ def read_token(config: Config, environ: Mapping[str, str]) -> TokenSource:
 
 @asynccontextmanager
 async def open_cloud(
-    config: Config, environ: Mapping[str, str], observer: CloudObserver, transport: Transport | None = None
-) -> AsyncIterator[Cloud]:
+    config: Config, environ: Mapping[str, str], observer: RequestObserver, transport: Transport | None = None
+) -> AsyncIterator[Provider]:
     """The provider's API. Raises `TokenError` where no token can be found."""
     token = read_token(config, environ)
     for warning in token.warnings():
         log.warning(warning)
-    async with Cloud(
+    async with VpsOrg(
         base_url=config.api.base_url,
         token=token,
         requests_per_second=config.api.requests_per_second,

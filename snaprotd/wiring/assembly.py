@@ -17,8 +17,7 @@ from snaprotd.engine.run import Drain, Tools
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.provider.inventory import Inventory
-from snaprotd.provider.vps_org.client import Transport
-from snaprotd.wiring.access import open_cloud, read_token
+from snaprotd.wiring.access import Transport, open_cloud, read_token
 
 LEASE_BEYOND_REQUEST = 30.0
 """Seconds by which a lease outlives the longest request: it is renewed several times meanwhile."""

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from snaprotd.core.errors import CloudError, LeaseLost, NotFound, Permanent, Refused, Temporary, Unclear
 from snaprotd.core.model import Server, SnapshotState
+from snaprotd.provider import Doubtful, TokenOwner
 from snaprotd.provider.token import TokenSource, token_source
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org import client as cloud
-from snaprotd.provider.vps_org.answers import Account
-from snaprotd.provider.vps_org.client import Cloud, Doubtful
+from snaprotd.provider.vps_org.client import VpsOrg
 
 TOKEN = "vps_0123456789abcdef"
 BASE = "https://vps.test/api/v1"
@@ -113,11 +113,11 @@ def allow() -> None:
     """A guard that has nothing against it."""
 
 
-def client(provider: httpx.AsyncBaseTransport | None, *, base_url: str = BASE, **more: Any) -> Cloud:
-    return Cloud(base_url=base_url, token=more.pop("token", fixed_token()), transport=provider, **more)
+def client(provider: httpx.AsyncBaseTransport | None, *, base_url: str = BASE, **more: Any) -> VpsOrg:
+    return VpsOrg(base_url=base_url, token=more.pop("token", fixed_token()), transport=provider, **more)
 
 
-async def create(api: Cloud, guard: Callable[[], None] = allow) -> Any:
+async def create(api: VpsOrg, guard: Callable[[], None] = allow) -> Any:
     return await api.create_snapshot(SERVER, NAME, "before", guard=guard)
 
 
@@ -159,7 +159,7 @@ async def test_every_request_carries_the_token_and_says_who_we_are() -> None:
     ],
 )
 async def test_the_other_changes_go_to_their_places(
-    ask: Callable[[Cloud], Awaitable[None]], method: str, path: str, body: object
+    ask: Callable[[VpsOrg], Awaitable[None]], method: str, path: str, body: object
 ) -> None:
     provider = Provider(httpx.Response(204))
     async with client(provider) as api:
@@ -252,7 +252,9 @@ async def test_a_server_without_a_status_is_in_none() -> None:
 async def test_the_account_is_read() -> None:
     body = {"account": {"email": "me@example.org"}, "token": {"name": "ci", "permissions": {"snapshots": ["read"]}}}
     async with client(Provider(httpx.Response(200, json=body))) as api:
-        assert await api.account() == Account(email="me@example.org", token_name="ci", permissions=("snapshots:read",))
+        assert await api.token_owner() == TokenOwner(
+            email="me@example.org", token_name="ci", permissions=("snapshots:read",)
+        )
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ async def test_the_account_is_read() -> None:
     ],
 )
 def test_permissions_are_read_in_any_likely_shape(shown: object, permissions: object) -> None:
-    assert answers.read_account({"token": {"permissions": shown}}).permissions == permissions
+    assert answers.read_token_owner({"token": {"permissions": shown}}).permissions == permissions
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_a_snapshot_of_unknown_status_is_kept_as_such(status: object) -> None:
     )
 )
 def test_rubbish_is_read_or_refused_but_never_crashes(rubbish: Any) -> None:
-    for read in (answers.read_snapshot, answers.read_server, answers.read_page, answers.read_account):
+    for read in (answers.read_snapshot, answers.read_server, answers.read_page, answers.read_token_owner):
         try:
             read(rubbish)
         except answers.UnreadableError:

@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from snaprotd.core.errors import NotFound, Permanent, Refused, Temporary
+from snaprotd.provider import Doubtful
 from snaprotd.provider.inventory import DOUBT, Inventory
 from snaprotd.provider.token import token_source
-from snaprotd.provider.vps_org.client import Cloud, Doubtful
+from snaprotd.provider.vps_org.client import VpsOrg
 
 
 def entry(number: int, server: int, **changes: Any) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def concerns(one: Any, server_id: str) -> bool:
 @asynccontextmanager
 async def opened(account: Account, *, few: int = 3) -> AsyncIterator[Inventory]:
     token = token_source(None, {"VPS_API_TOKEN": "vps_x"})
-    async with Cloud(base_url="https://vps.test", token=token, requests_per_second=100, transport=account) as cloud:
+    async with VpsOrg(base_url="https://vps.test", token=token, requests_per_second=100, transport=account) as cloud:
         inventory = Inventory(cloud, few=few)
         try:
             yield inventory

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from snaprotd.provider.token import token_source
-from snaprotd.provider.vps_org.client import MAX_BODY, Cloud
+from snaprotd.provider.vps_org.client import MAX_BODY, VpsOrg
 from snaprotd.simulator import FAULT_HELP, KINDS, ROOT, Fault, Request, World, sample_world, serve
 from tests.support.world_transport import WorldTransport
 
@@ -551,7 +551,7 @@ async def test_our_client_reads_all_that_the_simulator_answers(way: str, id_kind
         transport = WorldTransport(at.world) if way == "transport" else None
         token = token_source(None, {"VPS_API_TOKEN": at.world.token})
         base_url = str(at.client.base_url)
-        async with Cloud(base_url=base_url, token=token, requests_per_second=1000, transport=transport) as api:
+        async with VpsOrg(base_url=base_url, token=token, requests_per_second=1000, transport=transport) as api:
             (server,) = await api.servers()
             assert await api.server(server.id) == server
             made = await api.create_snapshot(server, "new", guard=lambda: None)
@@ -559,7 +559,7 @@ async def test_our_client_reads_all_that_the_simulator_answers(way: str, id_kind
             assert await api.snapshots() == await api.snapshots(server.id)
             await api.delete_snapshot(str(old.id), guard=lambda: None)
             await api.power(server, "stop", guard=lambda: None)
-            assert (await api.account()).permissions == ("read", "write")
+            assert (await api.token_owner()).permissions == ("read", "write")
     assert (server.id, server.name, server.status) == (server_id, "web-01", "active")
     assert (made.id, made.server_id, made.created_at) == (str(at.world.created[0].id), server_id, START)
     assert at.world.status_of(server_id) == "stopping"

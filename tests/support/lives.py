@@ -28,7 +28,7 @@ from snaprotd.engine.run import Drain, Run, Tools
 from snaprotd.ledger.store import Claimed, Ledger
 from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
-from snaprotd.provider.vps_org.client import Cloud
+from snaprotd.provider.vps_org.client import VpsOrg
 from snaprotd.simulator import Reply, Request, World
 from tests.support.rotations import changed
 from tests.support.world_transport import WorldTransport
@@ -135,7 +135,9 @@ class Story:
 
         transport = WorldTransport(self.world, before=before, after=after)
         token = token_source(None, {"VPS_API_TOKEN": self.world.token})
-        cloud = Cloud(base_url="https://vps.invalid/api/v1", token=token, requests_per_second=1000, transport=transport)
+        cloud = VpsOrg(
+            base_url="https://vps.invalid/api/v1", token=token, requests_per_second=1000, transport=transport
+        )
         ledger: Any = await MortalLedger.open(self.ledger_path, owner=uuid.uuid4().hex, lock=False)
         ledger.moment = moment
         inventory = Inventory(cloud)

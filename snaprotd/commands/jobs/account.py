@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import UnknownServer
 from snaprotd.core.model import Server
+from snaprotd.provider import Doubtful, NullObserver
 from snaprotd.provider.inventory import Inventory, ServerHoldings
-from snaprotd.provider.vps_org.client import Doubtful, NullObserver
 from snaprotd.report.findings import Finding, Found, findings_of, token_finding
 from snaprotd.report.rows import ids_of
 from snaprotd.wiring.access import open_cloud
@@ -104,7 +104,7 @@ def ids_of_names(
 async def check_online(config: Config, environ: Mapping[str, str]) -> list[Finding]:
     """Ask the API about everything that the configuration relies on. Only GET requests."""
     async with open_cloud(config, environ, NullObserver()) as cloud:
-        owner = await cloud.account()
+        owner = await cloud.token_owner()
         inventory = Inventory(cloud)
         doubt = await refresh(inventory)
         found = Found(

@@ -12,7 +12,7 @@ from snaprotd.config.settings import Config, resolve
 from snaprotd.core.errors import NotFound, SnaprotdError, Temporary, Unclear
 from snaprotd.core.model import Server, Snapshot, SnapshotState
 from snaprotd.ledger.store import Ledger
-from snaprotd.provider.vps_org.client import Cloud, Doubtful, NullObserver
+from snaprotd.provider import Doubtful, NullObserver, Provider
 from snaprotd.report.rows import busy_words
 from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.assembly import open_ledger_to_read
@@ -50,7 +50,7 @@ class Found:
 class ByHand:
     """One snapshot, found, and what may be done with it."""
 
-    def __init__(self, config: Config, cloud: Cloud, ledger: Ledger | None, found: Found) -> None:
+    def __init__(self, config: Config, cloud: Provider, ledger: Ledger | None, found: Found) -> None:
         self.found = found
         self._config = config
         self._cloud = cloud
@@ -139,7 +139,7 @@ async def by_hand(config: Config, environ: Mapping[str, str], snapshot_id: str) 
         yield ByHand(config, cloud, ledger, await _find(config, cloud, snapshot_id))
 
 
-async def _find(config: Config, cloud: Cloud, snapshot_id: str) -> Found:
+async def _find(config: Config, cloud: Provider, snapshot_id: str) -> Found:
     doubt: Doubtful | None = None
     try:
         snapshots = await cloud.snapshots()
@@ -165,7 +165,7 @@ async def _find(config: Config, cloud: Cloud, snapshot_id: str) -> Found:
     )
 
 
-async def _server(cloud: Cloud, server_id: str) -> Server | None:
+async def _server(cloud: Provider, server_id: str) -> Server | None:
     try:
         return await cloud.server(server_id)
     except NotFound:

@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from snaprotd.core.model import Server, Snapshot
+from snaprotd.provider import TokenOwner
 
 LONGEST_MESSAGE = 300
 """Characters of the provider's own words that go into a message of ours."""
@@ -29,16 +30,6 @@ class UnreadableError(ValueError):
     def __init__(self, message: str, *, server_id: str | None = None) -> None:
         super().__init__(message)
         self.server_id = server_id
-
-
-@dataclass(frozen=True, kw_only=True)
-class Account:
-    """Whose token it is, and what it may do."""
-
-    email: str
-    token_name: str
-    permissions: tuple[str, ...] | None
-    """None where the provider shows none, or in a shape that we do not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +126,11 @@ def read_created(body: Any, server: Server, name: str) -> Snapshot:
     return made
 
 
-def read_account(body: Any) -> Account:
+def read_token_owner(body: Any) -> TokenOwner:
     if not isinstance(body, dict):
         raise UnreadableError("an account that is no JSON object")
     account, token = (part if isinstance(part, dict) else {} for part in (body.get("account"), body.get("token")))
-    return Account(
+    return TokenOwner(
         email=_text(account.get("email")),
         token_name=_text(token.get("name")),
         permissions=_permissions(token.get("permissions")),

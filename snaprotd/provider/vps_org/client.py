@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import stamina
@@ -22,17 +22,16 @@ from stamina.instrumentation import set_on_retry_hooks
 from snaprotd import __version__
 from snaprotd.core.errors import CloudError, NotFound, Permanent, Refused, Temporary, Unclear
 from snaprotd.core.hosts import is_loopback
-from snaprotd.core.model import Server, Snapshot
+from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
+from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, RequestObserver, TokenOwner
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.token import TokenSource
 from snaprotd.provider.vps_org import answers
-from snaprotd.provider.vps_org.answers import Account, UnreadableError
+from snaprotd.provider.vps_org.answers import UnreadableError
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes. The largest honest answer, a page of 100 entries, is a thousandth of that."""
 MAX_PAGES = 1000
-PAGE_SIZE = 100
-"""The most that the provider gives on one page."""
 MAX_CONCURRENT = 20
 ATTEMPTS = 4
 RETRY_FOR = 45.0
@@ -44,55 +43,19 @@ CONNECT_SHARE = 3
 NOT_WORTH_TELLING = 0.001
 """Seconds that a request without any waiting takes to get its turn."""
 
+CAPABILITIES = Capabilities(
+    snapshot_limit=PROVIDER_LIMIT,
+    page_size=100,
+    power_words=frozenset({"start", "stop", "restart", "hard_stop"}),
+)
+
 T = TypeVar("T")
 Transport = httpx.AsyncBaseTransport
 """How bytes reach the provider; another one stands in where there is no network."""
-Guard = Callable[[], None]
 
 # stamina reports retries by itself: to a counter in prometheus_client's global registry, and to structlog, which
-# prints on standard output until it is configured. `CloudObserver.retry` is told instead.
+# prints on standard output until it is configured. `RequestObserver.retry` is told instead.
 set_on_retry_hooks(())
-
-
-class Doubtful(Temporary):
-    """An answer arrived, but what it does not show cannot be taken for absent: incomplete, or partly unreadable.
-
-    `readable` are the entries that could be read. `about` are the servers that the doubt is limited to; None where
-    it may be about any.
-    """
-
-    def __init__(self, message: str, *, readable: tuple[Any, ...] = (), about: frozenset[str] | None = None) -> None:
-        super().__init__(message)
-        self.readable = readable
-        self.about = about
-
-
-class CloudObserver(Protocol):
-    """Who is told of every request: the metrics."""
-
-    def request(self, method: str, endpoint: str, code: str, seconds: float) -> None:
-        """One attempt. `code` is the HTTP status, or `timeout`, `connection` or `unreadable` where there was none."""
-
-    def retry(self, reason: str) -> None:
-        """A further attempt begins, because the last one ended with this `code`."""
-
-    def throttled(self, seconds: float) -> None:
-        """A request was held back by our own pacing, or by the provider's 429."""
-
-    def auth_failure(self) -> None:
-        """The provider did not accept the token."""
-
-
-class NullObserver:
-    """For the commands, which keep no metrics."""
-
-    def request(self, method: str, endpoint: str, code: str, seconds: float) -> None: ...
-
-    def retry(self, reason: str) -> None: ...
-
-    def throttled(self, seconds: float) -> None: ...
-
-    def auth_failure(self) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -146,12 +109,10 @@ class _Reply:
     body: bytes
 
 
-class Cloud:
-    """The account at the provider. Every error that leaves here is a `CloudError`, or the guard's own.
+class VpsOrg:
+    """An account at VPS.org: a `Provider`."""
 
-    A `guard` is called right before the bytes of a changing request go out, after every wait; what it raises
-    stops the request and reaches the caller as it is.
-    """
+    capabilities = CAPABILITIES
 
     def __init__(
         self,
@@ -160,14 +121,14 @@ class Cloud:
         token: TokenSource,
         requests_per_second: float = 5.0,
         timeout: float = 30.0,
-        observer: CloudObserver | None = None,
+        observer: RequestObserver | None = None,
         transport: Transport | None = None,
     ) -> None:
         """`timeout` is for one whole attempt in seconds, the body included."""
         self._base = httpx.URL(base_url.rstrip("/"))
         self._token = token
         self._timeout = timeout
-        self._observer: CloudObserver = observer or NullObserver()
+        self._observer: RequestObserver = observer or NullObserver()
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._pace = Pace(requests_per_second)
         self._client = httpx.AsyncClient(
@@ -188,7 +149,7 @@ class Cloud:
             trust_env=not is_loopback(self._base.host),
         )
 
-    async def __aenter__(self) -> Cloud:
+    async def __aenter__(self) -> VpsOrg:
         return self
 
     async def __aexit__(
@@ -265,9 +226,9 @@ class Cloud:
         call = self._call("POST", "/snapshots/{id}/restore/", snapshot_id, body={}, guard=guard)
         await self._once(call, lambda _: None)
 
-    async def account(self) -> Account:
+    async def token_owner(self) -> TokenOwner:
         """Whose token it is. Any token that works can ask this."""
-        return await self._retried(self._call("GET", "/account/me/"), answers.read_account)
+        return await self._retried(self._call("GET", "/account/me/"), answers.read_token_owner)
 
     # -- lists ---------------------------------------------------------------------------------------------------
 
@@ -297,7 +258,7 @@ class Cloud:
     async def _pages(self, endpoint: str, query: dict[str, str]) -> AsyncIterator[answers.Page]:
         """The pages of a list, following `next` wherever it appears, but never to another place with the token."""
         call = self._call("GET", endpoint)
-        call.url = call.url.copy_merge_params({**query, "page_size": str(PAGE_SIZE)})
+        call.url = call.url.copy_merge_params({**query, "page_size": str(CAPABILITIES.page_size)})
         seen: set[str] = set()
         while str(call.url) not in seen and len(seen) < MAX_PAGES:
             seen.add(str(call.url))
