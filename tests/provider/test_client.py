@@ -577,6 +577,21 @@ async def test_a_get_is_given_up_after_four_attempts() -> None:
     assert len(provider.requests) == 4
 
 
+async def test_the_pauses_between_the_attempts_double_with_a_little_chance() -> None:
+    provider = Provider(httpx.Response(502))
+    async with client(provider) as api:
+        await error_of(api.snapshots())
+    pauses = [later - sooner for sooner, later in pairwise(provider.times)]
+    assert [0 <= pause - least <= 1 for pause, least in zip(pauses, (0.5, 1.0, 2.0), strict=True)] == [True] * 3
+
+
+async def test_a_provider_that_asks_for_no_pause_gets_a_short_one() -> None:
+    provider = Provider(httpx.Response(429, headers={"Retry-After": "0"}), page([]))
+    async with client(provider) as api:
+        await api.snapshots()
+    assert provider.times[1] - provider.times[0] == pytest.approx(0.5)
+
+
 async def test_no_attempt_begins_after_45_seconds() -> None:
     async def by(request: httpx.Request) -> Reply:
         await asyncio.sleep(3600)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stamina
 import structlog
 
 from snaprotd import logs
@@ -463,17 +462,16 @@ async def test_two_hundred_rotations_at_once_stay_within_the_rate_and_share_one_
         world.add_snapshot(world.add_server(f"web-{number:03}"), ours(15))
     traffic = Traffic(world)
     daemon_traffic(monkeypatch, traffic)
-    with stamina.set_testing(False):
-        async with daemon_on(path, world) as watched:
-            loop = asyncio.get_running_loop()
-            await asyncio.sleep(75)
-            traffic.refusals.append(("POST", lambda: "12"))
-            await asyncio.sleep(270)
-            calm = loop.time()
-            await asyncio.sleep(3 * POLL)
-            lists = traffic.lists(calm, loop.time())
-            traffic.refusals += [("GET", lambda: "40"), ("GET", lambda: http_date(35)), ("GET", lambda: "")]
-            await asyncio.sleep(700)
+    async with daemon_on(path, world) as watched:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(75)
+        traffic.refusals.append(("POST", lambda: "12"))
+        await asyncio.sleep(270)
+        calm = loop.time()
+        await asyncio.sleep(3 * POLL)
+        lists = traffic.lists(calm, loop.time())
+        traffic.refusals += [("GET", lambda: "40"), ("GET", lambda: http_date(35)), ("GET", lambda: "")]
+        await asyncio.sleep(700)
     assert [rotation.result for rotation in watched.ended] == [Result.SUCCESS] * MANY
     assert len(world.created) == len(world.deleted) == MANY
     moments = [at for at, _ in traffic.requests]

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter as Tally
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import stamina
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import LeaseLost
@@ -33,21 +32,8 @@ from snaprotd.simulator import Reply, Request, World
 from tests.support.rotations import changed
 from tests.support.world_transport import WorldTransport
 
-_living = 0
-
-
-@contextmanager
-def _few_attempts() -> Iterator[None]:
-    """While any life goes on, the client repeats a request once only: the stories are about more than that."""
-    global _living
-    _living += 1
-    stamina.set_testing(True, attempts=2, cap=True)
-    try:
-        yield
-    finally:
-        _living -= 1
-        if not _living:
-            stamina.set_testing(False)
+FEW_ATTEMPTS = 2
+"""The client repeats a request once only: the stories are about more than that."""
 
 
 class Witness:
@@ -136,21 +122,24 @@ class Story:
         transport = WorldTransport(self.world, before=before, after=after)
         token = token_source(None, {"VPS_API_TOKEN": self.world.token})
         cloud = VpsOrg(
-            base_url="https://vps.invalid/api/v1", token=token, requests_per_second=1000, transport=transport
+            base_url="https://vps.invalid/api/v1",
+            token=token,
+            requests_per_second=1000,
+            attempts=FEW_ATTEMPTS,
+            transport=transport,
         )
         ledger: Any = await MortalLedger.open(self.ledger_path, owner=uuid.uuid4().hex, lock=False)
         ledger.moment = moment
         inventory = Inventory(cloud)
         try:
-            with _few_attempts():
-                yield Tools(
-                    cloud=cloud,
-                    inventory=inventory,
-                    ledger=ledger,
-                    observer=self.witness,
-                    drain=Drain(),
-                    poll_interval=self.poll_interval,
-                )
+            yield Tools(
+                cloud=cloud,
+                inventory=inventory,
+                ledger=ledger,
+                observer=self.witness,
+                drain=Drain(),
+                poll_interval=self.poll_interval,
+            )
         finally:
             ledger.moment = lambda _: None
             with suppress(BaseException):

@@ -7,6 +7,7 @@ is never repeated: where its answer is lost the caller gets `Unclear`, looks, an
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -16,8 +17,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
-import stamina
-from stamina.instrumentation import set_on_retry_hooks
 
 from snaprotd import __version__
 from snaprotd.core.errors import CloudError, NotFound, Permanent, Refused, Temporary, Unclear
@@ -34,6 +33,8 @@ MAX_BODY = 16 * 1024 * 1024
 MAX_PAGES = 1000
 MAX_CONCURRENT = 20
 ATTEMPTS = 4
+SHORTEST_PAUSE, LONGEST_PAUSE, JITTER = 0.5, 8.0, 1.0
+"""Seconds between two attempts: the first and doubled each time, the most, and what chance adds."""
 RETRY_FOR = 45.0
 """Seconds after which no further attempt of one request begins."""
 LONGEST_RETRY_AFTER = 60.0
@@ -52,10 +53,6 @@ CAPABILITIES = Capabilities(
 T = TypeVar("T")
 Transport = httpx.AsyncBaseTransport
 """How bytes reach the provider; another one stands in where there is no network."""
-
-# stamina reports retries by itself: to a counter in prometheus_client's global registry, and to structlog, which
-# prints on standard output until it is configured. `RequestObserver.retry` is told instead.
-set_on_retry_hooks(())
 
 
 @dataclass(kw_only=True)
@@ -121,13 +118,15 @@ class VpsOrg:
         token: TokenSource,
         requests_per_second: float = 5.0,
         timeout: float = 30.0,
+        attempts: int = ATTEMPTS,
         observer: RequestObserver | None = None,
         transport: Transport | None = None,
     ) -> None:
-        """`timeout` is for one whole attempt in seconds, the body included."""
+        """`timeout` is for one whole attempt in seconds, the body included; `attempts` are for what may be repeated."""
         self._base = httpx.URL(base_url.rstrip("/"))
         self._token = token
         self._timeout = timeout
+        self._attempts = attempts
         self._observer: RequestObserver = observer or NullObserver()
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._pace = Pace(requests_per_second)
@@ -295,25 +294,19 @@ class VpsOrg:
         return _Call(method=method, endpoint=endpoint, url=url, body=body, guard=guard)
 
     async def _retried(self, call: _Call, read: Callable[[Any], T]) -> T:
+        """Ask until there is an answer; only for what may be carried out twice."""
         loop = asyncio.get_running_loop()
-        began = loop.time()
-
-        def wait(error: Exception) -> bool | float:
-            """stamina's hook: a number replaces its own backoff and all of its limits."""
-            if not isinstance(error, Temporary) or loop.time() - began >= RETRY_FOR:
-                return False
-            if error.retry_after is None:
-                return True
-            return error.retry_after <= LONGEST_RETRY_AFTER and max(0.5, error.retry_after)
-
-        async for attempt in stamina.retry_context(
-            on=wait, attempts=ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=8.0, wait_jitter=1.0
-        ):
-            with attempt:
-                if attempt.num > 1:
-                    self._observer.retry(call.code)
+        began, attempt = loop.time(), 1
+        while True:
+            try:
                 return await self._once(call, read)
-        raise AssertionError("stamina ends with an answer or an error")
+            except Temporary as error:
+                pause = _pause_after(error, attempt)
+                if attempt >= self._attempts or pause is None or loop.time() - began >= RETRY_FOR:
+                    raise
+            await asyncio.sleep(pause)
+            attempt += 1
+            self._observer.retry(call.code)
 
     async def _once(self, call: _Call, read: Callable[[Any], T]) -> T:
         """Ask, and read the answer. A 401 means that nothing was carried out: a token that was rotated gets a turn."""
@@ -429,6 +422,14 @@ def _checked(ref: str) -> str:
 def _because(subject: str, doubts: list[UnreadableError], complaint: str | None) -> str:
     reasons = [*([complaint] if complaint else []), *(f"it has {doubt}" for doubt in doubts[:3])]
     return f"{subject} cannot be relied on: {'; '.join(reasons)}"
+
+
+def _pause_after(error: Temporary, attempt: int) -> float | None:
+    """Seconds until the next attempt; None where the pause that the provider asks for is the caller's to plan."""
+    if error.retry_after is None:
+        jitter = random.uniform(0, JITTER)  # noqa: S311 - nothing secret
+        return min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** (attempt - 1) + jitter)
+    return max(SHORTEST_PAUSE, error.retry_after) if error.retry_after <= LONGEST_RETRY_AFTER else None
 
 
 def _code(error: Exception) -> str:
