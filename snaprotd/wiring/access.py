@@ -11,7 +11,7 @@ from snaprotd.config.settings import Config
 from snaprotd.logs import redactor
 from snaprotd.provider import Provider, RequestObserver
 from snaprotd.provider.token import TokenSource, token_source
-from snaprotd.provider.vps_org.client import Transport as Transport
+from snaprotd.provider.vps_org.calls import Transport as Transport
 from snaprotd.provider.vps_org.client import VpsOrg
 
 log = structlog.get_logger("snaprotd")

@@ -26,6 +26,7 @@ from snaprotd.provider import Doubtful, TokenOwner
 from snaprotd.provider.token import TokenSource, token_source
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org import client as cloud
+from snaprotd.provider.vps_org.calls import MAX_BODY
 from snaprotd.provider.vps_org.client import VpsOrg
 
 TOKEN = "vps_0123456789abcdef"
@@ -948,7 +949,7 @@ async def test_a_body_without_end_is_not_read_to_its_end() -> None:
     async with listening(torrent) as wire, client(None, base_url=wire.url, observer=notes) as api:
         error = await error_of(create(api))
     assert type(error) is Unclear
-    assert f"more than {cloud.MAX_BODY} bytes" in str(error)
+    assert f"more than {MAX_BODY} bytes" in str(error)
     assert notes.requests == [("POST", "/snapshots/", "unreadable")]
 
 

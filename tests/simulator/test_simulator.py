@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from snaprotd.provider.token import token_source
-from snaprotd.provider.vps_org.client import MAX_BODY, VpsOrg
+from snaprotd.provider.vps_org.calls import MAX_BODY
+from snaprotd.provider.vps_org.client import VpsOrg
 from snaprotd.simulator import FAULT_HELP, KINDS, ROOT, Fault, Request, World, sample_world, serve
 from tests.support.world_transport import WorldTransport
 

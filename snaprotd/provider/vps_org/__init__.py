@@ -1,1 +1,1 @@
-"""VPS.org, the first provider: its REST API."""
+"""VPS.org, the first provider: its REST API. Nothing outside this package knows HTTP to it."""

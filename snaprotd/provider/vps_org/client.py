@@ -1,4 +1,4 @@
-"""The provider's REST API: requests, errors, pages, rate limit. Nothing else knows HTTP.
+"""What can be asked of VPS.org: its calls, its lists page by page, its errors in our words.
 
 A request that only reads, or that may be carried out twice (GET, DELETE), is repeated here, and nowhere else. A POST
 is never repeated: where its answer is lost the caller gets `Unclear`, looks, and decides.
@@ -10,28 +10,20 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
 
-from snaprotd import __version__
-from snaprotd.core.errors import CloudError, NotFound, Permanent, Refused, Temporary, Unclear
-from snaprotd.core.hosts import is_loopback
+from snaprotd.core.errors import CloudError, NotFound, Permanent, Refused, Temporary
 from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
 from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, RequestObserver, TokenOwner
-from snaprotd.provider.pacing import Pace
 from snaprotd.provider.token import TokenSource
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org.answers import UnreadableError
+from snaprotd.provider.vps_org.calls import Call, Line, Reply, Transport
 
-MAX_BODY = 16 * 1024 * 1024
-"""Bytes. The largest honest answer, a page of 100 entries, is a thousandth of that."""
 MAX_PAGES = 1000
-MAX_CONCURRENT = 20
 ATTEMPTS = 4
 SHORTEST_PAUSE, LONGEST_PAUSE, JITTER = 0.5, 8.0, 1.0
 """Seconds between two attempts: the first and doubled each time, the most, and what chance adds."""
@@ -39,10 +31,6 @@ RETRY_FOR = 45.0
 """Seconds after which no further attempt of one request begins."""
 LONGEST_RETRY_AFTER = 60.0
 """Seconds that one call waits between attempts; what is to wait longer is the caller's to plan."""
-CONNECT_SHARE = 3
-"""The part of a time-out that each of connecting and the TLS handshake may take: a third."""
-NOT_WORTH_TELLING = 0.001
-"""Seconds that a request without any waiting takes to get its turn."""
 
 CAPABILITIES = Capabilities(
     snapshot_limit=PROVIDER_LIMIT,
@@ -51,59 +39,6 @@ CAPABILITIES = Capabilities(
 )
 
 T = TypeVar("T")
-Transport = httpx.AsyncBaseTransport
-"""How bytes reach the provider; another one stands in where there is no network."""
-
-
-@dataclass(kw_only=True)
-class _Call:
-    """One request, and what became of its latest attempt."""
-
-    method: str
-    endpoint: str
-    url: httpx.URL
-    body: dict[str, Any] | None = None
-    guard: Guard | None = None
-    code: str = ""
-    traced: bool = False
-    sent: bool = False
-    refused: BaseException | None = None
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.url.path}"
-
-    @property
-    def changes(self) -> bool:
-        return self.method != "GET"
-
-    def ask_guard(self) -> None:
-        """Raises what the guard raises, and remembers it, so that nothing takes it for an error of the network."""
-        try:
-            if self.guard is not None:
-                self.guard()
-        except BaseException as error:
-            self.refused = error
-            raise
-
-    async def trace(self, event: str, details: dict[str, Any]) -> None:
-        """httpcore tells here what it is about to do; raising stops it. A proxy's CONNECT is not the request."""
-        self.traced = True
-        if event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
-            self.ask_guard()
-            self.sent = True
-
-    def lost(self, message: str, *, retry_after: float | None = None) -> Temporary:
-        """The error for an attempt that was sent and got no usable answer."""
-        if self.changes:
-            return Unclear(f"{message}; it may have been carried out", retry_after=retry_after)
-        return Temporary(message, retry_after=retry_after)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Reply:
-    status: int
-    headers: httpx.Headers
-    body: bytes
 
 
 class VpsOrg:
@@ -125,27 +60,14 @@ class VpsOrg:
         """`timeout` is for one whole attempt in seconds, the body included; `attempts` are for what may be repeated."""
         self._base = httpx.URL(base_url.rstrip("/"))
         self._token = token
-        self._timeout = timeout
         self._attempts = attempts
         self._observer: RequestObserver = observer or NullObserver()
-        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
-        self._pace = Pace(requests_per_second)
-        self._client = httpx.AsyncClient(
+        self._line = Line(
+            self._base,
+            requests_per_second=requests_per_second,
+            timeout=timeout,
+            observer=self._observer,
             transport=transport,
-            headers={
-                "Accept": "application/json",
-                "Content-Type": "application/json",
-                "User-Agent": f"snaprotd/{__version__}",
-            },
-            # Django takes a session's cookie for another way to sign in; the token is to be the only one.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            follow_redirects=False,
-            # The time-outs of httpx are for each read, so the whole attempt has one of its own. To connect has one here
-            # besides: httpcore leaves the socket open where a TLS handshake is cancelled from outside.
-            timeout=httpx.Timeout(None, connect=timeout / CONNECT_SHARE),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT),
-            # A proxy of the environment is for the world outside: on loopback it would only be handed the token.
-            trust_env=not is_loopback(self._base.host),
         )
 
     async def __aenter__(self) -> VpsOrg:
@@ -157,13 +79,12 @@ class VpsOrg:
         await self.aclose()
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._line.aclose()
 
     def adjust(self, *, token: TokenSource, requests_per_second: float, timeout: float) -> None:
         """Go on with other settings. Requests in flight end under the old ones."""
         self._token = token
-        self._timeout = timeout
-        self._pace.set_rate(requests_per_second)
+        self._line.adjust(requests_per_second=requests_per_second, timeout=timeout)
 
     # -- what can be asked ---------------------------------------------------------------------------------------
 
@@ -288,12 +209,12 @@ class VpsOrg:
         *,
         body: dict[str, Any] | None = None,
         guard: Guard | None = None,
-    ) -> _Call:
+    ) -> Call:
         path = endpoint if ref is None else endpoint.replace("{id}", _checked(ref))
         url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
-        return _Call(method=method, endpoint=endpoint, url=url, body=body, guard=guard)
+        return Call(method=method, endpoint=endpoint, url=url, body=body, guard=guard)
 
-    async def _retried(self, call: _Call, read: Callable[[Any], T]) -> T:
+    async def _retried(self, call: Call, read: Callable[[Any], T]) -> T:
         """Ask until there is an answer; only for what may be carried out twice."""
         loop = asyncio.get_running_loop()
         began, attempt = loop.time(), 1
@@ -308,15 +229,15 @@ class VpsOrg:
             attempt += 1
             self._observer.retry(call.code)
 
-    async def _once(self, call: _Call, read: Callable[[Any], T]) -> T:
+    async def _once(self, call: Call, read: Callable[[Any], T]) -> T:
         """Ask, and read the answer. A 401 means that nothing was carried out: a token that was rotated gets a turn."""
         token = self._token.get()
-        reply = await self._exchange(call, token)
+        reply = await self._line.exchange(call, token)
         if reply.status == 401:
             self._token.refresh()
             if self._token.get() != token:
                 token = self._token.get()
-                reply = await self._exchange(call, token)
+                reply = await self._line.exchange(call, token)
         if not 200 <= reply.status <= 299:
             raise self._error(call, reply, token)
         try:
@@ -327,78 +248,16 @@ class VpsOrg:
             call.code = "unreadable"
             raise call.lost(f"the answer to {call} ({reply.status}) cannot be read: {error}") from error
 
-    async def _exchange(self, call: _Call, token: str) -> _Reply:
-        """One attempt, whatever its status. Waits for its turn first, then has `timeout` seconds in all."""
-        async with self._slots:
-            if (waited := await self._pace.turn()) > NOT_WORTH_TELLING:
-                self._observer.throttled(waited)
-            call.traced = call.sent = False
-            call.ask_guard()
-            began = asyncio.get_running_loop().time()
-            try:
-                async with asyncio.timeout(self._timeout):
-                    reply = await self._send(call, token)
-            except (TimeoutError, httpx.HTTPError, UnreadableError) as error:
-                if error is call.refused:
-                    raise
-                call.code = _code(error)
-                self._observe(call, began)
-                raise self._failure(call, error) from error
-            call.code = str(reply.status)
-            self._observe(call, began)
-            asked = _retry_after(reply)
-            if reply.status == 429 or (reply.status == 503 and asked is not None):
-                self._pace.pause(asked)
-            return reply
-
-    async def _send(self, call: _Call, token: str) -> _Reply:
-        def sign(request: httpx.Request) -> httpx.Request:
-            # As `auth` and not as a header: httpx lets a name and password within a URL replace the header.
-            request.headers["Authorization"] = f"Bearer {token}"
-            return request
-
-        body = bytearray()
-        extensions = {"trace": call.trace}
-        async with self._client.stream(
-            call.method, call.url, json=call.body, auth=sign, extensions=extensions
-        ) as response:
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise UnreadableError(f"it has more than {MAX_BODY} bytes")
-            return _Reply(status=response.status_code, headers=response.headers, body=bytes(body))
-
-    def _observe(self, call: _Call, began: float) -> None:
-        elapsed = asyncio.get_running_loop().time() - began
-        self._observer.request(call.method, call.endpoint, call.code, elapsed)
-
     # -- errors --------------------------------------------------------------------------------------------------
 
-    def _failure(self, call: _Call, error: Exception) -> Temporary:
-        """The word for an attempt without an answer."""
-        host = self._base.netloc.decode()
-        if isinstance(error, TimeoutError):
-            message = f"no answer to {call} from {host} within {self._timeout:g} s"
-        elif isinstance(error, UnreadableError):
-            message = f"the answer to {call} from {host} cannot be read: {error}"
-        elif isinstance(error, httpx.ConnectError):
-            reason = str(error) or "no connection (is it the right scheme, http or https?)"
-            message = f"{host} cannot be reached for {call}: {reason}"
-        else:
-            message = f"the connection to {host} was lost at {call}: {error or type(error).__name__}"
-        never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError)
-        if never_sent or (call.traced and not call.sent):
-            return Temporary(message)
-        return call.lost(message)
-
-    def _error(self, call: _Call, reply: _Reply, token: str) -> CloudError:
+    def _error(self, call: Call, reply: Reply, token: str) -> CloudError:
         """The word for an answer that is not 2xx."""
         status, said = reply.status, answers.error_text(reply.body).replace(token, "[token]")
         message = f"{self._base.host} answered {status} to {call}" + (f": {said}" if said else "")
         if status == 429:
-            return Temporary(message, retry_after=_retry_after(reply))
+            return Temporary(message, retry_after=reply.retry_after)
         if status >= 500 or status < 200 or status == 408:
-            return call.lost(message, retry_after=_retry_after(reply) if status == 503 else None)
+            return call.lost(message, retry_after=reply.retry_after if status == 503 else None)
         if status == 401:
             self._observer.auth_failure()
             return Refused(f"{message} (the token of {self._token.origin} is not accepted)", status=status)
@@ -430,16 +289,6 @@ def _pause_after(error: Temporary, attempt: int) -> float | None:
         jitter = random.uniform(0, JITTER)  # noqa: S311 - nothing secret
         return min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** (attempt - 1) + jitter)
     return max(SHORTEST_PAUSE, error.retry_after) if error.retry_after <= LONGEST_RETRY_AFTER else None
-
-
-def _code(error: Exception) -> str:
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
-        return "timeout"
-    return "unreadable" if isinstance(error, UnreadableError | httpx.DecodingError) else "connection"
-
-
-def _retry_after(reply: _Reply) -> float | None:
-    return answers.retry_after(reply.headers.get("Retry-After"), datetime.now(UTC))
 
 
 def _place(url: httpx.URL) -> tuple[str, str, int | None]:

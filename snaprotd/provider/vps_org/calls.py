@@ -1,0 +1,208 @@
+"""One request to VPS.org: signed, sent in its turn, within its time, and only while the guard allows it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpx
+
+from snaprotd import __version__
+from snaprotd.core.errors import Temporary, Unclear
+from snaprotd.core.hosts import is_loopback
+from snaprotd.provider import Guard, RequestObserver
+from snaprotd.provider.pacing import Pace
+from snaprotd.provider.vps_org import answers
+from snaprotd.provider.vps_org.answers import UnreadableError
+
+MAX_BODY = 16 * 1024 * 1024
+"""Bytes. The largest honest answer, a page of 100 entries, is a thousandth of that."""
+MAX_CONCURRENT = 20
+CONNECT_SHARE = 3
+"""The part of a time-out that each of connecting and the TLS handshake may take: a third."""
+NOT_WORTH_TELLING = 0.001
+"""Seconds that a request without any waiting takes to get its turn."""
+
+Transport = httpx.AsyncBaseTransport
+"""How bytes reach the provider; another one stands in where there is no network."""
+
+
+@dataclass(kw_only=True)
+class Call:
+    """One request, and what became of its latest attempt."""
+
+    method: str
+    endpoint: str
+    url: httpx.URL
+    body: dict[str, Any] | None = None
+    guard: Guard | None = None
+    code: str = ""
+    traced: bool = False
+    sent: bool = False
+    refused: BaseException | None = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url.path}"
+
+    @property
+    def changes(self) -> bool:
+        return self.method != "GET"
+
+    def ask_guard(self) -> None:
+        """Raises what the guard raises, and remembers it, so that nothing takes it for an error of the network."""
+        try:
+            if self.guard is not None:
+                self.guard()
+        except BaseException as error:
+            self.refused = error
+            raise
+
+    async def trace(self, event: str, details: dict[str, Any]) -> None:
+        """httpcore tells here what it is about to do; raising stops it. A proxy's CONNECT is not the request."""
+        self.traced = True
+        if event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
+            self.ask_guard()
+            self.sent = True
+
+    def lost(self, message: str, *, retry_after: float | None = None) -> Temporary:
+        """The error for an attempt that was sent and got no usable answer."""
+        if self.changes:
+            return Unclear(f"{message}; it may have been carried out", retry_after=retry_after)
+        return Temporary(message, retry_after=retry_after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """An answer, whatever its status."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the provider asks to wait, where it does."""
+        return answers.retry_after(self.headers.get("Retry-After"), datetime.now(UTC))
+
+
+class Line:
+    """The line to the API: it carries one attempt of a call at a time for each of `MAX_CONCURRENT` callers."""
+
+    def __init__(
+        self,
+        base: httpx.URL,
+        *,
+        requests_per_second: float,
+        timeout: float,
+        observer: RequestObserver,
+        transport: Transport | None,
+    ) -> None:
+        self._host = base.netloc.decode()
+        self._timeout = timeout
+        self._observer = observer
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
+        self._pace = Pace(requests_per_second)
+        self._client = _client(base, timeout, transport)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def adjust(self, *, requests_per_second: float, timeout: float) -> None:
+        self._timeout = timeout
+        self._pace.set_rate(requests_per_second)
+
+    async def exchange(self, call: Call, token: str) -> Reply:
+        """One attempt, whatever its status. Waits for its turn first, then has `timeout` seconds in all."""
+        async with self._slots:
+            if (waited := await self._pace.turn()) > NOT_WORTH_TELLING:
+                self._observer.throttled(waited)
+            call.traced = call.sent = False
+            call.ask_guard()
+            reply = await self._attempt(call, token)
+            asked = reply.retry_after
+            if reply.status == 429 or (reply.status == 503 and asked is not None):
+                self._pace.pause(asked)
+            return reply
+
+    async def _attempt(self, call: Call, token: str) -> Reply:
+        began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._timeout):
+                reply = await self._send(call, token)
+        except (TimeoutError, httpx.HTTPError, UnreadableError) as error:
+            if error is call.refused:
+                raise
+            call.code = _code(error)
+            self._observe(call, began)
+            raise self._failure(call, error) from error
+        call.code = str(reply.status)
+        self._observe(call, began)
+        return reply
+
+    async def _send(self, call: Call, token: str) -> Reply:
+        def sign(request: httpx.Request) -> httpx.Request:
+            # As `auth` and not as a header: httpx lets a name and password within a URL replace the header.
+            request.headers["Authorization"] = f"Bearer {token}"
+            return request
+
+        body = bytearray()
+        extensions = {"trace": call.trace}
+        async with self._client.stream(
+            call.method, call.url, json=call.body, auth=sign, extensions=extensions
+        ) as response:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise UnreadableError(f"it has more than {MAX_BODY} bytes")
+            return Reply(status=response.status_code, headers=response.headers, body=bytes(body))
+
+    def _observe(self, call: Call, began: float) -> None:
+        elapsed = asyncio.get_running_loop().time() - began
+        self._observer.request(call.method, call.endpoint, call.code, elapsed)
+
+    def _failure(self, call: Call, error: Exception) -> Temporary:
+        """The word for an attempt without an answer."""
+        message = self._failure_in_words(call, error)
+        never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError)
+        if never_sent or (call.traced and not call.sent):
+            return Temporary(message)
+        return call.lost(message)
+
+    def _failure_in_words(self, call: Call, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer to {call} from {self._host} within {self._timeout:g} s"
+        if isinstance(error, UnreadableError):
+            return f"the answer to {call} from {self._host} cannot be read: {error}"
+        if isinstance(error, httpx.ConnectError):
+            reason = str(error) or "no connection (is it the right scheme, http or https?)"
+            return f"{self._host} cannot be reached for {call}: {reason}"
+        return f"the connection to {self._host} was lost at {call}: {error or type(error).__name__}"
+
+
+def _client(base: httpx.URL, timeout: float, transport: Transport | None) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=transport,
+        headers={
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+            "User-Agent": f"snaprotd/{__version__}",
+        },
+        # Django takes a session's cookie for another way to sign in; the token is to be the only one.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        follow_redirects=False,
+        # The time-outs of httpx are for each read, so the whole attempt has one of its own. To connect has one here
+        # besides: httpcore leaves the socket open where a TLS handshake is cancelled from outside.
+        timeout=httpx.Timeout(None, connect=timeout / CONNECT_SHARE),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT),
+        # A proxy of the environment is for the world outside: on loopback it would only be handed the token.
+        trust_env=not is_loopback(base.host),
+    )
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return "timeout"
+    return "unreadable" if isinstance(error, UnreadableError | httpx.DecodingError) else "connection"
