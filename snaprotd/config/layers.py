@@ -9,7 +9,8 @@ from typing import Any
 from snaprotd.config.mistakes import Findings, keep_expected, nearest
 from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys
 from snaprotd.config.yaml_nodes import KeyPath
-from snaprotd.core.policy import PROVIDER_LIMIT, Policy, Retention
+from snaprotd.core.model import PROVIDER_LIMIT
+from snaprotd.core.policy import Policy, Retention
 from snaprotd.core.schedule import DEFAULT_TIMEZONE, Schedule, ScheduleError
 
 Layer = tuple[KeyPath, PolicyKeys]

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from snaprotd.config.shape import FILE, LARGEST_LIMIT, TAGS, ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys
 from snaprotd.config.yaml_nodes import Document, Flaw, KeyPath, lines_of
 from snaprotd.core.errors import ConfigError, Mistake
-from snaprotd.core.policy import PROVIDER_LIMIT
+from snaprotd.core.model import PROVIDER_LIMIT
 
 _SECRETS = re.compile(r"(vps_)[A-Za-z0-9_-]{8,}|(//)\S*(?=@)")
 """A token of the provider; name and password in a URL."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from snaprotd.config.shape import shown_duration
-from snaprotd.core.model import Server
-from snaprotd.core.policy import PROVIDER_LIMIT, Policy, Retention, Rules
+from snaprotd.core.model import PROVIDER_LIMIT, Server
+from snaprotd.core.policy import Policy, Retention, Rules
 from snaprotd.core.schedule import Schedule
 
 

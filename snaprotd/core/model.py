@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+PROVIDER_LIMIT = 5
+"""Snapshots a server may hold at VPS.org, whoever made them (the provider's published figure)."""
+
 SLOT_FORMAT = "%Y%m%dT%H%M%SZ"
 
 
@@ -16,8 +19,19 @@ class Owner(StrEnum):
     FOREIGN = "foreign"
 
 
+class ServerState(StrEnum):
+    """A provider's status words for a server, as the things they can mean to us."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    RESTORING = "restoring"
+    SUSPENDED = "suspended"
+    BETWEEN = "between"
+    """On its way from one to another, or in a state that we do not know."""
+
+
 class SnapshotState(StrEnum):
-    """The provider's status words, as the four things they can mean to us."""
+    """A provider's status words for a snapshot, as the four things they can mean to us."""
 
     COMPLETED = "completed"
     IN_PROGRESS = "in_progress"
@@ -34,28 +48,22 @@ class Server:
     ref: int | str
     """The id exactly as the provider gave it, to be sent back."""
     name: str
+    state: ServerState
     status: str
+    """The provider's own word, to be shown."""
 
     @property
     def is_active(self) -> bool:
-        return self.status == "active"
+        return self.state is ServerState.RUNNING
 
     @property
     def is_stopped(self) -> bool:
-        return self.status == "stopped"
+        return self.state is ServerState.STOPPED
 
     @property
     def is_untouchable(self) -> bool:
         """Being restored, or suspended by the provider: nothing may be asked of it."""
-        return self.status in ("restoring", "suspended")
-
-
-_STATES = {
-    "completed": SnapshotState.COMPLETED,
-    "in_progress": SnapshotState.IN_PROGRESS,
-    "failed": SnapshotState.FAILED,
-    "error": SnapshotState.FAILED,
-}
+        return self.state in (ServerState.RESTORING, ServerState.SUSPENDED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +74,13 @@ class Snapshot:
     server_id: str
     server_name: str
     name: str
+    state: SnapshotState
     status: str
-    """The provider's own word."""
+    """The provider's own word, to be shown."""
     size_mb: int | None = None
     created_at: datetime | None = None
     """An instant with its zone, or None where the provider's text could not be read as one."""
     description: str = ""
-
-    @property
-    def state(self) -> SnapshotState:
-        return _STATES.get(self.status, SnapshotState.UNKNOWN)
 
     @property
     def is_completed(self) -> bool:

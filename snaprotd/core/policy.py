@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
+from snaprotd.core.model import PROVIDER_LIMIT
 from snaprotd.core.schedule import Missed, Schedule
-
-PROVIDER_LIMIT = 5
-"""Snapshots a server may hold at VPS.org, whoever made them (the provider's published figure)."""
 
 
 class WhenFull(StrEnum):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from snaprotd.core.model import Snapshot, snapshot_name
+from snaprotd.core.model import Snapshot, SnapshotState, snapshot_name
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import Rules
 from snaprotd.core.retention import Decision, plan_retention
@@ -46,7 +46,8 @@ def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slo
         server_id=server_id,
         server_name="",
         name=snapshot_name(rules.instance, slot),
-        status="completed",
+        state=SnapshotState.COMPLETED,
+        status=str(SnapshotState.COMPLETED),
         created_at=slot,
     )
     remaining = [one for one in snapshots if one is not room.delete]

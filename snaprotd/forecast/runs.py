@@ -10,7 +10,7 @@ from enum import StrEnum
 from itertools import count
 from random import Random
 
-from snaprotd.core.model import Owner, Snapshot, snapshot_name
+from snaprotd.core.model import Owner, Snapshot, SnapshotState, snapshot_name
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.rehearsal import NEW, rehearse
 from snaprotd.core.retention import Decision
@@ -188,7 +188,15 @@ def foreign_snapshot(number: int, start: datetime) -> Snapshot:
 
 
 def _snapshot(its_id: str, name: str, made: datetime) -> Snapshot:
-    return Snapshot(id=its_id, server_id=SERVER, server_name="", name=name, status="completed", created_at=made)
+    return Snapshot(
+        id=its_id,
+        server_id=SERVER,
+        server_name="",
+        name=name,
+        state=SnapshotState.COMPLETED,
+        status=str(SnapshotState.COMPLETED),
+        created_at=made,
+    )
 
 
 def run_all(server: Phantom, turns: Iterable[_Turn], assumed: Assumed) -> Iterator[Foreseen]:

@@ -26,6 +26,7 @@ from snaprotd.core.errors import ConfigError
 from snaprotd.core.model import Server
 from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull
 from snaprotd.core.schedule import Missed
+from tests.support.nouns import a_server
 from tests.support.policies import a_policy, slots
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
@@ -299,7 +300,7 @@ def test_a_schedule_and_its_zone_may_come_from_different_layers() -> None:
 
 
 def server(number: int | str, name: str) -> Server:
-    return Server(id=str(number), ref=number, name=name, status="active")
+    return a_server(number, name)
 
 
 def targets(entries: str, *servers: Server) -> list[tuple[str, str, int]]:

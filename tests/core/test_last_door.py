@@ -9,6 +9,7 @@ import pytest
 from snaprotd.core.model import Snapshot, snapshot_name
 from snaprotd.core.policy import Rules, WhenFull
 from snaprotd.core.retention import ForbiddenDeletion, refuse_deletion
+from tests.support.nouns import a_snapshot
 from tests.support.policies import a_policy
 
 NOW = datetime(2025, 1, 17, 12, 0, tzinfo=UTC)
@@ -18,14 +19,7 @@ RULES = Rules(policy=a_policy(adopt=("weekly-*",), when_full=WhenFull.REPLACE_LA
 def one(its_id: str, days: float, status: str = "completed", name: str = "", created: bool = True) -> Snapshot:
     """One that is so many days old; ours where no name is given."""
     at = NOW - timedelta(days=days)
-    return Snapshot(
-        id=its_id,
-        server_id="12345",
-        server_name="web-01",
-        name=name or snapshot_name("main", at),
-        status=status,
-        created_at=at if created else None,
-    )
+    return a_snapshot(its_id, name or snapshot_name("main", at), at if created else None, status=status)
 
 
 NEWEST, OLDER, FAILED = one("1", 1), one("2", 2), one("3", 3, "failed")

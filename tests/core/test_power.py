@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snaprotd.core import power
-from snaprotd.core.model import Server
 from snaprotd.core.power import START_BACKOFF_CAP, Power
+from tests.support.nouns import a_server
 
 NOW = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 EARLIER = NOW - timedelta(minutes=7)
@@ -23,11 +23,7 @@ TAKEN = replace(ASKED, stop_acknowledged=True)
 OFF = replace(TAKEN, went_off=True, went_off_at=EARLIER, stop_acknowledged=False, power_open=None, off_for=50.0)
 
 
-def server(status: str) -> Server:
-    return Server(id="12345", ref=12345, name="web-01", status=status)
-
-
-ACTIVE, STOPPING, STOPPED = server("active"), server("stopping"), server("stopped")
+ACTIVE, STOPPING, STOPPED = (a_server(status=status) for status in ("active", "stopping", "stopped"))
 
 
 def changes(before: Power, after: Power) -> dict[str, Any]:
@@ -152,7 +148,9 @@ def test_each_start_waits_twice_as_long_as_the_one_before_it_and_there_is_no_las
     assert after <= START_BACKOFF_CAP
 
 
-looks = st.sampled_from([ACTIVE, STOPPING, STOPPED, server("starting"), server("restoring"), server("")])
+looks = st.sampled_from(
+    [ACTIVE, STOPPING, STOPPED, *(a_server(status=status) for status in ("starting", "restoring", ""))]
+)
 happenings = st.one_of(
     st.builds(lambda one: lambda record: power.seen(record, one, NOW), looks),
     st.sampled_from(

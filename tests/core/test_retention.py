@@ -18,6 +18,7 @@ from snaprotd.core.ownership import newest_completed, owner_of
 from snaprotd.core.policy import Policy, Retention, Rules, WhenFull
 from snaprotd.core.retention import plan_retention
 from snaprotd.core.room import Room, make_room
+from tests.support.nouns import a_snapshot
 from tests.support.policies import a_policy
 
 NOW = datetime(2025, 1, 17, 12, 0, tzinfo=UTC)
@@ -41,9 +42,7 @@ def snapshot(id: str | int, created: str | datetime | None, name: str = "", stat
     """A snapshot; ours where no name is given."""
     created_at = at(created) if isinstance(created, str) else created
     name = name or snapshot_name("main", created_at or NOW)
-    return Snapshot(
-        id=str(id), server_id="12345", server_name="web-01", name=name, status=status, created_at=created_at
-    )
+    return a_snapshot(id, name, created_at, status=status)
 
 
 def ours(*days: int, status: str = "completed") -> list[Snapshot]:

@@ -21,17 +21,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snaprotd.core.errors import CloudError, LeaseLost, NotFound, Permanent, Refused, Temporary, Unclear
-from snaprotd.core.model import Server, SnapshotState
+from snaprotd.core.model import ServerState, SnapshotState
 from snaprotd.provider import Doubtful, TokenOwner
 from snaprotd.provider.token import TokenSource, token_source
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org import client as cloud
 from snaprotd.provider.vps_org.calls import MAX_BODY
 from snaprotd.provider.vps_org.client import VpsOrg
+from tests.support.nouns import a_server
 
 TOKEN = "vps_0123456789abcdef"
 BASE = "https://vps.test/api/v1"
-SERVER = Server(id="12345", ref=12345, name="web-01", status="active")
+SERVER = a_server()
 NAME = "snaprotd-main-20250116T033000Z"
 
 Reply = httpx.Response | Exception
@@ -247,7 +248,39 @@ async def test_another_server_than_the_one_asked_for_is_not_believed() -> None:
 async def test_a_server_without_a_status_is_in_none() -> None:
     async with client(Provider(httpx.Response(200, json={"id": 7, "hostname": "web.example"}))) as api:
         server = await api.server("7")
-    assert (server.name, server.status) == ("web.example", "")
+    assert (server.name, server.status, server.state) == ("web.example", "", ServerState.BETWEEN)
+
+
+@pytest.mark.parametrize(
+    ("word", "active", "stopped", "untouchable"),
+    [
+        ("active", True, False, False),
+        ("stopped", False, True, False),
+        ("restoring", False, False, True),
+        ("suspended", False, False, True),
+        ("stopping", False, False, False),
+        ("Active", False, False, False),
+    ],
+)
+def test_the_words_for_a_server_are_understood_here(word: str, active: bool, stopped: bool, untouchable: bool) -> None:
+    server = answers.read_server({"id": 7, "status": word})
+    assert (server.is_active, server.is_stopped, server.is_untouchable) == (active, stopped, untouchable)
+    assert server.status == word
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("completed", SnapshotState.COMPLETED),
+        ("in_progress", SnapshotState.IN_PROGRESS),
+        ("failed", SnapshotState.FAILED),
+        ("error", SnapshotState.FAILED),
+        ("COMPLETED", SnapshotState.UNKNOWN),
+    ],
+)
+def test_the_words_for_a_snapshot_are_understood_here(word: str, state: SnapshotState) -> None:
+    read = answers.read_snapshot(entry(1, status=word))
+    assert (read.state, read.status) == (state, word)
 
 
 async def test_the_account_is_read() -> None:

@@ -15,18 +15,19 @@ import yaml
 
 from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
-from snaprotd.core.model import Server, Snapshot, snapshot_name
+from snaprotd.core.model import Snapshot, snapshot_name
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
 from snaprotd.report.problems import KINDS, Problem, ServerSituation, of_daemon, of_departed, of_server
+from tests.support.nouns import a_server, a_snapshot
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2025, 1, 16, 8, tzinfo=UTC)
 CONFIG = parse("servers: [{id: 12345, name: web 01, schedule: '30 2 * * *'}]", "c.yaml", {})
 (TARGET,) = resolve(CONFIG, [])
-SERVER = Server(id="12345", ref=12345, name="web", status="active")
+SERVER = a_server(name="web")
 
 ALERTS: dict[str, Any] = {
     rule["alert"]: rule
@@ -57,16 +58,7 @@ def ours(age: timedelta) -> Snapshot:
 
 
 def _snapshot(snapshot_id: str, name: str, made: datetime) -> Snapshot:
-    return Snapshot(
-        id=snapshot_id,
-        server_id="12345",
-        server_name="web",
-        name=name,
-        description="",
-        status="completed",
-        size_mb=5120,
-        created_at=made,
-    )
+    return a_snapshot(snapshot_id, name, made, server_name="web", size_mb=5120)
 
 
 def others(number: int) -> list[Snapshot]:

@@ -12,6 +12,7 @@ from snaprotd.core.room import make_room
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.simulator import Reply, Request, SimSnapshot
 from tests.support.lives import Story
+from tests.support.nouns import a_snapshot
 
 
 def true_snapshots(story: Story) -> list[Snapshot]:
@@ -24,14 +25,8 @@ def _as_model(one: SimSnapshot) -> Snapshot:
         created = datetime.fromisoformat(one.created_at or "")
     except ValueError:
         created = None
-    return Snapshot(
-        id=str(one.id),
-        server_id=one.server_id,
-        server_name="",
-        name=one.name,
-        status=one.status,
-        created_at=created if created and created.tzinfo else None,
-    )
+    dated = created if created and created.tzinfo else None
+    return a_snapshot(one.id, one.name, dated, server_id=one.server_id, status=one.status)
 
 
 class Witnessed:

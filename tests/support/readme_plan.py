@@ -12,9 +12,10 @@ from rich.console import Console
 from snaprotd.commands.text.tables import plan_text
 from snaprotd.config import file as config
 from snaprotd.config.settings import resolve
-from snaprotd.core.model import Server, Snapshot, snapshot_name
+from snaprotd.core.model import Snapshot, snapshot_name
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.rows import people_plan_of
+from tests.support.nouns import a_server, a_snapshot
 
 README = Path(__file__).parents[2] / "README.md"
 NOW = datetime(2025, 1, 16, 8, 30, tzinfo=UTC)
@@ -26,7 +27,7 @@ def recorded_plan() -> str:
     settings = config.parse(policy[1], "README.md", {})
     (target,) = resolve(settings, None)
     slots = [datetime(2025, 1, day, 2, 30, tzinfo=UTC) for day in (16, 15, 12)]
-    server = Server(id="12345", ref=12345, name="web-server-01", status="active")
+    server = a_server(name="web-server-01")
     held = [_snapshot(800 + number, snapshot_name("main", slot), slot) for number, slot in enumerate(slots)]
     held.append(_snapshot(790, "pre-migration-snapshot", datetime(2025, 1, 15, 18, 30, tzinfo=UTC)))
     holdings = ServerHoldings(server=server, snapshots=tuple(held), seen_at=NOW)
@@ -38,12 +39,5 @@ def recorded_plan() -> str:
 
 
 def _snapshot(number: int, name: str, made: datetime) -> Snapshot:
-    return Snapshot(
-        id=str(number),
-        server_id="12345",
-        server_name="web-server-01",
-        name=name,
-        status="completed",
-        size_mb=5120,
-        created_at=made + timedelta(seconds=40),
-    )
+    made += timedelta(seconds=40)
+    return a_snapshot(number, name, made, server_name="web-server-01", size_mb=5120)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from snaprotd.config.settings import Config, resolve
 from snaprotd.core.errors import NotFound, SnaprotdError, Temporary, Unclear
-from snaprotd.core.model import Server, Snapshot, SnapshotState
+from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Doubtful, NullObserver, Provider
 from snaprotd.report.rows import busy_words
@@ -98,7 +98,7 @@ class ByHand:
                 say(f"the server cannot be looked at: {error}")
             else:
                 # Where the answer was lost, some other state of the server is no sign of a restore.
-                begun = not server.is_active if acknowledged else server.status == "restoring"
+                begun = not server.is_active if acknowledged else server.state is ServerState.RESTORING
                 seen_restoring = seen_restoring or begun
                 if server.is_active and seen_restoring:
                     return

@@ -1,1 +1,1 @@
-"""VPS.org, the first provider: its REST API. Nothing outside this package knows HTTP to it."""
+"""VPS.org, the first provider: its REST API. Only this package speaks HTTP to it."""

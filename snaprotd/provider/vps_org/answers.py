@@ -14,11 +14,25 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from snaprotd.core.model import Server, Snapshot
+from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
 from snaprotd.provider import TokenOwner
 
 LONGEST_MESSAGE = 300
 """Characters of the provider's own words that go into a message of ours."""
+
+
+_SERVER_STATES = {
+    "active": ServerState.RUNNING,
+    "stopped": ServerState.STOPPED,
+    "restoring": ServerState.RESTORING,
+    "suspended": ServerState.SUSPENDED,
+}
+_SNAPSHOT_STATES = {
+    "completed": SnapshotState.COMPLETED,
+    "in_progress": SnapshotState.IN_PROGRESS,
+    "failed": SnapshotState.FAILED,
+    "error": SnapshotState.FAILED,
+}
 
 
 class UnreadableError(ValueError):
@@ -77,11 +91,13 @@ def read_server(entry: Any, *, asked: str | None = None) -> Server:
         raise UnreadableError("a server without an id")
     if asked is not None and str(ref) != asked:
         raise UnreadableError(f"server {str(ref)!r} in place of {asked!r}")
+    status = _text(entry.get("status"))
     return Server(
         id=str(ref),
         ref=ref,
         name=_text(entry.get("name")) or _text(entry.get("hostname")),
-        status=_text(entry.get("status")),
+        state=server_state(status),
+        status=status,
     )
 
 
@@ -104,16 +120,28 @@ def read_snapshot(entry: Any, *, asked: str | None = None) -> Snapshot:
         raise UnreadableError(f"a snapshot of server {server_id} without an id", server_id=server_id)
     if not isinstance(name, str):
         raise UnreadableError(f"snapshot {snapshot_ref} of server {server_id} without a name", server_id=server_id)
+    status = _text(entry.get("status"))
     return Snapshot(
         id=str(snapshot_ref),
         server_id=server_id,
         server_name=_text(of.get("name")),
         name=name,
-        status=_text(entry.get("status")),
+        state=snapshot_state(status),
+        status=status,
         size_mb=_size(entry.get("size_mb")),
         created_at=read_instant(entry.get("created_at")),
         description=_text(entry.get("description")),
     )
+
+
+def server_state(status: str) -> ServerState:
+    """What the provider's word for a server means; a word that is not published is one between two states."""
+    return _SERVER_STATES.get(status, ServerState.BETWEEN)
+
+
+def snapshot_state(status: str) -> SnapshotState:
+    """What the provider's word for a snapshot means."""
+    return _SNAPSHOT_STATES.get(status, SnapshotState.UNKNOWN)
 
 
 def read_created(body: Any, server: Server, name: str) -> Snapshot:
