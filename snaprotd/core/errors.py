@@ -29,23 +29,27 @@ class Unclear(Temporary):
     """The answer to a request that changes something was lost: it may have been carried out, or may yet be."""
 
 
+class Busy(Temporary):
+    """Not carried out, and not now: something else is going on with the server. Ask again at the next poll."""
+
+
 class Permanent(CloudError):
-    """Asking again will not help: 400, 403, an answer of another shape.
+    """Asking again will not help."""
 
-    `status` is the HTTP status, where there was one.
+
+class Full(Permanent):
+    """No snapshot was taken: the server is full, or what was asked for is wrong. Look which it was.
+
+    A provider may have one answer for both.
     """
-
-    def __init__(self, message: str, *, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class NotFound(Permanent):
-    """404: the server or the snapshot does not exist."""
+    """The server or the snapshot does not exist."""
 
 
 class Refused(Permanent):
-    """401 or 403: the token is missing, wrong, or lacks the permission."""
+    """The token is missing, wrong, or lacks the permission."""
 
 
 class UnknownServer(SnaprotdError):

@@ -110,6 +110,12 @@ def lost(power: Power) -> Power:
     return replace(power, power_open=0.0)
 
 
+def not_now(power: Power, *, owed: bool) -> Power:
+    """The stop was not carried out, and may be asked for again. The promise stays: what keeps the server busy may be a
+    stop of ours that was sent twice on its way. `owed`: an earlier one may have been carried out, or may yet be."""
+    return power if owed else replace(power, power_open=None)
+
+
 def refused(power: Power, *, owed: bool) -> Power:
     """The stop was certainly not carried out. `owed`: an earlier one may have been, or may yet be."""
     return power if owed else replace(power, held_off=False, held_off_since=None, power_open=None)

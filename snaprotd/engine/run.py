@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec
 import structlog
 
 from snaprotd.core.creation import Creation
-from snaprotd.core.errors import CloudError, LedgerError
+from snaprotd.core.errors import Busy, CloudError, LedgerError
 from snaprotd.core.model import Server, Snapshot
 from snaprotd.core.power import Power
 from snaprotd.core.retention import refuse_deletion
@@ -155,7 +155,8 @@ class Run:
     ) -> str | None:
         """Delete one snapshot of those `listed` by the look just made; the error in words if that failed.
 
-        Raises `ForbiddenDeletion` for one that must stay, whoever has decided that it goes.
+        Raises `Busy` where it may be asked again, and `ForbiddenDeletion` for one that must stay, whoever has decided
+        that it goes.
         """
         rules, now = self._rotation.rules, self.tools.now()
         refuse_deletion(snapshot.id, listed, rules, now=now, last_may_go=last_may_go)
@@ -163,6 +164,8 @@ class Run:
         log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=reason)
         try:
             await self.tools.cloud.delete_snapshot(snapshot.id, guard=self.guard)
+        except Busy:
+            raise
         except CloudError as error:
             self.tools.observer.deleted(self._rotation, success=False)
             self.update(lambda rotation: replace(rotation, undeletable=(*rotation.undeletable, snapshot.id)))

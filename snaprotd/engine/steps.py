@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 
 from snaprotd.core import creation
-from snaprotd.core.errors import CloudError, Permanent, Temporary, Unclear
+from snaprotd.core.errors import Busy, CloudError, Full, Permanent, Temporary, Unclear
 from snaprotd.core.model import Server, Snapshot, SnapshotState
 from snaprotd.core.policy import WhenFull
 from snaprotd.core.retention import Decision, plan_retention
@@ -96,18 +96,19 @@ async def _create(run: Run, server: Server) -> Outcome:
     except Temporary:
         run.update_creation(creation.not_sent)
         raise
-    except Permanent as refusal:
+    except Full as refusal:
         run.update_creation(creation.refused)
         return await _refused(run, refusal)
+    except Permanent:
+        run.update_creation(creation.refused)
+        raise
     run.update_creation(creation.made, made.id)
     return Done()
 
 
-async def _refused(run: Run, refusal: Permanent) -> Outcome:
-    """One status, 400, stands for bad parameters and for a full server: look which it was. Never ask again."""
+async def _refused(run: Run, refusal: Full) -> Outcome:
+    """One answer stands for bad parameters and for a full server: look which it was. Never ask again."""
     rotation = run.rotation
-    if refusal.status != 400:
-        return Failed(str(refusal))
     try:
         snapshots = await run.snapshots()
     except CloudError:
@@ -161,10 +162,22 @@ async def prune(run: Run) -> Outcome:
     server = await run.server()
     if server.is_untouchable:  # perhaps from one of the very snapshots that are due
         return Waiting(f"the server is {server.status}: nothing is deleted meanwhile")
-    error = await run.delete(untried[0].snapshot, untried[0].reason, listed=snapshots)
-    if error:
-        run.update(partial(prune_failed, error=error))
-    return Waiting("deleting what is no longer kept", soon=True)
+    return await _delete_first(run, untried, snapshots)
+
+
+async def _delete_first(run: Run, due: list[Decision], listed: tuple[Snapshot, ...]) -> Outcome:
+    """Delete the first that can be. One that is busy holds up no other: its refusal has changed nothing in the list."""
+    busy = []
+    for decision in due:
+        try:
+            error = await run.delete(decision.snapshot, decision.reason, listed=listed)
+        except Busy as refusal:
+            busy.append(refusal)
+            continue
+        if error:
+            run.update(partial(prune_failed, error=error))
+        return Waiting("deleting what is no longer kept", soon=True)
+    raise busy[0]
 
 
 def _to_prune(rotation: Rotation, mine: Snapshot, snapshots: tuple[Snapshot, ...], now: datetime) -> list[Decision]:

@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 
 from snaprotd.core import power
-from snaprotd.core.errors import CloudError, NotFound, Unclear
+from snaprotd.core.errors import Busy, CloudError, NotFound, Unclear
 from snaprotd.core.model import Server
 from snaprotd.core.policy import OnStopTimeout
 from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Waiting, hard_stop_begun, hard_stop_undone
@@ -49,6 +49,9 @@ async def _ask_to_stop(run: Run, server: Server, action: str, *, owed: bool) -> 
     except Unclear:
         run.update_power(power.lost)
         raise
+    except Busy:
+        run.update_power(power.not_now, owed=owed)
+        raise
     except CloudError:
         run.update_power(power.refused, owed=owed)
         raise
@@ -57,15 +60,17 @@ async def _ask_to_stop(run: Run, server: Server, action: str, *, owed: bool) -> 
 
 
 async def _stop_timed_out(run: Run, server: Server) -> Outcome:
-    policy = run.rotation.policy
-    if policy.on_stop_timeout is OnStopTimeout.HARD_STOP and not run.rotation.power.hard_stop:
+    rotation, policy = run.rotation, run.rotation.policy
+    if policy.on_stop_timeout is OnStopTimeout.HARD_STOP and not rotation.power.hard_stop:
         return await _stop_the_hard_way(run, server)
     run.update_power(power.timed_out)
     if policy.on_stop_timeout is OnStopTimeout.SNAPSHOT_ANYWAY:
         log.warning("taking the snapshot of a server that did not stop", status=server.status)
         run.update(lambda rotation: replace(rotation, running_allowed=True))
         return Done()
-    return Failed(f"the server is still {server.status} after {policy.stop_timeout}")
+    # Where nothing is open every request was answered that it is not carried out now: the provider says why.
+    why = f": {rotation.note}" if rotation.held_off and rotation.power.power_open is None else ""
+    return Failed(f"the server is still {server.status} after {policy.stop_timeout}{why}")
 
 
 async def _stop_the_hard_way(run: Run, server: Server) -> Outcome:

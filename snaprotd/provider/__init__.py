@@ -59,6 +59,8 @@ class TokenOwner:
 class Provider(Protocol):
     """One account. Every error that leaves it is a `CloudError`, or the guard's own.
 
+    What changes something raises `Busy` where it was not carried out for now, and may be asked again.
+
     A `guard` is called after every wait, and what it raises reaches the caller as it is.
     """
 
@@ -77,7 +79,8 @@ class Provider(Protocol):
     async def create_snapshot(self, server: Server, name: str, description: str = "", *, guard: Guard) -> Snapshot:
         """Ask for a snapshot; it is in progress when this returns.
 
-        Raises `Unclear` where it may have been carried out, or may yet be. After every other error it was not.
+        Raises `Unclear` where it may have been carried out, or may yet be. After every other error it was not:
+        `Full` where the server may have no free slot.
         """
 
     async def delete_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:

@@ -60,6 +60,8 @@ TRANSITIONS: dict[str, tuple[Power, Power, dict[str, Any]]] = {
         power.refused(ASKED, owed=False),
         {"held_off": False, "held_off_since": None, "power_open": None},
     ),
+    "the server is busy: the promise stays": (ASKED, power.not_now(ASKED, owed=False), {"power_open": None}),
+    "the server is busy, and an earlier stop is open": (TAKEN, power.not_now(TAKEN, owed=True), {}),
     "a refusal does not undo an earlier stop": (TAKEN, power.refused(TAKEN, owed=True), {}),
     "the hard stop is undone": (
         replace(TAKEN, hard_stop=True),

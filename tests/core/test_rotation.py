@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snaprotd.core.errors import CloudError, NotFound, Permanent, Refused, Temporary, Unclear
+from snaprotd.core.errors import Busy, CloudError, Full, NotFound, Permanent, Refused, Temporary, Unclear
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import (
     STEPS,
@@ -212,10 +212,12 @@ EVERYWHERE = frozenset(STEPS[:-1])
 ERRORS: list[tuple[CloudError, frozenset[Step]]] = [
     (Temporary("503"), EVERYWHERE),
     (Unclear("cut"), EVERYWHERE),
+    (Busy("423"), EVERYWHERE),
     (CloudError("of no kind that is known"), EVERYWHERE),
-    (Permanent("400", status=400), frozenset({START})),
-    (NotFound("404", status=404), frozenset({START})),
-    (Refused("401", status=401), frozenset({WAIT, START, PRUNE})),
+    (Permanent("405"), frozenset({START})),
+    (Full("400"), frozenset({START})),
+    (NotFound("404"), frozenset({START})),
+    (Refused("401"), frozenset({WAIT, START, PRUNE})),
 ]
 """Each error, and the steps at which it is waited out."""
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snaprotd.core.errors import CloudError, LeaseLost, NotFound, Permanent, Refused, Temporary, Unclear
+from snaprotd.core.errors import Busy, CloudError, Full, LeaseLost, NotFound, Permanent, Refused, Temporary, Unclear
 from snaprotd.core.model import ServerState, SnapshotState
 from snaprotd.provider import Doubtful, TokenOwner
 from snaprotd.provider.token import TokenSource, token_source
@@ -484,14 +484,15 @@ async def test_a_broken_server_leaves_the_others_readable() -> None:
     [
         (301, Permanent, Permanent),
         (302, Permanent, Permanent),
-        (400, Permanent, Permanent),
+        (400, Permanent, Full),
         (401, Refused, Refused),
         (403, Refused, Refused),
         (404, NotFound, NotFound),
         (405, Permanent, Permanent),
         (408, Temporary, Unclear),
-        (409, Permanent, Permanent),
+        (409, Permanent, Unclear),
         (422, Permanent, Permanent),
+        (423, Permanent, Busy),
         (429, Temporary, Temporary),
         (500, Temporary, Unclear),
         (502, Temporary, Unclear),
@@ -503,7 +504,22 @@ async def test_each_status_has_its_word(status: int, get: type[CloudError], post
     async with client(Provider(httpx.Response(status, json={"detail": "no"}))) as api:
         reading, changing = await error_of(api.server("1")), await error_of(create(api))
     assert (type(reading), type(changing)) == (get, post)
-    assert getattr(reading, "status", status) == status
+    assert all(f"vps.test answered {status} to" in str(error) for error in (reading, changing))
+
+
+@pytest.mark.parametrize(("status", "word"), [(400, Permanent), (409, Busy), (423, Busy)])
+async def test_what_is_busy_may_be_asked_again_but_not_at_once(status: int, word: type[CloudError]) -> None:
+    provider = Provider(httpx.Response(status, json={"detail": "Another operation is in progress."}))
+    async with client(provider) as api:
+        for asked in (
+            api.power(SERVER, "stop", guard=allow),
+            api.delete_snapshot("801", guard=allow),
+            api.restore_snapshot("801", guard=allow),
+        ):
+            error = await error_of(asked)
+            assert type(error) is word
+            assert str(error).endswith(": Another operation is in progress.")
+    assert len(provider.requests) == 3
 
 
 @pytest.mark.parametrize(

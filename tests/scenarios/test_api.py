@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from snaprotd import logs
-from snaprotd.core.policy import Retention
+from snaprotd.core.policy import OnStopTimeout, Retention
 from snaprotd.core.rotation import Result, Step
 from snaprotd.simulator import Fault, Reply, Request, SimSnapshot, World, api
 from tests.scenarios.test_retention import CREATE, LIST, NEW, Scene, error_of, is_create, ours
@@ -567,6 +567,133 @@ async def test_a_deletion_that_is_refused_is_tried_once_a_night_and_told(tmp_pat
     assert len(scene.deleted) <= 4
     assert scene.held() == [ours(14), ours(15), NEW]
     assert scene.story.witness.deletions == [False, False]
+
+
+# -- locked for a moment ---------------------------------------------------------------------------------------
+
+LOCKED: dict[str, dict[str, Any]] = {
+    "create": CREATE,
+    "stop": {"method": "POST", "path": "/servers/*/power/", "action": "stop"},
+    "start": {"method": "POST", "path": "/servers/*/power/", "action": "start"},
+    "delete": {"method": "DELETE", "path": "/snapshots/*"},
+}
+
+
+def locked_scene(tmp_path: Path, what: str, status: int, *, times: int | None, **more: Any) -> Scene:
+    scene = Scene(tmp_path, stop_first=True, keep=Retention(last=1), **more)
+    scene.hold_ours(15)
+    scene.faulty("status", status=status, times=times, **LOCKED[what])
+    return scene
+
+
+def is_stop(request: Request) -> bool:
+    return request.json.get("action") == "stop"
+
+
+def is_delete(request: Request) -> bool:
+    return request.method == "DELETE"
+
+
+def power_of(scene: Scene) -> str:
+    return scene.world.servers[scene.server_id].status
+
+
+@pytest.mark.parametrize("status", [409, 423])
+@pytest.mark.parametrize("what", ["create", "stop", "start", "delete"])
+async def test_what_is_locked_for_a_moment_is_asked_again_and_the_snapshot_is_taken(
+    tmp_path: Path, what: str, status: int
+) -> None:
+    scene = locked_scene(tmp_path, what, status, times=1)
+    rotation = await scene.night()
+    assert (rotation.result, rotation.error) == (Result.SUCCESS, None)
+    assert (scene.held(), power_of(scene)) == ([NEW], "active")
+    asked = [one.split()[0] for one in scene.asked]
+    assert asked == sorted(["stop", "create", "start", "delete", what], key=["stop", "create", "start", "delete"].index)
+    assert len(scene.world.created) == 1
+
+
+@pytest.mark.parametrize("what", ["stop", "delete"])
+async def test_what_is_locked_is_asked_again_at_the_next_poll_and_not_before(tmp_path: Path, what: str) -> None:
+    scene = locked_scene(tmp_path, what, 423, times=2)
+    rotation = await scene.night()
+    assert rotation.result is Result.SUCCESS
+    first, second, third = times_of(scene, is_delete if what == "delete" else is_stop)
+    assert 1 < second - first <= 60, "polls are at common ticks"
+    assert third - second == pytest.approx(60, abs=2)
+
+
+@pytest.mark.parametrize("status", [409, 423])
+async def test_a_server_that_is_never_free_to_be_stopped_fails_the_slot_in_the_providers_words(
+    tmp_path: Path, status: int
+) -> None:
+    scene = locked_scene(tmp_path, "stop", status, times=None)
+    rotation = await scene.night()
+    assert (rotation.result, rotation.failed_step) == (Result.FAILURE, Step.STOP)
+    assert error_of(rotation).startswith("the server is still active after 0:05:00: vps.invalid answered ")
+    assert error_of(rotation).endswith(f"simulated {status}")
+    assert rotation.trail[2].seconds == pytest.approx(rotation.policy.stop_timeout.total_seconds(), abs=61)
+    assert (set(scene.asked), power_of(scene), rotation.held_off) == ({"stop"}, "active", False)
+
+
+async def test_a_server_that_is_never_free_to_be_switched_off_hard_fails_in_the_providers_words(tmp_path: Path) -> None:
+    scene = locked_scene(tmp_path, "stop", 423, times=None, on_stop_timeout=OnStopTimeout.HARD_STOP)
+    scene.faulty("status", status=423, **{**LOCKED["stop"], "action": "hard_stop"})
+    rotation = await scene.night()
+    assert (rotation.result, rotation.failed_step) == (Result.FAILURE, Step.STOP)
+    assert error_of(rotation).endswith("simulated 423")
+    assert (set(scene.asked), power_of(scene), rotation.held_off) == ({"stop", "hard_stop"}, "active", False)
+
+
+async def test_a_server_that_is_never_free_for_a_snapshot_is_started_and_fails_in_the_providers_words(
+    tmp_path: Path,
+) -> None:
+    scene = locked_scene(tmp_path, "create", 423, times=None)
+    rotation = await scene.night()
+    assert (rotation.result, rotation.failed_step) == (Result.FAILURE, Step.SNAPSHOT)
+    assert error_of(rotation).startswith("gave up after 18")
+    assert error_of(rotation).endswith("vps.invalid answered 423 to POST /api/v1/snapshots/: simulated 423")
+    assert (scene.held(), power_of(scene)) == ([ours(15)], "active")
+
+
+async def test_a_snapshot_that_is_locked_for_ever_is_told_in_the_providers_words_and_holds_up_no_other(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, keep=Retention(last=1))
+    scene.hold_ours(13, 14, 15)
+    scene.faulty("status", status=423, method="DELETE", path="/snapshots/801/")
+    rotation = await scene.night()
+    assert (rotation.result, rotation.failed_step) == (Result.PARTIAL, Step.PRUNE)
+    assert error_of(rotation).endswith("vps.invalid answered 423 to DELETE /api/v1/snapshots/801/: simulated 423")
+    assert scene.held() == [ours(13), NEW]
+
+
+async def test_a_full_server_whose_oldest_is_locked_for_a_moment_gets_its_snapshot(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, keep=Retention(last=4))
+    scene.hold_ours(11, 12, 13, 14, 15)
+    scene.faulty("status", status=423, times=2, method="DELETE")
+    rotation = await scene.night()
+    assert (rotation.result, rotation.error) == (Result.SUCCESS, None)
+    assert NEW in scene.held()
+
+
+@pytest.mark.parametrize("status", [409, 423])
+async def test_a_stop_that_was_carried_out_and_answered_as_locked_leaves_no_server_off(
+    tmp_path: Path, status: int
+) -> None:
+    """A proxy that sends a request twice gets the second answer: it is stopping already."""
+    scene = locked_scene(tmp_path, "stop", status, times=1)
+    scene.world.faults[-1].done = True
+    rotation = await scene.night()
+    assert rotation.result is Result.SUCCESS
+    assert (scene.held(), power_of(scene)) == ([NEW], "active")
+
+
+async def test_a_create_that_was_carried_out_and_answered_as_there_already_is_looked_for(tmp_path: Path) -> None:
+    scene = locked_scene(tmp_path, "create", 409, times=1)
+    scene.world.faults[-1].done = True
+    rotation = await scene.night()
+    assert rotation.result is Result.SUCCESS
+    assert scene.asked.count("create") == len(scene.world.created) == 1
 
 
 # -- answers of another shape ----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from snaprotd.provider.pacing import Pace
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org.answers import UnreadableError
 
+SNAPSHOTS = "/snapshots/"
 MAX_BODY = 16 * 1024 * 1024
 """Bytes. The largest honest answer, a page of 100 entries, is a thousandth of that."""
 MAX_CONCURRENT = 20
@@ -50,6 +51,10 @@ class Call:
     @property
     def changes(self) -> bool:
         return self.method != "GET"
+
+    @property
+    def creates(self) -> bool:
+        return (self.method, self.endpoint) == ("POST", SNAPSHOTS)
 
     def ask_guard(self) -> None:
         """Raises what the guard raises, and remembers it, so that nothing takes it for an error of the network."""

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 import httpx
 
-from snaprotd.core.errors import CloudError, NotFound, Permanent, Refused, Temporary
+from snaprotd.core.errors import Busy, CloudError, Full, NotFound, Permanent, Refused, Temporary
 from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
 from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, RequestObserver, TokenOwner
 from snaprotd.provider.token import TokenSource
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org.answers import UnreadableError
-from snaprotd.provider.vps_org.calls import Call, Line, Reply, Transport
+from snaprotd.provider.vps_org.calls import SNAPSHOTS, Call, Line, Reply, Transport
 
 MAX_PAGES = 1000
 ATTEMPTS = 4
@@ -104,7 +104,7 @@ class VpsOrg:
         """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""
         query = {} if server_id is None else {"server_id": _checked(server_id)}
         found, doubts, complaint = await self._list(
-            "/snapshots/", query, lambda entry: answers.read_snapshot(entry, asked=server_id)
+            SNAPSHOTS, query, lambda entry: answers.read_snapshot(entry, asked=server_id)
         )
         if server_id is not None:
             # The provider may not know the filter, and give the whole account's.
@@ -124,7 +124,7 @@ class VpsOrg:
         Raises `Unclear` where it may have been carried out, or may yet be. After every other error it was not.
         """
         body = {"server_id": server.ref, "name": name, "description": description}
-        call = self._call("POST", "/snapshots/", body=body, guard=guard)
+        call = self._call("POST", SNAPSHOTS, body=body, guard=guard)
         return await self._once(call, lambda answer: answers.read_created(answer, server, name))
 
     async def delete_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
@@ -252,23 +252,32 @@ class VpsOrg:
 
     def _error(self, call: Call, reply: Reply, token: str) -> CloudError:
         """The word for an answer that is not 2xx."""
-        status, said = reply.status, answers.error_text(reply.body).replace(token, "[token]")
-        message = f"{self._base.host} answered {status} to {call}" + (f": {said}" if said else "")
-        if status == 429:
+        said = answers.error_text(reply.body).replace(token, "[token]")
+        message = f"{self._base.host} answered {reply.status} to {call}" + (f": {said}" if said else "")
+        if reply.status not in (401, 403):
+            return _without_token(call, reply, message)
+        self._observer.auth_failure()
+        of = f"the token of {self._token.origin} is not accepted"
+        return Refused(f"{message} ({of if reply.status == 401 else 'the token lacks the permission'})")
+
+
+def _without_token(call: Call, reply: Reply, message: str) -> CloudError:
+    """The word for an answer that is not 2xx, and has nothing to do with the token."""
+    match reply.status:
+        case 429:
             return Temporary(message, retry_after=reply.retry_after)
-        if status >= 500 or status < 200 or status == 408:
+        case 409 | 423 if call.changes:
+            # A proxy that sent a create twice may say in this way that the snapshot exists: it is looked for.
+            return call.lost(message) if call.creates and reply.status == 409 else Busy(message)
+        case 400 if call.creates:
+            return Full(message)
+        case 404:
+            return NotFound(message)
+        case status if status >= 500 or status < 200 or status == 408:
             return call.lost(message, retry_after=reply.retry_after if status == 503 else None)
-        if status == 401:
-            self._observer.auth_failure()
-            return Refused(f"{message} (the token of {self._token.origin} is not accepted)", status=status)
-        if status == 403:
-            self._observer.auth_failure()
-            return Refused(f"{message} (the token lacks the permission)", status=status)
-        if status == 404:
-            return NotFound(message, status=status)
-        if status < 400:
-            message += " (a redirect, not followed: check api.base_url)"
-        return Permanent(message, status=status)
+        case status if status < 400:
+            return Permanent(f"{message} (a redirect, not followed: check api.base_url)")
+    return Permanent(message)
 
 
 def _checked(ref: str) -> str:
@@ -284,7 +293,9 @@ def _because(subject: str, doubts: list[UnreadableError], complaint: str | None)
 
 
 def _pause_after(error: Temporary, attempt: int) -> float | None:
-    """Seconds until the next attempt; None where the pause that the provider asks for is the caller's to plan."""
+    """Seconds until the next attempt; None where the next one is the caller's to plan."""
+    if isinstance(error, Busy):
+        return None
     if error.retry_after is None:
         jitter = random.uniform(0, JITTER)  # noqa: S311 - nothing secret
         return min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** (attempt - 1) + jitter)
