@@ -27,10 +27,9 @@ from pydantic import (
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
-from snaprotd.core.hosts import is_loopback
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.core.schedule import Missed, check_timezone
-from snaprotd.core.words import UNITS
+from snaprotd.core.words import UNITS, is_loopback
 
 LARGEST_LIMIT = 100
 

@@ -1,8 +1,9 @@
-"""Lengths of time, instants, ids and numbers in words: the same on the page, in tables, messages and JSON."""
+"""Lengths of time, instants, ids, numbers and hosts, as they are written: on the page, in tables, messages and JSON."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -67,3 +68,11 @@ def plain_id(text: str) -> int | str:
 
 def zulu(instant: datetime | None) -> str | None:
     return None if instant is None else instant.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent there stays on this machine, as far as the name alone tells: nothing is looked up."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -12,7 +12,7 @@ import httpx
 
 from snaprotd import __version__
 from snaprotd.core.errors import Temporary, Unclear
-from snaprotd.core.hosts import is_loopback
+from snaprotd.core.words import is_loopback
 from snaprotd.provider import Guard, RequestObserver
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.vps_org import answers
