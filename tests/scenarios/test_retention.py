@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from snaprotd.core.errors import ConfigError
+from snaprotd.core.model import Owner, Snapshot
 from snaprotd.core.policy import Retention, WhenFull
+from snaprotd.core.retention import Decision, RetentionPlan
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.simulator import Fault, Request, SimSnapshot, World
 from tests.support.daemons import Watched, daemon_on, write_config
@@ -705,3 +707,25 @@ async def test_where_the_first_look_fails_nothing_at_all_is_asked_of_the_provide
     assert rotation.result is Result.FAILURE
     assert f"simulated {status}" in error_of(rotation)
     assert scene.asked == []
+
+
+# -- the last door -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("victim", ["by-hand", ours(14)], ids=["somebody else's", "one in progress"])
+async def test_a_mistake_of_ours_in_the_plan_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    scene = Scene(tmp_path, keep=Retention(last=1))
+    scene.hold(ours(14), status="in_progress", created_at=datetime(2025, 1, 14, 3, 30, tzinfo=UTC))
+    scene.hold("by-hand", created_at=datetime(2025, 1, 10, tzinfo=UTC))
+
+    def mistaken(snapshots: Sequence[Snapshot], *_: Any, **__: Any) -> RetentionPlan:
+        chosen = next(one for one in snapshots if one.name == victim)
+        wrong = Decision(snapshot=chosen, owner=Owner.MANAGED, delete=True, reason="delete: a mistake")
+        return RetentionPlan(decisions=(wrong,))
+
+    monkeypatch.setattr("snaprotd.engine.steps.plan_retention", mistaken)
+    ended = await scene.night()
+    assert scene.deleted == []
+    assert (ended.result, ended.error) == (Result.PARTIAL, "internal error (ForbiddenDeletion): see the log")
