@@ -114,7 +114,7 @@ OF_A_SERVER = {
     "a partial success": (replace(WELL, latest=replace(FAILED, result=Result.PARTIAL)), ["partial"]),
     "a success": (replace(WELL, latest=replace(FAILED, result=Result.SUCCESS)), []),
     "full": (replace(WELL, assessment=holding(*others(5))), ["blocked", "no_snapshot"]),
-    "restoring": (replace(WELL, server=replace(SERVER, status="restoring")), ["untouchable"]),
+    "restoring": (replace(WELL, server=a_server(name="web", status="restoring")), ["untouchable"]),
     "nothing yet": (replace(WELL, assessment=holding()), ["no_snapshot"]),
     "not listed yet": (replace(WELL, assessment=None), []),
     "too old by a minute": (replace(WELL, assessment=holding(ours(timedelta(hours=25, minutes=46)))), ["too_old"]),
