@@ -15,7 +15,10 @@ from structlog.testing import capture_logs
 
 from snaprotd.wiring.access import open_cloud
 from tests.support.daemons import Line, look_around_less
+from tests.support.searches import set_the_usual
 from tests.support.virtual_time import run_virtually
+
+set_the_usual()
 
 if os.path.isdir("/dev/shm"):
     # A ledger waits for its disk at every write; tests make thousands.

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snaprotd.core.errors import Busy, CloudError, Full, NotFound, Permanent, Refused, Temporary, Unclear
@@ -353,7 +353,6 @@ def lived(begun: Rotation, visited: list[tuple[float, Outcome]]) -> list[Rotatio
     return records
 
 
-@settings(deadline=None)
 @given(begun=rotations, visited=visits)
 def test_law_what_has_failed_is_never_pruned_and_its_first_error_stays(
     begun: Rotation, visited: list[tuple[float, Outcome]]
@@ -368,7 +367,6 @@ def test_law_what_has_failed_is_never_pruned_and_its_first_error_stays(
             assert after.step is (DONE if before.step is PRUNE else START)
 
 
-@settings(deadline=None)
 @given(begun=rotations, visited=visits)
 def test_law_a_rotation_only_goes_forward_and_its_end_says_how_it_went(
     begun: Rotation, visited: list[tuple[float, Outcome]]
@@ -388,7 +386,6 @@ def test_law_a_rotation_only_goes_forward_and_its_end_says_how_it_went(
             assert record.result is (Result.PARTIAL if record.failed_step is PRUNE else Result.FAILURE)
 
 
-@settings(deadline=None)
 @given(begun=rotations, visited=visits)
 def test_law_the_way_from_before_the_start_to_the_end_is_by_the_start(
     begun: Rotation, visited: list[tuple[float, Outcome]]
@@ -398,7 +395,6 @@ def test_law_the_way_from_before_the_start_to_the_end_is_by_the_start(
         assert START in steps
 
 
-@settings(deadline=None)
 @given(begun=rotations, pauses=st.lists(seconds, max_size=10))
 def test_law_ages_never_shrink_and_are_the_sum_of_what_was_added(begun: Rotation, pauses: list[float]) -> None:
     old = begun
@@ -413,7 +409,6 @@ def test_law_ages_never_shrink_and_are_the_sum_of_what_was_added(begun: Rotation
         assert at_once[name] == (pytest.approx(apart) if name in AGES and apart is not None else apart)
 
 
-@settings(deadline=None)
 @given(begun=rotations, outcome=outcomes)
 def test_law_only_the_step_is_begun_anew_by_an_outcome(begun: Rotation, outcome: Outcome) -> None:
     after = advance(begun, outcome)

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from cronsim import CronSim
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snaprotd.core.model import snapshot_name
@@ -31,6 +31,7 @@ from snaprotd.core.schedule import (
     spread_delay,
 )
 from snaprotd.daemon.timer import SlotTrigger
+from tests.support.searches import examples
 from tests.support.virtual_time import START, VirtualLoop
 
 THURSDAY = datetime(2025, 1, 16, 3, 0, tzinfo=UTC)
@@ -253,7 +254,6 @@ def test_an_unknown_time_zone_is_refused(zone: str, text: str) -> None:
 
 
 @given(st.text(alphabet="0123456789*/,-#LlMONmon @\u0662", max_size=20))
-@settings(deadline=None)
 def test_any_text_is_read_or_refused_and_nothing_else(text: str) -> None:
     try:
         schedule = crontab(text)
@@ -430,7 +430,7 @@ schedules = st.builds(
 
 
 @given(schedules, instants)
-@settings(deadline=None, max_examples=300)
+@examples(300)
 def test_the_next_slot_is_later_and_none_lies_between(schedule: Schedule, after: datetime) -> None:
     slot = next_slot(schedule, after)
     assert slot
@@ -441,7 +441,7 @@ def test_the_next_slot_is_later_and_none_lies_between(schedule: Schedule, after:
 
 
 @given(schedules, instants)
-@settings(deadline=None, max_examples=300)
+@examples(300)
 def test_the_last_slot_is_one_that_going_forward_finds_too(schedule: Schedule, at: datetime) -> None:
     slot = last_slot(schedule, at)
     assert slot
@@ -453,7 +453,7 @@ def test_the_last_slot_is_one_that_going_forward_finds_too(schedule: Schedule, a
 
 
 @given(schedules, instants, st.integers(0, 4000))
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_where_a_walk_begins_makes_no_difference(schedule: Schedule, start: datetime, minutes: int) -> None:
     later = start + timedelta(minutes=minutes)
     reached = start
@@ -464,7 +464,7 @@ def test_where_a_walk_begins_makes_no_difference(schedule: Schedule, start: date
 
 
 @given(rhythms, st.sampled_from(ZONES), instants)
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_a_rhythm_fires_at_each_minute_at_which_the_clock_on_the_wall_matches(
     expression: str, zone: str, start: datetime
 ) -> None:
@@ -481,7 +481,7 @@ def shows(expression: str, local: datetime) -> bool:
 
 
 @given(rhythms | times, st.sampled_from(["UTC", "Asia/Kolkata", BERLIN, "America/New_York"]), instants)
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_where_clocks_change_by_an_hour_in_the_night_cronsim_agrees(
     expression: str, zone: str, after: datetime
 ) -> None:
@@ -539,7 +539,7 @@ def test_a_slot_whose_delayed_turn_was_missed_runs() -> None:
 
 
 @given(schedules, instants, st.integers(0, 600))
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_missed_are_exactly_the_slots_since(schedule: Schedule, seen: datetime, minutes: int) -> None:
     now = seen + timedelta(minutes=minutes)
     passed = slots_until(schedule, seen, now)
@@ -595,7 +595,7 @@ def test_a_second_expression_shortens_the_expected_interval() -> None:
 
 
 @given(st.lists(rhythms | times, min_size=1, max_size=3), instants)
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_in_the_year_ahead_no_wait_is_longer_than_expected(expressions: list[str], at: datetime) -> None:
     schedule = crontab(*expressions)
     ahead = list(islice(takewhile(lambda slot: slot < at + 365 * DAY, slots(schedule, at)), 500))
@@ -652,7 +652,7 @@ def test_when_the_clock_went_back_the_turn_after_the_last_one_comes() -> None:
 
 
 @given(schedules, instants, instants, st.integers(0, 3600))
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_a_turn_never_comes_at_or_before_the_last_one(
     schedule: Schedule, previous: datetime, now: datetime, delay: int
 ) -> None:

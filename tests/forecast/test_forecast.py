@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 import time_machine
 from click.testing import CliRunner, Result
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -35,6 +35,7 @@ from snaprotd.forecast.figures import Extreme
 from snaprotd.forecast.runs import Assumed, Fate, Foreseen, Outage
 from snaprotd.forecast.words import sentences, title_of
 from tests.support.policies import a_policy, slots
+from tests.support.searches import examples
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 """A Wednesday."""
@@ -357,7 +358,7 @@ def assumptions(draw: st.DrawFn, *, foreign: int = 5) -> Assumed:
 
 STARTS = st.sampled_from([START, datetime(2025, 3, 20, 11, 17, tzinfo=UTC), datetime(2024, 12, 28, 2, 30, tzinfo=UTC)])
 
-law = settings(deadline=None, max_examples=40)
+law = examples(40)
 
 
 @law

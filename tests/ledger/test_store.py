@@ -24,7 +24,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import time_machine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
@@ -39,6 +39,7 @@ from snaprotd.simulator import World
 from tests.support.daemons import daemon_on, write_config
 from tests.support.policies import a_policy
 from tests.support.rotations import changed
+from tests.support.searches import examples
 from tests.support.virtual_time import START, run_virtually
 
 LEASE = 60.0
@@ -671,7 +672,7 @@ def any_of(hint: Any) -> st.SearchStrategy[Any]:
     return st.from_type(hint)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.lists(any_of(Rotation), min_size=1, max_size=8))
 def test_law_every_field_of_a_rotation_is_read_as_it_was_written(several: list[Rotation]) -> None:
     written = {str(number): replace(one, id=str(number), server_id=str(number)) for number, one in enumerate(several)}

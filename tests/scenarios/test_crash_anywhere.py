@@ -23,11 +23,12 @@ from snaprotd.simulator import Fault, World
 from tests.support.lives import Story, night
 from tests.support.policies import NIGHTLY, slots
 from tests.support.promises import Witnessed
+from tests.support.searches import size
 from tests.support.virtual_time import run_virtually
 
 SHARDS = 8
-EXAMPLES = int(os.environ.get("CRASH_EXAMPLES", "250"))
-"""Of each shard: 2,000 in all."""
+EXAMPLES = size(20, 250)
+"""Of each shard: 160 in all, or 2,000."""
 
 SETTLE = 120.0
 CHANGES = ("create", "stop", "start", "hard_stop", "delete")
@@ -223,12 +224,12 @@ async def live(example: Example, folder: Path) -> list[str]:
     return witnessed.broken
 
 
+@pytest.mark.search
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_no_promise_is_broken_by_crashes_lost_answers_and_errors(shard: int) -> None:
     @seed(shard)
     @settings(
         max_examples=EXAMPLES,
-        deadline=None,
         phases=[Phase.generate, Phase.shrink] if "CRASH_SHRINK" in os.environ else [Phase.generate],
         database=None,
         suppress_health_check=list(HealthCheck),

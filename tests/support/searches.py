@@ -1,0 +1,29 @@
+"""Searches: tests that could look for a broken promise for ever. Each has a short form, and a long one.
+
+`make test` runs the short forms; `make prove` runs the long ones, and nothing else. A search is marked `search`, or is
+a law of Hypothesis, which is one by nature.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+IS_LONG = os.environ.get("SNAPROTD_PROVE") == "yes"
+
+
+def size(short: int, long: int) -> int:
+    """How far a search goes."""
+    return long if IS_LONG else short
+
+
+def examples(count: int) -> settings:
+    """So many examples of a law, where that is not as many as usual."""
+    return settings(max_examples=size(count, 10 * count))
+
+
+def set_the_usual() -> None:
+    """How laws are run that say nothing of it. A time limit for each example would judge the machine, not the code."""
+    settings.register_profile("usual", max_examples=size(100, 1000), deadline=None)
+    settings.load_profile("usual")
