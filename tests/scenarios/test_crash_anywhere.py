@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -27,11 +29,39 @@ from tests.support.searches import size
 from tests.support.virtual_time import run_virtually
 
 SHARDS = 8
-EXAMPLES = size(20, 250)
-"""Of each shard: 160 in all, or 2,000."""
+EXAMPLES = size(25, 250)
+"""Of each shard: 200 in all, or 2,000."""
 
 SETTLE = 120.0
-CHANGES = ("create", "stop", "start", "hard_stop", "delete")
+MOMENTS = [
+    f"{when} {change}"
+    for when, change in product(("before", "after"), ("create", "stop", "start", "hard_stop", "delete"))
+]
+ID_KINDS = ("integer", "uuid", "uuid_key")
+FAULT_KINDS = set(
+    [
+        "cut",
+        "empty",
+        "ends",
+        "foreign_next",
+        "hang",
+        "hang_done",
+        "html",
+        "late",
+        "late_listing",
+        "lost",
+        "redirect",
+        "short",
+        "slow_delete",
+        "slow_power",
+        "start_never",
+        "status",
+        "stop_never",
+        "stuck",
+        "trickle",
+        "truncated",
+    ]
+)
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 pytestmark = pytest.mark.usefixtures("silence")
@@ -179,7 +209,7 @@ examples = st.builds(
             st.integers(1, 160),
             # Where it hurts most: around the requests that change something.
             st.tuples(
-                st.builds("{} {}".format, st.sampled_from(["before", "after"]), st.sampled_from(CHANGES)),
+                st.sampled_from(MOMENTS),
                 st.integers(1, 2),
             ),
         ),
@@ -187,7 +217,7 @@ examples = st.builds(
     ),
     nights=st.sampled_from([1, 1, 2, 3]),
     was_active=st.sampled_from([True, True, True, False]),
-    id_kind=st.sampled_from(["integer", "uuid", "uuid_key"]),
+    id_kind=st.sampled_from(ID_KINDS),
 )
 
 
@@ -224,9 +254,7 @@ async def live(example: Example, folder: Path) -> list[str]:
     return witnessed.broken
 
 
-@pytest.mark.search
-@pytest.mark.parametrize("shard", range(SHARDS))
-def test_no_promise_is_broken_by_crashes_lost_answers_and_errors(shard: int) -> None:
+def search(shard: int, look: Callable[[Example], None]) -> None:
     @seed(shard)
     @settings(
         max_examples=EXAMPLES,
@@ -236,7 +264,30 @@ def test_no_promise_is_broken_by_crashes_lost_answers_and_errors(shard: int) -> 
     )
     @given(example=examples)
     def law(example: Example) -> None:
+        look(example)
+
+    law()
+
+
+@pytest.mark.search
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_no_promise_is_broken_by_crashes_lost_answers_and_errors(shard: int) -> None:
+    def look(example: Example) -> None:
         with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
             assert run_virtually(live(example, Path(folder))) == []
 
-    law()
+    search(shard, look)
+
+
+@pytest.mark.search
+def test_the_search_is_long_enough_to_meet_everything() -> None:
+    met: list[Example] = []
+    for shard in range(SHARDS):
+        search(shard, met.append)
+    assert {crash[0] for one in met for crash in one.crashes if isinstance(crash, tuple)} == set(MOMENTS)
+    assert {fault.kind for one in met for fault in one.faults} == FAULT_KINDS
+    assert {(one.policy.stop_first, one.policy.on_stop_timeout) for one in met} == set(
+        product((True, False), OnStopTimeout)
+    )
+    assert {(one.policy.when_full, one.nights) for one in met} == set(product(WhenFull, (1, 2, 3)))
+    assert {(one.was_active, one.id_kind) for one in met} == set(product((True, False), ID_KINDS))
