@@ -1,30 +1,42 @@
 # Everything runs in a virtual environment that these rules make. Nothing else is needed but Python 3.11 or later.
 PYTHON ?= python3
-VENV   := .venv
+VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
+# Another Python has an environment of its own. Where `python3` has become another one, the next use makes .venv anew.
+VENV   := .venv$(if $(filter-out python3,$(PYTHON)),-$(VERSION))
 BIN    := $(VENV)/bin
+READY  := $(VENV)/installed-$(VERSION)
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_ARGS ?=
 TEST_ARGS ?=
 ROOM ?=
 
-.PHONY: help demo test test-systemd test-image lint requirements docs clean
+.PHONY: help demo test check prove bench test-systemd test-image lint install install-dev requirements docs clean
 
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*##/make \1 \t/p' Makefile
 
-demo: $(VENV)/installed  ## Watch snaprotd work, on a simulated provider (DEMO_ARGS="--rounds 2" ends by itself)
+demo: install  ## Watch snaprotd work, on a simulated provider (DEMO_ARGS="--rounds 2" ends by itself)
 	@$(BIN)/snaprotd demo $(DEMO_ARGS)
 
 test: lint  ## Run lint, types, the import contracts and all tests (ROOM=engine: those of one room)
 	$(BIN)/python -m pytest $(TEST_ARGS) $(ROOM:%=tests/%)
 
-test-systemd: $(VENV)/installed-dev  ## Try the unit in a booted systemd (root, mmdebstrap, systemd-nspawn; SUITE=bookworm)
+check: lint  ## In a minute: lint, types, the import contracts and the tests of one room (ROOM=core)
+	$(BIN)/python -m pytest $(TEST_ARGS) tests/$(or $(ROOM),core)
+
+prove: install-dev  ## Run the searches in their long form: thousands of crashes, kill -9 at every request
+	SNAPROTD_PROVE=yes $(BIN)/python -m pytest -m "search or hypothesis" $(TEST_ARGS) $(ROOM:%=tests/%)
+
+bench: install-dev  ## Print the figures of the house: files and lines of each room, lengths of functions
+	@$(BIN)/python -m tests.support.house_figures
+
+test-systemd: install-dev  ## Try the unit in a booted systemd (root, mmdebstrap, systemd-nspawn; SUITE=bookworm)
 	$(BIN)/python -m pytest -n 0 tests/deploy/booted_systemd.py
 
-test-image: $(VENV)/installed  ## Build the image for real and try it (root, buildah, mmdebstrap)
+test-image: install  ## Build the image for real and try it (root, buildah, mmdebstrap)
 	.ci/test-image
 
-lint: $(VENV)/installed-dev
+lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -36,20 +48,24 @@ requirements:  ## Pin the dependencies anew, with the hashes of what was found (
 	    $${extra:+--extra dev} pyproject.toml --output-file requirements$$extra.txt; \
 	done
 
-docs: $(VENV)/installed-dev  ## Write anew what is made from something else: reference tables, copies of the alert rules
+docs: install-dev  ## Write anew what is made from something else: reference tables, copies of the alert rules
 	$(BIN)/python -m tests.support.reference_page
 	$(BIN)/python -m tests.support.charts
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-$(VENV)/installed: requirements.txt pyproject.toml
+install: $(READY)
+
+install-dev: $(READY)-dev
+
+$(READY): requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("snaprotd needs Python 3.11 or later: set PYTHON=...") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --require-hashes -r requirements.txt
 	$(PIP) install --no-deps --editable .
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+$(READY)-dev: $(READY) requirements-dev.txt
 	$(PIP) install --require-hashes -r requirements-dev.txt
 	@touch $@

@@ -38,30 +38,28 @@ MOMENTS = [
     for when, change in product(("before", "after"), ("create", "stop", "start", "hard_stop", "delete"))
 ]
 ID_KINDS = ("integer", "uuid", "uuid_key")
-FAULT_KINDS = set(
-    [
-        "cut",
-        "empty",
-        "ends",
-        "foreign_next",
-        "hang",
-        "hang_done",
-        "html",
-        "late",
-        "late_listing",
-        "lost",
-        "redirect",
-        "short",
-        "slow_delete",
-        "slow_power",
-        "start_never",
-        "status",
-        "stop_never",
-        "stuck",
-        "trickle",
-        "truncated",
-    ]
-)
+FAULT_KINDS = {
+    "cut",
+    "empty",
+    "ends",
+    "foreign_next",
+    "hang",
+    "hang_done",
+    "html",
+    "late",
+    "late_listing",
+    "lost",
+    "redirect",
+    "short",
+    "slow_delete",
+    "slow_power",
+    "start_never",
+    "status",
+    "stop_never",
+    "stuck",
+    "trickle",
+    "truncated",
+}
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 pytestmark = pytest.mark.usefixtures("silence")
