@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from snaprotd.wiring.access import open_cloud
 from tests.support.daemons import Line, look_around_less
 from tests.support.searches import set_the_usual
+from tests.support.stages import Stage, stage
 from tests.support.virtual_time import run_virtually
 
 set_the_usual()
@@ -31,11 +32,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     names = pyfuncitem._fixtureinfo.argnames
     story = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
-    if pyfuncitem.get_closest_marker("real_time"):
+    if "module_stage" in pyfuncitem.funcargs:
+        pyfuncitem.funcargs["module_stage"].runner.run(story)
+    elif pyfuncitem.get_closest_marker("real_time"):
         asyncio.run(story)
     else:
         run_virtually(story)
     return True
+
+
+@pytest.fixture(scope="module")
+def module_stage() -> Iterator[Stage]:
+    """For scenes that tests only look at. Every test that asks for one of them runs on the stage's loop."""
+    with stage() as built:
+        yield built
 
 
 @pytest.fixture(autouse=True)

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from snaprotd.core.model import snapshot_name
 from tests.report.test_status import HISTORY, REPORT, held_to, many
-from tests.support.processes import Provider, run, until
-from tests.support.scenes import Fleet, fleet, night
+from tests.support.processes import Provider, run
+from tests.support.scenes import Fleet, at_work, fleet, night
+from tests.support.stages import Stage
 from tests.support.terminals import run_in_terminal
 
 pytestmark = pytest.mark.real_time
 
 
-@asynccontextmanager
-async def at_work(folder: Path) -> AsyncIterator[Fleet]:
-    """The troubled fleet, when two of its rotations have ended and the third waits."""
-    async with fleet(folder) as told:
-        await until(lambda: told.daemon.said.count('"rotation finished"') >= 2, what="two rotations")
-        await until(lambda: "the snapshot is in progress" in told.daemon.said, what="the third to wait")
-        yield told
+@pytest.fixture(scope="module")
+def busy(module_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """The troubled fleet, for commands that change nothing."""
+    return module_stage.open(at_work(tmp_path_factory.mktemp("busy")))
+
+
+@pytest.fixture(scope="module")
+def calm(module_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """One in which all is well, for commands that change nothing."""
+    return module_stage.open(fleet(tmp_path_factory.mktemp("calm"), troubled=False))
 
 
 def once(prompt: str, typed: str) -> Callable[[str], str | None]:
@@ -42,54 +45,49 @@ def once(prompt: str, typed: str) -> Callable[[str], str | None]:
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-async def test_every_table_fits_its_terminal(columns: int, tmp_path: Path) -> None:
-    async with at_work(tmp_path) as told:
-        config = ("--config", str(told.config))
-        commands = [("plan", *config), ("list", *config), ("history", *config), ("status", "--url", told.url)]
-        for shown in await asyncio.gather(*(run_in_terminal(*one, columns=columns) for one in commands)):
-            assert shown.code == 0
-            assert shown.widest <= columns, shown.text
-            assert shown.is_coloured
-            # Nothing that identifies a snapshot is cut off.
-            assert "…" not in shown.text, shown.text
+async def test_every_table_fits_its_terminal(columns: int, busy: Fleet) -> None:
+    config = ("--config", str(busy.config))
+    commands = [("plan", *config), ("list", *config), ("history", *config), ("status", "--url", busy.url)]
+    for shown in await asyncio.gather(*(run_in_terminal(*one, columns=columns) for one in commands)):
+        assert shown.code == 0
+        assert shown.widest <= columns, shown.text
+        assert shown.is_coloured
+        # Nothing that identifies a snapshot is cut off.
+        assert "…" not in shown.text, shown.text
 
 
-async def test_the_plan_says_what_happens_when_it_runs_and_why(tmp_path: Path) -> None:
-    async with at_work(tmp_path) as told:
-        shown = await run_in_terminal("plan", "web-02", "db-01", "--config", str(told.config), columns=120)
-        assert "web-02  server 12349, 1 of 5 slots free" in shown.text
-        assert "03:30 CE" in shown.text  # CET or CEST, and beside it
-        assert "UTC), in" in shown.text
-        assert "keep: last 3 of 3" in shown.text
-        assert "delete: over keep 3" in shown.text
-        assert "keep: not made by snaprotd  the same" in shown.text
-        assert "blocked: 5 of 5 snapshots, 5 not made by snaprotd" in shown.text
+async def test_the_plan_says_what_happens_when_it_runs_and_why(busy: Fleet) -> None:
+    shown = await run_in_terminal("plan", "web-02", "db-01", "--config", str(busy.config), columns=120)
+    assert "web-02  server 12349, 1 of 5 slots free" in shown.text
+    assert "03:30 CE" in shown.text  # CET or CEST, and beside it
+    assert "UTC), in" in shown.text
+    assert "keep: last 3 of 3" in shown.text
+    assert "delete: over keep 3" in shown.text
+    assert "keep: not made by snaprotd  the same" in shown.text
+    assert "blocked: 5 of 5 snapshots, 5 not made by snaprotd" in shown.text
 
 
-async def test_without_a_terminal_there_is_no_colour_and_no_line_is_broken(tmp_path: Path) -> None:
-    async with at_work(tmp_path) as told:
-        ended = await run("plan", "db-01", "--config", str(told.config))
-        assert "\x1b" not in ended.out
-        (blocked,) = [line for line in ended.out.splitlines() if "blocked" in line]
-        assert "before-upgrade-1" in blocked
+async def test_without_a_terminal_there_is_no_colour_and_no_line_is_broken(busy: Fleet) -> None:
+    ended = await run("plan", "db-01", "--config", str(busy.config))
+    assert "\x1b" not in ended.out
+    (blocked,) = [line for line in ended.out.splitlines() if "blocked" in line]
+    assert "before-upgrade-1" in blocked
 
 
-async def test_no_color_is_obeyed_in_a_terminal(tmp_path: Path) -> None:
-    async with fleet(tmp_path, troubled=False) as told:
-        shown = await run_in_terminal("status", "--url", told.url, NO_COLOR="1")
-        assert "all is well" in shown.text
-        assert "\x1b[3" not in shown.raw
+async def test_no_color_is_obeyed_in_a_terminal(calm: Fleet) -> None:
+    shown = await run_in_terminal("status", "--url", calm.url, NO_COLOR="1")
+    assert "all is well" in shown.text
+    assert "\x1b[3" not in shown.raw
 
 
-async def test_the_status_says_what_needs_somebody_and_what_is_off(tmp_path: Path) -> None:
-    async with at_work(tmp_path) as told:
-        shown = await run_in_terminal("status", "--config", str(told.config), "--url", told.url, columns=160)
-        assert "3 things need you" in shown.text
-        assert "✕ mail-01: the newest snapshot is older than the schedule allows" in shown.text
-        assert "why there is no newer one, and take one: `snaprotd now mail-01`." in shown.text
-        assert "▶ web-01: wait, the snapshot is in progress" in shown.text
-        assert "off because of us" in shown.text
-        assert "■■■■■" in shown.text
+async def test_the_status_says_what_needs_somebody_and_what_is_off(busy: Fleet) -> None:
+    shown = await run_in_terminal("status", "--config", str(busy.config), "--url", busy.url, columns=160)
+    assert "3 things need you" in shown.text
+    assert "✕ mail-01: the newest snapshot is older than the schedule allows" in shown.text
+    assert "why there is no newer one, and take one: `snaprotd now mail-01`." in shown.text
+    assert "▶ web-01: wait, the snapshot is in progress" in shown.text
+    assert "off because of us" in shown.text
+    assert "■■■■■" in shown.text
 
 
 async def test_a_mistake_is_shown_with_its_line_and_a_caret_under_the_place(tmp_path: Path) -> None:
@@ -139,15 +137,12 @@ async def test_restore_says_what_is_lost_and_asks_for_the_servers_name(tmp_path:
     ("command", "prompt", "typed"),
     [("restore", "to go on:", "web-02\n"), ("delete", "Delete it?", "n\n"), ("delete", "Delete it?", "\n")],
 )
-async def test_another_answer_changes_nothing(command: str, prompt: str, typed: str, tmp_path: Path) -> None:
-    async with fleet(tmp_path, troubled=False) as told:
-        snapshot = min(told.provider.world.snapshots)
-        shown = await run_in_terminal(
-            *(command, str(snapshot), "--config", str(told.config)), answers=once(prompt, typed)
-        )
-        assert shown.code == 1
-        assert "othing was done" in shown.text
-        assert changes(told.provider) == []
+async def test_another_answer_changes_nothing(command: str, prompt: str, typed: str, calm: Fleet) -> None:
+    snapshot = min(calm.provider.world.snapshots)
+    shown = await run_in_terminal(*(command, str(snapshot), "--config", str(calm.config)), answers=once(prompt, typed))
+    assert shown.code == 1
+    assert "othing was done" in shown.text
+    assert changes(calm.provider) == []
 
 
 async def test_delete_takes_a_yes(tmp_path: Path) -> None:
@@ -160,25 +155,24 @@ async def test_delete_takes_a_yes(tmp_path: Path) -> None:
         assert snapshot not in told.provider.world.snapshots
 
 
-async def test_restore_and_delete_refuse_what_would_hurt(tmp_path: Path) -> None:
+async def test_restore_and_delete_refuse_what_would_hurt(busy: Fleet) -> None:
     """While a rotation is open; from a snapshot that is not whole; one in progress; one that does not exist."""
-    async with at_work(tmp_path) as told:
-        world, config = told.provider.world, ("--yes", "--config", str(told.config))
-        ids = {one.name: one.id for one in world.servers.values()}
-        before = len(changes(told.provider))
-        whole = next(one for one in world.snapshots_of(ids["web-01"]) if one.status == "completed")
-        half = next(one for one in world.snapshots_of(ids["web-01"]) if one.status == "in_progress")
-        failed = next(one for one in world.snapshots_of(ids["db-02"]) if one.status == "failed")
-        refused = {
-            ("restore", str(whole.id)): "a rotation of web-01 is open",
-            ("restore", str(failed.id)): "is failed: only a completed snapshot can be restored",
-            ("restore", "99999"): "the account has no snapshot 99999",
-            ("delete", str(half.id)): "is in progress: it cannot be deleted now",
-        }
-        for (command, number), why in refused.items():
-            ended = await run(command, number, *config)
-            assert (ended.code, why in ended.err) == (1, True), ended
-        assert len(changes(told.provider)) == before
+    world, config = busy.provider.world, ("--yes", "--config", str(busy.config))
+    ids = {one.name: one.id for one in world.servers.values()}
+    before = len(changes(busy.provider))
+    whole = next(one for one in world.snapshots_of(ids["web-01"]) if one.status == "completed")
+    half = next(one for one in world.snapshots_of(ids["web-01"]) if one.status == "in_progress")
+    failed = next(one for one in world.snapshots_of(ids["db-02"]) if one.status == "failed")
+    refused = {
+        ("restore", str(whole.id)): "a rotation of web-01 is open",
+        ("restore", str(failed.id)): "is failed: only a completed snapshot can be restored",
+        ("restore", "99999"): "the account has no snapshot 99999",
+        ("delete", str(half.id)): "is in progress: it cannot be deleted now",
+    }
+    for (command, number), why in refused.items():
+        ended = await run(command, number, *config)
+        assert (ended.code, why in ended.err) == (1, True), ended
+    assert len(changes(busy.provider)) == before
 
 
 def changes(provider: Provider) -> list[str]:
@@ -197,12 +191,11 @@ async def test_the_shell_is_told_the_servers(tmp_path: Path) -> None:
     assert ended.out.split() == ["plain,web-01"]
 
 
-async def test_history_and_status_as_json_have_the_documented_shape(tmp_path: Path) -> None:
-    async with at_work(tmp_path) as told:
-        history, status = await asyncio.gather(
-            run("history", "--json", "--config", str(told.config)), run("status", "--json", "--url", told.url)
-        )
-        assert (history.code, status.code) == (0, 0)
-        rows = held_to(many(HISTORY), history.json)
-        assert {row["result"] for row in rows} == {"success", "failure", None}
-        held_to(REPORT, status.json)
+async def test_history_and_status_as_json_have_the_documented_shape(busy: Fleet) -> None:
+    history, status = await asyncio.gather(
+        run("history", "--json", "--config", str(busy.config)), run("status", "--json", "--url", busy.url)
+    )
+    assert (history.code, status.code) == (0, 0)
+    rows = held_to(many(HISTORY), history.json)
+    assert {row["result"] for row in rows} == {"success", "failure", None}
+    held_to(REPORT, status.json)

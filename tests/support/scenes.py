@@ -103,3 +103,12 @@ async def fleet(folder: Path, *, servers: int = 8, troubled: bool = True) -> Asy
             await until(lambda: "running" in running.said and '"listen"' in running.said, what="the daemon's address")
             line = next(line for line in running.said.splitlines() if '"listen"' in line)
             yield Fleet(provider=api, daemon=running, config=path, url=json.loads(line)["listen"])
+
+
+@asynccontextmanager
+async def at_work(folder: Path) -> AsyncIterator[Fleet]:
+    """The troubled fleet, when two of its rotations have ended and the third waits: so it stays."""
+    async with fleet(folder) as told:
+        await until(lambda: told.daemon.said.count('"rotation finished"') >= 2, what="two rotations")
+        await until(lambda: "the snapshot is in progress" in told.daemon.said, what="the third to wait")
+        yield told
