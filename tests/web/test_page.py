@@ -15,7 +15,8 @@ from playwright.async_api import Browser, Page, Request, Route, async_playwright
 
 from tests.support.processes import until
 from tests.support.programs import needs
-from tests.support.scenes import Fleet, fleet
+from tests.support.scenes import Fleet, at_work, fleet
+from tests.support.stages import Stage
 
 pytestmark = pytest.mark.real_time
 
@@ -53,15 +54,22 @@ class Visit:
 async def visit(browser: Browser, address: str, **options: Any) -> AsyncIterator[Visit]:
     page = await browser.new_page(**options)
     seen = Visit(page)
-    await page.goto(address)
-    yield seen
-    await page.close()
+    try:
+        await page.goto(address)
+        yield seen
+    finally:
+        await page.close()
 
 
-async def settled(told: Fleet) -> None:
-    """The three servers whose slot was missed have been rotated, or stand where they will stay."""
-    await until(lambda: told.daemon.said.count('"rotation finished"') >= 2, what="two rotations")
-    await until(lambda: "the snapshot is in progress" in told.daemon.said, what="the third to wait")
+@pytest.fixture(scope="module")
+def browser(module_stage: Stage) -> Browser:
+    return module_stage.open(chromium())
+
+
+@pytest.fixture(scope="module")
+def busy(module_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """The troubled fleet, for who only looks at it."""
+    return module_stage.open(at_work(tmp_path_factory.mktemp("busy")))
 
 
 async def violations(page: Page) -> list[str]:
@@ -70,77 +78,68 @@ async def violations(page: Page) -> list[str]:
     return [f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}" for one in found]
 
 
-async def test_the_fleet_at_a_glance(tmp_path: Path) -> None:
-    async with fleet(tmp_path) as told, chromium() as browser:
-        await settled(told)
-        async with visit(browser, told.url) as seen:
-            page = seen.page
-            await expect(page.locator("#state h1")).to_have_text("3 things need you")
-            problems = page.locator("#state li")
-            await expect(problems.filter(has_text="db-01")).to_contain_text(
-                ["5 of 5 snapshots, 5 not made by snaprotd", "no completed snapshot of ours"]
-            )
-            await expect(problems.filter(has_text="db-02").first).to_contain_text("ended as `failed`")
-            late = problems.filter(has_text="mail-01")
-            await expect(late).to_contain_text("older than the schedule allows")
-            await expect(late.locator("code").last).to_have_text("snaprotd now mail-01")
-            job = page.locator(".job")
-            await expect(job).to_contain_text("web-01")
-            await expect(job.locator("[aria-current=step]")).to_have_text("wait")
-            await expect(job).to_contain_text("off because of us since")
-            rows = page.locator("tbody tr")
-            await expect(rows).to_have_count(8)
-            await expect(rows.nth(0)).to_contain_text("✕ act")
-            await expect(rows.filter(has_text="app-01")).to_contain_text("paused")
-            slots = rows.filter(has_text="web-02").locator(".dots")
-            await expect(slots).to_have_attribute("aria-label", "3 ours, 1 of others, 1 free")
-            await expect(rows.filter(has_text="web-02").locator(".timeline title")).to_have_count(4)
-            assert seen.complaints == []
+async def test_the_fleet_at_a_glance(busy: Fleet, browser: Browser) -> None:
+    async with visit(browser, busy.url) as seen:
+        page = seen.page
+        await expect(page.locator("#state h1")).to_have_text("3 things need you")
+        problems = page.locator("#state li")
+        await expect(problems.filter(has_text="db-01")).to_contain_text(
+            ["5 of 5 snapshots, 5 not made by snaprotd", "no completed snapshot of ours"]
+        )
+        await expect(problems.filter(has_text="db-02").first).to_contain_text("ended as `failed`")
+        late = problems.filter(has_text="mail-01")
+        await expect(late).to_contain_text("older than the schedule allows")
+        await expect(late.locator("code").last).to_have_text("snaprotd now mail-01")
+        job = page.locator(".job")
+        await expect(job).to_contain_text("web-01")
+        await expect(job.locator("[aria-current=step]")).to_have_text("wait")
+        await expect(job).to_contain_text("off because of us since")
+        rows = page.locator("tbody tr")
+        await expect(rows).to_have_count(8)
+        await expect(rows.nth(0)).to_contain_text("✕ act")
+        await expect(rows.filter(has_text="app-01")).to_contain_text("paused")
+        slots = rows.filter(has_text="web-02").locator(".dots")
+        await expect(slots).to_have_attribute("aria-label", "3 ours, 1 of others, 1 free")
+        await expect(rows.filter(has_text="web-02").locator(".timeline title")).to_have_count(4)
+        assert seen.complaints == []
 
 
-async def test_a_server_has_a_page_with_its_policy_its_snapshots_and_its_rotations(tmp_path: Path) -> None:
-    async with fleet(tmp_path) as told, chromium() as browser:
-        await settled(told)
-        async with visit(browser, told.url) as seen:
-            page = seen.page
-            await page.get_by_role("row").get_by_role("link", name="mail-02").click()
-            await expect(page.locator("h1")).to_contain_text("mail-02")
-            history = page.get_by_role("table").nth(1)
-            await expect(history).to_contain_text("success")
-            await expect(history).to_contain_text("look 0 s, make room 0 s")
-            kept = page.get_by_role("table").nth(0)
-            await expect(kept).to_contain_text("keep: last 1 of 3")
-            await expect(kept).to_contain_text("delete: over keep 3")
-            policy = page.get_by_role("table").nth(2)
-            await expect(policy.get_by_role("row", name="keep 3 servers[6]")).to_be_visible()
-            await expect(policy.get_by_role("row", name="when_full replace default")).to_be_visible()
+async def test_a_server_has_a_page_with_its_policy_its_snapshots_and_its_rotations(
+    busy: Fleet, browser: Browser
+) -> None:
+    async with visit(browser, busy.url) as seen:
+        page = seen.page
+        await page.get_by_role("row").get_by_role("link", name="mail-02").click()
+        await expect(page.locator("h1")).to_contain_text("mail-02")
+        history = page.get_by_role("table").nth(1)
+        await expect(history).to_contain_text("success")
+        await expect(history).to_contain_text("look 0 s, make room 0 s")
+        kept = page.get_by_role("table").nth(0)
+        await expect(kept).to_contain_text("keep: last 1 of 3")
+        await expect(kept).to_contain_text("delete: over keep 3")
+        policy = page.get_by_role("table").nth(2)
+        await expect(policy.get_by_role("row", name="keep 3 servers[6]")).to_be_visible()
+        await expect(policy.get_by_role("row", name="when_full replace default")).to_be_visible()
 
 
-async def test_a_server_that_is_not_configured_is_not_found(tmp_path: Path) -> None:
-    async with fleet(tmp_path, troubled=False) as told, chromium() as browser:
-        page = await browser.new_page()
-        answer = await page.goto(f"{told.url}/servers/999")
+async def test_a_server_that_is_not_configured_is_not_found(busy: Fleet, browser: Browser) -> None:
+    async with visit(browser, busy.url) as seen:
+        answer = await seen.page.goto(f"{busy.url}/servers/999")
         assert answer is not None
         assert answer.status == 404
-        await expect(page.locator("h1")).to_have_text("Not found")
+        await expect(seen.page.locator("h1")).to_have_text("Not found")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_can_be_used_with_a_screen_reader(scheme: Any, tmp_path: Path) -> None:
-    async with fleet(tmp_path) as told, chromium() as browser:
-        await settled(told)
-        for address in ("/", "/servers/12346", "/servers/999", "/?q=nothing"):
-            # The page's own policy forbids to evaluate text; the checker needs just that.
-            async with visit(browser, told.url + address, color_scheme=scheme, bypass_csp=True) as seen:
-                assert await violations(seen.page) == [], address
+async def test_it_can_be_used_with_a_screen_reader(scheme: Any, busy: Fleet, browser: Browser) -> None:
+    for address in ("/", "/servers/12346", "/servers/999", "/?q=nothing"):
+        # The page's own policy forbids to evaluate text; the checker needs just that.
+        async with visit(browser, busy.url + address, color_scheme=scheme, bypass_csp=True) as seen:
+            assert await violations(seen.page) == [], address
 
 
-async def test_it_can_be_used_with_the_keyboard_alone(tmp_path: Path) -> None:
-    async with (
-        fleet(tmp_path, troubled=False) as told,
-        chromium() as browser,
-        visit(browser, told.url) as seen,
-    ):
+async def test_it_can_be_used_with_the_keyboard_alone(busy: Fleet, browser: Browser) -> None:
+    async with visit(browser, busy.url) as seen:
         page = seen.page
         await page.keyboard.press("Tab")
         await expect(page.locator(":focus")).to_have_text("Skip to the servers")
@@ -152,21 +151,17 @@ async def test_it_can_be_used_with_the_keyboard_alone(tmp_path: Path) -> None:
         await expect(page.locator("h1")).to_contain_text("db-02")
 
 
-async def test_nothing_is_asked_of_another_host(tmp_path: Path) -> None:
-    async with fleet(tmp_path) as told, chromium() as browser, visit(browser, told.url) as seen:
+async def test_nothing_is_asked_of_another_host(busy: Fleet, browser: Browser) -> None:
+    async with visit(browser, busy.url) as seen:
         await seen.page.get_by_role("row").get_by_role("link", name="web-02").click()
         await expect(seen.page.locator("#policy-title")).to_be_visible()
-        assert {address.split("/")[2] for address in seen.asked} == {told.url.split("/")[2]}
-        policy = (await seen.page.request.get(told.url)).headers["content-security-policy"]
+        assert {address.split("/")[2] for address in seen.asked} == {busy.url.split("/")[2]}
+        policy = (await seen.page.request.get(busy.url)).headers["content-security-policy"]
         assert "default-src 'none'" in policy
 
 
-async def test_it_is_whole_without_javascript(tmp_path: Path) -> None:
-    async with (
-        fleet(tmp_path) as told,
-        chromium() as browser,
-        visit(browser, told.url, java_script_enabled=False) as seen,
-    ):
+async def test_it_is_whole_without_javascript(busy: Fleet, browser: Browser) -> None:
+    async with visit(browser, busy.url, java_script_enabled=False) as seen:
         page = seen.page
         await page.get_by_label("Show").select_option("problems")
         await page.get_by_role("searchbox").fill("mail")
@@ -174,13 +169,12 @@ async def test_it_is_whole_without_javascript(tmp_path: Path) -> None:
         await expect(page.locator("tbody tr")).to_have_count(1)
         await expect(page.locator("tbody tr")).to_contain_text("mail-01")
         await page.get_by_role("link", name="Newest snapshot").click()
-        await expect(page).to_have_url(f"{told.url}/?q=mail&show=problems&sort=newest")
+        await expect(page).to_have_url(f"{busy.url}/?q=mail&show=problems&sort=newest")
 
 
-async def test_it_shows_what_has_changed_by_itself(tmp_path: Path) -> None:
+async def test_it_shows_what_has_changed_by_itself(tmp_path: Path, browser: Browser) -> None:
     async with (
         fleet(tmp_path, troubled=False) as told,
-        chromium() as browser,
         visit(browser, told.url) as seen,
     ):
         page = seen.page
@@ -193,10 +187,9 @@ async def test_it_shows_what_has_changed_by_itself(tmp_path: Path) -> None:
         assert await page.evaluate("window.stayed")
 
 
-async def test_it_says_so_when_the_daemon_does_not_answer(tmp_path: Path) -> None:
+async def test_it_says_so_when_the_daemon_does_not_answer(tmp_path: Path, browser: Browser) -> None:
     async with (
         fleet(tmp_path, troubled=False) as told,
-        chromium() as browser,
         visit(browser, told.url) as seen,
     ):
         await expect(seen.page.locator("#lost")).to_be_hidden()
@@ -205,13 +198,9 @@ async def test_it_says_so_when_the_daemon_does_not_answer(tmp_path: Path) -> Non
         await expect(seen.page.locator("#lost")).to_contain_text("snaprotd does not answer")
 
 
-async def test_an_answer_that_is_no_page_is_not_shown_as_one(tmp_path: Path) -> None:
+async def test_an_answer_that_is_no_page_is_not_shown_as_one(busy: Fleet, browser: Browser) -> None:
     """Where the ledger cannot be read, say. What was shown last stays, and is said to be old."""
-    async with (
-        fleet(tmp_path, troubled=False) as told,
-        chromium() as browser,
-        visit(browser, f"{told.url}/servers/12345") as seen,
-    ):
+    async with visit(browser, f"{busy.url}/servers/12345") as seen:
         page = seen.page
         title, lost = await page.title(), page.locator("#lost")
 
@@ -229,10 +218,9 @@ async def test_an_answer_that_is_no_page_is_not_shown_as_one(tmp_path: Path) -> 
         await expect(lost).to_be_hidden(timeout=20_000)
 
 
-async def test_five_hundred_servers_are_found_and_sorted(tmp_path: Path) -> None:
+async def test_five_hundred_servers_are_found_and_sorted(tmp_path: Path, browser: Browser) -> None:
     async with (
         fleet(tmp_path, servers=500, troubled=False) as told,
-        chromium() as browser,
         visit(browser, told.url) as seen,
     ):
         page = seen.page
@@ -246,8 +234,8 @@ async def test_five_hundred_servers_are_found_and_sorted(tmp_path: Path) -> None
         await expect(page.locator("#servers")).to_contain_text("No server fits")
 
 
-async def test_a_name_is_text_and_never_markup(tmp_path: Path) -> None:
-    async with fleet(tmp_path, troubled=False) as told, chromium() as browser:
+async def test_a_name_is_text_and_never_markup(tmp_path: Path, browser: Browser) -> None:
+    async with fleet(tmp_path, troubled=False) as told:
         entries = json.loads(told.config.read_text().split("servers: ")[1])
         entries[0]["name"] = "<script>document.title='taken'</script>"
         head = told.config.read_text().split("servers: ")[0]
