@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
+from snaprotd.config.document import KeyPath
 from snaprotd.config.mistakes import Findings, keep_expected, nearest
 from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys
-from snaprotd.config.yaml_nodes import KeyPath
 from snaprotd.core.model import PROVIDER_LIMIT
 from snaprotd.core.policy import Policy, Retention
 from snaprotd.core.schedule import DEFAULT_TIMEZONE, Schedule, ScheduleError

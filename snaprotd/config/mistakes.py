@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from snaprotd.config.document import Document, Flaw, KeyPath
 from snaprotd.config.shape import FILE, LARGEST_LIMIT, TAGS, ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys
-from snaprotd.config.yaml_nodes import Document, Flaw, KeyPath, lines_of
+from snaprotd.config.yaml_nodes import lines_of
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.model import PROVIDER_LIMIT
 
