@@ -32,8 +32,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     names = pyfuncitem._fixtureinfo.argnames
     story = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
-    if "module_stage" in pyfuncitem.funcargs:
-        pyfuncitem.funcargs["module_stage"].runner.run(story)
+    stage_of_module = pyfuncitem.funcargs.get("module_stage")
+    if isinstance(stage_of_module, Stage):
+        stage_of_module.runner.run(story)
     elif pyfuncitem.get_closest_marker("real_time"):
         asyncio.run(story)
     else:
