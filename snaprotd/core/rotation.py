@@ -239,7 +239,7 @@ def _patience(rotation: Rotation) -> float:
             return policy.snapshot_timeout.total_seconds()
         case Step.PRUNE:
             return PRUNE_PATIENCE
-        case _:
+        case Step.START | Step.DONE:
             return float("inf")
 
 
