@@ -139,7 +139,7 @@ def _plain(key: str, value: Any) -> Any:
         return retention_of(value)
     if key == "schedule":
         return expressions_of(value)
-    return tuple(value) if key == "adopt" else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 # --- Schema ------------------------------------------------------------------------------------------------------
