@@ -12,6 +12,7 @@ from snaprotd.commands.common import FAILED, WRONG_USAGE, begin, load, print_jso
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.config.file import json_schema
 from snaprotd.core.words import count
+from snaprotd.ledger.address import why_unusable
 from snaprotd.simulator import FAULT_HELP, Fault
 
 
@@ -49,8 +50,8 @@ def check(path: str | None, online: bool) -> int:
       snaprotd check --config ./config.yaml --online
     """
     settings = load(path)
-    if settings.state.startswith("postgresql"):
-        click.echo(f"{settings.path}: this version of snaprotd cannot run on PostgreSQL yet: `state`", err=True)
+    if why := why_unusable(settings.state):
+        click.echo(f"{settings.path}: state: {why}", err=True)
     click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
     if not online:
         return 0

@@ -12,3 +12,8 @@ def name_of(state: str) -> str:
         return os.path.abspath(state)
     url = urlsplit(state)
     return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+
+def why_unusable(state: str) -> str:
+    """Why this version cannot open the ledger that `state` names; empty where it can."""
+    return "PostgreSQL is not supported by this version: name a file" if "://" in state else ""

@@ -308,7 +308,7 @@ class Ledger:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             reason = getattr(error, "orig", None) or error
-            raise LedgerError(f"the ledger {self._engine.url.database} cannot be used: {reason}") from error
+            raise LedgerError(f"the ledger {self.name} cannot be used: {reason}") from error
 
 
 def _readable(body: str) -> list[Rotation]:

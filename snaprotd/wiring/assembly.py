@@ -14,6 +14,7 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.events import Observers
 from snaprotd.engine.run import Drain, Tools
+from snaprotd.ledger.address import why_unusable
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.provider.inventory import Inventory
@@ -44,9 +45,8 @@ async def open_ledger_to_read(config: Config) -> AsyncIterator[Ledger | None]:
 
 
 def _ledger_path(config: Config) -> Path:
-    if config.state.startswith("postgresql"):
-        message = "PostgreSQL is not supported by this version: name a file"
-        raise ConfigError([Mistake(source=str(config.path), path="state", message=message)])
+    if why := why_unusable(config.state):
+        raise ConfigError([Mistake(source=str(config.path), path="state", message=why)])
     return Path(config.state)
 
 
