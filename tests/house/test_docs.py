@@ -85,6 +85,12 @@ def test_the_readme_has_every_command() -> None:
     assert listed == set(cli.commands)
 
 
+def test_the_json_of_every_command_that_prints_it_is_documented() -> None:
+    told = re.findall(r"^## .*`snaprotd (\w+) --json`", (ROOT / "docs" / "json.md").read_text(), re.MULTILINE)
+    printing = [name for name, one in cli.commands.items() if any(each.name == "as_json" for each in one.params)]
+    assert sorted(told) == sorted(printing)
+
+
 def _documents() -> list[Path]:
     return [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")]
 
