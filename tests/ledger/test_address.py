@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snaprotd.ledger.address import name_of
+from snaprotd.ledger.address import name_of, why_unusable
 
 
 def test_a_file_is_shown_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +24,8 @@ def test_a_file_is_shown_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_an_address_is_shown_without_what_opens_it(state: str, shown: str) -> None:
     assert name_of(state) == shown
+
+
+def test_a_file_can_be_opened_and_a_server_not_yet() -> None:
+    assert why_unusable("./state.db") == ""
+    assert why_unusable("postgresql://db/snaprotd") == "PostgreSQL is not supported by this version: name a file"
