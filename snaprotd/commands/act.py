@@ -50,7 +50,7 @@ def now(server: str, path: str | None, description: str, as_json: bool) -> int:
     """
     from snaprotd.commands.jobs.now import rotate_now
 
-    begin()
+    begin(never_wait=True)
     structlog.contextvars.clear_contextvars()
     settings = load(path)
     refuse_another_ledger(settings)

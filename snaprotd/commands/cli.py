@@ -31,6 +31,7 @@ def main() -> None:
     if not _is_written(sys.stdout):
         code = code or FAILED
     _is_written(sys.stderr)
+    logs.flush()
     sys.exit(code)
 
 

@@ -62,11 +62,16 @@ def load(path: str | None) -> Config:
     return load_file(find_config(path, os.environ))
 
 
-def begin(level: str = "WARNING") -> None:
-    """Send the log to standard error; a command that prints a result only lets warnings through."""
+def begin(level: str = "WARNING", *, never_wait: bool = False) -> None:
+    """Send the log to standard error; a command that prints a result only lets warnings through.
+
+    One that may hold a server off must `never_wait` for who reads there.
+    """
     level = os.environ.get("SNAPROTD_LOG_LEVEL", level).upper()
     if level not in LEVELS:
         raise click.UsageError(f"SNAPROTD_LOG_LEVEL is `{level}`: there are {', '.join(LEVELS)}")
+    if never_wait:
+        logs.never_wait()
     logs.configure(level=level)
 
 

@@ -60,6 +60,7 @@ async def run_demo(*, servers: int, rounds: int | None, speed: float, pause: tim
     """Run the demo; 0 if every rotation was a success. It ends after `rounds`, else when it is interrupted."""
     console = Console()
     world = sample_world(servers=servers, speed=speed)
+    logs.never_wait()
     logs.configure(level="ERROR")
     with tempfile.TemporaryDirectory(prefix="snaprotd-demo-") as folder:
         async with serve(world) as api:

@@ -29,7 +29,7 @@ def run(path: str | None) -> int:
     """
     from snaprotd.daemon.life import Daemon
 
-    begin("INFO")
+    begin("INFO", never_wait=True)
 
     async def live() -> int:
         daemon = Daemon(load(path), os.environ)

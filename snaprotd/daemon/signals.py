@@ -7,6 +7,8 @@ import os
 import signal
 from collections.abc import Callable
 
+from snaprotd import logs
+
 
 def on_end_asked(begin: Callable[[str], None], at_once: Callable[[], None] = lambda: None) -> None:
     """At SIGTERM or SIGINT `begin` an orderly end, told the signal's name. A second one ends the process at once.
@@ -19,6 +21,7 @@ def on_end_asked(begin: Callable[[str], None], at_once: Callable[[], None] = lam
         nonlocal asked
         if asked:
             at_once()
+            logs.flush()
             os._exit(128 + number)
         asked = True
         begin(number.name)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from snaprotd import logs
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.observe.collector import ServerCollector
@@ -135,6 +139,17 @@ class RequestMetrics:
         self._auth_failures.inc()
 
 
+class LogMetrics(Collector):
+    """What the log counts itself: it is below everything that could be told of it."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "snaprotd_log_dropped",
+            "Lines of the log that were dropped, because nobody read them or they could not be written.",
+            value=logs.dropped(),
+        )
+
+
 class Metrics:
     """The registry, and who is told of what."""
 
@@ -143,6 +158,7 @@ class Metrics:
         self.daemon = DaemonMetrics(self.registry)
         self.rotations = RotationMetrics(self.registry)
         self.requests = RequestMetrics(self.registry)
+        self.registry.register(LogMetrics())
         self.registry.register(ServerCollector(board))
         ProcessCollector(registry=self.registry)
 

@@ -58,6 +58,7 @@ METRICS: list[tuple[str, str, set[str]]] = [
     ("snaprotd_api_retries_total", "counter", {"reason"}),
     ("snaprotd_api_throttle_wait_seconds_total", "counter", set()),
     ("snaprotd_api_auth_failures_total", "counter", set()),
+    ("snaprotd_log_dropped_total", "counter", set()),
 ]
 
 PER_SERVER = {name for name, _, labels in METRICS if "server" in labels}

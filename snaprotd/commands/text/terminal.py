@@ -12,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from snaprotd import logs
+
 UNBROKEN = 500
 """Columns where nobody watches: a program that reads the lines wants each fact on one."""
 
@@ -54,11 +56,22 @@ def moving_line() -> Iterator[Say]:
 
     On a terminal one line moves, with the time since it began; elsewhere each new text is a line of its own.
     """
-    if sys.stderr.isatty():
-        line = _MovingLine()
-        with Live(line, console=console(sys.stderr), refresh_per_second=4, transient=True):
-            yield line.say
-        return
+    try:
+        with _on_terminal() if sys.stderr.isatty() else _line_by_line() as say:
+            yield say
+    finally:
+        logs.flush()  # a result that follows, on standard output, must not be overtaken by this
+
+
+@contextmanager
+def _on_terminal() -> Iterator[Say]:
+    line = _MovingLine()
+    with Live(line, console=console(sys.stderr), refresh_per_second=4, transient=True):
+        yield line.say
+
+
+@contextmanager
+def _line_by_line() -> Iterator[Say]:
     last = ""
 
     def say(text: str) -> None:
