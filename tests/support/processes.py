@@ -194,6 +194,31 @@ async def running(*arguments: str, output: Path, **more: str) -> AsyncIterator[D
         yield life
 
 
+OF_A_SHORT_QUEUE = """
+from snaprotd.logs import outlet
+outlet.MOST_LINES = 5
+from snaprotd.__main__ import main
+main()
+"""
+
+
+@asynccontextmanager
+async def running_unread(*arguments: str, output: Path, errors: int, **more: str) -> AsyncIterator[Daemon]:
+    """As `running`, but standard error is the descriptor `errors`, and only five lines may wait for its reader."""
+    settings = environment(SNAPROTD_LOG_LEVEL="DEBUG", **more)
+    with output.open("ab") as out:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-c", OF_A_SHORT_QUEUE, *arguments),
+            env=settings,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=out,
+            stderr=errors,
+        )
+    async with _living(process, output) as life:
+        yield life
+
+
 @asynccontextmanager
 async def forked(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
     """As `running`, by a process that has snaprotd loaded."""
