@@ -31,6 +31,7 @@ from tests.support.processes import (
     first_of,
     provider,
     recorded,
+    running,
     running_unread,
     until,
     write_config,
@@ -181,4 +182,19 @@ async def test_now_that_nobody_reads_can_be_ended_at_once(tmp_path: Path, world:
         life.send(signal.SIGINT)
         life.send(signal.SIGTERM)
         assert await life.ended() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        hold.release(drop=True)
+
+
+async def test_what_is_said_right_before_an_end_at_once_is_written(tmp_path: Path, world: World) -> None:
+    hold = Hold(number=1, when="before", fits=lambda what: what == "create")
+    async with provider(world) as web:
+        night = Night(tmp_path, web)
+        web.holds = [hold]
+        async with running("now", "web", "--config", str(night.config), output=night.output) as life:
+            await first_of(hold.struck.wait(), life.ended())
+            life.send(signal.SIGINT)
+            await life.has_said("asked to end")
+            life.send(signal.SIGINT)
+            assert await life.ended() == 128 + signal.SIGINT
+            assert "ended at once; a server that was held off is OFF" in life.said
         hold.release(drop=True)
