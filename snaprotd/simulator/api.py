@@ -265,9 +265,9 @@ def _server(world: World, server: SimServer, request: Request) -> dict[str, Any]
     return {
         key: server.ref,
         "name": server.name,
-        "hostname": f"{server.name}.account.invalid",
+        "hostname": server.hostname,
         "status": server.status,
-        "ip_address": "192.0.2.1",
+        "ip_address": server.ip_address,
         "location": LOCATION,
         "plan": "4 GB",
         "os": "Debian 12",

@@ -28,6 +28,8 @@ class SimServer:
     name: str
     status: str
     created_at: datetime
+    hostname: str
+    ip_address: str
     history: list[tuple[datetime, str]] = field(default_factory=list)
     plans: int = 0
     """Raised by everything that changes what is to become of the server, so that an older plan for it is dropped."""
@@ -125,13 +127,29 @@ class World:
 
     # -- seeding, and what a person may do -----------------------------------------------------------------------
 
-    def add_server(self, name: str, *, status: str = "active", ref: int | str | None = None) -> str:
+    def add_server(
+        self,
+        name: str,
+        *,
+        status: str = "active",
+        ref: int | str | None = None,
+        hostname: str | None = None,
+        ip_address: str | None = None,
+    ) -> str:
         """A server; answers with its id as text."""
         if ref is None and self.id_kind == "integer":
             ref = next(self._server_ids)
         elif ref is None:
             ref = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-        server = SimServer(id=str(ref), ref=ref, name=name, status=status, created_at=EPOCH)
+        server = SimServer(
+            id=str(ref),
+            ref=ref,
+            name=name,
+            status=status,
+            created_at=EPOCH,
+            hostname=f"{name}.account.invalid" if hostname is None else hostname,
+            ip_address=f"203.0.113.{len(self.servers) % 254 + 1}" if ip_address is None else ip_address,
+        )
         server.history.append((self.clock(), status))
         self.servers[server.id] = server
         return server.id

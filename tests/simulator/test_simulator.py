@@ -152,6 +152,20 @@ async def test_a_server_is_shown_with_the_published_keys(way: str) -> None:
 
 
 @ways
+async def test_servers_have_host_names_and_addresses_of_their_own_or_those_they_are_given(way: str) -> None:
+    async with visit(way) as at:
+        for name in ("web-01", "db-01"):
+            at.world.add_server(name)
+        at.world.add_server("app-01", hostname="app.example.com", ip_address="2001:db8::7")
+        shown = [(one["hostname"], one["ip_address"]) for one in (await at.read("/servers/"))["results"]]
+    assert shown == [
+        ("web-01.account.invalid", "203.0.113.1"),
+        ("db-01.account.invalid", "203.0.113.2"),
+        ("app.example.com", "2001:db8::7"),
+    ]
+
+
+@ways
 async def test_a_snapshot_is_shown_with_the_published_keys(way: str) -> None:
     async with visit(way) as at:
         server_id = at.world.add_server("web-01")
