@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 PROVIDER_LIMIT = 5
 """Snapshots a server may hold at VPS.org, whoever made them (the provider's published figure)."""
+
+NO_SERVER = "none"
+"""In place of an id: the machine that snaprotd runs on is no server of the account."""
 
 SLOT_FORMAT = "%Y%m%dT%H%M%SZ"
 
@@ -51,6 +55,9 @@ class Server:
     state: ServerState
     status: str
     """The provider's own word, to be shown."""
+    hostname: str = ""
+    """As the account has it, empty where it shows none; so is the address."""
+    ip_address: str = ""
 
     @property
     def is_active(self) -> bool:
@@ -85,6 +92,51 @@ class Snapshot:
     @property
     def is_completed(self) -> bool:
         return self.state is SnapshotState.COMPLETED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The machine that snaprotd runs on, as it shows itself from inside: in a container, that may be very little."""
+
+    names: tuple[str, ...] = ()
+    """Its host name, with its domain or without."""
+    addresses: tuple[str, ...] = ()
+    own_server: str | None = None
+    """What the configuration says of it: the id of its server, or `NO_SERVER`. It wins over all the rest."""
+
+    def sign_in(self, server: Server) -> str:
+        """By what `server` looks like this machine, such as `host name web-01`; empty where it does not."""
+        if self.own_server is not None:
+            return "own_server names it" if self.own_server == server.id != NO_SERVER else ""
+        theirs = [_host_name(text) for text in (server.hostname, server.name)]
+        for name in self.names:
+            if any(_is_one_host(_host_name(name), their) for their in theirs):
+                return f"host name {name}"
+        address = _address(server.ip_address)
+        return f"address {address}" if address and address in map(_address, self.addresses) else ""
+
+
+def _host_name(text: str) -> list[str]:
+    """The labels of a host's name; none where it would be the name of any machine, or is an address."""
+    labels = text.strip().rstrip(".").lower().split(".")
+    return [] if labels[0] == "localhost" or _address(text) or not all(labels) else labels
+
+
+def _is_one_host(ours: list[str], theirs: list[str]) -> bool:
+    """A name without its domain is that of each host whose first label it is; two whole names must be the same."""
+    either_is_short = len(ours) == 1 or len(theirs) == 1
+    return ours[:1] == theirs[:1] != [] and (either_is_short or ours == theirs)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address that can tell one machine from another; an IPv4 address in the form of IPv6 is what it stands for."""
+    try:
+        address = ip_address(text.strip().partition("%")[0])
+    except ValueError:
+        return None
+    address = getattr(address, "ipv4_mapped", None) or address
+    means_any = address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast
+    return None if means_any else address
 
 
 def snapshot_name(instance: str, slot: datetime) -> str:

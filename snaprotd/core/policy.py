@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
-from snaprotd.core.model import PROVIDER_LIMIT
+from snaprotd.core.model import NO_SERVER, PROVIDER_LIMIT, Machine, Server
 from snaprotd.core.schedule import Missed, Schedule
 
 
@@ -69,6 +69,17 @@ class Policy:
     def timezone(self) -> str:
         """Of the schedule, and of the periods that retention counts in."""
         return self.schedule.timezone
+
+
+def stops_itself(policy: Policy, server: Server, machine: Machine) -> str:
+    """Why no rotation may begin: it would stop the machine that it runs on. Empty where it would not."""
+    sign = machine.sign_in(server) if policy.stop_first else ""
+    return (
+        f"this looks like the machine that snaprotd runs on ({sign}): it would stop itself; run it elsewhere, or set "
+        f"own_server: {NO_SERVER}"
+        if sign
+        else ""
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

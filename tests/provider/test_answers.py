@@ -36,6 +36,22 @@ def test_the_words_for_a_server_are_understood_here(word: str, active: bool, sto
 
 
 @pytest.mark.parametrize(
+    ("shown", "hostname", "address"),
+    [
+        ({"hostname": "web-01.example.com", "ip_address": "203.0.113.7"}, "web-01.example.com", "203.0.113.7"),
+        ({"hostname": None, "ip_address": None}, "", ""),
+        ({"hostname": 5, "ip_address": ["203.0.113.7"]}, "", ""),
+        ({}, "", ""),
+    ],
+)
+def test_a_servers_host_name_and_address_are_read_where_there_are_any(
+    shown: dict[str, Any], hostname: str, address: str
+) -> None:
+    server = answers.read_server({"id": 7, "name": "web", **shown})
+    assert (server.hostname, server.ip_address) == (hostname, address)
+
+
+@pytest.mark.parametrize(
     ("word", "state"),
     [
         ("completed", SnapshotState.COMPLETED),

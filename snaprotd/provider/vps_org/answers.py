@@ -98,6 +98,8 @@ def read_server(entry: Any, *, asked: str | None = None) -> Server:
         name=_text(entry.get("name")) or _text(entry.get("hostname")),
         state=server_state(status),
         status=status,
+        hostname=_text(entry.get("hostname")),
+        ip_address=_text(entry.get("ip_address")),
     )
 
 
