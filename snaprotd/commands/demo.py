@@ -41,6 +41,7 @@ async def simulate_until_stopped(
         say(f"the simulated VPS.org API: {api.base_url} (token {world.token}, {speed:g} times as fast)")
         say("a configuration for it:")
         say(f"  api: {{base_url: {api.base_url}}}   # and VPS_API_TOKEN={world.token}")
+        say("  own_server: none   # whatever this machine is called")
         await stopped.wait()
     return 0
 
@@ -195,6 +196,7 @@ def _configuration(world: World, folder: Path, base_url: str) -> str:
             "api": {"base_url": base_url, "requests_per_second": 50, "settle": scaled["settle"]},
             "state": str(folder / "state.db"),
             "listen": "127.0.0.1:0",
+            "own_server": "none",
             "poll_interval": scaled["poll_interval"],
             "servers": servers,
         }

@@ -34,7 +34,15 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
     targets = account.wanted_targets(settings)
     write = plan_of if as_json else people_plan_of
     plans: list[Json] = [
-        write(settings, target, account.known.get(target.server_id), now=account.now, count=count, doubt=account.doubt)
+        write(
+            settings,
+            target,
+            account.known.get(target.server_id),
+            now=account.now,
+            machine=account.machine,
+            count=count,
+            doubt=account.doubt,
+        )
         for target in targets
     ]
     if as_json:

@@ -11,7 +11,17 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from snaprotd.config.document import Document, Flaw, KeyPath
-from snaprotd.config.shape import FILE, LARGEST_LIMIT, TAGS, ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys
+from snaprotd.config.shape import (
+    FILE,
+    LARGEST_LIMIT,
+    OWN_SERVER,
+    TAGS,
+    ApiKeys,
+    FileKeys,
+    PolicyKeys,
+    RetentionKeys,
+    ServerKeys,
+)
 from snaprotd.config.yaml_nodes import lines_of
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.model import PROVIDER_LIMIT
@@ -211,6 +221,8 @@ def _expected(error: ErrorDetails, path: KeyPath, limit: int) -> str:
         return str(context["error"])
     if path[-1] == "keep":
         return keep_expected(limit)
+    if path == ("own_server",):
+        return f"should be {OWN_SERVER}"
     if path[-1] == "id":
         return "should be a server's id: a whole number from 1 on, or text"
     if kind.startswith("union_tag"):

@@ -50,6 +50,8 @@ class Config:
     state: str = field(repr=False)
     """Path of the ledger, or a postgresql:// URL, which may hold a password."""
     listen: tuple[str, int] | None = ("127.0.0.1", 9877)
+    own_server: str | None = None
+    """The id of the server that snaprotd itself runs on, or `NO_SERVER`; None where the machine has to tell."""
     instance: str = "main"
     limit: int = PROVIDER_LIMIT
     max_concurrent: int = 20

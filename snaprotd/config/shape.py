@@ -27,11 +27,14 @@ from pydantic import (
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
+from snaprotd.core.model import NO_SERVER
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.core.schedule import Missed, check_timezone
 from snaprotd.core.words import UNITS, is_loopback
 
 LARGEST_LIMIT = 100
+OWN_SERVER = f"a server's id (a whole number from 1 on, or text), or the word {NO_SERVER}"
+_NO_IDS = frozenset((NO_SERVER, "no", "off", "false", "null", "yes", "on", "true", "auto", "localhost"))
 
 _DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)"
 _TAGS = {int: "\0int", str: "\0str", list: "\0list", dict: "\0dict"}
@@ -159,6 +162,13 @@ def _state(value: object) -> str:
     raise ValueError("should be the path of a file, or postgresql://HOST/DATABASE")
 
 
+def _own_server(text: str) -> str:
+    """A word that is hardly an id would leave the machine without its protection, and nobody would know."""
+    if text != NO_SERVER and text.lower() in _NO_IDS:
+        raise ValueError(f"should be {OWN_SERVER}")
+    return text
+
+
 def _read_path(value: object) -> Path:
     if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError("should be the path of a file")
@@ -179,6 +189,7 @@ ServerId = Annotated[
     Discriminator(_by_type),
     AfterValidator(str),
 ]
+OwnServer = Annotated[ServerId, AfterValidator(_own_server)]
 Instance = Annotated[
     str,
     _matching("[a-z0-9_]{1,32}", "1 to 32 lower-case letters, digits and `_`"),
@@ -309,6 +320,7 @@ class FileKeys(TypedDict, total=False):
         _TEXT,
         Field(description="host:port of status page and metrics; off for none."),
     ]
+    own_server: Annotated[OwnServer, Field(description="The id of the server that snaprotd itself runs on, or none.")]
     instance: Annotated[Instance, Field(description="The part of our snapshots' names that makes them ours.")]
     limit: Annotated[int, Field(ge=2, le=LARGEST_LIMIT, description="Snapshots a server may hold at the provider.")]
     max_concurrent: Annotated[int, Field(ge=1, le=10_000, description="Rotations under way at one time.")]

@@ -15,6 +15,7 @@ from snaprotd.config.settings import Config
 from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.account_watch import AccountWatch
+from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.schedules import Remembered, Schedules
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
@@ -89,8 +90,8 @@ class Daemon:
     async def run(self) -> int:
         """Run until `stop`; the exit code. Raises `SnaprotdError` where it cannot even begin."""
         async with AsyncExitStack() as stack:
-            opening = open_tools(self._config, self._environ, self.board, self._metrics, self._transport)
-            self._tools = await stack.enter_async_context(opening)
+            parts = (self._config, self._environ, self.board, self._metrics, this_machine, self._transport)
+            self._tools = await stack.enter_async_context(open_tools(*parts))
             self._build()
             await self._recover()
             try:
@@ -216,7 +217,7 @@ class Daemon:
     def _parts(self) -> Sequence[Callable[[Config], None]]:
         """What goes on under a new configuration, in order. Only the first may refuse it: then nothing has changed."""
         return (
-            lambda config: adjust_tools(self._tools, config, self._environ),
+            lambda config: adjust_tools(self._tools, config, self._environ, this_machine),
             lambda config: self._rotations.permits.set_number(config.max_concurrent),
             self._apply,
             self._schedules.apply,

@@ -156,6 +156,7 @@ class DaemonView:
             targets=targets,
             facts=self._board.servers,
             servers=self._tools.inventory.seen_servers,
+            machine=self._tools.machine(),
             assessments={
                 target.server_id: assessment
                 for target in targets

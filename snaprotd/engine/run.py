@@ -12,7 +12,8 @@ import structlog
 
 from snaprotd.core.creation import Creation
 from snaprotd.core.errors import Busy, CloudError, LedgerError
-from snaprotd.core.model import Server, Snapshot
+from snaprotd.core.model import Machine, Server, Snapshot
+from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.retention import refuse_deletion
 from snaprotd.core.rotation import Rotation, aged
@@ -58,6 +59,8 @@ class Tools:
     ledger: Ledger
     observer: Observer
     drain: Drain
+    machine: Callable[[], Machine]
+    """The machine that this process runs on, as it is now."""
     poll_interval: float
     request_timeout: float = 30.0
     """The longest that one whole request may take, in seconds: a lease must be good for as long."""
@@ -76,6 +79,7 @@ class Run:
         self._rotation = rotation
         self._aged_at = asyncio.get_running_loop().time()
         self._unguarded = False
+        self._seen: Server | None = None
         self.tools = tools
         self._show = show
 
@@ -145,7 +149,17 @@ class Run:
             self.tools.ledger.guard(self._rotation.id, self.tools.request_timeout)
 
     async def server(self) -> Server:
-        return await self.tools.inventory.server(self._rotation.server_id)
+        self._seen = await self.tools.inventory.server(self._rotation.server_id)
+        return self._seen
+
+    async def stops_itself(self) -> str:
+        """Why the server must not be stopped: this process runs on it. Empty where it may be.
+
+        Asked by what this process has seen of the server: its name and its address hardly change meanwhile.
+        """
+        policy = self._rotation.policy
+        server = (self._seen or await self.server()) if policy.stop_first else None
+        return stops_itself(policy, server, self.tools.machine()) if server is not None else ""
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
         return await self.tools.inventory.snapshots(self._rotation.server_id)

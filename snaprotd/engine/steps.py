@@ -39,6 +39,8 @@ async def look(run: Run) -> Outcome:
         run.update_creation(creation.seen, mine.id)
         return Done()
     server = await run.server()
+    if why := await run.stops_itself():
+        return Failed(why)
     if server.is_untouchable:
         return Failed(f"the server is {server.status}: it was not touched")
     if not (server.is_active or server.is_stopped):
@@ -62,6 +64,12 @@ async def make_room(run: Run) -> Outcome:
     last_may_go = rotation.policy.when_full is WhenFull.REPLACE_LAST
     error = await run.delete(room.delete, room.reason, listed=snapshots, last_may_go=last_may_go)
     return Failed(f"blocked: {error}") if error else Waiting("the slot is being freed", soon=True)
+
+
+async def stop_another(run: Run) -> Outcome:
+    """As `stop`, but never the machine that we run on: the look may be another process's, on another machine."""
+    why = await run.stops_itself()
+    return Failed(why) if why else await stop(run)
 
 
 async def snapshot(run: Run) -> Outcome:
@@ -193,7 +201,7 @@ def _to_prune(rotation: Rotation, mine: Snapshot, snapshots: tuple[Snapshot, ...
 ACTIONS: Mapping[Step, Callable[[Run], Awaitable[Outcome]]] = {
     Step.LOOK: look,
     Step.MAKE_ROOM: make_room,
-    Step.STOP: stop,
+    Step.STOP: stop_another,
     Step.SNAPSHOT: snapshot,
     Step.WAIT: wait,
     Step.START: start,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Server
+from snaprotd.core.model import NO_SERVER, Machine, Server
 from snaprotd.core.room import make_room
 from snaprotd.core.words import free_slots
 from snaprotd.provider.inventory import ServerHoldings
-from snaprotd.report.rows import untouchable_words
+from snaprotd.report.rows import blocked_words
 
 READING = frozenset({"read", "read_only", "read-only", "readonly"})
 """Permissions that change nothing. The provider does not publish its words; what is not known is taken for enough."""
@@ -39,6 +39,8 @@ class Found:
     doubt: str | None
     """What of the list cannot be relied on."""
     now: datetime
+    machine: Machine
+    """The one that asks: hardly another than the daemon's."""
 
 
 def findings_of(found: Found) -> Iterator[Finding]:
@@ -47,8 +49,10 @@ def findings_of(found: Found) -> Iterator[Finding]:
         yield Finding(ok=False, text=found.doubt)
     else:
         yield from _unmatched(found)
+        yield from _own_server(found)
     for target in found.targets:
         yield _of_target(found, target)
+        yield from _notes_on(found, target)
     yield from _uncovered(found)
 
 
@@ -69,6 +73,23 @@ def _unmatched(found: Found) -> Iterator[Finding]:
             yield Finding(ok=False, text=f"match {entry.match}: no server of the account has such a name")
 
 
+def _own_server(found: Found) -> Iterator[Finding]:
+    """A wrong id would leave the machine without its protection."""
+    named = found.config.own_server
+    if named is not None and named != NO_SERVER and named not in found.servers:
+        yield Finding(ok=False, text=f"own_server: the account has no server {named}")
+
+
+def _notes_on(found: Found, target: Target) -> Iterator[Finding]:
+    server = found.servers.get(target.server_id)
+    sign = found.machine.sign_in(server) if server else ""
+    if sign and not target.policy.stop_first:
+        text = (
+            f"{target.label}: this looks like the machine that snaprotd runs on ({sign}); its policy does not stop it"
+        )
+        yield Finding(ok=True, note=True, text=text)
+
+
 def _of_target(found: Found, target: Target) -> Finding:
     config, server, held = found.config, found.servers.get(target.server_id), found.known.get(target.server_id)
     if server is None:
@@ -79,7 +100,7 @@ def _of_target(found: Found, target: Target) -> Finding:
     room = make_room(held.snapshots, config.rules_of(target), now=found.now)
     slots = free_slots(len(held.snapshots), config.limit)
     text = f"{target.label}: {server.name} is {server.status}, {slots}"
-    blocked = room.blocked or untouchable_words(server)
+    blocked = blocked_words(room, target.policy, server, found.machine)
     return Finding(ok=not blocked, text=f"{text}; {blocked}" if blocked else text)
 
 

@@ -13,20 +13,18 @@ from shlex import quote
 from types import MappingProxyType
 
 from snaprotd.config.settings import Target
-from snaprotd.core.model import Server
-from snaprotd.core.policy import Policy
+from snaprotd.core.model import Machine, Server
+from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import Json, count
 from snaprotd.report.assessment import Assessment
-from snaprotd.report.rows import untouchable_words
+from snaprotd.report.rows import BLOCKED, blocked_words
 
 ALARM, ATTENTION, OK = "alarm", "attention", "ok"
 """Somebody must act; somebody should look; nobody need do anything."""
 
 TIME_CHANGE = timedelta(hours=1)
 """What a day may be longer by, in autumn."""
-
-BLOCKED = "blocked: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +115,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Wait until the provider has it `active` again, or see to that in the provider's panel.",
             unwatched="it passes, or the next rotation fails and SnaprotdRotationFailed tells of it",
         ),
+        "own_server": Kind(
+            severity=ALARM,
+            says=BLOCKED + "{why_it_is_not_stopped}",
+            do="Run snaprotd on another machine, or set `own_server: none` if that server is not the one it runs on.",
+            alerts=("SnaprotdRotationFailed",),
+        ),
         "no_snapshot": Kind(
             severity=ATTENTION,
             says="there is no completed snapshot of ours yet",
@@ -206,6 +210,8 @@ class ServerSituation:
     target: Target
     server: Server | None
     """As the account has it."""
+    machine: Machine
+    """The one that the daemon runs on."""
     missing: bool
     """The account has no such server."""
     running: Rotation | None
@@ -243,21 +249,20 @@ def _of_the_last_rotation(situation: ServerSituation) -> Iterator[Problem]:
         yield _there_is(kind, server=situation.target.label, step=latest.failed_step, error=latest.error)
 
 
-def blocked_words(assessment: Assessment, server: Server | None) -> str:
-    """Why a rotation would take no snapshot now; empty where nothing is in its way."""
-    return assessment.room.blocked or (untouchable_words(server) if server else "")
-
-
 def _of_room(situation: ServerSituation) -> Iterator[Problem]:
     if situation.assessment is None:
         return
-    words = blocked_words(situation.assessment, situation.server)
-    if not words or (situation.latest is not None and situation.latest.error == words):
+    room, policy, server = situation.assessment.room, situation.target.policy, situation.server
+    words = blocked_words(room, policy, server, situation.machine)
+    said = situation.latest.error if situation.latest is not None else None
+    if not words or said in (words, words.removeprefix(BLOCKED)):
         return  # nothing is, or the last rotation's failure says so already
-    if situation.assessment.room.blocked:
+    if server is not None and (why := stops_itself(policy, server, situation.machine)):
+        yield _there_is("own_server", why_it_is_not_stopped=why)
+    elif room.blocked:
         yield _there_is("blocked", who_holds_the_slots=words.removeprefix(BLOCKED))
-    elif situation.server is not None:
-        yield _there_is("untouchable", status=situation.server.status)
+    elif server is not None:
+        yield _there_is("untouchable", status=server.status)
 
 
 def _of_age(situation: ServerSituation) -> Iterator[Problem]:

@@ -7,14 +7,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Owner, Server, Snapshot
+from snaprotd.core.model import Machine, Owner, Server, Snapshot
 from snaprotd.core.ownership import owner_of
+from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.retention import Decision
+from snaprotd.core.room import Room
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.schedule import next_slot, spread_delay
 from snaprotd.core.words import Json, duration, plain_id, zulu
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
+
+BLOCKED = "blocked: "
 
 
 def next_runs(target: Target, now: datetime, count: int) -> list[datetime]:
@@ -29,7 +33,14 @@ def next_runs(target: Target, now: datetime, count: int) -> list[datetime]:
 
 
 def plan_of(
-    config: Config, target: Target, held: ServerHoldings | None, *, now: datetime, count: int, doubt: str | None = None
+    config: Config,
+    target: Target,
+    held: ServerHoldings | None,
+    *,
+    now: datetime,
+    machine: Machine,
+    count: int,
+    doubt: str | None = None,
 ) -> Json:
     """One server's entry of `plan --json`. `doubt`: what of the account's list cannot be relied on."""
     report: Json = {
@@ -44,7 +55,7 @@ def plan_of(
     assessment = assess(config, target, held, now)
     return {
         **report,
-        "blocked": assessment.room.blocked or untouchable_words(held.server) or None,
+        "blocked": blocked_words(assessment.room, target.policy, held.server, machine) or None,
         "snapshots": [_planned_row(_decided_now(decision, assessment)) for decision in assessment.plan.decisions],
     }
 
@@ -57,18 +68,31 @@ def _decided_now(decision: Decision, assessment: Assessment) -> Decision:
     return replace(decision, delete=True, reason=room.reason)
 
 
-def untouchable_words(server: Server) -> str:
-    """Why no rotation would touch the server as it is now; empty where nothing is in the way."""
-    return f"blocked: the server is {server.status}: it would not be touched" if server.is_untouchable else ""
+def blocked_words(room: Room, policy: Policy, server: Server | None, machine: Machine) -> str:
+    """Why a rotation on `machine` would take no snapshot now; empty where nothing is in its way."""
+    if server is None:
+        return room.blocked or ""
+    if why := stops_itself(policy, server, machine):
+        return f"{BLOCKED}{why}"
+    if room.blocked or not server.is_untouchable:
+        return room.blocked or ""
+    return f"{BLOCKED}the server is {server.status}: it would not be touched"
 
 
 def people_plan_of(
-    config: Config, target: Target, held: ServerHoldings | None, *, now: datetime, count: int, doubt: str | None = None
+    config: Config,
+    target: Target,
+    held: ServerHoldings | None,
+    *,
+    now: datetime,
+    machine: Machine,
+    count: int,
+    doubt: str | None = None,
 ) -> Json:
     """As `plan_of`, with what only the text shows."""
     delay = spread_delay(target.server_id, target.policy.spread)
     report = {
-        **plan_of(config, target, held, now=now, count=count, doubt=doubt),
+        **plan_of(config, target, held, now=now, machine=machine, count=count, doubt=doubt),
         "paused": target.policy.paused,
         "timezone": target.policy.timezone,
         "delay": duration(delay.total_seconds()) if delay else None,

@@ -13,14 +13,14 @@ from datetime import datetime
 
 from snaprotd import __version__
 from snaprotd.config.settings import Config, Target, as_written
-from snaprotd.core.model import Owner, Server
+from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.rotation import STEPS, Rotation, Step
 from snaprotd.core.words import Json, plain_id, zulu
 from snaprotd.engine.board import ServerFacts
 from snaprotd.report import problems
 from snaprotd.report.assessment import Assessment
 from snaprotd.report.problems import ALARM, ATTENTION, OK, Problem, ServerSituation
-from snaprotd.report.rows import history_row, planned_rows
+from snaprotd.report.rows import blocked_words, history_row, planned_rows
 
 VERSION = 1
 
@@ -37,6 +37,8 @@ class Situation:
     """By label."""
     servers: Mapping[str, Server]
     """The account's servers, by id, as the assessments are."""
+    machine: Machine
+    """The one that the daemon runs on."""
     assessments: Mapping[str, Assessment]
     running: Sequence[Rotation]
     """The open ones, whoever runs them."""
@@ -134,7 +136,7 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "running": _running(running) if running else None,
         "stopped_by_us_since": _off_since(running) if running else None,
         "last": past_rotation(facts.latest) if facts.latest else None,
-        **_holdings(situation, situation.assessments.get(target.server_id), server),
+        **_holdings(situation, target, server),
     }
     found = [*problems.of_server(_situation_of(situation, target, facts, running))]
     state = _worst(problem.severity for problem in found)
@@ -152,6 +154,7 @@ def _situation_of(
         now=situation.now,
         target=target,
         server=situation.servers.get(target.server_id),
+        machine=situation.machine,
         missing=bool(facts.missing),
         running=running,
         latest=facts.latest,
@@ -160,8 +163,9 @@ def _situation_of(
     )
 
 
-def _holdings(situation: Situation, assessment: Assessment | None, server: Server | None) -> Json:
+def _holdings(situation: Situation, target: Target, server: Server | None) -> Json:
     """What the provider's list says of the server; nulls where it has not been read yet."""
+    assessment = situation.assessments.get(target.server_id)
     if assessment is None:
         return dict.fromkeys(("newest_completed", "slots", "blocked", "prune_pending", "snapshots"))
     newest, decisions = assessment.newest, assessment.plan.decisions
@@ -179,7 +183,7 @@ def _holdings(situation: Situation, assessment: Assessment | None, server: Serve
             "foreign": len(decisions) - ours,
             "free": max(0, situation.config.limit - len(decisions)),
         },
-        "blocked": problems.blocked_words(assessment, server) or None,
+        "blocked": blocked_words(assessment.room, target.policy, server, situation.machine) or None,
         "prune_pending": len(assessment.plan.deletions),
         "snapshots": planned_rows(assessment),
     }

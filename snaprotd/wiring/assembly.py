@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.errors import ConfigError, Mistake
+from snaprotd.core.model import Machine
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.events import Observers
@@ -22,6 +24,10 @@ from snaprotd.wiring.access import Transport, open_cloud, read_token
 
 LEASE_BEYOND_REQUEST = 30.0
 """Seconds by which a lease outlives the longest request: it is renewed several times meanwhile."""
+
+
+ThisMachine = Callable[[str | None], Machine]
+"""What the machine shows of itself at the moment of the call, told the configuration's `own_server`."""
 
 
 async def open_ledger(config: Config, *, lock: bool = True) -> Ledger:
@@ -52,7 +58,12 @@ def _ledger_path(config: Config) -> Path:
 
 @asynccontextmanager
 async def open_tools(
-    config: Config, environ: Mapping[str, str], board: Board, metrics: Metrics, transport: Transport | None = None
+    config: Config,
+    environ: Mapping[str, str],
+    board: Board,
+    metrics: Metrics,
+    this_machine: ThisMachine,
+    transport: Transport | None = None,
 ) -> AsyncIterator[Tools]:
     """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
     async with open_cloud(config, environ, metrics.requests, transport) as cloud, await open_ledger(config) as ledger:
@@ -64,6 +75,7 @@ async def open_tools(
                 ledger=ledger,
                 observer=Observers(board, metrics.rotations),
                 drain=Drain(),
+                machine=partial(this_machine, config.own_server),
                 poll_interval=config.poll_interval,
                 request_timeout=config.api.timeout,
             )
@@ -71,13 +83,14 @@ async def open_tools(
             await inventory.aclose()
 
 
-def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str]) -> None:
+def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str], this_machine: ThisMachine) -> None:
     """Go on with the same tools under another configuration. Raises `TokenError`, with nothing changed."""
     token = read_token(config, environ)
     tools.cloud.adjust(token=token, requests_per_second=config.api.requests_per_second, timeout=config.api.timeout)
     tools.ledger.lease = config.api.timeout + LEASE_BEYOND_REQUEST
     tools.request_timeout = config.api.timeout
     tools.poll_interval = config.poll_interval
+    tools.machine = partial(this_machine, config.own_server)
 
 
 def new_rotation(config: Config, target: Target, *, slot: datetime, now: datetime, description: str = "") -> Rotation:

@@ -819,7 +819,8 @@ async def test_sighup_reads_the_configuration_at_once_even_if_it_has_not_changed
 async def test_a_bad_file_is_refused_on_sighup_with_its_mistakes_until_the_next_good_one(tmp_path: Path) -> None:
     async with serving(tmp_path) as told:
         good = told.config.read_text()
-        mistakes = [f"{told.config}:6:1: limt: unknown key", f"{told.config}:7:11: instance: "]
+        below = good.count("\n") + 1
+        mistakes = [f"{told.config}:{below}:1: limt: unknown key", f"{told.config}:{below + 1}:11: instance: "]
         told.reload(f"{good}limt: 5\ninstance: NOT THIS\n")
         ready = await told.page("/readyz", having="the new configuration is refused, the old one is in force")
         for mistake in mistakes:

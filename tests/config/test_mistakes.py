@@ -17,13 +17,14 @@ POLICY = (
 )
 SERVER = f"{POLICY}, id, match, name, policy"
 TOP = (
-    "api, state, listen, instance, limit, max_concurrent, poll_interval, drain_timeout, discover_interval, defaults, "
-    "policies, servers"
+    "api, state, listen, own_server, instance, limit, max_concurrent, poll_interval, drain_timeout, discover_interval, "
+    "defaults, policies, servers"
 )
 INLINE = (
     "the API token does not belong in this file: put it alone into another one and name that with `api.token_file` or "
     "$SNAPROTD_TOKEN_FILE, or set $VPS_API_TOKEN"
 )
+OWN_SERVER = "should be a server's id (a whole number from 1 on, or text), or the word none"
 KEEP = "should be a whole number from 1 to 4 (`limit` less 1), or rules such as {last: 2, daily: 1}"
 
 
@@ -56,6 +57,21 @@ SHAPE = [
     ("servers: {a: 1}", "1:10: servers: should be a list, not a mapping"),
     ("servers: [5]", "1:11: servers[0]: should be a mapping such as {id: 12345, policy: nightly}, not `5`"),
     ("servers: [{}]", '1:11: servers[0]: needs an `id`, such as 12345, or a `match`, such as "web-*"'),
+    *(
+        (top(f"own_server: {written}"), f"1:13: own_server: {OWN_SERVER}, not {shown}")
+        for written, shown in {
+            "true": "`true`",
+            "0": "`0`",
+            "1.5": "`1.5`",
+            "[12345]": "a list",
+        }.items()
+    ),
+    (top("own_server: "), f"1:12: own_server: has no value: it {OWN_SERVER}"),
+    (
+        top("own_server: web.example.com"),
+        "1:13: own_server: should be a server's id: 1 to 64 letters, digits, `-` and `_`, not `web.example.com`",
+    ),
+    (top("own_servr: none"), f"1:1: own_servr: unknown key, did you mean `own_server`? (allowed here: {TOP})"),
     (top("x: 1"), f"1:1: x: unknown key (allowed here: {TOP})"),
     (top("limits: 5"), f"1:1: limits: unknown key, did you mean `limit`? (allowed here: {TOP})"),
     (top("timeout: 5s"), f"1:1: timeout: unknown key here: `timeout` belongs in `api` (allowed here: {TOP})"),
@@ -242,6 +258,10 @@ SHAPE = [
 ]
 
 WHOLE = [
+    *(
+        (top(f"own_server: {written}"), f"1:13: own_server: {OWN_SERVER}, not `{written}`")
+        for written in ("None", "off", "yes", "localhost")
+    ),
     (
         top('api: {base_url: "http://example.com"}'),
         '1:17: api.base_url: should be an https:// URL; http:// only to this machine (127.0.0.1, [::1], localhost), not `"http://example.com"`',

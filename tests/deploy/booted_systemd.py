@@ -33,6 +33,7 @@ SPEED = 60
 CONFIG = """\
 api: {{base_url: "http://127.0.0.1:8321/api/v1", requests_per_second: 50, settle: 2s}}
 poll_interval: 500ms
+own_server: none
 servers:
 {servers}
 """

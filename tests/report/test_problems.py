@@ -15,7 +15,8 @@ import yaml
 
 from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
-from snaprotd.core.model import Snapshot, snapshot_name
+from snaprotd.core.model import Machine, Snapshot, snapshot_name
+from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.provider.inventory import ServerHoldings
@@ -69,6 +70,7 @@ WELL = ServerSituation(
     now=NOW,
     target=TARGET,
     server=SERVER,
+    machine=Machine(names=("web",)),
     missing=False,
     running=None,
     latest=None,
@@ -95,6 +97,9 @@ def held_off(*, starts: int = 0, minutes: float = 5, held_off: bool = True) -> S
     return replace(WELL, running=replace(ROTATION, power=power))
 
 
+STOPPED = replace(TARGET, policy=replace(TARGET.policy, stop_first=True))
+ON_IT = replace(WELL, target=STOPPED)
+REFUSED = replace(FAILED, failed_step=Step.LOOK, error=stops_itself(STOPPED.policy, SERVER, WELL.machine))
 PAUSED = replace(TARGET, policy=replace(TARGET.policy, paused=True))
 
 
@@ -115,6 +120,9 @@ OF_A_SERVER = {
     "a success": (replace(WELL, latest=replace(FAILED, result=Result.SUCCESS)), []),
     "full": (replace(WELL, assessment=holding(*others(5))), ["blocked", "no_snapshot"]),
     "restoring": (replace(WELL, server=a_server(name="web", status="restoring")), ["untouchable"]),
+    "the machine that we run on": (ON_IT, ["own_server"]),
+    "the same, and a rotation has failed for it": (replace(ON_IT, latest=REFUSED), ["failed"]),
+    "the same, and it is not to be stopped": (replace(ON_IT, target=TARGET), []),
     "nothing yet": (replace(WELL, assessment=holding()), ["no_snapshot"]),
     "not listed yet": (replace(WELL, assessment=None), []),
     "too old by a minute": (replace(WELL, assessment=holding(ours(timedelta(hours=25, minutes=46)))), ["too_old"]),

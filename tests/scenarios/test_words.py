@@ -21,7 +21,7 @@ from snaprotd.commands.jobs.status_client import Unreachable, read_status
 from snaprotd.commands.text import terminal
 from snaprotd.config.settings import resolve
 from snaprotd.core.errors import SnaprotdError, UnknownServer
-from snaprotd.core.model import snapshot_name
+from snaprotd.core.model import Machine, snapshot_name
 from snaprotd.core.rotation import Step
 from snaprotd.report.rows import plan_of
 from snaprotd.simulator import Fault, World
@@ -68,7 +68,7 @@ async def test_a_server_that_is_suspended_is_blocked_in_the_status_as_in_the_pla
         await asyncio.sleep(MINUTE)
         server, (target,) = await only_server(watched), resolve(watched.daemon.view.config, None)
         held = watched.daemon._tools.inventory.known["12345"]
-        plan = plan_of(watched.daemon.view.config, target, held, now=datetime.now(UTC), count=1)
+        plan = plan_of(watched.daemon.view.config, target, held, now=datetime.now(UTC), machine=Machine(), count=1)
         assert server["blocked"] == plan["blocked"] == "blocked: the server is suspended: it would not be touched"
         assert server["state"] == "alarm"
 

@@ -25,7 +25,9 @@ from tests.support.world_transport import WorldTransport
 HEAD = """\
 api: {base_url: "https://vps.invalid/api/v1", requests_per_second: 100}
 listen: off
+own_server: none
 """
+"""Whatever the machine is called that the tests run on, it is none of theirs."""
 
 ONE = '[{id: 12345, name: web, schedule: "5 3 * * *", stop_first: true}]'
 """The `servers` of a fleet of one."""

@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import LeaseLost
+from snaprotd.core.model import Machine
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.loop import run_rotation
@@ -85,6 +86,8 @@ class Story:
     poll_interval: float = 15.0
     crashes: set[int | tuple[str, int]] = field(default_factory=set)
     """The moments at which the process dies, counted over all lives: the 40th of all, or the 2nd `after create`."""
+    machine: Machine = field(default_factory=Machine)
+    """The one that the processes run on."""
     witness: Witness = field(default_factory=Witness)
     moments: Tally[str] = field(default_factory=Tally)
     before_request: Callable[[Request], None] = lambda _: None
@@ -138,6 +141,7 @@ class Story:
                 ledger=ledger,
                 observer=self.witness,
                 drain=Drain(),
+                machine=lambda: self.machine,
                 poll_interval=self.poll_interval,
             )
         finally:

@@ -12,7 +12,7 @@ from rich.console import Console
 from snaprotd.commands.text.tables import plan_text
 from snaprotd.config import file as config
 from snaprotd.config.settings import resolve
-from snaprotd.core.model import Snapshot, snapshot_name
+from snaprotd.core.model import Machine, Snapshot, snapshot_name
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.rows import people_plan_of
 from tests.support.nouns import a_server, a_snapshot
@@ -31,7 +31,7 @@ def recorded_plan() -> str:
     held = [_snapshot(800 + number, snapshot_name("main", slot), slot) for number, slot in enumerate(slots)]
     held.append(_snapshot(790, "pre-migration-snapshot", datetime(2025, 1, 15, 18, 30, tzinfo=UTC)))
     holdings = ServerHoldings(server=server, snapshots=tuple(held), seen_at=NOW)
-    plan = people_plan_of(settings, target, holdings, now=NOW, count=2)
+    plan = people_plan_of(settings, target, holdings, now=NOW, machine=Machine(), count=2)
     shown = StringIO()
     console = Console(file=shown, width=80, color_system=None, highlight=False, markup=False)
     console.print(plan_text([plan], NOW, settings.limit))

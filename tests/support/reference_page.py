@@ -27,6 +27,7 @@ SECTIONS = {
 
 WRITTEN_ELSEWHERE = {
     "state": "`$STATE_DIRECTORY/state.db`, else `./snaprotd-state.db`",
+    "own_server": "by the machine's names and addresses",
     "api": "",
     "defaults": "",
     "policies": "",

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import UnknownServer
-from snaprotd.core.model import Server
+from snaprotd.core.model import Machine, Server
+from snaprotd.daemon.machine import this_machine
 from snaprotd.provider import Doubtful, NullObserver
 from snaprotd.provider.inventory import Inventory, ServerHoldings
 from snaprotd.report.findings import Finding, Found, findings_of, token_finding
@@ -29,6 +30,7 @@ class Account:
     now: datetime
     doubt: str | None
     """What of the account's list cannot be relied on; the rest of it is as good as ever."""
+    machine: Machine
 
     def wanted_targets(self, config: Config) -> list[Target]:
         """The targets that were named. Raises `UnknownServer` where one of those has no policy."""
@@ -83,6 +85,7 @@ def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: 
         wanted=tuple(ids_of_names(names, targets, servers, doubt)),
         now=datetime.now(UTC),
         doubt=doubt,
+        machine=this_machine(config.own_server),
     )
 
 
@@ -114,6 +117,7 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
             known=inventory.known,
             doubt=doubt,
             now=datetime.now(UTC),
+            machine=this_machine(config.own_server),
         )
         token = token_finding(name=owner.token_name, email=owner.email, permissions=owner.permissions)
         return [token, *findings_of(found)]

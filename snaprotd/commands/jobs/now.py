@@ -11,6 +11,7 @@ from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, ser
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import SnaprotdError, UnknownServer
 from snaprotd.core.rotation import Result, Rotation, resumed
+from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
 from snaprotd.engine.loop import insist_on_rotation
@@ -67,7 +68,7 @@ async def rotate_now(
     Raises `UnknownServer`, and `SnaprotdError` where a rotation of the server is open in another process.
     """
     board = Board()
-    async with open_tools(config, environ, board, Metrics(board)) as tools:
+    async with open_tools(config, environ, board, Metrics(board), this_machine) as tools:
         _obey_signals(tools, say)
         target = await _target(config, tools, name)
         usual = await _usual_duration(tools.ledger, target.server_id)
