@@ -14,6 +14,13 @@ class CloudError(SnaprotdError):
     """The provider's API did not do what was asked."""
 
 
+LONGEST_PAUSE = 900.0
+"""Seconds of a `retry_after` that are believed at the most: it is a hint (RFC 9110, 10.2.3), and what stands in it has
+been an epoch, or a day."""
+LONGEST_PAUSE_WHILE_OFF = 60.0
+"""The same, for whoever holds a server off meanwhile."""
+
+
 class Temporary(CloudError):
     """It may work later: a time-out, a refused connection, 429, 5xx, an answer that cannot be read.
 

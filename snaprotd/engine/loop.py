@@ -7,7 +7,14 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from snaprotd.core.errors import CloudError, LeaseLost, LedgerError, Permanent
+from snaprotd.core.errors import (
+    LONGEST_PAUSE,
+    LONGEST_PAUSE_WHILE_OFF,
+    CloudError,
+    LeaseLost,
+    LedgerError,
+    Permanent,
+)
 from snaprotd.core.rotation import Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, ended, judge
 from snaprotd.engine.run import Run
 from snaprotd.engine.steps import ACTIONS
@@ -40,7 +47,8 @@ async def _visit_and_save(run: Run) -> None:
         _tell(before, run.rotation, outcome)
     await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
-        await run.tools.drain.sleep(_pause(outcome, run.tools.poll_interval), held_off=run.rotation.held_off)
+        held_off = run.rotation.held_off
+        await run.tools.drain.sleep(_pause(outcome, run.tools.poll_interval, held_off=held_off), held_off=held_off)
 
 
 async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome:
@@ -87,14 +95,18 @@ def _stopped_by_drain(run: Run) -> bool:
     return drain.requested.is_set() and not run.rotation.held_off
 
 
-def _pause(outcome: Outcome, poll_interval: float) -> float:
-    """Seconds to the next visit. All rotations poll at the same ticks, so that they share one list request."""
+def _pause(outcome: Outcome, poll_interval: float, *, held_off: bool) -> float:
+    """Seconds to the next visit. All rotations poll at the same ticks, so that they share one list request.
+
+    What the provider asks for is heard, but it is no order: not while a server is off, nor for a day.
+    """
+    longest = LONGEST_PAUSE_WHILE_OFF if held_off else LONGEST_PAUSE
     to_tick = poll_interval - asyncio.get_running_loop().time() % poll_interval
     match outcome:
         case Waiting(soon=True):
             return 0.0
         case Waiting(retry_after=float(seconds)):
-            return max(to_tick, seconds)
+            return max(to_tick, min(seconds, longest))
     return to_tick
 
 

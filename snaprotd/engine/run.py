@@ -149,7 +149,9 @@ class Run:
             self.tools.ledger.guard(self._rotation.id, self.tools.request_timeout)
 
     async def server(self) -> Server:
-        self._seen = await self.tools.inventory.server(self._rotation.server_id)
+        """A server that is held off is looked at before anything else is asked: its start waits for the look."""
+        urgent = self._rotation.held_off
+        self._seen = await self.tools.inventory.server(self._rotation.server_id, urgent=urgent)
         return self._seen
 
     async def stops_itself(self) -> str:

@@ -61,16 +61,19 @@ class Provider(Protocol):
 
     What changes something raises `Busy` where it was not carried out for now, and may be asked again.
 
-    A `guard` is called after every wait, and what it raises reaches the caller as it is.
+    A `guard` is called after every wait, and every few seconds while one lasts; what it raises reaches the caller as it
+    is, and nothing is sent.
+
+    What is urgent, and every start, waits behind nothing that is not: a server is off until it is answered.
     """
 
     @property
     def capabilities(self) -> Capabilities: ...
 
-    async def servers(self) -> list[Server]:
+    async def servers(self, *, urgent: bool = False) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
 
-    async def server(self, server_id: str) -> Server:
+    async def server(self, server_id: str, *, urgent: bool = False) -> Server:
         """Raises `NotFound` where the account has no such server."""
 
     async def snapshots(self, server_id: str | None = None) -> list[Snapshot]:

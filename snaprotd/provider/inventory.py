@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
@@ -117,6 +118,7 @@ class Inventory:
         self._few = few
         self._snapshot_rounds = _Rounds(self._answer_snapshots)
         self._server_rounds = _Rounds(self._answer_servers)
+        self._urgent_rounds = _Rounds(partial(self._answer_servers, urgent=True))
         self._known: dict[str, ServerHoldings] = {}
         self._servers: dict[str, Server] = {}
         self._empty_since: dict[str, float] = {}
@@ -138,14 +140,17 @@ class Inventory:
         """The server's snapshots as of now. Empty, too, where there is no such server."""
         return await self._snapshot_rounds.ask(server_id)
 
-    async def server(self, server_id: str) -> Server:
-        """The server as of now. Raises `NotFound` where the account has none of that id."""
-        return await self._server_rounds.ask(server_id)
+    async def server(self, server_id: str, *, urgent: bool = False) -> Server:
+        """The server as of now. Raises `NotFound` where the account has none of that id.
 
-    async def servers(self) -> tuple[Server, ...]:
+        An urgent question waits for no other, and shares its requests with urgent ones only.
+        """
+        return await (self._urgent_rounds if urgent else self._server_rounds).ask(server_id)
+
+    async def servers(self, *, urgent: bool = False) -> tuple[Server, ...]:
         """All servers as of now. Raises `Doubtful`, with the `readable` ones, where some cannot be read."""
         try:
-            servers = tuple(await self._cloud.servers())
+            servers = tuple(await self._cloud.servers(urgent=urgent))
         except Doubtful as incomplete:
             self._learn_servers(incomplete.readable)
             raise
@@ -186,6 +191,7 @@ class Inventory:
         """Give up the rounds in flight."""
         await self._snapshot_rounds.aclose()
         await self._server_rounds.aclose()
+        await self._urgent_rounds.aclose()
 
     # -- rounds --------------------------------------------------------------------------------------------------
 
@@ -207,13 +213,13 @@ class Inventory:
             seen = lists.get(server_id, ())
             deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
 
-    async def _answer_servers(self, ids: frozenset[str], deliver: Deliver[Server]) -> None:
+    async def _answer_servers(self, ids: frozenset[str], deliver: Deliver[Server], *, urgent: bool = False) -> None:
         async def look(server_id: str) -> None:
-            deliver(server_id, await _outcome(self._cloud.server(server_id)))
+            deliver(server_id, await _outcome(self._cloud.server(server_id, urgent=urgent)))
 
         found: dict[str, Server] = {}
         if not self._is_cheaper_singly(ids, "servers"):
-            found = {server.id: server for server in await self._readable_servers()}
+            found = {server.id: server for server in await self._readable_servers(urgent=urgent)}
         for server_id in ids & found.keys():
             deliver(server_id, found[server_id])
         # That a server does not exist is for its own 404 to say: a list may be short, or have an unreadable entry.
@@ -229,9 +235,9 @@ class Inventory:
     async def _snapshots_of(self, server_id: str) -> tuple[Snapshot, ...]:
         return tuple(await self._cloud.snapshots(server_id))
 
-    async def _readable_servers(self) -> tuple[Server, ...]:
+    async def _readable_servers(self, *, urgent: bool) -> tuple[Server, ...]:
         try:
-            servers = tuple(await self._cloud.servers())
+            servers = tuple(await self._cloud.servers(urgent=urgent))
         except Doubtful as doubt:
             return doubt.readable
         self._listed["servers"] = len(servers)

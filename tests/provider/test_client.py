@@ -664,6 +664,83 @@ async def test_a_very_long_pause_is_the_callers_to_plan_and_has_an_end() -> None
     assert provider.times[1] - provider.times[0] == pytest.approx(900)
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 423, 500, 502, 504])
+async def test_what_another_error_says_of_a_later_time_pauses_nobody(status: int) -> None:
+    provider = Provider(httpx.Response(status, headers={"Retry-After": "86400"}), httpx.Response(200, json={}))
+    async with client(provider) as api:
+        error = await error_of(api.power(SERVER, "stop", guard=allow))
+        await api.power(SERVER, "stop", guard=allow)
+    assert getattr(error, "retry_after", None) is None
+    assert provider.times[1] - provider.times[0] == pytest.approx(0.2)
+
+
+async def test_a_503_without_a_time_pauses_nobody() -> None:
+    provider = Provider(httpx.Response(503), httpx.Response(200, json={}))
+    async with client(provider) as api:
+        await error_of(api.power(SERVER, "stop", guard=allow))
+        await api.power(SERVER, "stop", guard=allow)
+    assert provider.times[1] - provider.times[0] == pytest.approx(0.2)
+
+
+URGENT: list[tuple[str, Callable[[VpsOrg], Awaitable[Any]], bool]] = [
+    ("a start", lambda api: api.power(SERVER, "start", guard=allow), True),
+    ("a stop", lambda api: api.power(SERVER, "stop", guard=allow), False),
+    ("a harder stop", lambda api: api.power(SERVER, "hard_stop", guard=allow), False),
+    ("a create", lambda api: create(api), False),
+    ("a look", lambda api: api.server("12345"), False),
+    ("an urgent look", lambda api: api.server("12345", urgent=True), True),
+    ("a list of servers", lambda api: api.servers(), False),
+    ("an urgent list of servers", lambda api: api.servers(urgent=True), True),
+    ("a list of snapshots", lambda api: api.snapshots(), False),
+]
+
+
+@pytest.mark.parametrize(("ask", "urgent"), [row[1:] for row in URGENT], ids=[row[0] for row in URGENT])
+async def test_a_pause_is_short_for_what_a_server_that_is_off_waits_for(
+    ask: Callable[[VpsOrg], Awaitable[Any]], urgent: bool
+) -> None:
+    provider = Provider(httpx.Response(429, headers={"Retry-After": "86400"}), httpx.Response(400))
+    async with client(provider) as api:
+        await error_of(api.power(SERVER, "stop", guard=allow))
+        await error_of(ask(api))
+    assert provider.times[1] - provider.times[0] == pytest.approx(60 if urgent else 900)
+
+
+async def test_all_pages_of_an_urgent_list_are_urgent() -> None:
+    async def by(request: httpx.Request) -> Reply:
+        number = int(request.url.params.get("page", "1"))
+        if request.url.path.endswith("/snapshots/"):
+            return httpx.Response(429, headers={"Retry-After": "86400"})
+        return httpx.Response(200, json={"results": [], "next": f"?page={number + 1}" if number < 5 else None})
+
+    provider = Provider(by=by)
+    async with client(provider, requests_per_second=1) as api:
+        await error_of(api.snapshots())
+        assert await api.servers(urgent=True) == []
+    assert [time - provider.times[0] for time in provider.times[1:]] == pytest.approx([60, 61, 62, 63, 64])
+
+
+async def test_a_start_is_sent_at_once_whatever_waits_and_hangs() -> None:
+    sent: list[float] = []
+
+    async def by(request: httpx.Request) -> Reply:
+        if request.url.path.endswith("/power/"):
+            sent.append(asyncio.get_running_loop().time())
+            return httpx.Response(200, json={})
+        await asyncio.sleep(3600)
+        return page([])
+
+    async with client(Provider(by=by), requests_per_second=1) as api:
+        waiting = [asyncio.create_task(api.snapshots()) for _ in range(200)]
+        await asyncio.sleep(25)
+        asked = asyncio.get_running_loop().time()
+        await api.power(SERVER, "start", guard=allow)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    assert sent[0] - asked <= 2
+
+
 async def test_no_more_than_twenty_requests_are_open_at_once() -> None:
     opened = most = 0
 
@@ -770,6 +847,23 @@ async def test_the_guard_is_asked_after_every_wait() -> None:
     async with client(provider) as api:
         await api.delete_snapshot("1", guard=lambda: asked.append(asyncio.get_running_loop().time()))
     assert asked == provider.times
+
+
+async def test_a_guard_that_refuses_while_the_turn_is_waited_for_ends_the_wait() -> None:
+    provider = Provider(httpx.Response(429, headers={"Retry-After": "86400"}), httpx.Response(200, json={}))
+    clock = asyncio.get_running_loop().time
+
+    def until() -> None:
+        if clock() >= lost_at:
+            lost()
+
+    async with client(provider) as api:
+        await error_of(create(api))
+        lost_at = clock() + 100
+        with pytest.raises(LeaseLost):
+            await api.power(SERVER, "stop", guard=until)
+    assert clock() - lost_at < 5
+    assert len(provider.requests) == 1
 
 
 async def test_a_guard_that_refuses_the_second_attempt_is_not_repeated() -> None:

@@ -40,6 +40,8 @@ class Call:
     url: httpx.URL
     body: dict[str, Any] | None = None
     guard: Guard | None = None
+    urgent: bool = False
+    """A server is off until it is answered: it waits behind no other, and not for long."""
     code: str = ""
     traced: bool = False
     sent: bool = False
@@ -94,7 +96,10 @@ class Reply:
 
 
 class Line:
-    """The line to the API: it carries one attempt of a call at a time for each of `MAX_CONCURRENT` callers."""
+    """The line to the API: it carries one attempt of a call at a time for each of `MAX_CONCURRENT` callers.
+
+    What is urgent is carried besides; the rate and the time-out bound how many of those there can be.
+    """
 
     def __init__(
         self,
@@ -108,8 +113,7 @@ class Line:
         self._host = base.netloc.decode()
         self._timeout = timeout
         self._observer = observer
-        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
-        self._pace = Pace(requests_per_second)
+        self._pace = Pace(requests_per_second, places=MAX_CONCURRENT)
         self._client = _client(base, timeout, transport)
 
     async def aclose(self) -> None:
@@ -121,8 +125,9 @@ class Line:
 
     async def exchange(self, call: Call, token: str) -> Reply:
         """One attempt, whatever its status. Waits for its turn first, then has `timeout` seconds in all."""
-        async with self._slots:
-            if (waited := await self._pace.turn()) > NOT_WORTH_TELLING:
+        wanted = call.ask_guard if call.guard is not None else None
+        async with self._pace.turn(urgent=call.urgent, wanted=wanted) as waited:
+            if waited > NOT_WORTH_TELLING:
                 self._observer.throttled(waited)
             call.traced = call.sent = False
             call.ask_guard()

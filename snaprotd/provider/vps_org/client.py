@@ -88,16 +88,16 @@ class VpsOrg:
 
     # -- what can be asked ---------------------------------------------------------------------------------------
 
-    async def servers(self) -> list[Server]:
+    async def servers(self, *, urgent: bool = False) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
-        servers, doubts, complaint = await self._list("/servers/", {}, answers.read_server)
+        servers, doubts, complaint = await self._list("/servers/", {}, answers.read_server, urgent=urgent)
         if doubts or complaint:
             raise Doubtful(_because("the list of servers", doubts, complaint), readable=tuple(servers))
         return servers
 
-    async def server(self, server_id: str) -> Server:
+    async def server(self, server_id: str, *, urgent: bool = False) -> Server:
         """Raises `NotFound` where the account has no such server."""
-        call = self._call("GET", "/servers/{id}/", server_id)
+        call = self._call("GET", "/servers/{id}/", server_id, urgent=urgent)
         return await self._retried(call, lambda body: answers.read_server(body, asked=server_id))
 
     async def snapshots(self, server_id: str | None = None) -> list[Snapshot]:
@@ -136,10 +136,13 @@ class VpsOrg:
             return
 
     async def power(self, server: Server, action: str, *, guard: Guard) -> None:
-        """Ask for `start`, `stop`, `restart` or `hard_stop`. Whether it has happened shows in the server's status."""
-        await self._once(
-            self._call("POST", "/servers/{id}/power/", server.id, body={"action": action}, guard=guard), lambda _: None
-        )
+        """Ask for `start`, `stop`, `restart` or `hard_stop`. Whether it has happened shows in the server's status.
+
+        A start is urgent.
+        """
+        body, urgent = {"action": action}, action == "start"
+        call = self._call("POST", "/servers/{id}/power/", server.id, body=body, guard=guard, urgent=urgent)
+        await self._once(call, lambda _: None)
 
     async def restore_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
         """Overwrite the server with the snapshot."""
@@ -153,13 +156,13 @@ class VpsOrg:
     # -- lists ---------------------------------------------------------------------------------------------------
 
     async def _list(
-        self, endpoint: str, query: dict[str, str], read: Callable[[Any], T]
+        self, endpoint: str, query: dict[str, str], read: Callable[[Any], T], *, urgent: bool = False
     ) -> tuple[list[T], list[UnreadableError], str | None]:
         """All entries of a list by their ids, the entries that could not be read, and why the list is not complete."""
         entries: dict[str, T] = {}
         doubts: list[UnreadableError] = []
         counts: list[object] = []
-        async for page in self._pages(endpoint, query):
+        async for page in self._pages(endpoint, query, urgent=urgent):
             counts += [page.count] if page.has_count else []
             for entry in page.entries:
                 try:
@@ -175,9 +178,9 @@ class VpsOrg:
         complaint = f"it is incomplete, {gathered} of {wrong[0]} entries" if wrong else None
         return list(entries.values()), doubts, complaint
 
-    async def _pages(self, endpoint: str, query: dict[str, str]) -> AsyncIterator[answers.Page]:
+    async def _pages(self, endpoint: str, query: dict[str, str], *, urgent: bool) -> AsyncIterator[answers.Page]:
         """The pages of a list, following `next` wherever it appears, but never to another place with the token."""
-        call = self._call("GET", endpoint)
+        call = self._call("GET", endpoint, urgent=urgent)
         call.url = call.url.copy_merge_params({**query, "page_size": str(CAPABILITIES.page_size)})
         seen: set[str] = set()
         while str(call.url) not in seen and len(seen) < MAX_PAGES:
@@ -186,7 +189,7 @@ class VpsOrg:
             yield page
             if page.next is None:
                 return
-            call = self._call("GET", endpoint)
+            call = self._call("GET", endpoint, urgent=urgent)
             call.url = self._followed(call.url, page.next)
         raise Doubtful(f"the list at {endpoint} is incomplete: its pages go round in a circle or never end")
 
@@ -209,10 +212,11 @@ class VpsOrg:
         *,
         body: dict[str, Any] | None = None,
         guard: Guard | None = None,
+        urgent: bool = False,
     ) -> Call:
         path = endpoint if ref is None else endpoint.replace("{id}", _checked(ref))
         url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
-        return Call(method=method, endpoint=endpoint, url=url, body=body, guard=guard)
+        return Call(method=method, endpoint=endpoint, url=url, body=body, guard=guard, urgent=urgent)
 
     async def _retried(self, call: Call, read: Callable[[Any], T]) -> T:
         """Ask until there is an answer; only for what may be carried out twice."""
@@ -222,6 +226,8 @@ class VpsOrg:
             try:
                 return await self._once(call, read)
             except Temporary as error:
+                if error is call.refused:
+                    raise
                 pause = _pause_after(error, attempt)
                 if attempt >= self._attempts or pause is None or loop.time() - began >= RETRY_FOR:
                     raise

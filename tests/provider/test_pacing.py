@@ -1,0 +1,157 @@
+"""The queue of requests: evenly and in order, what is urgent first, and no pause without an end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+
+from snaprotd.provider.pacing import Pace
+
+
+class Queue:
+    """Who went out, and how many seconds after the beginning."""
+
+    def __init__(self, rate: float = 1.0, *, places: int = 20, takes: float = 0.0) -> None:
+        self.pace = Pace(rate, places=places)
+        self.takes = takes
+        self.began = asyncio.get_running_loop().time()
+        self.went: list[tuple[float, str]] = []
+        self.waiting: list[asyncio.Task[None]] = []
+
+    def at(self, name: str) -> float:
+        return next(at for at, who in self.went if who == name)
+
+    async def ask(self, *names: str, urgent: bool = False) -> None:
+        """Have them stand in the queue, in this order."""
+        for name in names:
+            self.waiting.append(asyncio.create_task(self._go(name, urgent)))
+        await asyncio.sleep(0)
+
+    async def _go(self, name: str, urgent: bool) -> None:
+        async with self.pace.turn(urgent=urgent):
+            self.went.append((round(asyncio.get_running_loop().time() - self.began, 3), name))
+            await asyncio.sleep(self.takes)
+
+    async def empty(self) -> list[tuple[float, str]]:
+        await asyncio.gather(*self.waiting)
+        return self.went
+
+
+def many(number: int) -> Iterable[str]:
+    return (f"get {one}" for one in range(number))
+
+
+async def test_requests_go_out_evenly_and_in_order() -> None:
+    queue = Queue(rate=2)
+    await queue.ask("a", "b", "c")
+    assert await queue.empty() == [(0, "a"), (0.5, "b"), (1, "c")]
+
+
+async def test_a_queue_of_two_hundred_does_not_delay_what_is_urgent() -> None:
+    queue = Queue()
+    await queue.ask(*many(200))
+    await asyncio.sleep(10.5)
+    await queue.ask("look", "start", urgent=True)
+    await queue.empty()
+    assert (queue.at("look"), queue.at("start"), queue.at("get 11"), queue.at("get 199")) == (11, 12, 13, 201)
+
+
+async def test_what_is_urgent_needs_no_place() -> None:
+    queue = Queue(rate=100, places=3, takes=30)
+    await queue.ask(*many(5))
+    await asyncio.sleep(1)
+    await queue.ask("look", "start", urgent=True)
+    await queue.empty()
+    assert (queue.at("look"), queue.at("start")) == (1, 1.01)
+    assert (queue.at("get 2"), queue.at("get 3"), queue.at("get 4")) == (0.02, 30, 30.01)
+
+
+PAUSES = [
+    # asked    urgent  others
+    (None, 5, 5),
+    (0, 0, 0),
+    (7, 7, 7),
+    (60, 60, 60),
+    (61, 60, 61),
+    (899, 60, 899),
+    (86400, 60, 900),
+    (1771404540, 60, 900),
+    (float("inf"), 60, 900),
+]
+
+
+@pytest.mark.parametrize(("asked", "urgent", "others"), PAUSES)
+async def test_a_pause_has_an_end_and_a_near_one_for_what_is_urgent(
+    asked: float | None, urgent: float, others: float
+) -> None:
+    queue = Queue(rate=1000)
+    queue.pace.pause(asked)
+    await queue.ask("get")
+    await queue.ask("start", urgent=True)
+    await queue.empty()
+    assert (queue.at("start"), queue.at("get")) == pytest.approx((urgent, others), abs=0.01)
+
+
+async def test_who_waits_already_is_held_up_too() -> None:
+    queue = Queue()
+    await queue.ask("a", "b", "c")
+    await asyncio.sleep(0.5)
+    queue.pace.pause(30)
+    assert await queue.empty() == [(0, "a"), (30.5, "b"), (31.5, "c")]
+
+
+async def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
+    queue = Queue()
+    queue.pace.pause(30)
+    queue.pace.pause(1)
+    await queue.ask("a")
+    assert await queue.empty() == [(30, "a")]
+
+
+async def test_pauses_that_follow_one_another_hold_nobody_up_for_longer_than_one() -> None:
+    """The start of one server is refused every minute: neither the other starts nor the other looks wait for that."""
+    queue = Queue()
+    queue.pace.pause(86400)
+    await queue.ask("get")
+    await queue.ask("start", urgent=True)
+    for _ in range(40):
+        await asyncio.sleep(50)
+        queue.pace.pause(86400)
+    assert await queue.empty() == [(60, "start"), (900, "get")]
+
+
+async def test_a_second_urgent_request_does_not_wait_for_the_same_pause_again() -> None:
+    queue = Queue()
+    queue.pace.pause(86400)
+    await queue.ask("look", urgent=True)
+    await queue.empty()
+    await queue.ask("start", urgent=True)
+    assert await queue.empty() == [(60, "look"), (61, "start")]
+
+
+async def test_who_is_not_wanted_any_more_leaves_the_queue() -> None:
+    queue = Queue()
+    queue.pace.pause(86400)
+    wanted = asyncio.get_running_loop().time() + 100
+
+    def still_wanted() -> None:
+        if asyncio.get_running_loop().time() > wanted:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        async with queue.pace.turn(wanted=still_wanted):
+            raise AssertionError("it had its turn")
+    assert asyncio.get_running_loop().time() - wanted < 3
+    await queue.ask("next")
+    assert await queue.empty() == [(900, "next")]
+
+
+async def test_who_gives_up_frees_the_place_that_it_had_and_none_that_it_had_not() -> None:
+    queue = Queue(rate=100, places=1, takes=50)
+    await queue.ask("a", "b", "c", "d")
+    await asyncio.sleep(1)
+    queue.waiting.pop(1).cancel()
+    queue.waiting.pop(0).cancel()
+    assert await queue.empty() == [(0, "a"), (1, "c"), (51, "d")]
