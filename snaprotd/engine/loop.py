@@ -16,7 +16,7 @@ from snaprotd.core.errors import (
     Permanent,
 )
 from snaprotd.core.rotation import Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, ended, judge
-from snaprotd.engine.run import Run
+from snaprotd.engine.run import CalledOff, Run
 from snaprotd.engine.steps import ACTIONS
 from snaprotd.engine.switching import start
 
@@ -53,10 +53,13 @@ async def _visit_and_save(run: Run) -> None:
 
 async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome:
     """One visit of a step, with every foreseen error turned into an outcome."""
+    run.begin_visit()
     try:
         return await step(run)
     except LeaseLost:
         raise
+    except CalledOff as call:
+        return Waiting(str(call), soon=True)
     except CloudError as error:
         return judge(run.rotation, error)
     except LedgerError as error:

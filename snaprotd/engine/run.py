@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
 
 from snaprotd.core.creation import Creation
-from snaprotd.core.errors import Busy, CloudError, LedgerError
+from snaprotd.core.errors import Busy, CloudError, LedgerError, Temporary
 from snaprotd.core.model import Machine, Server, Snapshot
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.retention import refuse_deletion
-from snaprotd.core.rotation import Rotation, aged
+from snaprotd.core.rotation import Rotation, Step, aged
 from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Provider
@@ -25,7 +25,12 @@ from snaprotd.provider.inventory import Inventory
 log = structlog.get_logger("snaprotd.rotation")
 
 P = ParamSpec("P")
+T = TypeVar("T")
 Change = Callable[[Rotation], Rotation]
+
+
+class CalledOff(Temporary):
+    """The process is to end, and what a rotation was waiting to ask was not asked."""
 
 
 class Drain:
@@ -37,9 +42,13 @@ class Drain:
         self.hurry = asyncio.Event()
         """Start the servers that are held off, whatever their snapshots do."""
 
+    def call(self, *, held_off: bool) -> asyncio.Event:
+        """What is heard by a rotation that holds its server off, or by one that does not."""
+        return self.hurry if held_off else self.requested
+
     async def sleep(self, seconds: float, *, held_off: bool) -> None:
         """Sleep, but wake when what is asked of a rotation changes."""
-        awaited = self.hurry if held_off else self.requested
+        awaited = self.call(held_off=held_off)
         if awaited.is_set():
             await asyncio.sleep(seconds if held_off else 0)
             return
@@ -80,6 +89,7 @@ class Run:
         self._aged_at = asyncio.get_running_loop().time()
         self._unguarded = False
         self._seen: Server | None = None
+        self._call: asyncio.Event | None = None
         self.tools = tools
         self._show = show
 
@@ -109,6 +119,11 @@ class Run:
         self, transition: Callable[Concatenate[Creation, P], Creation], *args: P.args, **kwargs: P.kwargs
     ) -> Rotation:
         return self.update(_of_creation(transition, *args, **kwargs))
+
+    def begin_visit(self) -> None:
+        """From now on a drain that was not asked for yet calls off what is still to be asked, but for a start."""
+        call = self.tools.drain.call(held_off=self._rotation.held_off)
+        self._call = None if call.is_set() or self._rotation.step is Step.START else call
 
     async def save(self, change: Change = lambda rotation: rotation) -> None:
         """Change the record and have it on disk before anything else is done.
@@ -144,14 +159,20 @@ class Run:
         return True
 
     def guard(self) -> None:
-        """Called when the bytes of a request are about to go out: raise `LeaseLost` unless it is still ours."""
+        """Called when the bytes of a request are about to go out: raise `LeaseLost` unless it is still ours.
+
+        Raises `CalledOff` where the process is to end, as it may while a turn is waited for.
+        """
+        if self._call is not None and self._call.is_set():
+            raise CalledOff("the process is about to end: the request was not sent")
         if not self._unguarded:
             self.tools.ledger.guard(self._rotation.id, self.tools.request_timeout)
 
     async def server(self) -> Server:
         """A server that is held off is looked at before anything else is asked: its start waits for the look."""
         urgent = self._rotation.held_off
-        self._seen = await self.tools.inventory.server(self._rotation.server_id, urgent=urgent)
+        asked = self.tools.inventory.server(self._rotation.server_id, urgent=urgent)
+        self._seen = await self._unless_called_off(asked)
         return self._seen
 
     async def stops_itself(self) -> str:
@@ -164,15 +185,30 @@ class Run:
         return stops_itself(policy, server, self.tools.machine()) if server is not None else ""
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
-        return await self.tools.inventory.snapshots(self._rotation.server_id)
+        return await self._unless_called_off(self.tools.inventory.snapshots(self._rotation.server_id))
+
+    async def _unless_called_off(self, asked: Awaitable[T]) -> T:
+        """The answer to a look, which may be long in coming; `CalledOff` where the process is to end meanwhile."""
+        if self._call is None:
+            return await asked
+        look, call = asyncio.ensure_future(asked), asyncio.ensure_future(self._call.wait())
+        try:
+            await asyncio.wait([look, call], return_when=asyncio.FIRST_COMPLETED)
+            if not look.done():
+                raise CalledOff("the process is about to end: the answer was not waited for")
+            return look.result()
+        finally:
+            call.cancel()
+            if not look.cancel() and not look.cancelled():
+                look.exception()  # seen, even if this rotation was cancelled in the very moment of the answer
 
     async def delete(
         self, snapshot: Snapshot, reason: str, *, listed: Sequence[Snapshot], last_may_go: bool = False
     ) -> str | None:
         """Delete one snapshot of those `listed` by the look just made; the error in words if that failed.
 
-        Raises `Busy` where it may be asked again, and `ForbiddenDeletion` for one that must stay, whoever has decided
-        that it goes.
+        Raises `Busy` or `CalledOff` where it may be asked again, and `ForbiddenDeletion` for one that must stay,
+        whoever has decided that it goes.
         """
         rules, now = self._rotation.rules, self.tools.now()
         refuse_deletion(snapshot.id, listed, rules, now=now, last_may_go=last_may_go)
@@ -180,7 +216,7 @@ class Run:
         log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=reason)
         try:
             await self.tools.cloud.delete_snapshot(snapshot.id, guard=self.guard)
-        except Busy:
+        except (Busy, CalledOff):
             raise
         except CloudError as error:
             self.tools.observer.deleted(self._rotation, success=False)

@@ -1,0 +1,240 @@
+"""The provider asks to be left alone for a day, or till the year 2099. The patience is our own: no server stays off."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snaprotd.core.rotation import Rotation, Step
+from snaprotd.engine.loop import run_rotation
+from snaprotd.engine.run import Run, Tools
+from snaprotd.ledger.store import Claimed
+from snaprotd.simulator import Fault, World
+from tests.scenarios.test_power import SLOT, Night
+from tests.support.daemons import Watched, a_world, configure, daemon_on, entry
+
+pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_ticks")
+
+MINUTE, HOUR = 60.0, 3600.0
+LONGEST = 15 * MINUTE
+POLL = 15.0
+STARTS_APART = 300.0
+
+WITHOUT_END = {"a day": "86400", "an epoch": "1771404540", "a date": "Thu, 31 Dec 2099 23:59:59 GMT"}
+"""An epoch is the time of the reset, as a provider has sent it: 56 years."""
+FOR_EVER = pytest.mark.parametrize("retry_after", WITHOUT_END.values(), ids=WITHOUT_END.keys())
+EITHER = pytest.mark.parametrize("status", [429, 503])
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "start": {"method": "POST", "path": "/servers/*/power/", "action": "start"},
+    "stop": {"method": "POST", "path": "/servers/*/power/", "action": "stop"},
+    "look": {"method": "GET", "path": "/servers/*/"},
+    "list": {"method": "GET", "path": "/snapshots/"},
+    "create": {"method": "POST", "path": "/snapshots/"},
+}
+
+
+def refused(request: str, status: int, retry_after: str, **more: Any) -> Fault:
+    """A request is refused, once if nothing else is said, and the provider asks to be left alone."""
+    return Fault(kind="status", status=status, retry_after=retry_after, **REQUESTS[request], **more)
+
+
+class LongNight(Night):
+    """A night that may be long: its lease is renewed. The snapshot takes half a minute: what is long is the waiting."""
+
+    def __init__(self, folder: Path, *faults: Fault) -> None:
+        folder.mkdir(exist_ok=True)
+        super().__init__(folder, *faults, world=World(snapshot_seconds=(30, 30)))
+
+    async def end(self) -> Rotation:
+        async with self.story.life() as tools:
+            rotation = self.story.rotation(SLOT)
+            assert isinstance(await tools.ledger.claim(rotation), Claimed)
+            renewing = asyncio.create_task(renew(tools))
+            try:
+                async with asyncio.timeout(86400):
+                    return await run_rotation(Run(rotation, tools, self.story.records.append))
+            finally:
+                renewing.cancel()
+
+    @property
+    def history(self) -> list[tuple[datetime, str]]:
+        self.world.now()
+        return self.world.servers[self.server_id].history
+
+    @property
+    def downtime(self) -> float:
+        """Seconds from the first moment in which the server did not run to the last."""
+        back, status = self.history[-1]
+        assert status == "active"
+        first_off = next((at for at, status in self.history if status != "active"), back)
+        return (back - first_off).total_seconds()
+
+
+async def renew(tools: Tools) -> None:
+    while True:
+        await asyncio.sleep(20)
+        await tools.ledger.renew()
+
+
+# -- a server that is off ---------------------------------------------------------------------------------------------
+
+SOON, LATER = MINUTE + POLL, LONGEST + POLL
+LONGER = [
+    # the request that is refused, after so many that are not; how much longer the server may be off
+    *(("stop", 0, status, text, 0) for status in (429, 503) for text in WITHOUT_END),
+    *(("create", 0, status, text, LATER) for status in (429, 503) for text in WITHOUT_END),
+    *(("start", 0, status, text, SOON) for status in (429, 503) for text in WITHOUT_END),
+    *(("look", 5, status, text, SOON) for status in (429, 503) for text in WITHOUT_END),
+    *(("list", 3, status, text, LATER) for status in (429, 503) for text in WITHOUT_END),
+    # while it stops: the list that it is off for waits then
+    *(("look", skip, 429, "a day", LATER) for skip in range(5)),
+    # while it is to start
+    *(("look", skip, 429, "a day", SOON) for skip in (6, 7)),
+    *(("list", skip, 429, "a day", LATER) for skip in (0, 1, 2, 4)),
+]
+
+
+@pytest.mark.parametrize(("request_", "skip", "status", "text", "longer"), LONGER)
+async def test_a_server_runs_again_soon_whatever_was_refused_and_for_how_long(
+    tmp_path: Path, request_: str, skip: int, status: int, text: str, longer: float
+) -> None:
+    fault = refused(request_, status, WITHOUT_END[text], skip=skip)
+    undisturbed, one = LongNight(tmp_path / "undisturbed"), LongNight(tmp_path / "refused", fault)
+    await undisturbed.rotate()
+    await one.rotate()
+    assert fault.times == 0
+    assert one.downtime <= undisturbed.downtime + longer
+
+
+@FOR_EVER
+@EITHER
+async def test_a_start_that_is_refused_for_hours_is_asked_again_every_five_minutes(
+    tmp_path: Path, status: int, retry_after: str
+) -> None:
+    one = LongNight(tmp_path, refuses := refused("start", status, retry_after, times=None))
+    rotating = asyncio.create_task(one.end())
+    await asyncio.sleep(3 * HOUR)
+    refuses.times, normal_again = 0, one.world.now()
+    rotation = await rotating
+    waits = [(later - earlier).total_seconds() for earlier, later in pairwise(one.times("start"))]
+    assert len(waits) > 30
+    assert max(waits) <= STARTS_APART + POLL
+    assert one.times("start")[-1] - normal_again <= timedelta(seconds=STARTS_APART + POLL)
+    await one.see_off(rotation)
+
+
+@FOR_EVER
+@pytest.mark.parametrize("refuses", ["look", "everything"])
+async def test_a_server_is_started_soon_after_the_provider_has_come_to_its_senses(
+    tmp_path: Path, refuses: str, retry_after: str
+) -> None:
+    one = LongNight(tmp_path)
+    rotating = asyncio.create_task(one.end())
+    while one.status != "stopped":  # noqa: ASYNC110
+        await asyncio.sleep(1)
+    only = REQUESTS["look"] if refuses == "look" else {}
+    one.world.faults.append(Fault(kind="status", status=429, retry_after=retry_after, times=None, **only))
+    await asyncio.sleep(3 * HOUR)
+    one.world.faults.clear()
+    normal_again = one.world.now()
+    rotation = await rotating
+    await one.see_off(rotation)
+    assert one.history[-1][0] - normal_again <= timedelta(seconds=LONGEST + POLL)
+
+
+# -- a server that nothing holds off ----------------------------------------------------------------------------------
+
+
+@FOR_EVER
+async def test_the_later_slots_of_a_server_are_not_in_flight_for_a_day(tmp_path: Path, retry_after: str) -> None:
+    """The rotation that is refused at every turn ends by its own patience."""
+    world = a_world()
+    path = configure(tmp_path, entry("10 * * * *", "snapshot_timeout: 30m", "start_timeout: 5m"))
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(9 * MINUTE)
+        world.faults.append(refused("create", 429, retry_after, times=None))
+        await asyncio.sleep(HOUR)
+        world.faults.clear()
+        await asyncio.sleep(3 * HOUR)
+        assert [one.result for one in watched.ended] == ["failure", "success", "success", "success"]
+
+
+# -- the end of the process -------------------------------------------------------------------------------------------
+
+
+async def begin(path: Path, world: World) -> tuple[Watched, asyncio.Task[int]]:
+    """A daemon whose end is the test's."""
+    watched = Watched(path, world)
+    running = asyncio.create_task(watched.daemon.run())
+    await watched.daemon.started.wait()
+    return watched, running
+
+
+ASKING: list[tuple[str, Fault, str]] = [
+    # what is refused, and what the process is then waiting to ask when it is to end
+    ("first look", refused("list", 429, "86400", skip=1, times=None), ""),
+    ("look", refused("look", 429, "86400", times=None), ""),
+    ("stop", refused("stop", 429, "86400", times=None), "stop_first: true"),
+    ("create", refused("create", 429, "86400", times=None), ""),
+    (
+        "nothing, and another is",
+        Fault(kind="status", status=429, retry_after="86400", path="/servers/", times=None),
+        "",
+    ),
+    ("the snapshot", refused("list", 429, "86400", skip=4, times=None), ""),
+]
+
+
+@pytest.mark.parametrize(("fault", "key"), [row[1:] for row in ASKING], ids=[row[0] for row in ASKING])
+@pytest.mark.parametrize("minutes", [1, 14])
+async def test_a_process_that_holds_nothing_off_ends_at_once(
+    tmp_path: Path, fault: Fault, key: str, minutes: int
+) -> None:
+    world = a_world()
+    watched, running = await begin(configure(tmp_path, entry("10 3 * * *", *filter(None, [key]))), world)
+    await asyncio.sleep(9.5 * MINUTE)
+    world.faults.append(fault)
+    await asyncio.sleep(minutes * MINUTE)
+    assert watched.daemon.board.running
+    asked, requests = world.now(), len(world.created)
+    watched.daemon.stop()
+    assert await running == 0
+    assert world.now() - asked <= timedelta(seconds=10)
+    assert len(world.created) == requests
+    assert world.status_of("12345") == "active"
+
+
+async def test_the_hurry_of_an_end_starts_a_server_whatever_its_rotation_waits_for(tmp_path: Path) -> None:
+    """The snapshot is looked for, and that is refused for a day: the look is not waited for, nor is its pause."""
+    world = a_world(snapshot_seconds=(3600, 3600))
+    path = configure(tmp_path, entry("10 3 * * *", "stop_first: true"), more="drain_timeout: 2m")
+    watched, running = await begin(path, world)
+    await watched.reaches(Step.WAIT)
+    world.faults.append(refused("list", 429, "86400", times=None))
+    await asyncio.sleep(5 * MINUTE)
+    asked = world.now()
+    watched.daemon.stop()
+    assert await running == 0
+    history = world.servers["12345"].history
+    assert history[-1][1] == "active"
+    assert history[-1][0] - asked <= timedelta(seconds=2 * MINUTE + world.start_seconds + POLL)
+
+
+async def test_a_stop_that_waited_for_its_turn_is_not_sent_by_a_process_that_is_to_end(tmp_path: Path) -> None:
+    world = a_world()
+    path = configure(tmp_path, entry("10 3 * * *", "stop_first: true"), more="drain_timeout: 20m")
+    path.write_text(path.read_text().replace("requests_per_second: 100", "requests_per_second: 0.2"))
+    watched, running = await begin(path, world)
+    while not any(one.held_off for one in watched.daemon.board.running.values()):  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    assert world.status_of("12345") == "active"
+    watched.daemon.stop()
+    assert await running == 0
+    await asyncio.sleep(HOUR)
+    assert [status for _, status in world.servers["12345"].history] == ["active"]
