@@ -52,7 +52,7 @@ class Full(Permanent):
 
 
 class NotFound(Permanent):
-    """The server or the snapshot does not exist."""
+    """The server or the snapshot does not exist, by the provider's own word and not by a proxy's."""
 
 
 class Refused(Permanent):

@@ -59,6 +59,8 @@ class TokenOwner:
 class Provider(Protocol):
     """One account. Every error that leaves it is a `CloudError`, or the guard's own.
 
+    `NotFound` is only the provider's own word. What a proxy on the way does not find proves nothing.
+
     What changes something raises `Busy` where it was not carried out for now, and may be asked again.
 
     A `guard` is called after every wait, and every few seconds while one lasts; what it raises reaches the caller as it

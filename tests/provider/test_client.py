@@ -500,6 +500,47 @@ async def test_the_providers_own_words_are_in_the_error(body: object, words: str
     assert str(error) == f"vps.test answered 400 to POST /api/v1/snapshots/: {words}"
 
 
+FOREIGN = {
+    "HTML": b"<html><h1>404 Not Found</h1></html>",
+    "nothing": b"",
+    "a text": b"default backend - 404",
+    "a text in JSON": b'"Not found."',
+    "null": b"null",
+    "a list": b'["Not found."]',
+    "an empty object": b"{}",
+    "a gateway's JSON": b'{"message": "no Route matched with those values"}',
+    "no words": b'{"detail": null}',
+    "empty words": b'{"detail": ""}',
+    "fields without words": b'{"id": []}',
+    "cut short": b'{"detail": "Not fo',
+}
+"""What stands in a 404 that is not the provider's own."""
+
+
+@pytest.mark.parametrize("body", FOREIGN.values(), ids=FOREIGN.keys())
+async def test_what_a_proxy_does_not_find_proves_nothing(body: bytes) -> None:
+    async with client(Provider(httpx.Response(404, content=body))) as api:
+        errors = [
+            await error_of(asked)
+            for asked in (
+                api.server("12345"),
+                create(api),
+                api.power(SERVER, "stop", guard=allow),
+                api.restore_snapshot("801", guard=allow),
+                api.delete_snapshot("801", guard=allow),
+            )
+        ]
+    assert [type(error) for error in errors] == [Temporary, Unclear, Unclear, Unclear, Unclear]
+
+
+@pytest.mark.parametrize("body", [{"detail": "Not found."}, {"id": ["There is none."]}, {"a": ["x"], "b": ["y", "z"]}])
+async def test_a_404_in_the_providers_own_words_is_believed(body: Any) -> None:
+    async with client(Provider(httpx.Response(404, json=body))) as api:
+        assert type(await error_of(api.server("12345"))) is NotFound
+        assert type(await error_of(api.power(SERVER, "stop", guard=allow))) is NotFound
+        await api.delete_snapshot("801", guard=allow)
+
+
 async def test_a_deleted_snapshot_that_is_gone_already_is_success() -> None:
     async with client(Provider(httpx.Response(404, json={"detail": "Not found."}))) as api:
         await api.delete_snapshot("801", guard=allow)
@@ -552,10 +593,11 @@ async def test_no_attempt_begins_after_45_seconds() -> None:
 
 
 async def test_a_delete_is_repeated() -> None:
-    provider = Provider(httpx.Response(500), httpx.ReadError("cut"), httpx.Response(404))
+    gone = httpx.Response(404, json={"detail": "Not found."})
+    provider = Provider(httpx.Response(500), httpx.ReadError("cut"), httpx.Response(404), gone)
     async with client(provider) as api:
         await api.delete_snapshot("801", guard=allow)
-    assert len(provider.requests) == 3
+    assert len(provider.requests) == 4
 
 
 @pytest.mark.parametrize(
@@ -578,7 +620,7 @@ async def test_a_post_is_never_repeated(failure: Reply) -> None:
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404])
 async def test_what_asking_again_cannot_help_is_not_repeated(status: int) -> None:
-    provider = Provider(httpx.Response(status))
+    provider = Provider(httpx.Response(status, json={"detail": "no"}))
     async with client(provider) as api:
         await error_of(api.snapshots())
     assert len(provider.requests) == 1

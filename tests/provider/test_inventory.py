@@ -49,7 +49,9 @@ class Account(httpx.AsyncBaseTransport):
                 return listed(self.servers)
             case ["servers", one]:
                 found = [server for server in self.servers if server and str(server.get("id")) == one]
-                return httpx.Response(200, json=found[0]) if found else httpx.Response(404)
+                return (
+                    httpx.Response(200, json=found[0]) if found else httpx.Response(404, json={"detail": "Not found."})
+                )
             case _:
                 return listed([one for one in self.snapshots if server_id is None or concerns(one, server_id)])
 

@@ -192,6 +192,22 @@ def error_text(body: bytes) -> str:
     return _one_line(_joined(answer))
 
 
+def is_own_error(body: bytes) -> bool:
+    """Whether an error is the provider's own word, by its shape: `{"detail": "..."}` or `{"field": ["...", ...]}`.
+
+    A proxy on the way answers with HTML, a text, nothing, or JSON of its own: of the account that proves nothing.
+    """
+    try:
+        answer = read_json(body)
+    except UnreadableError:
+        return False
+    if not isinstance(answer, dict):
+        return False
+    if "detail" in answer:
+        return bool(_text(answer["detail"]))
+    return bool(answer) and all(_is_words(said) for said in answer.values())
+
+
 def retry_after(value: str | None, now: datetime) -> float | None:
     """Seconds to wait, from a Retry-After header in either of its forms (RFC 9110, 10.2.3). None where unreadable."""
     text = (value or "").strip()
@@ -245,6 +261,10 @@ def _permissions(value: object) -> tuple[str, ...] | None:
 
 def _joined(said: object) -> str:
     return " ".join(_joined(one) for one in said) if isinstance(said, list) else str(said)
+
+
+def _is_words(said: object) -> bool:
+    return isinstance(said, list) and bool(said) and all(isinstance(one, str) for one in said)
 
 
 def _one_line(text: str) -> str:

@@ -277,8 +277,10 @@ def _without_token(call: Call, reply: Reply, message: str) -> CloudError:
             return call.lost(message) if call.creates and reply.status == 409 else Busy(message)
         case 400 if call.creates:
             return Full(message)
-        case 404:
+        case 404 if answers.is_own_error(reply.body):
             return NotFound(message)
+        case 404:
+            return call.lost(f"{message} (not the provider's own words: a proxy's, or check api.base_url)")
         case status if status >= 500 or status < 200 or status == 408:
             return call.lost(message, retry_after=reply.retry_after if status == 503 else None)
         case status if status < 400:
