@@ -922,6 +922,19 @@ async def test_a_guard_that_refuses_the_second_attempt_is_not_repeated() -> None
     assert len(calls) == 2
 
 
+async def test_what_a_guard_calls_off_for_now_is_not_tried_again_either() -> None:
+    asked: list[int] = []
+
+    def for_now() -> None:
+        asked.append(1)
+        raise Temporary("the process is about to end")
+
+    provider = Provider(httpx.Response(204))
+    async with client(provider) as api:
+        assert str(await error_of(api.delete_snapshot("1", guard=for_now))) == "the process is about to end"
+    assert (len(asked), provider.requests) == (1, [])
+
+
 async def test_an_observer_is_told_of_every_attempt_by_its_template() -> None:
     notes = Notes()
     provider = Provider(httpx.Response(503), httpx.ReadTimeout(""), httpx.ReadError(""), httpx.Response(204))

@@ -82,6 +82,19 @@ async def results(*asked: Awaitable[Any]) -> list[Any]:
 # -- sharing ---------------------------------------------------------------------------------------------------
 
 
+async def test_an_urgent_look_neither_waits_for_the_round_of_others_nor_shares_it() -> None:
+    account = Account(size=8)
+    account.slow = {"/servers/": 20.0}
+    async with opened(account) as inventory:
+        others = [asyncio.create_task(inventory.server(str(number))) for number in range(1, 6)]
+        await asyncio.sleep(1)
+        began = asyncio.get_running_loop().time()
+        assert (await inventory.server("1", urgent=True)).id == "1"
+        assert asyncio.get_running_loop().time() - began < 1
+        await asyncio.gather(*others)
+    assert account.requests == ["/servers/", "/servers/1/"]
+
+
 async def test_two_hundred_looks_at_once_are_one_list_request() -> None:
     account = Account(200)
     async with opened(account) as inventory:
