@@ -47,6 +47,8 @@ class Power:
     """When that was first seen, by the wall clock: for people, and never for a decision."""
     off_for: float = 0.0
     """Length of the time in which it was seen off because of us, until it was seen running."""
+    missing_for: float | None = None
+    """Age of the first answer that there is no such server, since it was last seen; None where there was none."""
 
     @property
     def is_off_because_of_us(self) -> bool:
@@ -76,6 +78,7 @@ def aged(power: Power, seconds: float) -> Power:
         start_age=power.start_age + seconds,
         off_for=power.off_for + seconds if power.is_off_because_of_us else power.off_for,
         power_open=None if power.power_open is None else power.power_open + seconds,
+        missing_for=None if power.missing_for is None else power.missing_for + seconds,
     )
 
 
@@ -136,15 +139,20 @@ def timed_out(power: Power) -> Power:
 
 def seen(power: Power, server: Server, now: datetime) -> Power:
     """A look at the server: it is off, or on its way, after we had asked for that; or it runs again."""
-    after = power
+    after = replace(power, missing_for=None)
     if power.held_off and not server.is_active:
-        after = replace(power, went_off=True, came_back=False, went_off_at=power.went_off_at or now)
+        after = replace(after, went_off=True, came_back=False, went_off_at=power.went_off_at or now)
     elif power.went_off and not power.came_back:
-        after = replace(power, came_back=True, off_for=_off_for(power, now))
+        after = replace(after, came_back=True, off_for=_off_for(power, now))
     if server.is_stopped and power.stop_acknowledged and not power.hard_stop:
         # The stop that was acknowledged has struck, and no other is under way. Of two, one still may be.
         return replace(after, stop_acknowledged=False, power_open=None)
     return after
+
+
+def missing(power: Power) -> Power:
+    """The provider says that there is no such server. How long it has said so counts from the first time."""
+    return power if power.missing_for is not None else replace(power, missing_for=0.0)
 
 
 def _off_for(power: Power, now: datetime) -> float:

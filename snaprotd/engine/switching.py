@@ -94,7 +94,7 @@ async def start(run: Run) -> Outcome:
     try:
         server = await run.server()
     except NotFound as error:
-        return _is_gone(run, error)
+        return await _is_gone(run, error)
     run.update_power(power.seen, server, run.tools.now())
     if server.is_active:
         return _is_back(run)
@@ -108,12 +108,23 @@ async def start(run: Run) -> Outcome:
     return await _ask_to_start(run, server)
 
 
-def _is_gone(run: Run, error: NotFound) -> Outcome:
-    """A server is only believed to be gone when the provider has said so for all of `start_timeout`."""
-    if not run.rotation.start_is_overdue:
+async def _is_gone(run: Run, error: NotFound) -> Outcome:
+    """A server is only believed to be gone when the provider has said so for `start_timeout`, and lists it no more."""
+    missing_for = run.update_power(power.missing).power.missing_for or 0.0
+    believed = missing_for > run.rotation.policy.start_timeout.total_seconds()
+    if not believed or await _is_listed(run.tools, run.rotation):
         return Waiting(f"the server that is to be started is not found: {error}")
     run.update_power(power.given_up)
     return Failed(f"the server that was to be started is gone: {error}")
+
+
+async def _is_listed(tools: Tools, rotation: Rotation) -> bool:
+    """Whether the account's list has the server, or cannot be relied on and so may have it."""
+    try:
+        return any(server.id == rotation.server_id for server in await tools.inventory.servers(urgent=True))
+    except CloudError as error:
+        log.error("the server is not found, and the list that it may be in cannot be read", error=str(error))
+        return True
 
 
 def _is_back(run: Run) -> Outcome:
@@ -155,16 +166,20 @@ def _start_promised(rotation: Rotation) -> Rotation:
 async def start_server(tools: Tools, rotation: Rotation) -> None:
     """See a server that is held off started, where no record of it can be written. A start too many does no harm."""
     clock = asyncio.get_running_loop().time
-    believe_gone_at = clock() + rotation.policy.start_timeout.total_seconds()
+    missing_since: float | None = None
     while True:
         try:
-            server = await tools.cloud.server(rotation.server_id)
+            server = await tools.cloud.server(rotation.server_id, urgent=True)
+            missing_since = None
             if server.is_active:
                 return
             if server.is_stopped:
                 await tools.cloud.power(server, "start", guard=lambda: None)
         except CloudError as error:
             log.error("the server that is held off cannot be started yet", server=rotation.label, error=str(error))
-            if isinstance(error, NotFound) and clock() > believe_gone_at:
-                return
+            if isinstance(error, NotFound):
+                missing_since = clock() if missing_since is None else missing_since
+                believed = clock() - missing_since > rotation.policy.start_timeout.total_seconds()
+                if believed and not await _is_listed(tools, rotation):
+                    return
         await asyncio.sleep(tools.poll_interval)

@@ -53,6 +53,17 @@ TRANSITIONS: dict[str, tuple[Power, Power, dict[str, Any]]] = {
         power.promised_harder(Power(), NOW),
         {"held_off": True, "held_off_since": NOW, "hard_stop": True, "power_open": 0.0},
     ),
+    "there is no such server, says the provider": (OFF, power.missing(OFF), {"missing_for": 0.0}),
+    "it says so again: the first time counts": (
+        replace(OFF, missing_for=40.0),
+        power.missing(replace(OFF, missing_for=40.0)),
+        {},
+    ),
+    "what was missing is seen, off as before": (
+        replace(OFF, missing_for=40.0),
+        power.seen(replace(OFF, missing_for=40.0), STOPPED, NOW),
+        {"missing_for": None},
+    ),
     "the stop is taken": (ASKED, power.acknowledged(ASKED), {"stop_acknowledged": True}),
     "the answer is lost": (ASKED, power.lost(ASKED), {"power_open": 0.0}),
     "the stop is refused": (

@@ -76,6 +76,9 @@ BODY: dict[str, Any] = {
 LATER: dict[str, Any] = {}
 """Keys of a policy that came later, each as it is written where nobody has set it."""
 
+POWER_LATER: dict[str, Any] = {"missing_for": None}
+"""What is written of a server's power since then; of a row without it, no more is known."""
+
 
 def at(second: int, microsecond: int = 0) -> datetime:
     return datetime(2025, 1, 16, 3, 30, second, microsecond, tzinfo=UTC)
@@ -120,12 +123,17 @@ ROTATION = Rotation(
 )
 
 
+LATER = {"missing_for": None}
+"""What is written besides since then; of a row without it, no more is known."""
+
+
 def test_a_row_of_the_first_version_is_read() -> None:
     assert read_rotation(json.dumps(BODY)) == ROTATION
 
 
 def test_a_row_is_written_as_the_first_version_wrote_it_with_what_came_later() -> None:
-    assert json.loads(written_rotation(ROTATION)) == {**BODY, "policy": {**BODY["policy"], **LATER}}
+    later = {**BODY, **POWER_LATER, "policy": {**BODY["policy"], **LATER}}
+    assert json.loads(written_rotation(ROTATION)) == later
 
 
 @pytest.mark.parametrize(

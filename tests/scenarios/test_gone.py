@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from snaprotd.core.errors import CloudError
 from snaprotd.core.model import snapshot_name
 from snaprotd.core.rotation import Step
 from snaprotd.simulator import Fault, World
-from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, settings
+from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, power, settings
 from tests.support.world_transport import WorldTransport
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_ticks")
@@ -80,3 +81,66 @@ async def test_a_person_is_told_that_a_proxy_has_answered(
         async with by_hand(settings(tmp_path), {"VPS_API_TOKEN": world.token}, str(snapshot.id)) as found:
             await found.delete()
     assert world.deleted == []
+
+
+# -- a server that is off, and may be gone ----------------------------------------------------------------------------
+
+LOOK: dict[str, Any] = {"method": "GET", "path": "/servers/12345/"}
+
+
+async def test_a_404_after_a_long_time_of_errors_does_not_make_a_server_gone(tmp_path: Path) -> None:
+    """How long it has stood at its start says nothing of how long the provider has not found it.
+
+    For a moment the list is without it as well, as when a replica lags behind.
+    """
+    world = a_world("web-01", "web-02")
+    async with daemon_on(configure(tmp_path, nightly()), world) as watched:
+        world.faults.append(power("start_never", "start"))
+        await watched.reaches(Step.START)
+        assert world.status_of("12345") == "stopped"
+        world.faults.append(failing := Fault(kind="status", status=500, times=None))
+        await asyncio.sleep(20 * MINUTE)
+        unlisted = world.servers.pop("12345")
+        failing.times = 0
+        await asyncio.sleep(MINUTE)
+        world.servers["12345"] = unlisted
+        await asyncio.sleep(10 * MINUTE)
+        assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 0
+    assert world.status_of("12345") == "active"
+
+
+async def test_a_server_that_is_listed_is_not_gone_whatever_is_answered_to_a_look(tmp_path: Path) -> None:
+    world = a_world("web-01", "web-02")
+    async with daemon_on(configure(tmp_path, nightly()), world) as watched:
+        await held_off(watched, world)
+        world.faults.append(Fault(kind="status", status=404, times=None, **LOOK))
+        await asyncio.sleep(HOUR)
+        assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 1
+        world.faults.clear()
+        await asyncio.sleep(10 * MINUTE)
+    assert world.status_of("12345") == "active"
+
+
+@pytest.mark.parametrize("kind", ["short", "empty", "status"])
+async def test_a_list_that_cannot_be_relied_on_makes_no_server_gone(tmp_path: Path, kind: str) -> None:
+    world = a_world("web-01", "web-02")
+    async with daemon_on(configure(tmp_path, nightly()), world) as watched:
+        await held_off(watched, world)
+        listed = world.servers.pop("12345")  # the page of the list that it stood on, and the look, fail together
+        world.faults.append(Fault(kind=kind, path="/servers/", times=None))
+        await asyncio.sleep(30 * MINUTE if kind != "empty" else 6 * MINUTE)
+        world.servers["12345"] = listed
+        world.faults.clear()
+        await asyncio.sleep(30 * MINUTE)
+        assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 0
+    assert world.status_of("12345") == "active"
+
+
+async def test_a_server_that_is_gone_ends_the_rotation_that_owed_its_start(tmp_path: Path) -> None:
+    world = a_world("web-01", "web-02")
+    async with daemon_on(configure(tmp_path, nightly()), world) as watched:
+        await held_off(watched, world)
+        world.remove_server("12345")
+        await asyncio.sleep(20 * MINUTE)
+        assert [one.held_off for one in watched.ended] == [False]
+        assert [one.result for one in watched.ended] == ["failure"]
