@@ -123,10 +123,6 @@ ROTATION = Rotation(
 )
 
 
-LATER = {"missing_for": None}
-"""What is written besides since then; of a row without it, no more is known."""
-
-
 def test_a_row_of_the_first_version_is_read() -> None:
     assert read_rotation(json.dumps(BODY)) == ROTATION
 
