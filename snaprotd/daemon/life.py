@@ -36,6 +36,9 @@ TICK = 15.0
 INVENTORY_EVERY = 60.0
 """Seconds between two readings of the whole account, at the least four polls, at the most `discover_interval`."""
 
+LEDGER_EVERY = 3.0
+"""Seconds between two looks whether the ledger's file is there still."""
+
 HISTORY_EVERY = 86400.0
 """Seconds between two times that old rotations are forgotten."""
 
@@ -153,6 +156,7 @@ class Daemon:
         """Go on with what was interrupted, before anything else can fail."""
         try:
             await self._rotations.take_over(everything=self._tools.ledger.is_sole_user)
+            await self._rotations.keeper.take_up()
         except LedgerError as error:
             log.error("interrupted rotations cannot be taken over yet", error=str(error))
 
@@ -163,8 +167,9 @@ class Daemon:
         self.started.set()
         for name, work in {
             "tick": _every(lambda: TICK, self._tick),
+            "ledger": _every(lambda: LEDGER_EVERY, self._rotations.mend_ledger),
             "history": _every(lambda: HISTORY_EVERY, self._tools.ledger.forget_old),
-            "inventory": _every(self._inventory_interval, self._account.read),
+            "inventory": _every(self._inventory_interval, self._read_account),
             "leases": _for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
             "reload": _for_ever(self._watch.watch),
             "watchdog": self._systemd.feed_watchdog(lambda: not self.view.ailments()),
@@ -203,7 +208,12 @@ class Daemon:
         self._systemd.status(self.view.in_words())
         if not self.standing.stop.is_set():
             await self._rotations.take_over()
+            await self._rotations.keeper.take_up()
             await self._note_others()
+
+    async def _read_account(self) -> None:
+        await self._account.read()
+        self._rotations.keeper.follow(self._tools.inventory.seen_servers)
 
     async def _note_others(self) -> None:
         """What other processes have done meanwhile, as `snaprotd now` does, is known to the status too."""

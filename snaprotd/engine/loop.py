@@ -47,8 +47,8 @@ async def _visit_and_save(run: Run) -> None:
         _tell(before, run.rotation, outcome)
     await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
-        held_off = run.rotation.held_off
-        await run.tools.drain.sleep(_pause(outcome, run.tools.poll_interval, held_off=held_off), held_off=held_off)
+        pause = _pause(outcome, run.tools.poll_interval, held_off=run.rotation.held_off)
+        await run.tools.drain.sleep(pause, held_off=run.rotation.needs_its_process)
 
 
 async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome:
@@ -95,7 +95,7 @@ async def insist_on_rotation(run: Run) -> Rotation:
 
 def _stopped_by_drain(run: Run) -> bool:
     drain = run.tools.drain
-    return drain.requested.is_set() and not run.rotation.held_off
+    return drain.requested.is_set() and not run.rotation.needs_its_process
 
 
 def _pause(outcome: Outcome, poll_interval: float, *, held_off: bool) -> float:

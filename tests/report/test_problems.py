@@ -86,14 +86,14 @@ ROTATION = Rotation(
     rules=CONFIG.rules_of(TARGET),
     started_at=NOW,
     step=Step.START,
-    power=Power(held_off=True, held_off_since=NOW - timedelta(minutes=5)),
+    power=Power(asked=1, held_off_since=NOW - timedelta(minutes=5)),
 )
 FAILED = replace(ROTATION, step=Step.DONE, result=Result.FAILURE, failed_step=Step.STOP, error="it does not stop")
 
 
 def held_off(*, starts: int = 0, minutes: float = 5, held_off: bool = True) -> ServerSituation:
     """A rotation that stands at its start, so many minutes after it promised to see the server running again."""
-    power = Power(held_off=held_off, held_off_since=NOW - timedelta(minutes=minutes), starts=starts)
+    power = Power(asked=int(held_off), held_off_since=NOW - timedelta(minutes=minutes), starts=starts)
     return replace(WELL, running=replace(ROTATION, power=power))
 
 

@@ -13,7 +13,7 @@ import pytest
 from snaprotd.core.rotation import Rotation, Step
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run, Tools
-from snaprotd.ledger.store import Claimed
+from snaprotd.ledger.claims import Claimed
 from snaprotd.simulator import Fault, World
 from tests.scenarios.test_power import SLOT, Night
 from tests.support.daemons import Watched, a_world, configure, daemon_on, entry

@@ -23,7 +23,8 @@ from snaprotd.core.policy import OnStopTimeout, Retention
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run, Tools
-from snaprotd.ledger.store import Claimed, Ledger
+from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Reply, Request, World
 from tests.support.daemons import daemon_on, power, write_config
 from tests.support.lives import Story, night

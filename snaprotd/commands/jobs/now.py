@@ -14,10 +14,12 @@ from snaprotd.core.rotation import Result, Rotation, resumed
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
+from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.address import name_of
-from snaprotd.ledger.store import Claimed, Ledger, ServerBusy
+from snaprotd.ledger.claims import Claimed, ServerBusy
+from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.rows import busy_words
 from snaprotd.wiring.assembly import new_rotation, open_ledger_to_read, open_tools
@@ -73,10 +75,16 @@ async def rotate_now(
         target = await _target(config, tools, name)
         usual = await _usual_duration(tools.ledger, target.server_id)
         leases = asyncio.create_task(_keep_leases(tools.ledger))
+        keeper = Keeper(tools, board, serves=lambda _: False)
         try:
             await _finish_interrupted(tools, target, lambda rotation: show(rotation, usual))
-            return await _rotate(config, tools, target, description, lambda rotation: show(rotation, usual))
+            rotation = await _rotate(config, tools, target, description, lambda rotation: show(rotation, usual))
+            keeper.keep(tools.ledger.power_of(rotation))
+            # Where nobody else has this ledger, nobody else would see a stop strike that has not been seen to.
+            await keeper.settle(watched_too=tools.ledger.is_sole_user and not tools.drain.requested.is_set())
+            return rotation
         finally:
+            await keeper.aclose()
             leases.cancel()
 
 
@@ -117,8 +125,8 @@ async def _rotate(
     now = tools.now()
     rotation = new_rotation(config, target, slot=now.replace(microsecond=0), now=now, description=description)
     match await tools.ledger.claim(rotation):
-        case Claimed():
-            return await _run(rotation, tools, show)
+        case Claimed(rotation=ours):
+            return await _run(ours, tools, show)
         case ServerBusy(open=busy):
             raise SnaprotdError(busy_words(busy))
         case _:
