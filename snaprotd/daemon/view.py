@@ -79,7 +79,8 @@ class DaemonView:
     def in_words(self) -> str:
         """How it stands, in one line for `systemctl status`."""
         running = list(self._board.running.values())
-        off = [rotation.label for rotation in running if rotation.held_off]
+        off = [rotation.label for rotation in running if rotation.is_owed]
+        off += [debt.label for debt in self._board.debts.values()]
         is_ending = self._standing.stop.is_set()
         words = ["ending" if is_ending else count(len(self._schedules.targets), "server")]
         if running:
@@ -163,6 +164,8 @@ class DaemonView:
                 if (assessment := self._account.assessment(target)) is not None
             },
             running=running,
+            debts=dict(self._board.debts),
+            set_aside=dict(self._tools.ledger.set_aside),
             ledger_error=ledger_error,
             inventory_listed_at=self._tools.inventory.last_success,
             account_error=self._account.error,

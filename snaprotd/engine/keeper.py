@@ -232,7 +232,8 @@ class Keeper:
                 if isinstance(outcome, Failed):
                     log.error("the start is given up", server=record.label, error=outcome.error)
                 await kept.save_power_if_possible()
-                self._board.show_debt(kept.record)
+                if self._kept.get(kept.server_id) is kept:
+                    self._board.show_debt(kept.record)
                 if kept.power.is_owed:
                     await _wait(kept.left, _pause(outcome, self._tools.poll_interval))
         finally:

@@ -57,15 +57,14 @@ class ServerCollector(Collector):
         return family
 
     def _stopped(self, servers: Mapping[str, ServerFacts]) -> Metric:
-        family = _gauge("snaprotd_server_stopped_by_us", "1 while we hold the server off, or owe it a start.")
+        family = _gauge("snaprotd_server_stopped_by_us", "1 while we hold the server off, or owe it a start, as seen.")
         labels = {facts.server_id: label for label, facts in servers.items()}
         held = {}
-        for rotation in self._board.running.values():
+        owed = [(one.server_id, one.label) for one in self._board.running.values() if one.is_owed]
+        for server_id, label in (*owed, *((one.server_id, one.label) for one in self._board.debts.values())):
             # A server that left the configuration while it was off stays visible until it is on again: under the
             # label that it had, or under its id where that is another server's now.
-            last = rotation.server_id if rotation.label in servers else rotation.label
-            if rotation.held_off:
-                held[labels.get(rotation.server_id, last)] = 1
+            held[labels.get(server_id, server_id if label in servers else label)] = 1
         for label, value in (dict.fromkeys(servers, 0) | held).items():
             family.add_metric([label], value)
         return family
