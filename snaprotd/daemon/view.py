@@ -12,6 +12,7 @@ from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import Json, count
 from snaprotd.daemon.account_watch import AccountWatch
+from snaprotd.daemon.ledger_watch import LedgerWatch
 from snaprotd.daemon.schedules import Schedules
 from snaprotd.engine.board import Board
 from snaprotd.engine.run import Tools
@@ -62,6 +63,7 @@ class DaemonView:
         metrics: Metrics,
         schedules: Schedules,
         account: AccountWatch,
+        ledger_watch: LedgerWatch,
     ) -> None:
         self.config = config
         self._standing = standing
@@ -70,6 +72,7 @@ class DaemonView:
         self._metrics = metrics
         self._schedules = schedules
         self._account = account
+        self._ledger_watch = ledger_watch
         self._report: Json | None = None
         self._reported_at = 0.0
 
@@ -112,6 +115,8 @@ class DaemonView:
             missing.append("the configuration is not in force yet")
         if not self._account.has_answered:
             missing.append("the provider's API has not been reached yet")
+        if self._ledger_watch.error is not None:
+            missing.append(self._ledger_watch.error)
         return missing
 
     def remarks(self) -> Sequence[str]:
@@ -147,7 +152,7 @@ class DaemonView:
             found = {one.id: one for one in await self._tools.ledger.open_rotations()}
         except LedgerError as error:
             return tuple(ours.values()), str(error)
-        return tuple(one for one in (found | ours).values() if not one.is_finished), None
+        return tuple(one for one in (found | ours).values() if not one.is_finished), self._ledger_watch.error
 
     def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
         return Situation(

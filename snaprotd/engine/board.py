@@ -65,6 +65,8 @@ class Board:
         """The latest record of each rotation that this process is responsible for, by its id."""
         self.debts: dict[str, ServerPower] = {}
         """The servers that a start is owed to and that no rotation sees to, by id."""
+        self.ledger_writable: bool | None = None
+        """Whether the ledger can be written; None before that is known."""
         self.inventory_listed_at: datetime | None = None
         """When the provider's whole list was last read; None before the first."""
 

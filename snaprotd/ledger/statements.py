@@ -12,7 +12,13 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.rows import written_rotation
-from snaprotd.ledger.schema import MARKS, POWERS, ROTATIONS
+from snaprotd.ledger.schema import MARKS, META, POWERS, ROTATIONS
+
+
+def alive(now: float) -> Any:
+    """Note that a process could write at that time."""
+    insertion = upsert(META).values(key="alive", value=f"{now:.0f}")
+    return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
 
 
 def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:

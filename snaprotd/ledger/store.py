@@ -265,6 +265,11 @@ class Ledger:
             for statement in statements.adopt(self.account):
                 await connection.execute(statement)
 
+    async def probe(self) -> None:
+        """Write one row, always the same: raises `LedgerError` where the ledger cannot be written."""
+        async with self._transaction() as connection:
+            await connection.execute(statements.alive(time.time()))
+
     async def open_rotations(self) -> list[Rotation]:
         return await self._bodies(select(ROTATIONS.c.body).where(ROTATIONS.c.is_open))
 

@@ -30,6 +30,7 @@ class ServerCollector(Collector):
         servers = self._board.servers
         yield InfoMetricFamily("snaprotd_build", "The version that is running.", value={"version": __version__})
         yield from self._listed_at()
+        yield from self._ledger()
         yield self._in_progress()
         yield from _identity(servers)
         yield from _schedule(servers)
@@ -44,6 +45,13 @@ class ServerCollector(Collector):
                 "snaprotd_inventory_last_success_timestamp_seconds",
                 "When the provider's whole list was last read.",
                 value=listed_at.timestamp(),
+            )
+
+    def _ledger(self) -> Iterator[Metric]:
+        writable = self._board.ledger_writable
+        if writable is not None:
+            yield GaugeMetricFamily(
+                "snaprotd_ledger_writable", "1 if the ledger can be written, 0 if not.", value=int(writable)
             )
 
     def _in_progress(self) -> Metric:

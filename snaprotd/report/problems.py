@@ -60,7 +60,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             severity=ALARM,
             says="{why_the_ledger_cannot_be_used}",
             do="See to the disk that the ledger is on: is it full, read-only or gone?",
-            unwatched="no metric tells of the ledger; rotations that fail for it are SnaprotdRotationFailed",
+            alerts=("SnaprotdLedgerNotWritable",),
         ),
         "account_not_listed": Kind(
             severity=ALARM,

@@ -48,7 +48,7 @@ class Situation:
     set_aside: Mapping[str, str] = field(default_factory=dict)
     """Why an open rotation was set aside, by the server's id."""
     ledger_error: str | None
-    """Why the ledger cannot be read, or None."""
+    """Why the ledger cannot be read or written, or None."""
     inventory_listed_at: datetime | None
     account_error: str | None
     """Why the account could not be listed the last time, or None."""

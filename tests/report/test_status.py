@@ -307,6 +307,9 @@ async def test_a_start_that_no_rotation_sees_to_is_told_until_the_server_runs(
             assert shown["problems"][0]["do"].endswith(f"`snaprotd leave-off {label}` lets go of it.")
             assert report["state"] == "alarm"
             assert watched.value("snaprotd_server_stopped_by_us", label) == 1
+            page = (await watched.get("/")).text
+            assert "off because of us since" in page
+            assert "No server is off" not in page
             assert "held off: web" in watched.daemon.view.in_words()
         await asyncio.sleep(15 * MINUTE)
         report = await report_of(watched)
