@@ -52,6 +52,16 @@ class Kept:
         """What else is known of the server."""
         self._record = replace(record, power=power.merged(self.record.power, record.power))
 
+    async def is_let_go(self) -> bool:
+        """Whether a person has let go of the start meanwhile, as the ledger has it. Raises `LedgerError`."""
+        record = await self.tools.ledger.power_kept(self._record.account, self.server_id)
+        if record is None or record.power.is_followed or record.power.released < self.power.asked:
+            return False
+        self.merge(record)
+        self.update_power(power.given_up)
+        log.warning("nothing is owed to the server any more", server=record.label, let_go=record.let_go or None)
+        return True
+
     @property
     def server_id(self) -> str:
         return self._record.server_id
@@ -122,8 +132,13 @@ class Keeper:
 
     async def take_up(self) -> None:
         """Take care of every server that the ledger names and nobody else sees to. Raises `LedgerError`."""
-        for record in await self._tools.ledger.powers():
+        followed = await self._tools.ledger.powers()
+        for record in followed:
             self.keep(record)
+        for server_id in self._kept.keys() - {record.server_id for record in followed}:
+            kept = self._kept.get(server_id)
+            if kept is not None and await kept.is_let_go():
+                self._attend(kept)
 
     def keep(self, record: ServerPower) -> None:
         """Take care of one server, unless a rotation of this process does."""
@@ -227,7 +242,7 @@ class Keeper:
         record = kept.record
         log.warning("a start is owed to the server, and no rotation sees to it", server=record.label)
         try:
-            while kept.power.is_owed and not kept.left.is_set() and not await self._is_seen_to_elsewhere(kept):
+            while kept.power.is_owed and not kept.left.is_set() and not await self._is_nothing_to_do(kept):
                 outcome = await self._visit(kept)
                 if isinstance(outcome, Failed):
                     log.error("the start is given up", server=record.label, error=outcome.error)
@@ -243,9 +258,11 @@ class Keeper:
         if self._kept.get(kept.server_id) is kept:
             self._attend(kept)
 
-    async def _is_seen_to_elsewhere(self, kept: Kept) -> bool:
-        """Another process runs a rotation of the server, which may need it off; where not, this one goes on."""
+    async def _is_nothing_to_do(self, kept: Kept) -> bool:
+        """A person has let go of the start, or another process runs a rotation of the server, which may need it off."""
         try:
+            if await kept.is_let_go():
+                return True
             elsewhere = await self._tools.ledger.is_elsewhere(kept.server_id)
         except LedgerError:
             return False

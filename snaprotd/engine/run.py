@@ -147,6 +147,20 @@ class Run:
     ) -> None:
         await self.save(_of_creation(transition, *args, **kwargs))
 
+    async def learn_power(self) -> None:
+        """What the ledger has of the server's power, where it can be read: a person may have let go of the start."""
+        if not self.rotation.held_off:
+            return
+        try:
+            record = await self.tools.ledger.power_kept(self.tools.ledger.account, self.server_id)
+        except LedgerError as error:
+            log.error("the ledger cannot be read: going on from memory", error=str(error))
+            return
+        if record is None or record.power.is_followed or record.power.released < self.power.asked:
+            return
+        self.update_power(power.given_up)
+        log.warning("nothing is owed to the server any more", let_go=record.let_go or None)
+
     async def save_power_if_possible(self, transition: Transition) -> bool:
         return await self.save_if_possible(_of_power(transition))
 

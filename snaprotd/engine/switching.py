@@ -99,6 +99,7 @@ async def start(run: Run) -> Outcome:
 
     Then the keeper goes on watching it, until nothing of ours can switch it off any more; nobody waits for that.
     """
+    await run.learn_power()
     outcome = await pay(run) if run.rotation.held_off else Done()
     if isinstance(outcome, Done) and run.rotation.power.awaits_stop:
         if run.rotation.stop_is_open:

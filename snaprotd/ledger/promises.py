@@ -10,8 +10,9 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Row, Select, case, select
 from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from snaprotd.core.power import Power, ServerPower, Terms
+from snaprotd.core.power import Power, ServerPower, Terms, given_up
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.schema import POWERS
 
@@ -69,7 +70,7 @@ def read_power(row: Row[Any] | Mapping[str, Any]) -> ServerPower:
             let_go=named["let_go"],
         )
     asked, released = int(named["asked"]), int(named["released"])
-    return replace(kept, power=replace(kept.power, asked=asked, released=released))
+    return replace(kept, power=replace(kept.power, asked=asked, released=released), let_go=named["let_go"])
 
 
 def row_names() -> list[str]:
@@ -84,6 +85,7 @@ def save_power() -> Any:
     keys = {"account", "server_id"}
     kept = {name: case((is_older, old[name]), else_=new[name]) for name in set(row_names()) - keys}
     kept["released"] = case((old.released > new.released, old.released), else_=new.released)
+    kept["let_go"] = case((new.let_go == "", old.let_go), else_=new.let_go)  # who writes may not know of it
     return insertion.on_conflict_do_update(index_elements=["account", "server_id"], set_=kept)
 
 
@@ -94,3 +96,14 @@ def followed() -> Select[Any]:
 
 def power_of(account: str, server_id: str) -> Select[Any]:
     return select(POWERS).where(POWERS.c.account == account, POWERS.c.server_id == server_id)
+
+
+async def let_go(connection: AsyncConnection, account: str, server_id: str, words: str) -> ServerPower | None:
+    """Let go of what is owed to a server, or may be found to be: its record as it is now; None where nothing is."""
+    row = (await connection.execute(power_of(account, server_id))).first()
+    record = None if row is None else read_power(row)
+    if record is None or not record.power.is_followed:
+        return None
+    record = replace(record, power=given_up(record.power), let_go=words)
+    await connection.execute(save_power(), [row_of(record)])
+    return record

@@ -259,6 +259,23 @@ class Ledger:
         async with self._transaction() as connection:
             await connection.execute(promises.save_power(), [promises.row_of(kept)])
 
+    async def power_kept(self, account: str, server_id: str) -> ServerPower | None:
+        """What is kept of one server's power, whoever wrote it."""
+        async with self._transaction() as connection:
+            row = (await connection.execute(promises.power_of(account, server_id))).first()
+        return None if row is None else promises.read_power(row)
+
+    async def owed(self) -> list[ServerPower]:
+        """The servers that a start is owed to as far as was seen, whoever sees to it."""
+        async with self._transaction() as connection:
+            rows = (await connection.execute(promises.followed())).all()
+        return [kept for kept in map(promises.read_power, rows) if kept.power.is_owed]
+
+    async def let_go(self, server_id: str, words: str) -> ServerPower | None:
+        """Let go of what is owed to a server; `words` say who does, when and why. None where nothing is."""
+        async with self._transaction() as connection:
+            return await promises.let_go(connection, self.account, server_id, words)
+
     async def adopt(self) -> None:
         """What was written before accounts were told apart is this account's."""
         async with self._transaction() as connection:

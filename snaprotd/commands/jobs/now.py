@@ -22,7 +22,7 @@ from snaprotd.ledger.claims import Claimed, ServerBusy
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.rows import busy_words
-from snaprotd.wiring.assembly import new_rotation, open_ledger_to_read, open_tools
+from snaprotd.wiring.assembly import account_of, new_rotation, open_ledger_to_read, open_tools
 
 LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the lease while a rotation runs."""
@@ -39,14 +39,25 @@ async def read_history(config: Config, name: str | None, limit: int) -> list[Rot
             raise SnaprotdError(f"there is no ledger at {where}: no daemon has run with {config.path} here")
         if name is None:
             return await ledger.history(limit=limit)
-        return await ledger.history(await _id_in(ledger, config, name), limit=limit)
+        return await ledger.history(await id_in(ledger, config, name), limit=limit)
 
 
-async def _id_in(ledger: Ledger, config: Config, name: str) -> str:
+async def read_let_go(config: Config, name: str) -> str:
+    """Who let go of a start of the named server last, when and why; empty where nobody has."""
+    async with open_ledger_to_read(config) as ledger:
+        if ledger is None:
+            return ""
+        kept = await ledger.power_kept(account_of(config), await id_in(ledger, config, name))
+        return kept.let_go if kept else ""
+
+
+async def id_in(ledger: Ledger, config: Config, name: str) -> str:
     """A server's id by its id, by our label now, or by the label it had in a rotation."""
     configured = [one.server_id for one in resolve(config, None) if name in (one.server_id, one.label)]
     latest = [*(await ledger.latest()).values(), *await ledger.open_rotations()]
-    found = configured or [one.server_id for one in latest if name in (one.server_id, one.label)]
+    known = [(one.server_id, one.label) for one in latest]
+    known += [(one.server_id, one.label) for one in await ledger.owed()]
+    found = configured or [names[0] for names in known if name in names]
     if not found:
         raise UnknownServer(f"no server is named {name}, in {config.path} or in the ledger")
     return found[0]
