@@ -54,7 +54,7 @@ class Kept:
 
     async def is_let_go(self) -> bool:
         """Whether a person has let go of the start meanwhile, as the ledger has it. Raises `LedgerError`."""
-        record = await self.tools.ledger.power_kept(self._record.account, self.server_id)
+        record = await self.tools.ledger.starts.kept(self._record.account, self.server_id)
         if record is None or record.power.is_followed or record.power.released < self.power.asked:
             return False
         self.merge(record)
@@ -88,7 +88,7 @@ class Kept:
     async def save_power_if_possible(self, transition: Transition = lambda known: known) -> bool:
         self.update_power(transition)
         try:
-            await self.tools.ledger.save_power(self.record)
+            await self.tools.ledger.starts.save(self.record)
         except LedgerError as error:
             log.error("the ledger cannot be written: going on from memory", error=str(error))
             return False
@@ -132,7 +132,7 @@ class Keeper:
 
     async def take_up(self) -> None:
         """Take care of every server that the ledger names and nobody else sees to. Raises `LedgerError`."""
-        followed = await self._tools.ledger.powers()
+        followed = await self._tools.ledger.starts.followed()
         for record in followed:
             self.keep(record)
         for server_id in self._kept.keys() - {record.server_id for record in followed}:
@@ -263,7 +263,7 @@ class Keeper:
         try:
             if await kept.is_let_go():
                 return True
-            elsewhere = await self._tools.ledger.is_elsewhere(kept.server_id)
+            elsewhere = await self._tools.ledger.starts.is_elsewhere(kept.server_id)
         except LedgerError:
             return False
         if elsewhere:

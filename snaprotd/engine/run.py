@@ -152,7 +152,7 @@ class Run:
         if not self.rotation.held_off:
             return
         try:
-            record = await self.tools.ledger.power_kept(self.tools.ledger.account, self.server_id)
+            record = await self.tools.ledger.starts.kept(self.tools.ledger.starts.account, self.server_id)
         except LedgerError as error:
             log.error("the ledger cannot be read: going on from memory", error=str(error))
             return

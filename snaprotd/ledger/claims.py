@@ -1,7 +1,8 @@
-"""What becomes of a claim, and how far a schedule was seen: what goes into the ledger, and comes out of it."""
+"""What becomes of a claim, how long it holds, and how far a schedule was seen."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -37,3 +38,15 @@ class Mark:
     server_id: str
     seen_until: datetime
     schedule: str
+
+
+@dataclass
+class Lease:
+    epoch: int
+    valid_until: float
+    """By this process's own clock, which counts suspended time too."""
+
+
+def uptime() -> float:
+    """Seconds of a clock that no one sets and that counts the time in which the machine was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

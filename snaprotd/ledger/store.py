@@ -21,16 +21,16 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from snaprotd.core.errors import LeaseLost, LedgerError
-from snaprotd.core.power import ServerPower, Terms, merged
+from snaprotd.core.power import merged
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger import promises, statements
 from snaprotd.ledger.address import name_of
-from snaprotd.ledger.claims import Claim, Claimed, Mark, ServerBusy, SlotTaken
+from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.leases import Lease, uptime
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.schema import MARKS, ROTATIONS
 from snaprotd.ledger.sqlite import file_of, open_engine, transaction
+from snaprotd.ledger.starts import Starts
 from snaprotd.ledger.statements import instant_of, text_of
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -56,10 +56,8 @@ class Ledger:
         """Length of a lease, in seconds."""
         self._lock = lock
         self._held: dict[str, Lease] = {}
-        self.account = ""
-        """Whose servers they are: the host of the provider's address."""
-        self.terms = Terms()
-        """What is kept beside a promise, so that it can be paid without any configuration."""
+        self.starts = Starts(lambda: self._transaction(), owner=owner, lease=lambda: self.lease)
+        """What is owed to servers."""
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
         self.set_aside: dict[str, str] = {}
@@ -104,7 +102,7 @@ class Ledger:
         async with self._transaction() as connection:
             if mark is not None:
                 await connection.execute(statements.SET_MARK, [_mark_row(mark)])
-            claimed = await connection.scalar(statements.claim(rotation, self._tenure(), account=self.account))
+            claimed = await connection.scalar(statements.claim(rotation, self._tenure(), account=self.starts.account))
             if claimed is None:
                 return await self._why_not(connection, rotation)
             rotation = await self._with_power(connection, rotation)
@@ -113,7 +111,7 @@ class Ledger:
 
     async def _with_power(self, connection: AsyncConnection, rotation: Rotation) -> Rotation:
         """The rotation with what is remembered of its server's power, whatever became of earlier rotations."""
-        row = (await connection.execute(promises.power_of(self.account, rotation.server_id))).first()
+        row = (await connection.execute(promises.power_of(self.starts.account, rotation.server_id))).first()
         if row is None:
             return rotation
         return replace(rotation, power=merged(rotation.power, promises.read_power(row).power))
@@ -139,7 +137,7 @@ class Ledger:
                 statements.save(rotation, self._tenure(), epoch=lease.epoch, unknown=unknown)
             )
             if saved is not None and rotation.power.asked:
-                await connection.execute(promises.save_power(), [promises.row_of(self.power_of(rotation))])
+                await connection.execute(promises.save_power(), [promises.row_of(self.starts.record_of(rotation))])
         if saved is None:
             self._held.pop(rotation.id, None)
             raise LeaseLost(f"another process has taken over rotation {rotation.id}")
@@ -215,22 +213,7 @@ class Ledger:
             )
             log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
 
-    # -- what is owed ------------------------------------------------------------------------------------------
-
-    def power_of(self, rotation: Rotation) -> ServerPower:
-        """The record of a rotation's server, as it is kept."""
-        return promises.record_of(rotation, self.account, self.terms)
-
-    async def powers(self) -> list[ServerPower]:
-        """The servers that something is owed to or that are watched, but for those with a living rotation elsewhere.
-
-        A rotation of another process that holds its lease sees to its server itself.
-        """
-        async with self._transaction() as connection:
-            rows = (await connection.execute(promises.followed())).all()
-            living = (await connection.execute(statements.living(time.time(), self.lease))).all()
-        elsewhere = {row.server_id for row in living if row.owner != self._owner}
-        return [promises.read_power(row) for row in rows if row.server_id not in elsewhere]
+    # -- the whole ---------------------------------------------------------------------------------------------
 
     async def mend(self, rotations: Iterable[Rotation]) -> bool:
         """Where the file was deleted or replaced under us: write again what this process holds. True if it was so."""
@@ -243,44 +226,10 @@ class Ledger:
         began = uptime()
         for rotation in rotations:
             async with self._transaction() as connection:
-                await connection.execute(statements.claim(rotation, self._tenure(), account=self.account))
-                await connection.execute(promises.save_power(), [promises.row_of(self.power_of(rotation))])
+                await connection.execute(statements.claim(rotation, self._tenure(), account=self.starts.account))
+                await connection.execute(promises.save_power(), [promises.row_of(self.starts.record_of(rotation))])
             self._hold(rotation.id, epoch=1, since=began)
         return True
-
-    async def is_elsewhere(self, server_id: str) -> bool:
-        """Whether another process runs a rotation of the server, under a lease that has not run out."""
-        async with self._transaction() as connection:
-            living = (await connection.execute(statements.living(time.time(), self.lease))).all()
-        return any(row.server_id == server_id and row.owner != self._owner for row in living)
-
-    async def save_power(self, kept: ServerPower) -> None:
-        """Write what is known of a server's power outside of any rotation."""
-        async with self._transaction() as connection:
-            await connection.execute(promises.save_power(), [promises.row_of(kept)])
-
-    async def power_kept(self, account: str, server_id: str) -> ServerPower | None:
-        """What is kept of one server's power, whoever wrote it."""
-        async with self._transaction() as connection:
-            row = (await connection.execute(promises.power_of(account, server_id))).first()
-        return None if row is None else promises.read_power(row)
-
-    async def owed(self) -> list[ServerPower]:
-        """The servers that a start is owed to as far as was seen, whoever sees to it."""
-        async with self._transaction() as connection:
-            rows = (await connection.execute(promises.followed())).all()
-        return [kept for kept in map(promises.read_power, rows) if kept.power.is_owed]
-
-    async def let_go(self, server_id: str, words: str) -> ServerPower | None:
-        """Let go of what is owed to a server; `words` say who does, when and why. None where nothing is."""
-        async with self._transaction() as connection:
-            return await promises.let_go(connection, self.account, server_id, words)
-
-    async def adopt(self) -> None:
-        """What was written before accounts were told apart is this account's."""
-        async with self._transaction() as connection:
-            for statement in statements.adopt(self.account):
-                await connection.execute(statement)
 
     async def probe(self) -> None:
         """Write one row, always the same: raises `LedgerError` where the ledger cannot be written."""

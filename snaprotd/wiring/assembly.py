@@ -74,9 +74,9 @@ async def open_tools(
 ) -> AsyncIterator[Tools]:
     """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
     async with open_cloud(config, environ, metrics.requests, transport) as cloud, await open_ledger(config) as ledger:
-        ledger.account, ledger.terms = account_of(config), terms_of(config)
+        ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)
         try:
-            await ledger.adopt()
+            await ledger.starts.adopt()
         except LedgerError as error:
             log.error("the ledger cannot be written", error=str(error))  # what is owed is started all the same
         inventory = Inventory(cloud)
@@ -154,7 +154,7 @@ def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str], this_
     token = read_token(config, environ)
     tools.cloud.adjust(token=token, requests_per_second=config.api.requests_per_second, timeout=config.api.timeout)
     tools.ledger.lease = config.api.timeout + LEASE_BEYOND_REQUEST
-    tools.ledger.terms = terms_of(config)
+    tools.ledger.starts.terms = terms_of(config)
     tools.request_timeout = config.api.timeout
     tools.poll_interval = config.poll_interval
     tools.machine = partial(this_machine, config.own_server)

@@ -26,7 +26,7 @@ SERVERS = 'listen: off\nservers: [{id: 12345, name: web-01, schedule: "@yearly",
 async def owe(folder: Path, account: str) -> None:
     owed = Power(asked=1, went_off=True, went_off_at=SINCE, held_off_since=SINCE, request_age=3600.0)
     async with await Ledger.open(folder / "state.db", owner="before", lock=False) as ledger:
-        await ledger.save_power(ServerPower(account=account, server_id="12345", label="web-01", power=owed))
+        await ledger.starts.save(ServerPower(account=account, server_id="12345", label="web-01", power=owed))
 
 
 async def test_a_start_is_let_go_without_a_daemon_and_history_says_by_whom(tmp_path: Path) -> None:

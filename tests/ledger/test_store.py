@@ -32,9 +32,8 @@ from structlog.testing import capture_logs
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
-from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken
+from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.leases import uptime
 from snaprotd.ledger.rows import written_rotation
 from snaprotd.ledger.schema import SCHEMA_VERSION
 from snaprotd.ledger.store import Ledger
@@ -933,8 +932,8 @@ async def test_a_ledger_of_the_first_version_keeps_every_row_and_every_promise(p
             )
         connection.execute("INSERT INTO marks VALUES ('12345', '2025-01-16T03:30:00.000000Z', 'UTC')")
     async with ledgers(path, "a") as (ours,):
-        ours.account = "admin.vps.org"
-        await ours.adopt()
+        ours.starts.account = "admin.vps.org"
+        await ours.starts.adopt()
         assert await ours.take_over() == [held]
         assert held.held_off
         assert len(await ours.history()) == 2

@@ -281,7 +281,7 @@ async def owe_a_start(folder: Path, server_id: str, since: datetime) -> None:
     """As a rotation leaves it that has ended, or that nobody can read any more."""
     owed = Power(asked=1, went_off=True, went_off_at=since, held_off_since=since, request_age=3600.0)
     async with await Ledger.open(folder / "state.db", owner="before", lock=False) as ledger:
-        await ledger.save_power(ServerPower(account="vps.invalid", server_id=server_id, label="web", power=owed))
+        await ledger.starts.save(ServerPower(account="vps.invalid", server_id=server_id, label="web", power=owed))
 
 
 @pytest.mark.parametrize("is_configured", [True, False])

@@ -35,12 +35,12 @@ def the_file(folder: Path, schedule: str = "@yearly") -> Path:
 
 async def owe(folder: Path, record: ServerPower = OWED) -> None:
     async with await Ledger.open(folder / "state.db", owner="before", lock=False) as ledger:
-        await ledger.save_power(record)
+        await ledger.starts.save(record)
 
 
 async def kept(folder: Path) -> ServerPower:
     async with await Ledger.open(folder / "state.db", owner="reader", lock=False) as ledger:
-        record = await ledger.power_kept(ACCOUNT, SERVER)
+        record = await ledger.starts.kept(ACCOUNT, SERVER)
     assert record is not None
     return record
 

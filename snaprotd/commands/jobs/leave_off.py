@@ -23,18 +23,18 @@ async def leave_off(config: Config, name: str, reason: str) -> str | None:
         if ledger is None:
             where = name_of(config.state)
             raise SnaprotdError(f"there is no ledger at {where}: no daemon has run with {config.path} here")
-        ledger.account = account_of(config)
+        ledger.starts.account = account_of(config)
         words = f"{_who()} at {zulu(datetime.now(UTC))}"
         if why := _in_one_line(reason):
             words += f": {why}"
-        kept = await ledger.let_go(await id_in(ledger, config, name), words)
+        kept = await ledger.starts.let_go(await id_in(ledger, config, name), words)
         return words if kept else None
 
 
 async def read_owed(config: Config) -> list[Json]:
     """The servers that a start is owed to, with since when and why."""
     async with open_ledger_to_read(config) as ledger:
-        owed = [] if ledger is None else await ledger.owed()
+        owed = [] if ledger is None else await ledger.starts.owed()
     return [
         {
             "server_id": plain_id(one.server_id),

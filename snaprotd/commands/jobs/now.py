@@ -47,7 +47,7 @@ async def read_let_go(config: Config, name: str) -> str:
     async with open_ledger_to_read(config) as ledger:
         if ledger is None:
             return ""
-        kept = await ledger.power_kept(account_of(config), await id_in(ledger, config, name))
+        kept = await ledger.starts.kept(account_of(config), await id_in(ledger, config, name))
         return kept.let_go if kept else ""
 
 
@@ -56,7 +56,7 @@ async def id_in(ledger: Ledger, config: Config, name: str) -> str:
     configured = [one.server_id for one in resolve(config, None) if name in (one.server_id, one.label)]
     latest = [*(await ledger.latest()).values(), *await ledger.open_rotations()]
     known = [(one.server_id, one.label) for one in latest]
-    known += [(one.server_id, one.label) for one in await ledger.owed()]
+    known += [(one.server_id, one.label) for one in await ledger.starts.owed()]
     found = configured or [names[0] for names in known if name in names]
     if not found:
         raise UnknownServer(f"no server is named {name}, in {config.path} or in the ledger")
@@ -90,7 +90,7 @@ async def rotate_now(
         try:
             await _finish_interrupted(tools, target, lambda rotation: show(rotation, usual))
             rotation = await _rotate(config, tools, target, description, lambda rotation: show(rotation, usual))
-            keeper.keep(tools.ledger.power_of(rotation))
+            keeper.keep(tools.ledger.starts.record_of(rotation))
             # Where nobody else has this ledger, nobody else would see a stop strike that has not been seen to.
             await keeper.settle(watched_too=tools.ledger.is_sole_user and not tools.drain.requested.is_set())
             return rotation
