@@ -20,6 +20,11 @@ LONGEST = 5.0
 """Seconds for which another user of the file is waited for."""
 
 
+WAYS = ("mode=ro", "mode=ro&readonly_shm=1", "mode=ro&immutable=1")
+"""How the file is opened, until it can be read: as others do; where their shared memory cannot be made, on a full
+disk; and where there is none of it at all. Only the last one misses what was written last, before a `kill -9`."""
+
+
 def salvaged(path: Path) -> list[ServerPower]:
     """The servers to which a start is owed, as far as the file tells; none where there is no file or no such table."""
     found: dict[tuple[str, str], ServerPower] = {}
@@ -33,7 +38,7 @@ def salvaged(path: Path) -> list[ServerPower]:
 def _all(path: Path) -> Iterator[ServerPower]:
     if not path.is_file():
         return
-    for how in ("mode=ro", "mode=ro&immutable=1"):  # without shared memory, where none can be made
+    for how in WAYS:
         try:
             with closing(_opened(path, how)) as connection:
                 records = [*_powers(connection), *_promises_of_rotations(connection)]
