@@ -22,7 +22,7 @@ from snaprotd.core.power import ServerPower
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
-from snaprotd.engine.keeper import Keeper
+from snaprotd.engine.keeper import Keeper, Leases
 from snaprotd.ledger.salvage import salvaged
 from snaprotd.provider.token import TokenError
 from snaprotd.web.site import serving
@@ -85,9 +85,13 @@ async def _keepers(
     transport: Transport | None,
 ) -> list[Keeper]:
     keepers = []
+    alone: dict[Path, bool] = {}
     for place, record in owed:
         tools = await stack.enter_async_context(tools_by_terms(record.terms, place, environ, transport))
-        keeper = Keeper(tools, Board(), serves=lambda _: False)
+        # Whoever was killed a moment ago has a lease that is good still. We come once: it is not come back to.
+        is_alone = alone.setdefault(place, tools.ledger.is_sole_user)
+        leases: Leases = "ignore" if is_alone else "wait for"
+        keeper = Keeper(tools, Board(), serves=lambda _: False, leases=leases)
         stack.push_async_callback(keeper.aclose)
         keeper.keep(record)
         keepers.append(keeper)

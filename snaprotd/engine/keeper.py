@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -27,6 +27,11 @@ log = structlog.get_logger("snaprotd.keeper")
 
 LONGEST_WAIT = 60.0
 """Seconds between two looks at a server that a start is owed to, whatever the provider asks for."""
+
+
+Leases = Literal["go by", "wait for", "ignore"]
+"""`go by`: leave the server, which is taken up again at a tick after the lease has run out. `wait for`: where no tick
+comes, until it has run out. `ignore`: whoever holds it is dead."""
 
 
 class Kept:
@@ -107,11 +112,15 @@ class Kept:
 class Keeper:
     """All servers in care of this process."""
 
-    def __init__(self, tools: Tools, board: Board, *, serves: Callable[[str], bool]) -> None:
-        """`serves`: whether a rotation of this process sees to the server."""
+    def __init__(self, tools: Tools, board: Board, *, serves: Callable[[str], bool], leases: Leases = "go by") -> None:
+        """`serves`: whether a rotation of this process sees to the server.
+
+        `leases`: what is done about a server whose rotation another process holds under a lease.
+        """
         self._tools = tools
         self._board = board
         self._serves = serves
+        self._leases = leases
         self._kept: dict[str, Kept] = {}
         self._paying: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -242,7 +251,13 @@ class Keeper:
         record = kept.record
         log.warning("a start is owed to the server, and no rotation sees to it", server=record.label)
         try:
-            while kept.power.is_owed and not kept.left.is_set() and not await self._is_nothing_to_do(kept):
+            while kept.power.is_owed and not kept.left.is_set() and not await self._is_let_go(kept):
+                if await self._is_seen_to_elsewhere(kept):
+                    if self._leases == "go by":
+                        self._drop(kept.server_id)
+                    else:
+                        await _wait(kept.left, self._tools.poll_interval)
+                    continue
                 outcome = await self._visit(kept)
                 if isinstance(outcome, Failed):
                     log.error("the start is given up", server=record.label, error=outcome.error)
@@ -258,18 +273,21 @@ class Keeper:
         if self._kept.get(kept.server_id) is kept:
             self._attend(kept)
 
-    async def _is_nothing_to_do(self, kept: Kept) -> bool:
-        """A person has let go of the start, or another process runs a rotation of the server, which may need it off."""
+    async def _is_let_go(self, kept: Kept) -> bool:
+        """A person has let go of the start."""
         try:
-            if await kept.is_let_go():
-                return True
-            elsewhere = await self._tools.ledger.starts.is_elsewhere(kept.server_id)
+            return await kept.is_let_go()
         except LedgerError:
             return False
-        if elsewhere:
-            self._kept.pop(kept.server_id, None)
-            self._board.clear_debt(kept.server_id)
-        return elsewhere
+
+    async def _is_seen_to_elsewhere(self, kept: Kept) -> bool:
+        """Another process runs a rotation of the server, which may need it off; where not, this one goes on."""
+        if self._leases == "ignore":
+            return False
+        try:
+            return await self._tools.ledger.starts.is_elsewhere(kept.server_id)
+        except LedgerError:
+            return False
 
     async def _visit(self, kept: Kept) -> Outcome:
         try:
