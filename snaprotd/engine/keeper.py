@@ -202,7 +202,8 @@ class Keeper:
 
     async def aclose(self) -> None:
         """Leave everything to the next process. What is being written or asked for is ended first."""
-        for server_id in list(self._kept):
+        for server_id, kept in list(self._kept.items()):
+            self._in_background(_saved(kept))  # with its ages: else an old stop would be followed for a day more
             self._drop(server_id)
         if self._tasks:
             await asyncio.wait(list(self._tasks))
@@ -233,6 +234,7 @@ class Keeper:
         if kept.power.held_off and not kept.record.may_strike():
             self._release(kept)
         if not kept.power.is_followed:
+            self._in_background(_saved(kept))  # else it would be taken up again, with the ages of its last record
             self._drop(kept.server_id)
 
     def _release(self, kept: Kept) -> None:
