@@ -44,7 +44,9 @@ class Starts:
             rows = (await connection.execute(promises.followed())).all()
             living = (await connection.execute(statements.living(time.time(), self._lease()))).all()
         elsewhere = {row.server_id for row in living if row.owner != self._owner}
-        return [promises.read_power(row) for row in rows if row.server_id not in elsewhere]
+        # Another account's server is not found in this one: its promise would be given up as if it were gone.
+        ours = [row for row in rows if row.account in ("", self.account)]
+        return [promises.read_power(row) for row in ours if row.server_id not in elsewhere]
 
     async def is_elsewhere(self, server_id: str) -> bool:
         """Whether another process runs a rotation of the server, under a lease that has not run out."""
