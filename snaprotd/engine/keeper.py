@@ -25,6 +25,9 @@ from snaprotd.engine.switching import pay
 
 log = structlog.get_logger("snaprotd.keeper")
 
+TAKEN_UP_WITHIN = 30.0
+"""Seconds after its lease has run out in which a rotation is taken up again: two ticks of a daemon. Then nobody will."""
+
 LONGEST_WAIT = 60.0
 """Seconds between two looks at a server that a start is owed to, whatever the provider asks for."""
 
@@ -141,7 +144,8 @@ class Keeper:
 
     async def take_up(self) -> None:
         """Take care of every server that the ledger names and nobody else sees to. Raises `LedgerError`."""
-        followed = await self._tools.ledger.starts.followed()
+        grace = TAKEN_UP_WITHIN if self._leases == "go by" else 0.0
+        followed = await self._tools.ledger.starts.followed(grace=grace)
         for record in followed:
             self.keep(record)
         for server_id in self._kept.keys() - {record.server_id for record in followed}:

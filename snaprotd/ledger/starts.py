@@ -35,14 +35,15 @@ class Starts:
         """The record of a rotation's server, as it is kept."""
         return promises.record_of(rotation, self.account, self.terms)
 
-    async def followed(self) -> list[ServerPower]:
+    async def followed(self, *, grace: float = 0.0) -> list[ServerPower]:
         """The servers that something is owed to or that are watched, but for those with a living rotation elsewhere.
 
-        A rotation of another process that holds its lease sees to its server itself.
+        A rotation of another process that holds its lease sees to its server itself. Until `grace` seconds after that
+        it is left to whoever takes it up: it may still need the server off.
         """
         async with self._transaction() as connection:
             rows = (await connection.execute(promises.followed())).all()
-            living = (await connection.execute(statements.living(time.time(), self._lease()))).all()
+            living = (await connection.execute(statements.living(time.time(), self._lease(), grace=grace))).all()
         elsewhere = {row.server_id for row in living if row.owner != self._owner}
         # Another account's server is not found in this one: its promise would be given up as if it were gone.
         ours = [row for row in rows if row.account in ("", self.account)]

@@ -108,12 +108,12 @@ def adopt(account: str) -> tuple[Update, Update]:
     return tuple(update(table).where(table.c.account == "").values(account=account) for table in (ROTATIONS, POWERS))  # type: ignore[return-value]
 
 
-def living(now: float, lease: float) -> Select[Any]:
-    """The servers whose open rotation somebody holds under a lease that has not run out."""
+def living(now: float, lease: float, *, grace: float = 0.0) -> Select[Any]:
+    """The servers whose open rotation somebody holds under a lease that has not run out `grace` seconds ago."""
     columns = ROTATIONS.c
     until = columns.lease_until
     return select(columns.server_id, columns.owner).where(
-        columns.is_open, columns.owner.is_not(None), until >= now, until <= now + 2 * lease
+        columns.is_open, columns.owner.is_not(None), until >= now - grace, until <= now + 2 * lease
     )
 
 
