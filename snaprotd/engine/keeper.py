@@ -26,7 +26,7 @@ from snaprotd.engine.switching import pay
 log = structlog.get_logger("snaprotd.keeper")
 
 TAKEN_UP_WITHIN = 30.0
-"""Seconds after its lease has run out in which a rotation is taken up again: two ticks of a daemon. Then nobody will."""
+"""Seconds after its lease has run out in which a rotation is taken up again, if at all: two ticks of a daemon."""
 
 LONGEST_WAIT = 60.0
 """Seconds between two looks at a server that a start is owed to, whatever the provider asks for."""
