@@ -178,7 +178,9 @@ async def test_it_shows_what_has_changed_by_itself(tmp_path: Path, browser: Brow
         visit(browser, told.url) as seen,
     ):
         page = seen.page
-        await expect(page.locator("#state h1")).to_have_text("All is well")
+        await expect(page.locator("#state h1")).to_have_text(
+            "All is well", timeout=20_000
+        )  # when the account is listed
         await page.evaluate("window.stayed = true")
         settings = told.config.read_text()
         told.config.write_text(settings.replace('"keep": 3', '"kepe": 3'))
