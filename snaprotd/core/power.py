@@ -251,8 +251,12 @@ def hard_stop_undone(power: Power) -> Power:
 
 
 def timed_out(power: Power) -> Power:
-    """The stop did not strike in time. It may strike after we have turned away."""
-    return replace(power, power_open=0.0, stop_timed_out=True) if power.held_off else power
+    """The stop did not strike in time. It may strike after we have turned away, unless every answer was that it is not
+    carried out now.
+    """
+    if not power.held_off:
+        return power
+    return replace(power, power_open=None if power.power_open is None else 0.0, stop_timed_out=True)
 
 
 # -- what is seen ------------------------------------------------------------------------------------------------------

@@ -162,6 +162,11 @@ class Rotation:
         return self.is_owed or self.power.awaits_stop
 
     @property
+    def is_refused_its_stop(self) -> bool:
+        """It has asked for a stop, and was told each time that it is not carried out now: it is to ask again."""
+        return self.step is Step.STOP and self.is_owed and self.power.power_open is None and not self.power.went_off
+
+    @property
     def start_is_overdue(self) -> bool:
         """It has stood at its start for longer than `start_timeout`.
 

@@ -47,6 +47,8 @@ class Kept:
         self.tools = tools
         self.left = asyncio.Event()
         """Somebody else sees to the server now."""
+        self.is_abandoned = False
+        """Whoever holds a lease of its rotation is dead."""
 
     @property
     def record(self) -> ServerPower:
@@ -153,8 +155,11 @@ class Keeper:
             if kept is not None and await kept.is_let_go():
                 self._attend(kept)
 
-    def keep(self, record: ServerPower) -> None:
-        """Take care of one server, unless a rotation of this process does."""
+    def keep(self, record: ServerPower, *, is_abandoned: bool = False) -> None:
+        """Take care of one server, unless a rotation of this process does.
+
+        `is_abandoned`: whoever holds a lease of its rotation is dead.
+        """
         if self._serves(record.server_id) or not record.power.is_followed:
             return
         kept = self._kept.get(record.server_id)
@@ -162,6 +167,7 @@ class Keeper:
             kept = self._kept[record.server_id] = Kept(record, self._tools)
         else:
             kept.merge(record)
+        kept.is_abandoned = kept.is_abandoned or is_abandoned
         self._attend(kept)
 
     async def save_all(self) -> None:
@@ -288,7 +294,7 @@ class Keeper:
 
     async def _is_seen_to_elsewhere(self, kept: Kept) -> bool:
         """Another process runs a rotation of the server, which may need it off; where not, this one goes on."""
-        if self._leases == "ignore":
+        if self._leases == "ignore" or kept.is_abandoned:
             return False
         try:
             return await self._tools.ledger.starts.is_elsewhere(kept.server_id)

@@ -115,7 +115,7 @@ class Rotations:
         for rotation in await self._tools.ledger.open_rotations():
             if rotation.held_off:
                 log.error("the ledger cannot be written: starting the server", server=rotation.label)
-                self.keeper.keep(self._tools.ledger.starts.record_of(rotation))
+                self.keeper.keep(self._tools.ledger.starts.record_of(rotation), is_abandoned=True)
         await self.keeper.take_up()
 
     async def mend_ledger(self) -> None:

@@ -125,7 +125,8 @@ class Run:
 
     def begin_visit(self) -> None:
         """From now on a drain that was not asked for yet calls off what is still to be asked, but for a start."""
-        call = self.tools.drain.call(held_off=self._rotation.needs_its_process)
+        is_needed = self._rotation.needs_its_process and not self._rotation.is_refused_its_stop
+        call = self.tools.drain.call(held_off=is_needed)
         self._call = None if call.is_set() or self._rotation.step is Step.START else call
 
     async def save(self, change: Change = lambda rotation: rotation) -> None:

@@ -16,7 +16,7 @@ from snaprotd.core.errors import CloudError, NotFound, NotSent, Temporary, Uncle
 from snaprotd.core.model import Server
 from snaprotd.core.policy import OnStopTimeout
 from snaprotd.core.power import Power
-from snaprotd.core.rotation import Done, Failed, Outcome, Waiting, hard_stop_begun, hard_stop_undone
+from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Waiting, hard_stop_begun, hard_stop_undone
 from snaprotd.engine.run import Run, Tools, Transition
 
 log = structlog.get_logger("snaprotd.rotation")
@@ -40,18 +40,19 @@ async def stop(run: Run) -> Outcome:
     if rotation.power.awaits_stop and (rotation.power.stop_acknowledged or rotation.stop_is_open):
         return Waiting("the server has been asked to stop and is still active")
     await run.save_power(power.promised, run.tools.now())
-    return await _ask_to_stop(run, server, "stop", owed=False)
+    return await _ask_to_stop(run, server, "stop", before=rotation, owed=False)
 
 
-async def _ask_to_stop(run: Run, server: Server, action: str, *, owed: bool) -> Outcome:
+async def _ask_to_stop(run: Run, server: Server, action: str, *, before: Rotation, owed: bool) -> Outcome:
     """`owed`: an earlier request may have stopped the server, or may yet, whatever becomes of this one.
 
-    Only a request that never left is undone. An error answer proves nothing: a proxy may have sent it twice.
+    Only a request that never left is undone, where it was the first. An error answer proves nothing: a proxy may have
+    sent it twice.
     """
     try:
         await run.tools.cloud.power(server, action, guard=run.guard)
     except NotSent:
-        run.update_power(power.not_sent, owed=owed)
+        run.update_power(power.not_now if before.held_off else power.not_sent, owed=owed)
         raise
     except CloudError as error:
         if _is_for_now(error):
@@ -87,7 +88,7 @@ async def _stop_the_hard_way(run: Run, server: Server) -> Outcome:
     owed = before.power.awaits_stop and (before.power.stop_acknowledged or before.stop_is_open)
     await run.save(partial(hard_stop_begun, now=run.tools.now()))
     try:
-        return await _ask_to_stop(run, server, "hard_stop", owed=owed)
+        return await _ask_to_stop(run, server, "hard_stop", before=before, owed=owed)
     except CloudError as error:
         if _is_for_now(error):
             run.update(partial(hard_stop_undone, before=before))
