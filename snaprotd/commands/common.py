@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -15,7 +16,7 @@ from snaprotd import logs
 from snaprotd.config.file import find_config
 from snaprotd.config.file import load as load_file
 from snaprotd.config.settings import Config
-from snaprotd.core.errors import SnaprotdError
+from snaprotd.core.errors import ConfigError, SnaprotdError
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -56,6 +57,14 @@ def server_argument(*, many: bool = False, required: bool = True) -> Callable[[C
     return click.argument(
         "server", required=required, metavar="SERVER" if required else "[SERVER]", shell_complete=_names
     )
+
+
+def config_path(path: str | None) -> Path | None:
+    """Where the configuration would be; None where there is none."""
+    try:
+        return find_config(path, os.environ)
+    except ConfigError:
+        return None
 
 
 def load(path: str | None) -> Config:

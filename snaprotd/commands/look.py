@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import click
+from rich.text import Text
 
 from snaprotd.commands.common import FAILED, as_json, begin, load, print_json, server_argument, wait_for, with_config
 from snaprotd.commands.jobs.account import read_account
@@ -90,7 +91,7 @@ def history(server: str | None, path: str | None, limit: int, as_json: bool) -> 
     Example:
       snaprotd history web-01 --limit 50
     """
-    from snaprotd.commands.jobs.now import read_history
+    from snaprotd.commands.jobs.now import read_history, read_let_go
 
     begin()
     settings = load(path)
@@ -99,6 +100,8 @@ def history(server: str | None, path: str | None, limit: int, as_json: bool) -> 
         print_json([history_row(rotation) for rotation in rotations])
     else:
         show(history_text(rotations))
+        if server is not None and (let_go := wait_for(read_let_go(settings, server))):
+            show(Text(f"A start of {server} was let go by {let_go}"))
     return 0
 
 

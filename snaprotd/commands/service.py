@@ -8,9 +8,10 @@ from datetime import timedelta
 import click
 from click.shell_completion import get_completion_class
 
-from snaprotd.commands.common import FAILED, WRONG_USAGE, begin, load, print_json, wait_for, with_config
+from snaprotd.commands.common import FAILED, WRONG_USAGE, begin, config_path, load, print_json, wait_for, with_config
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.config.file import json_schema
+from snaprotd.core.errors import ConfigError, LedgerError
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
 from snaprotd.simulator import FAULT_HELP, Fault
@@ -27,14 +28,22 @@ def run(path: str | None) -> int:
 
     SIGTERM takes no new work, sees every server that is held off started again, and ends with 0.
     """
+    from snaprotd.daemon.last_resort import ledgers_named, pay_what_is_owed
     from snaprotd.daemon.life import Daemon
 
     begin("INFO", never_wait=True)
 
     async def live() -> int:
-        daemon = Daemon(load(path), os.environ)
-        daemon.obey_signals()
-        return await daemon.run()
+        try:
+            daemon = Daemon(load(path), os.environ)
+            daemon.obey_signals()
+            return await daemon.run()
+        except (ConfigError, LedgerError) as error:
+            # What is owed is paid before anybody is told why the daemon cannot begin.
+            places = ledgers_named(config_path(path), os.environ)
+            if not await pay_what_is_owed(places, os.environ, error):
+                return FAILED
+            raise
 
     return wait_for(live())
 

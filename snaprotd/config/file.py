@@ -17,7 +17,7 @@ from typing import Any
 from snaprotd.config import yaml_nodes
 from snaprotd.config.layers import check_layers, defaults_of, expressions_of, layers_of, merged_layers, retention_of
 from snaprotd.config.mistakes import Findings, read_shape, shown_path
-from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written
+from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written, default_state
 from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.policy import Policy
@@ -99,7 +99,7 @@ def parse(text: str, source: str, environ: Mapping[str, str] = os.environ) -> Co
 
 
 def _config(keys: FileKeys, path: Path, digest: str, environ: Mapping[str, str]) -> Config:
-    settings = {"state": _default_state(environ)} | _settings(keys, Config)
+    settings = {"state": default_state(environ)} | _settings(keys, Config)
     settings["api"] = ApiSettings(**_settings(keys.get("api", {}), ApiSettings))
     return Config(**settings, entries=tuple(_entries(keys)), path=path, digest=digest)
 
@@ -109,11 +109,6 @@ def _settings(keys: Mapping[str, Any], record: type) -> dict[str, Any]:
     names = {each.name for each in fields(record)}
     given = {key: value for key, value in keys.items() if key in names}
     return {key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in given.items()}
-
-
-def _default_state(environ: Mapping[str, str]) -> str:
-    directory = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd names all of several, with colons
-    return f"{directory}/state.db" if directory else "./snaprotd-state.db"
 
 
 def _entries(keys: FileKeys) -> Iterator[ServerEntry]:

@@ -93,6 +93,12 @@ def as_written(key: str, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, StrEnum) else value
 
 
+def default_state(environ: Mapping[str, str]) -> str:
+    """Where the ledger is, where the file does not say."""
+    directory = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd names all of several, with colons
+    return f"{directory}/state.db" if directory else "./snaprotd-state.db"
+
+
 # -- servers of the account
 
 

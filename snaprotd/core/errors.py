@@ -36,6 +36,10 @@ class Unclear(Temporary):
     """The answer to a request that changes something was lost: it may have been carried out, or may yet be."""
 
 
+class NotSent(Temporary):
+    """The request never left this machine, for certain: there was no connection."""
+
+
 class Busy(Temporary):
     """Not carried out, and not now: something else is going on with the server. Ask again at the next poll."""
 

@@ -1,12 +1,17 @@
 """The power of a server, as far as we have touched it: what we asked of it, what was seen since, and what is owed.
 
-Each function here is a transition: it takes the record and what happened, and answers with the next record. What is
-promised must be on disk before the request that it is about goes out; that is for who carries it out.
+The promise to start a server lives with the server, not with a rotation: whoever stopped it last owes the start. Each
+function here is a transition: it takes the record and what happened, and answers with the next record. What is promised
+must be on disk before the request that it is about goes out; that is for who carries it out.
+
+Nothing ends a promise but two looks at a running server, a poll apart, at a time when no request of ours can strike
+any more. One look proves nothing, for a read may be stale; an error answer to a power request proves nothing, for a
+proxy may have sent it twice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from snaprotd.core.model import Server
@@ -18,15 +23,20 @@ was made at the very end of it still needs a moment to be listed."""
 START_BACKOFF_CAP = 300.0
 """Seconds between two start requests at the most. There is no last one."""
 
+UNSTRUCK_FOR = 86400.0
+"""Seconds for which a server that is found off was switched off by our stop, where that was never seen to strike."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Power:
-    """What is remembered of one server's power while we hold it off, or may be about to. Ages are in seconds."""
+    """What is remembered of one server's power. Ages are in seconds, and None where there was no such thing."""
 
-    held_off: bool = False
-    """The promise: we have asked this server to stop, or are about to, so we must see it running again."""
+    asked: int = 0
+    """The number of our last stop: each one that is promised has the next."""
+    released: int = 0
+    """The highest number whose start was paid, or let go."""
     held_off_since: datetime | None = None
-    """When that promise was made, by the wall clock: for people, and never for a decision."""
+    """When that stop was promised, by the wall clock: for people, and never for a decision."""
     stop_acknowledged: bool = False
     """A stop has been acknowledged, and may not have been carried out yet."""
     hard_stop: bool = False
@@ -34,36 +44,81 @@ class Power:
     stop_timed_out: bool = False
     """The server did not switch off in time, and may yet."""
     power_open: float | None = None
-    """Age of the last stop or start that may yet be carried out; None where none may."""
+    """Age of the last stop while it may yet be carried out; None where it may be asked for again."""
+    request_age: float | None = None
+    """Age of our last power request, of any kind."""
+    stop_age: float | None = None
+    """Age of our last stop."""
     starts: int = 0
     """Start requests sent."""
     start_age: float = 0.0
     """Age of the last of them."""
     went_off: bool = False
-    """It was seen not to be running, after we had asked for that."""
+    """It was seen not to be running, after we had asked for that: the stop has struck."""
+    unstruck: bool = False
+    """A stop was sent, and has not been seen to strike."""
+    waited_out: bool = False
+    """The server was seen running at a time when that stop was no longer waited for."""
     came_back: bool = False
-    """It was seen running again since then, and is only watched."""
+    """It was seen running again since then, once at least."""
+    running_for: float | None = None
+    """Age of the first of the looks, without a break, that showed it running; none of our requests came since."""
+    watched: bool = False
+    """It was seen running in two looks a poll apart, and is only watched: nobody waits for it any more."""
+    missing_for: float | None = None
+    """Age of the first of the answers, without a break, that there is no such server."""
     went_off_at: datetime | None = None
-    """When that was first seen, by the wall clock: for people, and never for a decision."""
+    """When it was first seen off, by the wall clock: for people, and never for a decision."""
     off_for: float = 0.0
     """Length of the time in which it was seen off because of us, until it was seen running."""
-    missing_for: float | None = None
-    """Age of the first answer that there is no such server, since it was last seen; None where there was none."""
+
+    @property
+    def held_off(self) -> bool:
+        """The promise: we have asked this server to stop, or are about to, and it must be seen running again."""
+        return self.asked > self.released
+
+    @property
+    def is_owed(self) -> bool:
+        """A start is owed, as far as was seen: the promise stands, and the server is not only watched."""
+        return self.held_off and not self.watched
+
+    @property
+    def awaits_stop(self) -> bool:
+        """A stop was sent, was not seen to strike, and is waited for."""
+        return self.held_off and self.unstruck and not self.waited_out
 
     @property
     def is_off_because_of_us(self) -> bool:
         """As last seen."""
         return self.held_off and self.went_off and not self.came_back
 
-    def is_unsettled(self, *, settle: float, start_timeout: float) -> bool:
-        """A stop or start may still strike: watch the server. Both times are in seconds.
+    @property
+    def is_followed(self) -> bool:
+        """It is still looked after: something is owed or watched, or an old stop may turn out to have struck."""
+        unstruck = self.unstruck and self.stop_age is not None and self.stop_age < UNSTRUCK_FOR
+        return self.held_off or unstruck
 
-        A stop that the provider acknowledged, and has not carried out yet, is given longer than a lost one.
+    def stop_is_open(self, *, settle: float, start_timeout: float) -> bool:
+        """The last stop was not seen to strike, and may yet: no other is sent, and who asked for it waits for it.
+
+        Both times are in seconds. One that the provider acknowledged is given longer than a lost one.
         """
         patience = settle * SETTLE_MARGIN
         if self.stop_timed_out or self.stop_acknowledged:
             patience = max(patience, start_timeout)
-        return self.power_open is not None and self.power_open < patience
+        return self.unstruck and self.power_open is not None and self.power_open < patience
+
+    def may_strike(self, *, settle: float, stop_timeout: float, start_timeout: float) -> bool:
+        """A request of ours may still change the server's power. All times are in seconds.
+
+        A stop that was seen to strike is over, and only what was sent twice on its way may follow within `settle`. One
+        that was not may strike for as long as the server may take for anything, counted from its time-out.
+        """
+        settled = settle * SETTLE_MARGIN
+        late = self.stop_age if self.unstruck else None
+        return (self.request_age is not None and self.request_age < settled) or (
+            late is not None and late < 2 * stop_timeout + start_timeout + settled
+        )
 
     def may_be_asked_to_start(self, poll_interval: float) -> bool:
         """The last start request is old enough for another: each waits twice as long as the one before it."""
@@ -71,14 +126,61 @@ class Power:
         return not self.starts or self.start_age >= backoff
 
 
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What is needed to pay a start without any configuration; kept beside the promise. Never the token itself."""
+
+    base_url: str = ""
+    token_file: str = ""
+    """Empty where the token comes from the environment."""
+    request_timeout: float = 30.0
+    settle: float = 120.0
+    stop_timeout: float = 300.0
+    start_timeout: float = 600.0
+    poll_interval: float = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerPower:
+    """The power of one server of an account, as the ledger keeps it."""
+
+    account: str
+    server_id: str
+    label: str
+    power: Power
+    terms: Terms = field(default_factory=Terms)
+    let_go: str = ""
+    """Who let go of a start that was owed, when and why; empty where nobody has."""
+
+    def may_strike(self) -> bool:
+        """A request of ours may still change the server's power."""
+        terms = self.terms
+        return self.power.may_strike(
+            settle=terms.settle, stop_timeout=terms.stop_timeout, start_timeout=terms.start_timeout
+        )
+
+
+def merged(one: Power, other: Power) -> Power:
+    """Two records of one server: the later stop counts, and what was paid for stays paid."""
+    later = other if (other.asked, other.released) > (one.asked, one.released) else one
+    return replace(later, released=max(one.released, other.released))
+
+
 def aged(power: Power, seconds: float) -> Power:
     """After `seconds` more of a monotonic clock."""
+
+    def older(age: float | None) -> float | None:
+        return None if age is None else age + seconds
+
     return replace(
         power,
         start_age=power.start_age + seconds,
         off_for=power.off_for + seconds if power.is_off_because_of_us else power.off_for,
-        power_open=None if power.power_open is None else power.power_open + seconds,
-        missing_for=None if power.missing_for is None else power.missing_for + seconds,
+        power_open=older(power.power_open),
+        request_age=older(power.request_age),
+        stop_age=older(power.stop_age),
+        running_for=older(power.running_for),
+        missing_for=older(power.missing_for),
     )
 
 
@@ -86,21 +188,36 @@ def aged(power: Power, seconds: float) -> Power:
 
 
 def promised(power: Power, now: datetime) -> Power:
-    """A stop is about to be asked for. What an earlier process has seen of the server counts no more."""
+    """A stop is about to be asked for. What was seen of the server before counts no more."""
     return replace(
-        power,
-        held_off=True,
+        _stop_promised(power),
+        asked=max(power.asked, power.released) + 1,
         held_off_since=now,
-        power_open=0.0,
+        stop_acknowledged=False,
+        hard_stop=False,
+        stop_timed_out=False,
         went_off=False,
         went_off_at=None,
         came_back=False,
+        starts=0,
+        off_for=0.0,
     )
 
 
 def promised_harder(power: Power, now: datetime) -> Power:
     """The hard stop is about to be asked for, after one that did not strike in time."""
-    return replace(power, held_off=True, held_off_since=power.held_off_since or now, hard_stop=True, power_open=0.0)
+    asked = power.asked if power.held_off else power.asked + 1
+    since = power.held_off_since or now
+    return replace(_stop_promised(power), asked=asked, held_off_since=since, hard_stop=True)
+
+
+def _stop_promised(power: Power) -> Power:
+    return replace(_requested(power), power_open=0.0, stop_age=0.0, unstruck=True, waited_out=False)
+
+
+def _requested(power: Power) -> Power:
+    """Something is about to be asked of the server: looks before that prove nothing about it."""
+    return replace(power, request_age=0.0, running_for=None, watched=False)
 
 
 def acknowledged(power: Power) -> Power:
@@ -109,50 +226,67 @@ def acknowledged(power: Power) -> Power:
 
 
 def lost(power: Power) -> Power:
-    """The answer to a stop or start was lost: it may have been carried out, or may yet be."""
-    return replace(power, power_open=0.0)
+    """The answer to a stop was lost, or was an error: it may have been carried out, or may yet be."""
+    return replace(power, power_open=0.0, request_age=0.0, stop_age=0.0)
 
 
 def not_now(power: Power, *, owed: bool) -> Power:
-    """The stop was not carried out, and may be asked for again. The promise stays: what keeps the server busy may be a
-    stop of ours that was sent twice on its way. `owed`: an earlier one may have been carried out, or may yet be."""
+    """The stop was answered that it is not carried out now, and may be asked for again. The promise stays.
+
+    `owed`: an earlier one may have been carried out, or may yet be.
+    """
     return power if owed else replace(power, power_open=None)
 
 
-def refused(power: Power, *, owed: bool) -> Power:
-    """The stop was certainly not carried out. `owed`: an earlier one may have been, or may yet be."""
-    return power if owed else replace(power, held_off=False, held_off_since=None, power_open=None)
+def not_sent(power: Power, *, owed: bool) -> Power:
+    """The stop never left this machine. `owed`: an earlier one may have been carried out, or may yet be."""
+    if owed:
+        return power
+    return replace(power, released=power.asked, held_off_since=None, power_open=None, unstruck=False)
 
 
 def hard_stop_undone(power: Power) -> Power:
-    """The hard stop was certainly not carried out, and may be asked for again."""
+    """The hard stop was not carried out, as far as was answered, and may be asked for again."""
     return replace(power, hard_stop=False)
 
 
 def timed_out(power: Power) -> Power:
-    """The stop did not strike in time. It may strike after we have turned away, so it is open anew."""
-    return replace(power, power_open=0.0, stop_timed_out=True) if power.held_off else power
+    """The stop did not strike in time. It may strike after we have turned away, unless every answer was that it is not
+    carried out now.
+    """
+    if not power.held_off:
+        return power
+    return replace(power, power_open=None if power.power_open is None else 0.0, stop_timed_out=True)
 
 
 # -- what is seen ------------------------------------------------------------------------------------------------------
 
 
-def seen(power: Power, server: Server, now: datetime) -> Power:
-    """A look at the server: it is off, or on its way, after we had asked for that; or it runs again."""
-    after = replace(power, missing_for=None)
-    if power.held_off and not server.is_active:
-        after = replace(after, went_off=True, came_back=False, went_off_at=power.went_off_at or now)
-    elif power.went_off and not power.came_back:
-        after = replace(after, came_back=True, off_for=_off_for(power, now))
-    if server.is_stopped and power.stop_acknowledged and not power.hard_stop:
-        # The stop that was acknowledged has struck, and no other is under way. Of two, one still may be.
-        return replace(after, stop_acknowledged=False, power_open=None)
+def seen(power: Power, server: Server, now: datetime, *, apart: float) -> Power:
+    """A look at the server. `apart` is how many seconds two looks must lie apart to prove that it runs."""
+    if server.is_active:
+        return _seen_running(power, now, apart)
+    after = replace(power, running_for=None, watched=False, missing_for=None)
+    if not power.held_off and not (power.is_followed and server.is_stopped):
+        return after  # off, or on its way, and not by us
+    asked = power.asked if power.held_off else power.asked + 1  # the old stop has struck after all: it is owed again
+    return replace(
+        after,
+        asked=asked,
+        went_off=True,
+        unstruck=power.unstruck and (power.hard_stop or not server.is_stopped),  # of two stops one may still strike
+        came_back=False,
+        went_off_at=power.went_off_at or now,
+    )
+
+
+def _seen_running(power: Power, now: datetime, apart: float) -> Power:
+    since = 0.0 if power.running_for is None else power.running_for
+    proven = power.running_for is not None and since >= apart
+    after = replace(power, running_for=since, watched=proven, missing_for=None)
+    if power.went_off and not power.came_back:
+        return replace(after, came_back=True, off_for=_off_for(power, now))
     return after
-
-
-def missing(power: Power) -> Power:
-    """The provider says that there is no such server. How long it has said so counts from the first time."""
-    return power if power.missing_for is not None else replace(power, missing_for=0.0)
 
 
 def _off_for(power: Power, now: datetime) -> float:
@@ -160,24 +294,30 @@ def _off_for(power: Power, now: datetime) -> float:
     return power.off_for if power.went_off_at is None else max(power.off_for, (now - power.went_off_at).total_seconds())
 
 
+def waited_out(power: Power) -> Power:
+    """The server runs, and the stop that was not seen to strike is no longer waited for: it is only followed."""
+    return replace(power, waited_out=True)
+
+
+def missing(power: Power) -> Power:
+    """The provider has said that there is no such server."""
+    since = 0.0 if power.missing_for is None else power.missing_for
+    return replace(power, missing_for=since, running_for=None, watched=False)
+
+
 # -- a start -----------------------------------------------------------------------------------------------------------
 
 
 def start_promised(power: Power) -> Power:
     """A start is about to be asked for."""
-    return replace(power, starts=power.starts + 1, start_age=0.0, power_open=0.0)
-
-
-def start_answered(power: Power, still_open: float | None) -> Power:
-    """The start was taken, or refused: what was open before it (`still_open`, an age) is open still."""
-    return replace(power, power_open=still_open)
+    return replace(_requested(power), starts=power.starts + 1, start_age=0.0)
 
 
 def released(power: Power) -> Power:
-    """The server was seen running at a time when no request of ours can strike any more."""
-    return replace(power, held_off=False, stop_acknowledged=False, power_open=None)
+    """The promise is kept, or let go: the server was seen running when no request of ours can strike any more."""
+    return replace(power, released=power.asked, stop_acknowledged=False, power_open=None)
 
 
 def given_up(power: Power) -> Power:
-    """There is no server any more that could be started."""
-    return replace(power, held_off=False)
+    """There is no server any more that could be started; or a person has let go of the start."""
+    return replace(released(power), unstruck=False)

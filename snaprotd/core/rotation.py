@@ -138,6 +138,11 @@ class Rotation:
         return self.power.held_off
 
     @property
+    def is_owed(self) -> bool:
+        """A start is owed, as far as was seen."""
+        return self.power.is_owed
+
+    @property
     def is_finished(self) -> bool:
         return self.step is Step.DONE
 
@@ -147,9 +152,19 @@ class Rotation:
         return self.creation.is_unsettled(self.settle)
 
     @property
-    def power_is_unsettled(self) -> bool:
-        """A stop or start may still strike: watch the server."""
-        return self.power.is_unsettled(settle=self.settle, start_timeout=self.policy.start_timeout.total_seconds())
+    def stop_is_open(self) -> bool:
+        """A stop of ours may yet strike: send no other, and wait for it."""
+        return self.power.stop_is_open(settle=self.settle, start_timeout=self.policy.start_timeout.total_seconds())
+
+    @property
+    def needs_its_process(self) -> bool:
+        """A start is owed, or a stop of ours may yet strike: a process that ends waits for that."""
+        return self.is_owed or self.power.awaits_stop
+
+    @property
+    def is_refused_its_stop(self) -> bool:
+        """It has asked for a stop, and was told each time that it is not carried out now: it is to ask again."""
+        return self.step is Step.STOP and self.is_owed and self.power.power_open is None and not self.power.went_off
 
     @property
     def start_is_overdue(self) -> bool:
@@ -298,11 +313,12 @@ def prune_failed(rotation: Rotation, error: str) -> Rotation:
 def resumed(rotation: Rotation, now: datetime) -> Rotation:
     """The rotation as a new process takes it up.
 
-    One that has asked for nothing yet follows its policy's `missed_within`, as a slot does that nobody saw: a server
-    is not stopped at noon for last night's snapshot of a week ago.
+    One that has asked for no snapshot yet follows its policy's `missed_within`, as a slot does that nobody saw: a
+    server is not stopped at noon for last night's snapshot of a week ago. What is off because of us is started.
     """
-    asked = rotation.held_off or rotation.creation.creates or rotation.deleted
+    asked = rotation.creation.creates or rotation.deleted
     touched = asked or rotation.snapshot_id is not None or rotation.error is not None
     if touched or now - rotation.slot <= rotation.policy.missed_within:
         return rotation
-    return advance(rotation, Failed("interrupted before anything was done, and resumed too late"))
+    done = "the snapshot was asked for" if rotation.held_off else "anything was done"
+    return advance(rotation, Failed(f"interrupted before {done}, and resumed too late"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -15,6 +15,7 @@ from snaprotd.config.settings import Config
 from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.account_watch import AccountWatch
+from snaprotd.daemon.ledger_watch import LedgerWatch
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.schedules import Remembered, Schedules
 from snaprotd.daemon.sd_notify import ServiceNotifier
@@ -35,6 +36,9 @@ TICK = 15.0
 
 INVENTORY_EVERY = 60.0
 """Seconds between two readings of the whole account, at the least four polls, at the most `discover_interval`."""
+
+LEDGER_EVERY = 3.0
+"""Seconds between two looks whether the ledger's file is there still."""
 
 HISTORY_EVERY = 86400.0
 """Seconds between two times that old rotations are forgotten."""
@@ -79,6 +83,7 @@ class Daemon:
         self._rotations: Rotations
         self._schedules: Schedules
         self._account: AccountWatch
+        self._ledger_watch: LedgerWatch
 
     @property
     def started(self) -> asyncio.Event:
@@ -126,6 +131,7 @@ class Daemon:
             look_after=self._look_after,
             now=tools.now,
         )
+        self._ledger_watch = LedgerWatch(tools.ledger, board)
         self.view = DaemonView(
             self._config,
             self.standing,
@@ -134,6 +140,7 @@ class Daemon:
             metrics=metrics,
             schedules=self._schedules,
             account=self._account,
+            ledger_watch=self._ledger_watch,
         )
 
     def stop(self) -> None:
@@ -153,6 +160,7 @@ class Daemon:
         """Go on with what was interrupted, before anything else can fail."""
         try:
             await self._rotations.take_over(everything=self._tools.ledger.is_sole_user)
+            await self._rotations.keeper.take_up()
         except LedgerError as error:
             log.error("interrupted rotations cannot be taken over yet", error=str(error))
 
@@ -163,8 +171,9 @@ class Daemon:
         self.started.set()
         for name, work in {
             "tick": _every(lambda: TICK, self._tick),
+            "ledger": _every(lambda: LEDGER_EVERY, self._rotations.mend_ledger),
             "history": _every(lambda: HISTORY_EVERY, self._tools.ledger.forget_old),
-            "inventory": _every(self._inventory_interval, self._account.read),
+            "inventory": _every(self._inventory_interval, self._read_account),
             "leases": _for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
             "reload": _for_ever(self._watch.watch),
             "watchdog": self._systemd.feed_watchdog(lambda: not self.view.ailments()),
@@ -181,6 +190,7 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._ledger_watch.aclose()
         if all_on and self.started.is_set():
             log.info("ended in order; the next start goes on with what is open")
         if not all_on:
@@ -201,9 +211,22 @@ class Daemon:
         self._schedules.look_at_clock()
         self.standing.ticked_at = asyncio.get_running_loop().time()
         self._systemd.status(self.view.in_words())
+        if await self._ledger_watch.look():
+            await self._look_for_work()
+            return
+        with suppress(LedgerError):  # told already; what it promises may be readable all the same
+            await self._look_for_work()
+
+    async def _look_for_work(self) -> None:
+        """What other processes have left, or done."""
         if not self.standing.stop.is_set():
+            await self._rotations.keeper.take_up()
             await self._rotations.take_over()
             await self._note_others()
+
+    async def _read_account(self) -> None:
+        await self._account.read()
+        self._rotations.keeper.follow(self._tools.inventory.seen_servers)
 
     async def _note_others(self) -> None:
         """What other processes have done meanwhile, as `snaprotd now` does, is known to the status too."""

@@ -16,7 +16,8 @@ from snaprotd.core.schedule import expected_interval, missed_slots, spread_delay
 from snaprotd.daemon.timer import SlotTimer
 from snaprotd.engine.board import Board, ServerFacts
 from snaprotd.engine.rotations import Rotations
-from snaprotd.ledger.store import Claimed, Ledger, Mark, ServerBusy
+from snaprotd.ledger.claims import Claimed, Mark, ServerBusy
+from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import DaemonMetrics
 from snaprotd.wiring.assembly import new_rotation
 

@@ -37,6 +37,11 @@ class ServiceNotifier:
         """`ready` must follow. Without the time of the monotonic clock `systemctl reload` would wait for ever."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
+    def extend(self, seconds: int, status: str) -> None:
+        """Ask for so much more time to begin; to be asked again before it is over."""
+        self._status = status
+        self._send(f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000}", f"STATUS={status}")
+
     def stopping(self, status: str) -> None:
         self._status = status
         self._send("STOPPING=1", f"STATUS={status}")

@@ -12,6 +12,7 @@ from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import Json, count
 from snaprotd.daemon.account_watch import AccountWatch
+from snaprotd.daemon.ledger_watch import LedgerWatch
 from snaprotd.daemon.schedules import Schedules
 from snaprotd.engine.board import Board
 from snaprotd.engine.run import Tools
@@ -62,6 +63,7 @@ class DaemonView:
         metrics: Metrics,
         schedules: Schedules,
         account: AccountWatch,
+        ledger_watch: LedgerWatch,
     ) -> None:
         self.config = config
         self._standing = standing
@@ -70,6 +72,7 @@ class DaemonView:
         self._metrics = metrics
         self._schedules = schedules
         self._account = account
+        self._ledger_watch = ledger_watch
         self._report: Json | None = None
         self._reported_at = 0.0
 
@@ -79,7 +82,8 @@ class DaemonView:
     def in_words(self) -> str:
         """How it stands, in one line for `systemctl status`."""
         running = list(self._board.running.values())
-        off = [rotation.label for rotation in running if rotation.held_off]
+        off = [rotation.label for rotation in running if rotation.is_owed]
+        off += [debt.label for debt in self._board.debts.values()]
         is_ending = self._standing.stop.is_set()
         words = ["ending" if is_ending else count(len(self._schedules.targets), "server")]
         if running:
@@ -111,6 +115,8 @@ class DaemonView:
             missing.append("the configuration is not in force yet")
         if not self._account.has_answered:
             missing.append("the provider's API has not been reached yet")
+        if self._ledger_watch.error is not None:
+            missing.append(self._ledger_watch.error)
         return missing
 
     def remarks(self) -> Sequence[str]:
@@ -146,7 +152,7 @@ class DaemonView:
             found = {one.id: one for one in await self._tools.ledger.open_rotations()}
         except LedgerError as error:
             return tuple(ours.values()), str(error)
-        return tuple(one for one in (found | ours).values() if not one.is_finished), None
+        return tuple(one for one in (found | ours).values() if not one.is_finished), self._ledger_watch.error
 
     def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
         return Situation(
@@ -163,6 +169,8 @@ class DaemonView:
                 if (assessment := self._account.assessment(target)) is not None
             },
             running=running,
+            debts=dict(self._board.debts),
+            set_aside=dict(self._tools.ledger.set_aside),
             ledger_error=ledger_error,
             inventory_listed_at=self._tools.inventory.last_success,
             account_error=self._account.error,

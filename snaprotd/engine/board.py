@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 
 from snaprotd.core.model import Owner, SnapshotState
+from snaprotd.core.power import ServerPower
 from snaprotd.core.rotation import Result, Rotation
 
 
@@ -62,6 +63,10 @@ class Board:
         self._by_id: dict[str, ServerFacts] = {}
         self.running: dict[str, Rotation] = {}
         """The latest record of each rotation that this process is responsible for, by its id."""
+        self.debts: dict[str, ServerPower] = {}
+        """The servers that a start is owed to and that no rotation sees to, by id."""
+        self.ledger_writable: bool | None = None
+        """Whether the ledger can be written; None before that is known."""
         self.inventory_listed_at: datetime | None = None
         """When the provider's whole list was last read; None before the first."""
 
@@ -87,13 +92,20 @@ class Board:
         """This process does not run it any more."""
         self.running.pop(rotation.id, None)
 
+    def show_debt(self, record: ServerPower) -> None:
+        """A start is owed to the server, and the keeper sees to it."""
+        self.debts[record.server_id] = record
+
+    def clear_debt(self, server_id: str) -> None:
+        self.debts.pop(server_id, None)
+
     def start_failed(self, rotation: Rotation) -> None:
         self.of(rotation.server_id).start_failures += 1
 
     def deleted(self, rotation: Rotation, *, success: bool) -> None:
         """Of no server's facts: the next list shows it."""
 
-    def back_on(self, rotation: Rotation, seconds: float) -> None:
+    def back_on(self, server_id: str, seconds: float) -> None:
         """Of no server's facts: the rotation's own record has it."""
 
     def finished(self, rotation: Rotation) -> None:

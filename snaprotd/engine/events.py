@@ -16,7 +16,7 @@ class Observer(Protocol):
     def deleted(self, rotation: Rotation, *, success: bool) -> None:
         """A snapshot was deleted, or could not be."""
 
-    def back_on(self, rotation: Rotation, seconds: float) -> None:
+    def back_on(self, server_id: str, seconds: float) -> None:
         """The server runs again, after it was held off for so long."""
 
     def finished(self, rotation: Rotation) -> None:
@@ -37,9 +37,9 @@ class Observers:
         for one in self._observers:
             one.deleted(rotation, success=success)
 
-    def back_on(self, rotation: Rotation, seconds: float) -> None:
+    def back_on(self, server_id: str, seconds: float) -> None:
         for one in self._observers:
-            one.back_on(rotation, seconds)
+            one.back_on(server_id, seconds)
 
     def finished(self, rotation: Rotation) -> None:
         for one in self._observers:

@@ -37,8 +37,8 @@ async def run_rotation(run: Run) -> Rotation:
 async def _visit_and_save(run: Run) -> None:
     step = run.rotation.step
     structlog.contextvars.bind_contextvars(step=str(step))
-    if run.tools.drain.hurry.is_set() and step is not Step.START:
-        # The process is about to end: start the server ahead of its turn. The step itself is for the next process.
+    if _starts_ahead_of_its_turn(run):
+        # The process is about to end. The step itself is for the next process.
         outcome = await _visit(run, start)
     else:
         outcome = await _visit(run, ACTIONS[step])
@@ -47,8 +47,8 @@ async def _visit_and_save(run: Run) -> None:
         _tell(before, run.rotation, outcome)
     await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
-        held_off = run.rotation.held_off
-        await run.tools.drain.sleep(_pause(outcome, run.tools.poll_interval, held_off=held_off), held_off=held_off)
+        pause = _pause(outcome, run.tools.poll_interval, held_off=run.rotation.held_off)
+        await run.tools.drain.sleep(pause, held_off=run.rotation.needs_its_process and not _may_yet_be_let_go(run))
 
 
 async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome:
@@ -93,9 +93,22 @@ async def insist_on_rotation(run: Run) -> Rotation:
             await asyncio.sleep(run.tools.poll_interval)
 
 
+def _starts_ahead_of_its_turn(run: Run) -> bool:
+    """The process is about to end: the server is to be seen running, and nothing else is asked for any more."""
+    drain = run.tools.drain
+    if run.rotation.step is Step.START:
+        return False
+    return drain.hurry.is_set() or (drain.requested.is_set() and run.rotation.is_refused_its_stop)
+
+
+def _may_yet_be_let_go(run: Run) -> bool:
+    """Its server need not be waited for by a process that ends, but for the looks that prove that it runs."""
+    return run.rotation.is_refused_its_stop and not run.tools.drain.requested.is_set()
+
+
 def _stopped_by_drain(run: Run) -> bool:
     drain = run.tools.drain
-    return drain.requested.is_set() and not run.rotation.held_off
+    return drain.requested.is_set() and not run.rotation.needs_its_process
 
 
 def _pause(outcome: Outcome, poll_interval: float, *, held_off: bool) -> float:

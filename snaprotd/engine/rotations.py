@@ -8,12 +8,12 @@ from collections.abc import Callable
 import structlog
 
 from snaprotd.core.errors import LeaseLost, LedgerError
-from snaprotd.core.rotation import Rotation, resumed
+from snaprotd.core.rotation import Rotation, Step, resumed
 from snaprotd.engine.board import Board
+from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run, Tools
-from snaprotd.engine.switching import start_server
-from snaprotd.ledger.store import Claim, Claimed, Mark
+from snaprotd.ledger.claims import Claim, Claimed, Mark
 
 log = structlog.get_logger("snaprotd.rotations")
 
@@ -71,6 +71,7 @@ class Rotations:
     ) -> None:
         self._tools = tools
         self._board = board
+        self.keeper = Keeper(tools, board, serves=self.serves)
         self.permits = Permits(max_concurrent)
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = finished
@@ -79,7 +80,7 @@ class Rotations:
         """Claim a new rotation and, if it is ours, run it in the background."""
         claim = await self._tools.ledger.claim(rotation, mark)
         if isinstance(claim, Claimed):
-            self._launch(rotation)
+            self._launch(claim.rotation)
         return claim
 
     async def take_over(self, *, everything: bool = False) -> int:
@@ -93,7 +94,7 @@ class Rotations:
             if everything:
                 await self._start_without_ledger()
             raise
-        for rotation in sorted(taken, key=lambda rotation: not rotation.held_off):
+        for rotation in sorted(taken, key=lambda rotation: not rotation.is_owed):
             log.warning(
                 "going on with an interrupted rotation",
                 server=rotation.label,
@@ -105,14 +106,22 @@ class Rotations:
             self._launch(resumed(rotation, self._tools.now()))
         return len(taken)
 
+    def serves(self, server_id: str) -> bool:
+        """Whether a rotation of this process sees to the server."""
+        return any(rotation.server_id == server_id for rotation in self._board.running.values())
+
     async def _start_without_ledger(self) -> None:
         """Nothing can be taken over in a ledger that cannot be written; what is held off is to run all the same."""
         for rotation in await self._tools.ledger.open_rotations():
             if rotation.held_off:
                 log.error("the ledger cannot be written: starting the server", server=rotation.label)
-                task = asyncio.create_task(start_server(self._tools, rotation))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self.keeper.keep(self._tools.ledger.starts.record_of(rotation), is_abandoned=True)
+        await self.keeper.take_up()
+
+    async def mend_ledger(self) -> None:
+        """See that the ledger's file is there still, and write again what it is to hold where it is not."""
+        if await self._tools.ledger.mend(list(self._board.running.values())):
+            await self.keeper.save_all()
 
     async def keep_leases(self, every: float) -> None:
         """Renew the leases, for ever. A ledger that cannot be written is tried again."""
@@ -129,22 +138,27 @@ class Rotations:
         After `timeout` seconds they are started whatever their snapshots do.
         """
         self._tools.drain.requested.set()
-        if await self._ended_within(timeout):
-            return True
-        log.warning("the drain timed out: starting the servers that are held off", rotations=len(self._tasks))
-        self._tools.drain.hurry.set()
-        all_on = await self._ended_within(FINAL_PATIENCE)
+        if not await self._ended_within(timeout):
+            log.warning("the drain timed out: starting the servers that are held off", rotations=len(self._tasks))
+            self._tools.drain.hurry.set()
+            await self._ended_within(FINAL_PATIENCE)
+        all_on = not self._tasks and not self.keeper.owes
         for task in self._tasks:
             task.cancel()  # the next start goes on with them
+        await self.keeper.aclose()
         return all_on
 
     async def _ended_within(self, seconds: float) -> bool:
+        """Whether all rotations have ended, and nothing is owed by any that ended before."""
+        began = asyncio.get_running_loop().time()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
-        return not self._tasks
+        left = seconds - (asyncio.get_running_loop().time() - began)
+        return not self._tasks and await self.keeper.drain(max(left, 0.0))
 
     def _launch(self, rotation: Rotation) -> None:
         self._board.show(rotation)
+        self.keeper.cede(rotation.server_id)
         task = asyncio.create_task(self._run(rotation), name=f"rotation {rotation.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -160,15 +174,17 @@ class Rotations:
             log.error("the rotation could not be released", rotation=rotation.id, error=str(error))
         finally:
             self._board.take_down(rotation)
+            if rotation.is_finished:
+                self.keeper.keep(self._tools.ledger.starts.record_of(rotation))
             self._finished(rotation)
 
     async def _run_with_permit(self, rotation: Rotation) -> Rotation:
         """A server that is held off waits for nobody; and one that does not start again keeps nobody waiting."""
-        permit = Permit(lambda: None) if rotation.held_off else await self.permits.take()
+        permit = Permit(lambda: None) if rotation.is_owed else await self.permits.take()
 
         def show(rotation: Rotation) -> None:
             self._board.show(rotation)
-            if rotation.start_is_overdue:
+            if rotation.start_is_overdue or (rotation.step is Step.START and not rotation.is_owed):
                 permit.give_back()
 
         try:

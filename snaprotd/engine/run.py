@@ -10,8 +10,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
 
+from snaprotd.core import power
 from snaprotd.core.creation import Creation
-from snaprotd.core.errors import Busy, CloudError, LedgerError, Temporary
+from snaprotd.core.errors import Busy, CloudError, LedgerError, NotSent
 from snaprotd.core.model import Machine, Server, Snapshot
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
@@ -27,9 +28,10 @@ log = structlog.get_logger("snaprotd.rotation")
 P = ParamSpec("P")
 T = TypeVar("T")
 Change = Callable[[Rotation], Rotation]
+Transition = Callable[[Power], Power]
 
 
-class CalledOff(Temporary):
+class CalledOff(NotSent):
     """The process is to end, and what a rotation was waiting to ask was not asked."""
 
 
@@ -90,6 +92,7 @@ class Run:
         self._unguarded = False
         self._seen: Server | None = None
         self._call: asyncio.Event | None = None
+        self._looked_at = self._aged_at
         self.tools = tools
         self._show = show
 
@@ -122,7 +125,8 @@ class Run:
 
     def begin_visit(self) -> None:
         """From now on a drain that was not asked for yet calls off what is still to be asked, but for a start."""
-        call = self.tools.drain.call(held_off=self._rotation.held_off)
+        is_needed = self._rotation.needs_its_process and not self._rotation.is_refused_its_stop
+        call = self.tools.drain.call(held_off=is_needed)
         self._call = None if call.is_set() or self._rotation.step is Step.START else call
 
     async def save(self, change: Change = lambda rotation: rotation) -> None:
@@ -144,6 +148,23 @@ class Run:
     ) -> None:
         await self.save(_of_creation(transition, *args, **kwargs))
 
+    async def learn_power(self) -> None:
+        """What the ledger has of the server's power, where it can be read: a person may have let go of the start."""
+        if not self.rotation.held_off:
+            return
+        try:
+            record = await self.tools.ledger.starts.kept(self.tools.ledger.starts.account, self.server_id)
+        except LedgerError as error:
+            log.error("the ledger cannot be read: going on from memory", error=str(error))
+            return
+        if record is None or record.power.is_followed or record.power.released < self.power.asked:
+            return
+        self.update_power(power.given_up)
+        log.warning("nothing is owed to the server any more", let_go=record.let_go or None)
+
+    async def save_power_if_possible(self, transition: Transition) -> bool:
+        return await self.save_if_possible(_of_power(transition))
+
     async def save_if_possible(self, change: Change = lambda rotation: rotation) -> bool:
         """As `save`, but go on from memory where the ledger cannot be written; True if it could.
 
@@ -157,6 +178,37 @@ class Run:
             self.update(change)
             return False
         return True
+
+    # -- as one that a start is owed to -------------------------------------------------------------------------
+
+    @property
+    def server_id(self) -> str:
+        return self._rotation.server_id
+
+    @property
+    def power(self) -> Power:
+        return self.rotation.power
+
+    @property
+    def start_is_overdue(self) -> bool:
+        return self.rotation.start_is_overdue
+
+    @property
+    def start_timeout(self) -> float:
+        return self._rotation.policy.start_timeout.total_seconds()
+
+    def look(self, server: Server) -> None:
+        """Note what was seen of the server's power."""
+        self._looked_at = asyncio.get_running_loop().time()
+        self.update_power(power.seen, server, self.tools.now(), apart=self.tools.poll_interval)
+
+    @property
+    def looked_ago(self) -> float:
+        """Seconds since the last look at the server's power, or since this process began with the rotation."""
+        return asyncio.get_running_loop().time() - self._looked_at
+
+    def start_failed(self) -> None:
+        self.tools.observer.start_failed(self._rotation)
 
     def guard(self) -> None:
         """Called when the bytes of a request are about to go out: raise `LeaseLost` unless it is still ours.

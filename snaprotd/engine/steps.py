@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import partial
 
+import structlog
+
 from snaprotd.core import creation
 from snaprotd.core.errors import Busy, CloudError, Full, Permanent, Temporary, Unclear
 from snaprotd.core.model import Server, Snapshot, SnapshotState
@@ -29,6 +31,11 @@ from snaprotd.core.rotation import (
 )
 from snaprotd.engine.run import Run
 from snaprotd.engine.switching import start, stop
+
+LOOK_AGAIN = 45.0
+"""Seconds between two looks at a server that is held off while its snapshot is taken: one a minute, at the polls."""
+
+log = structlog.get_logger("snaprotd.rotation")
 
 
 async def look(run: Run) -> Outcome:
@@ -88,7 +95,8 @@ async def snapshot(run: Run) -> Outcome:
     if len(snapshots) >= rotation.rules.limit:
         return Failed(_full(rotation, snapshots, run.tools.now()))
     server = await run.server()
-    return _unfit(rotation, server) or await _create(run, server)
+    run.look(server)
+    return _unfit(run.rotation, server) or await _create(run, server)
 
 
 async def _create(run: Run, server: Server) -> Outcome:
@@ -136,13 +144,14 @@ def _unfit(rotation: Rotation, server: Server) -> Outcome | None:
         return Failed(f"the server is {server.status}")
     if not rotation.policy.stop_first or rotation.running_allowed or server.is_stopped:
         return None
-    if server.is_active:
+    if server.is_active and rotation.power.watched:
         return Failed("somebody has started the server while it was to be off: no snapshot was taken")
     return Waiting(f"the server is {server.status}")
 
 
 async def wait(run: Run) -> Outcome:
-    """Watch the snapshot until it is completed. Any other end is a failure."""
+    """Watch the snapshot until it is completed; any other end is a failure. And the server: somebody may start it."""
+    await _look_at_server(run)
     mine = _mine(run.rotation, await run.snapshots())
     rotation = run.rotation
     if mine is None:
@@ -155,6 +164,16 @@ async def wait(run: Run) -> Outcome:
     if mine.state is not SnapshotState.IN_PROGRESS:
         return Failed(f"{rotation.snapshot_name} ended as `{mine.status}`")
     return Waiting("the snapshot is in progress")
+
+
+async def _look_at_server(run: Run) -> None:
+    """See, once a minute, whether the server that is held off still is: a person may have started it."""
+    power = run.rotation.power
+    if power.is_owed and (power.running_for is not None or run.looked_ago >= LOOK_AGAIN):
+        try:
+            run.look(await run.server())
+        except CloudError as error:
+            log.warning("the server that is held off cannot be looked at", error=str(error))
 
 
 async def prune(run: Run) -> Outcome:

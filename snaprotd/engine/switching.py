@@ -1,22 +1,23 @@
-"""The two steps that switch a server, off and on again, and what is done where no record of that can be written.
+"""How a server is switched off and on again: two steps of a rotation, and what the keeper of starts shares with them.
 
 What is promised, and when a promise is kept, is decided in `core.power`; here it is asked for and carried out.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import structlog
 
 from snaprotd.core import power
-from snaprotd.core.errors import Busy, CloudError, NotFound, Unclear
+from snaprotd.core.errors import CloudError, NotFound, NotSent, Temporary, Unclear
 from snaprotd.core.model import Server
 from snaprotd.core.policy import OnStopTimeout
+from snaprotd.core.power import Power
 from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Waiting, hard_stop_begun, hard_stop_undone
-from snaprotd.engine.run import Run, Tools
+from snaprotd.engine.run import Run, Tools, Transition
 
 log = structlog.get_logger("snaprotd.rotation")
 
@@ -27,7 +28,7 @@ async def stop(run: Run) -> Outcome:
     if not rotation.policy.stop_first:
         return Done()
     server = await run.server()
-    run.update_power(power.seen, server, run.tools.now())
+    run.look(server)
     if server.is_stopped:
         return Done()
     if server.is_untouchable:
@@ -36,27 +37,36 @@ async def stop(run: Run) -> Outcome:
         return await _stop_timed_out(run, server)
     if not server.is_active:
         return Waiting(f"the server is {server.status}")
-    if rotation.power.stop_acknowledged or rotation.power_is_unsettled:
+    if rotation.power.awaits_stop and (rotation.power.stop_acknowledged or rotation.stop_is_open):
         return Waiting("the server has been asked to stop and is still active")
     await run.save_power(power.promised, run.tools.now())
-    return await _ask_to_stop(run, server, "stop", owed=False)
+    return await _ask_to_stop(run, server, "stop", before=rotation, owed=False)
 
 
-async def _ask_to_stop(run: Run, server: Server, action: str, *, owed: bool) -> Outcome:
-    """`owed`: an earlier request may have stopped the server, or may yet, whatever becomes of this one."""
+async def _ask_to_stop(run: Run, server: Server, action: str, *, before: Rotation, owed: bool) -> Outcome:
+    """`owed`: an earlier request may have stopped the server, or may yet, whatever becomes of this one.
+
+    Only a request that never left is undone, where it was the first. An error answer proves nothing: a proxy may have
+    sent it twice.
+    """
     try:
         await run.tools.cloud.power(server, action, guard=run.guard)
-    except Unclear:
-        run.update_power(power.lost)
+    except NotSent:
+        run.update_power(power.not_now if before.held_off else power.not_sent, owed=owed)
         raise
-    except Busy:
-        run.update_power(power.not_now, owed=owed)
-        raise
-    except CloudError:
-        run.update_power(power.refused, owed=owed)
+    except CloudError as error:
+        if _is_for_now(error):
+            run.update_power(power.not_now, owed=owed)
+        else:
+            run.update_power(power.lost)
         raise
     run.update_power(power.acknowledged)
     return Waiting("the server has been asked to stop")
+
+
+def _is_for_now(error: CloudError) -> bool:
+    """It was not carried out, by the answer, and may be asked for again."""
+    return isinstance(error, Temporary) and not isinstance(error, Unclear)
 
 
 async def _stop_timed_out(run: Run, server: Server) -> Outcome:
@@ -75,111 +85,105 @@ async def _stop_timed_out(run: Run, server: Server) -> Outcome:
 
 async def _stop_the_hard_way(run: Run, server: Server) -> Outcome:
     before = run.rotation
-    owed = before.power.stop_acknowledged or before.power_is_unsettled
+    owed = before.power.awaits_stop and (before.power.stop_acknowledged or before.stop_is_open)
     await run.save(partial(hard_stop_begun, now=run.tools.now()))
     try:
-        return await _ask_to_stop(run, server, "hard_stop", owed=owed)
-    except Unclear:
-        raise
-    except CloudError:
-        run.update(partial(hard_stop_undone, before=before))
+        return await _ask_to_stop(run, server, "hard_stop", before=before, owed=owed)
+    except CloudError as error:
+        if _is_for_now(error):
+            run.update(partial(hard_stop_undone, before=before))
         raise
 
 
 async def start(run: Run) -> Outcome:
-    """Start the server if, and only if, we stopped it; see it active; and stay while a lost stop may yet strike."""
-    rotation = run.rotation
-    if not rotation.held_off:
-        return Done()
+    """See the server running, where a start is owed, and wait for a stop of ours that has not been seen to strike.
+
+    Then the keeper goes on watching it, until nothing of ours can switch it off any more; nobody waits for that.
+    """
+    await run.learn_power()
+    outcome = await pay(run) if run.rotation.held_off else Done()
+    if isinstance(outcome, Done) and run.rotation.power.awaits_stop:
+        if run.rotation.stop_is_open:
+            return Waiting("the server is active; a stop may yet be carried out, so it is watched a while longer")
+        run.update_power(power.waited_out)
+    if isinstance(outcome, Done) and run.rotation.held_off and run.rotation.power.came_back:
+        run.tools.observer.back_on(run.server_id, run.rotation.power.off_for)
+    return outcome
+
+
+# -- paying a start ----------------------------------------------------------------------------------------------------
+
+
+class Debtor(Protocol):
+    """A server that a start is owed to, and what may be done with it: a rotation that runs, or the keeper's own."""
+
+    tools: Tools
+
+    @property
+    def server_id(self) -> str: ...
+
+    @property
+    def power(self) -> Power:
+        """The record as of now."""
+
+    @property
+    def start_is_overdue(self) -> bool:
+        """It has been waited for longer than `start_timeout`."""
+
+    @property
+    def start_timeout(self) -> float: ...
+
+    def look(self, server: Server) -> None:
+        """Note what was seen."""
+
+    def update_power(self, transition: Transition) -> object:
+        """Change the record in memory."""
+
+    async def save_power_if_possible(self, transition: Transition) -> bool:
+        """Change the record, on disk before anything else is done, if that can be."""
+
+    def guard(self) -> None: ...
+
+    def start_failed(self) -> None: ...
+
+    async def server(self) -> Server: ...
+
+
+async def pay(debtor: Debtor) -> Outcome:
+    """One visit to a server that a start is owed to: look, and ask for the start where it is off."""
     try:
-        server = await run.server()
+        server = await debtor.server()
     except NotFound as error:
-        return await _is_gone(run, error)
-    run.update_power(power.seen, server, run.tools.now())
+        return await _is_gone(debtor, error)
+    debtor.look(server)
     if server.is_active:
-        return _is_back(run)
+        return Done() if debtor.power.watched else Waiting("the server is active; one more look makes it certain")
     if server.is_untouchable:
         return Waiting(f"the server is {server.status}: it will be started when that is over")
     # A server that hangs between two states for all of `start_timeout` is asked again too.
-    if not server.is_stopped and not rotation.start_is_overdue:
+    if not server.is_stopped and not debtor.start_is_overdue:
         return Waiting(f"the server is {server.status}")
-    if not rotation.power.may_be_asked_to_start(run.tools.poll_interval):
+    if not debtor.power.may_be_asked_to_start(debtor.tools.poll_interval):
         return Waiting(f"the server has been asked to start and is {server.status}")
-    return await _ask_to_start(run, server)
+    return await _ask_to_start(debtor, server)
 
 
-async def _is_gone(run: Run, error: NotFound) -> Outcome:
-    """A server is only believed to be gone when the provider has said so for `start_timeout`, and lists it no more."""
-    missing_for = run.update_power(power.missing).power.missing_for or 0.0
-    believed = missing_for > run.rotation.policy.start_timeout.total_seconds()
-    if not believed or await _is_listed(run.tools, run.rotation):
+async def _is_gone(debtor: Debtor, error: NotFound) -> Outcome:
+    """A server is gone when the provider has said so for all of `start_timeout`, and a whole list is without it."""
+    debtor.update_power(power.missing)
+    since = debtor.power.missing_for
+    if since is None or since < debtor.start_timeout:
         return Waiting(f"the server that is to be started is not found: {error}")
-    run.update_power(power.given_up)
+    if await debtor.tools.inventory.has(debtor.server_id):
+        return Waiting(f"the server that is to be started is not found, and is in the list: {error}")
+    debtor.update_power(power.given_up)
     return Failed(f"the server that was to be started is gone: {error}")
 
 
-async def _is_listed(tools: Tools, rotation: Rotation) -> bool:
-    """Whether the account's list has the server, or cannot be relied on and so may have it."""
-    try:
-        return any(server.id == rotation.server_id for server in await tools.inventory.servers(urgent=True))
-    except CloudError as error:
-        log.error("the server is not found, and the list that it may be in cannot be read", error=str(error))
-        return True
-
-
-def _is_back(run: Run) -> Outcome:
-    rotation = run.rotation
-    if rotation.power_is_unsettled:
-        return Waiting("the server is active; the answer to a power request was lost, so it is watched a while longer")
-    run.update_power(power.released)
-    if rotation.power.went_off:
-        run.tools.observer.back_on(rotation, rotation.power.off_for)
-    return Done()
-
-
-async def _ask_to_start(run: Run, server: Server) -> Outcome:
-    rotation = run.rotation
-    if starts := rotation.power.starts:
-        run.tools.observer.start_failed(rotation)
+async def _ask_to_start(debtor: Debtor, server: Server) -> Outcome:
+    if starts := debtor.power.starts:
+        debtor.start_failed()
         log.error("the server has not started; asking again", status=server.status, attempt=starts + 1)
-    still_open = rotation.power.power_open
-    await run.save_if_possible(_start_promised)
-    try:
-        await run.tools.cloud.power(server, "start", guard=run.guard)
-    except Unclear:
-        run.update_power(power.lost)
-        raise
-    except CloudError:
-        run.update_power(power.start_answered, still_open)
-        raise
-    run.update_power(power.start_answered, still_open)
+    await debtor.save_power_if_possible(power.start_promised)
+    await debtor.tools.cloud.power(server, "start", guard=debtor.guard)
     return Waiting("the server has been asked to start")
-
-
-def _start_promised(rotation: Rotation) -> Rotation:
-    return replace(rotation, power=power.start_promised(rotation.power))
-
-
-# -- without a ledger --------------------------------------------------------------------------------------------------
-
-
-async def start_server(tools: Tools, rotation: Rotation) -> None:
-    """See a server that is held off started, where no record of it can be written. A start too many does no harm."""
-    clock = asyncio.get_running_loop().time
-    missing_since: float | None = None
-    while True:
-        try:
-            server = await tools.cloud.server(rotation.server_id, urgent=True)
-            missing_since = None
-            if server.is_active:
-                return
-            if server.is_stopped:
-                await tools.cloud.power(server, "start", guard=lambda: None)
-        except CloudError as error:
-            log.error("the server that is held off cannot be started yet", server=rotation.label, error=str(error))
-            if isinstance(error, NotFound):
-                missing_since = clock() if missing_since is None else missing_since
-                believed = clock() - missing_since > rotation.policy.start_timeout.total_seconds()
-                if believed and not await _is_listed(tools, rotation):
-                    return
-        await asyncio.sleep(tools.poll_interval)

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import structlog
 from pydantic import TypeAdapter
 
 from snaprotd.core.creation import Creation
 from snaprotd.core.policy import Policy
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Rotation
+
+log = structlog.get_logger("snaprotd.ledger")
 
 _ROTATION = TypeAdapter(Rotation)
 
@@ -24,18 +27,26 @@ _CREATION = frozenset(field.name for field in fields(Creation))
 _POLICY = frozenset(field.name for field in fields(Policy))
 
 
+FORMAT = 1
+"""The number of this form. A row that needs a higher one asks for a snaprotd that knows more."""
+
+_KNOWN = frozenset(field.name for field in fields(Rotation)) | _POWER | _CREATION
+_KNOWN |= {"policy", "instance", "limit", "held_off"}
+
+
 class UnreadableRow(ValueError):
     """The row of a rotation holds none: it is damaged, or was written by something else."""
 
 
-def written_rotation(rotation: Rotation) -> str:
-    """The body of a rotation's row."""
+def written_rotation(rotation: Rotation, unknown: Mapping[str, Any] | None = None) -> str:
+    """The body of a rotation's row, with what of it is `unknown` to us."""
     nested: dict[str, Any] = _ROTATION.dump_python(rotation, mode="json")
     rules, power, creation = (nested.pop(part) for part in ("rules", "power", "creation"))
     schedule: dict[str, Any] = rules["policy"].pop("schedule")
     policy = {"schedule": schedule["expressions"], "timezone": schedule["timezone"], **rules["policy"]}
     flat = {**nested, "policy": policy, "instance": rules["instance"], "limit": rules["limit"], **power, **creation}
-    return json.dumps(flat, separators=(",", ":"), ensure_ascii=False)
+    flat["held_off"] = rotation.held_off  # all that a version before the records of power knows of a promise
+    return json.dumps({**(unknown or {}), **flat}, separators=(",", ":"), ensure_ascii=False)
 
 
 def read_rotation(body: str) -> Rotation:
@@ -52,7 +63,26 @@ def _nested(flat: Any) -> dict[str, Any]:
     policy = flat["policy"]
     schedule = _taken(policy, {"timezone"}) | {"expressions": policy.get("schedule")}
     rules = {"policy": {**_taken(policy, _POLICY), "schedule": schedule}, **_taken(flat, {"instance", "limit"})}
-    return {**flat, "rules": rules, "power": _taken(flat, _POWER), "creation": _taken(flat, _CREATION)}
+    power = {"asked": int(flat.get("held_off") is True), **_taken(flat, _POWER)}
+    return {**flat, "rules": rules, "power": power, "creation": _taken(flat, _CREATION)}
+
+
+def readable(body: str) -> list[Rotation]:
+    """The rotation in a row; none where the row cannot be read, which must not hold up all the others."""
+    try:
+        return [read_rotation(body)]
+    except UnreadableRow as error:
+        log.error("a rotation in the ledger cannot be read, and is left out", body=body[:200], error=str(error))
+        return []
+
+
+def unknown_in(body: str) -> dict[str, Any]:
+    """What a row has that this version does not know: a newer one wrote it, and will want it back."""
+    try:
+        flat = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: value for name, value in flat.items() if name not in _KNOWN} if isinstance(flat, dict) else {}
 
 
 def _taken(given: Mapping[str, Any], names: frozenset[str] | set[str]) -> dict[str, Any]:

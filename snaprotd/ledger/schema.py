@@ -14,13 +14,18 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    delete,
     insert,
     select,
+    text,
 )
 
 from snaprotd.core.errors import LedgerError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+READABLE_BY = 2
+"""The lowest version of the schema that a snaprotd must know to use a ledger as this one writes it."""
 
 TABLES = MetaData()
 
@@ -30,8 +35,12 @@ ROTATIONS = Table(
     "rotations",
     TABLES,
     Column("id", String(32), primary_key=True),
+    Column("account", String(255), nullable=False, server_default=""),
     Column("server_id", String(64), nullable=False),
     Column("slot", String(32), nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("format", Integer, nullable=False, server_default="1"),
+    Column("needs", Integer, nullable=False, server_default="1"),
     Column("is_open", Boolean, nullable=False),
     Column("result", String(16)),
     Column("body", Text, nullable=False),
@@ -40,10 +49,11 @@ ROTATIONS = Table(
     Column("lease_until", Float, nullable=False),
     Column("started_at", String(32), nullable=False),
     Column("finished_at", String(32)),
-    UniqueConstraint("server_id", "slot", name="one_rotation_for_a_slot"),
+    UniqueConstraint("account", "server_id", "slot", "attempt", name="one_rotation_for_an_attempt"),
 )
 Index(
     "one_open_rotation_for_a_server",
+    ROTATIONS.c.account,
     ROTATIONS.c.server_id,
     unique=True,
     sqlite_where=ROTATIONS.c.is_open,
@@ -51,6 +61,23 @@ Index(
 )
 Index("rotations_by_time", ROTATIONS.c.started_at)
 Index("rotations_by_end", ROTATIONS.c.finished_at)
+
+POWERS = Table(
+    "powers",
+    TABLES,
+    Column("account", String(255), primary_key=True),
+    Column("server_id", String(64), primary_key=True),
+    Column("label", String(255), nullable=False),
+    Column("asked", Integer, nullable=False),
+    Column("released", Integer, nullable=False),
+    Column("is_followed", Boolean, nullable=False),
+    Column("base_url", Text, nullable=False),
+    Column("token_file", Text, nullable=False),
+    Column("let_go", Text, nullable=False),
+    Column("body", Text, nullable=False),
+)
+"""The power of each server that we have touched. What is owed stands in columns of its own: they can be read where the
+body, which has the rest, cannot."""
 
 MARKS = Table(
     "marks",
@@ -64,18 +91,44 @@ MARKS = Table(
 def migrate(connection: Connection) -> None:
     """Bring the schema to `SCHEMA_VERSION`, in one transaction.
 
-    A later version adds its step here: `if version < 2: ...`. A ledger written by a newer snaprotd is refused.
+    A ledger that a newer snaprotd wrote is used as it is where its `readable_by` allows that, else it is refused.
     """
     META.create(connection, checkfirst=True)
-    written = str(connection.scalar(select(META.c.value).where(META.c.key == "schema")) or 0)
-    if not written.isdecimal():
-        raise LedgerError(f"the ledger has schema `{written}`, which is no number: this is no ledger of snaprotd's")
-    version = int(written)
+    version = _number(connection, "schema", 0)
     if version > SCHEMA_VERSION:
+        _refuse_unreadable(connection, version)
+        return
+    if version == 1:
+        _from_1(connection)
+    if version < SCHEMA_VERSION:
+        TABLES.create_all(connection)
+        for key, value in (("schema", SCHEMA_VERSION), ("readable_by", READABLE_BY)):
+            connection.execute(delete(META).where(META.c.key == key))
+            connection.execute(insert(META).values(key=key, value=str(value)))
+
+
+def _number(connection: Connection, key: str, default: int) -> int:
+    written = str(connection.scalar(select(META.c.value).where(META.c.key == key)) or default)
+    if not written.isdecimal():
+        raise LedgerError(f"the ledger has {key} `{written}`, which is no number: this is no ledger of snaprotd's")
+    return int(written)
+
+
+def _refuse_unreadable(connection: Connection, version: int) -> None:
+    readable_by = _number(connection, "readable_by", version)
+    if readable_by > SCHEMA_VERSION:
         raise LedgerError(
             f"the ledger has schema {version}, this snaprotd knows up to {SCHEMA_VERSION}: "
             "it was written by a newer snaprotd; upgrade, or point `state` to another file"
         )
-    if version < 1:
-        TABLES.create_all(connection)
-        connection.execute(insert(META).values(key="schema", value=str(SCHEMA_VERSION)))
+
+
+def _from_1(connection: Connection) -> None:
+    """The rotations' table is made anew, for its unique key has grown; no row is lost."""
+    connection.execute(text("ALTER TABLE rotations RENAME TO rotations_1"))
+    for name in ("one_open_rotation_for_a_server", "rotations_by_time", "rotations_by_end"):
+        connection.execute(text(f"DROP INDEX IF EXISTS {name}"))
+    ROTATIONS.create(connection)
+    columns = "id, server_id, slot, is_open, result, body, owner, epoch, lease_until, started_at, finished_at"
+    connection.execute(text(f"INSERT INTO rotations ({columns}) SELECT {columns} FROM rotations_1"))  # noqa: S608
+    connection.execute(text("DROP TABLE rotations_1"))

@@ -3,18 +3,75 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from sqlite3 import OperationalError
 from typing import Any
 
+import structlog
 from sqlalchemy import URL, Connection, event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.ledger.address import name_of
+from snaprotd.ledger.schema import migrate
+
+log = structlog.get_logger("snaprotd.ledger")
 
 BUSY = 10.0
 """Seconds for which one waits for another user of the file."""
 ASK_AGAIN = 0.05
+
+
+async def open_engine(path: Path, *, alone: bool) -> AsyncEngine:
+    """Open, create or migrate the ledger at `path`. `alone`: no other process has it.
+
+    Raises `LedgerError`, with nothing left open.
+    """
+    engine = sqlite_engine(path)
+    try:
+        try:
+            await _migrate(engine, path)
+        except LedgerError as error:
+            if not alone or not lacks_shared_memory(error):
+                raise
+            # The disk is full. What it promises can be read all the same, as long as nobody else uses it.
+            log.error("no other process can use the ledger before this one is restarted", error=str(error))
+            await engine.dispose()
+            engine = sqlite_engine(path, alone=True)
+            await _migrate(engine, path)
+    except BaseException:
+        await engine.dispose()
+        raise
+    return engine
+
+
+def file_of(engine: AsyncEngine) -> tuple[int, int] | None:
+    """Which file stands at the ledger's path; None where there is none."""
+    try:
+        status = os.stat(str(engine.url.database))
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+async def _migrate(engine: AsyncEngine, path: Path) -> None:
+    async with transaction(engine, name_of(str(path))) as connection:
+        await connection.run_sync(migrate)
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
+    """A transaction of the ledger called `name`. Raises `LedgerError`."""
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except (SQLAlchemyError, OSError) as error:
+        reason = getattr(error, "orig", None) or error
+        raise LedgerError(f"the ledger {name} cannot be used: {reason}") from error
 
 
 def lacks_shared_memory(error: LedgerError) -> bool:

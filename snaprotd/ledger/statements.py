@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,16 +12,23 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.rows import written_rotation
-from snaprotd.ledger.schema import MARKS, ROTATIONS
+from snaprotd.ledger.schema import MARKS, META, POWERS, ROTATIONS
 
 
-def claim(rotation: Rotation, tenure: dict[str, Any]) -> Any:
+def alive(now: float) -> Any:
+    """Note that a process could write at that time."""
+    insertion = upsert(META).values(key="alive", value=f"{now:.0f}")
+    return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
+
+
+def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
     """Insert a rotation, unless its slot is taken or its server is busy; answers with its id where it was.
 
     A row count is not reliable with every driver.
     """
-    own = {"id": rotation.id, "server_id": rotation.server_id, "slot": text_of(rotation.slot), "epoch": 1}
-    row = {**columns_of(rotation), **own, "started_at": text_of(rotation.started_at), **tenure}
+    times = {"slot": text_of(rotation.slot), "started_at": text_of(rotation.started_at)}
+    own = {"id": rotation.id, "account": account, "server_id": rotation.server_id, "epoch": 1}
+    row = {**columns_of(rotation), **own, **times, **tenure}
     return upsert(ROTATIONS).values(row).on_conflict_do_nothing().returning(ROTATIONS.c.id)
 
 
@@ -33,10 +40,12 @@ def busy_with(rotation: Rotation) -> Select[Any]:
     )
 
 
-def save(rotation: Rotation, tenure: dict[str, Any], *, epoch: int) -> Any:
+def save(rotation: Rotation, tenure: dict[str, Any], *, epoch: int, unknown: Mapping[str, Any] | None = None) -> Any:
     """Write a rotation that is still this owner's in this epoch; answers with its id where it is."""
     return (
-        _owned(rotation.id, tenure["owner"], epoch).values(**columns_of(rotation), **tenure).returning(ROTATIONS.c.id)
+        _owned(rotation.id, tenure["owner"], epoch)
+        .values(**columns_of(rotation, unknown), **tenure)
+        .returning(ROTATIONS.c.id)
     )
 
 
@@ -56,29 +65,56 @@ def renew(held: Collection[str], *, owner: str, lease_until: float) -> Any:
     return ours.values(lease_until=lease_until).returning(columns.id, columns.epoch)
 
 
-def take_over(
-    tenure: dict[str, Any],
+def abandoned(
+    owner: str,
     *,
     held: Collection[str],
     server_id: str | None,
     everything: bool,
     now: float,
     lease: float,
-) -> Any:
-    """Take the open rotations whose lease has run out, or (`everything`) that are not ours already.
+) -> Select[Any]:
+    """The open rotations whose lease has run out, or (`everything`) that are not ours already.
 
     A lease that ends later than any that could have been given was written before the wall clock was set back.
     """
     columns = ROTATIONS.c
     until = columns.lease_until
-    abandoned = or_(columns.owner.is_(None), until < now, until > now + 2 * lease)
-    foreign = or_(columns.owner != tenure["owner"], columns.owner.is_(None))
-    query = update(ROTATIONS).where(columns.is_open, foreign if everything else abandoned)
+    run_out = or_(columns.owner.is_(None), until < now, until > now + 2 * lease)
+    foreign = or_(columns.owner != owner, columns.owner.is_(None))
+    query = select(columns.id, columns.server_id, columns.body, columns.epoch, columns.needs).where(
+        columns.is_open, foreign if everything else run_out
+    )
     if server_id is not None:
         query = query.where(columns.server_id == server_id)
     if held:
         query = query.where(columns.id.not_in(list(held)))
-    return query.values(epoch=columns.epoch + 1, **tenure).returning(columns.body, columns.epoch)
+    return query
+
+
+def take(ids: Collection[str], tenure: dict[str, Any]) -> Update:
+    """Take these rotations over, from whoever had them."""
+    columns = ROTATIONS.c
+    return update(ROTATIONS).where(columns.id.in_(list(ids))).values(epoch=columns.epoch + 1, **tenure)
+
+
+def set_aside(ids: Collection[str]) -> Update:
+    """Close rows that cannot be understood, as they are, so that their servers' next slots run."""
+    return update(ROTATIONS).where(ROTATIONS.c.id.in_(list(ids))).values(is_open=False)
+
+
+def adopt(account: str) -> tuple[Update, Update]:
+    """What was written before accounts were told apart is this account's."""
+    return tuple(update(table).where(table.c.account == "").values(account=account) for table in (ROTATIONS, POWERS))  # type: ignore[return-value]
+
+
+def living(now: float, lease: float, *, grace: float = 0.0) -> Select[Any]:
+    """The servers whose open rotation somebody holds under a lease that has not run out `grace` seconds ago."""
+    columns = ROTATIONS.c
+    until = columns.lease_until
+    return select(columns.server_id, columns.owner).where(
+        columns.is_open, columns.owner.is_not(None), until >= now - grace, until <= now + 2 * lease
+    )
 
 
 # -- what was ----------------------------------------------------------------------------------------------------------
@@ -134,12 +170,12 @@ SET_MARK = _upsert_mark()
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
-def columns_of(rotation: Rotation) -> dict[str, Any]:
+def columns_of(rotation: Rotation, unknown: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What changes in a rotation's row."""
     return {
         "is_open": not rotation.is_finished,
         "result": rotation.result,
-        "body": written_rotation(rotation),
+        "body": written_rotation(rotation, unknown),
         "finished_at": None if rotation.finished_at is None else text_of(rotation.finished_at),
     }
 

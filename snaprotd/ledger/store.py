@@ -9,75 +9,34 @@ every write names the owner and epoch it believes in, so that whoever lost a rot
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
 from sqlalchemy import delete, func, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from snaprotd.core.errors import LeaseLost, LedgerError
+from snaprotd.core.power import merged
 from snaprotd.core.rotation import Result, Rotation
-from snaprotd.ledger import statements
+from snaprotd.ledger import promises, statements
 from snaprotd.ledger.address import name_of
+from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.rows import UnreadableRow, read_rotation
-from snaprotd.ledger.schema import MARKS, ROTATIONS, migrate
-from snaprotd.ledger.sqlite import lacks_shared_memory, sqlite_engine
+from snaprotd.ledger.rows import FORMAT, readable, unknown_in
+from snaprotd.ledger.schema import MARKS, ROTATIONS
+from snaprotd.ledger.sqlite import file_of, open_engine, transaction
+from snaprotd.ledger.starts import Starts
 from snaprotd.ledger.statements import instant_of, text_of
 
 log = structlog.get_logger("snaprotd.ledger")
 
 KEPT_HISTORY = 500
 """Rotations of each server that are remembered: a year and more of nightly ones."""
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """The slot is ours to run."""
-
-    rotation: Rotation
-
-
-@dataclass(frozen=True)
-class SlotTaken:
-    """This server's slot has, or had, a rotation already: nothing is to be done."""
-
-
-@dataclass(frozen=True)
-class ServerBusy:
-    """Another rotation of this server is open."""
-
-    open: Rotation
-
-
-Claim = Claimed | SlotTaken | ServerBusy
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """Every slot of the server up to `seen_until` has been dealt with, under the schedule written as `schedule`."""
-
-    server_id: str
-    seen_until: datetime
-    schedule: str
-
-
-@dataclass
-class _Lease:
-    epoch: int
-    valid_until: float
-    """By this process's own clock, which counts suspended time too."""
-
-
-def uptime() -> float:
-    """Seconds of a clock that no one sets and that counts the time in which the machine was suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Ledger:
@@ -89,13 +48,20 @@ class Ledger:
 
     def __init__(self, engine: AsyncEngine, *, owner: str, lease: float, lock: FolderLock | None) -> None:
         self._engine = engine
+        self._file = file_of(engine)
         self.name = name_of(str(engine.url.database))
         """What it is called wherever it is shown; without what may be secret of its address."""
         self._owner = owner
         self.lease = lease
         """Length of a lease, in seconds."""
         self._lock = lock
-        self._held: dict[str, _Lease] = {}
+        self._held: dict[str, Lease] = {}
+        self.starts = Starts(lambda: self._transaction(), owner=owner, lease=lambda: self.lease)
+        """What is owed to servers."""
+        self._unknown: dict[str, dict[str, Any]] = {}
+        """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
+        self.set_aside: dict[str, str] = {}
+        """The servers of which an open rotation could not be understood, and what is told of each."""
 
     @classmethod
     async def open(cls, path: Path, *, owner: str, lease: float = 60.0, lock: bool = True) -> Ledger:
@@ -104,27 +70,13 @@ class Ledger:
         Raises `LedgerError` where the folder cannot be written, or is in use by a daemon on another host.
         """
         folder_lock = FolderLock.acquire(path) if lock else None
-        ledger = cls(sqlite_engine(path), owner=owner, lease=lease, lock=folder_lock)
         try:
-            await ledger._migrate(path)
+            engine = await open_engine(path, alone=folder_lock is not None and folder_lock.was_alone)
         except BaseException:
-            await ledger.close()
+            if folder_lock is not None:
+                folder_lock.release()
             raise
-        return ledger
-
-    async def _migrate(self, path: Path) -> None:
-        try:
-            async with self._transaction() as connection:
-                await connection.run_sync(migrate)
-        except LedgerError as error:
-            if not self.is_sole_user or not lacks_shared_memory(error):
-                raise
-            # The disk is full. What it promises can be read all the same, as long as nobody else uses it.
-            log.error("no other process can use the ledger before this one is restarted", error=str(error))
-            await self._engine.dispose()
-            self._engine = sqlite_engine(path, alone=True)
-            async with self._transaction() as connection:
-                await connection.run_sync(migrate)
+        return cls(engine, owner=owner, lease=lease, lock=folder_lock)
 
     async def __aenter__(self) -> Ledger:
         return self
@@ -150,20 +102,28 @@ class Ledger:
         async with self._transaction() as connection:
             if mark is not None:
                 await connection.execute(statements.SET_MARK, [_mark_row(mark)])
-            claimed = await connection.scalar(statements.claim(rotation, self._tenure()))
+            claimed = await connection.scalar(statements.claim(rotation, self._tenure(), account=self.starts.account))
             if claimed is None:
                 return await self._why_not(connection, rotation)
+            rotation = await self._with_power(connection, rotation)
         self._hold(rotation.id, epoch=1, since=began)
         return Claimed(rotation)
+
+    async def _with_power(self, connection: AsyncConnection, rotation: Rotation) -> Rotation:
+        """The rotation with what is remembered of its server's power, whatever became of earlier rotations."""
+        row = (await connection.execute(promises.power_of(self.starts.account, rotation.server_id))).first()
+        if row is None:
+            return rotation
+        return replace(rotation, power=merged(rotation.power, promises.read_power(row).power))
 
     async def _why_not(self, connection: AsyncConnection, rotation: Rotation) -> Claim:
         busy = await connection.execute(statements.busy_with(rotation))
         row = busy.first()
         if row is None:
             return SlotTaken()
-        if not (readable := _readable(row.body)):
+        if not (found := readable(row.body)):
             raise LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
-        return ServerBusy(readable[0])
+        return ServerBusy(found[0])
 
     async def save(self, rotation: Rotation) -> None:
         """Write the rotation and renew its lease. Raises `LeaseLost` if another process holds it now."""
@@ -172,7 +132,12 @@ class Ledger:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
         began = uptime()
         async with self._transaction() as connection:
-            saved = await connection.scalar(statements.save(rotation, self._tenure(), epoch=lease.epoch))
+            unknown = self._unknown.get(rotation.id)
+            saved = await connection.scalar(
+                statements.save(rotation, self._tenure(), epoch=lease.epoch, unknown=unknown)
+            )
+            if saved is not None and rotation.power.asked:
+                await connection.execute(promises.save_power(), [promises.row_of(self.starts.record_of(rotation))])
         if saved is None:
             self._held.pop(rotation.id, None)
             raise LeaseLost(f"another process has taken over rotation {rotation.id}")
@@ -211,10 +176,13 @@ class Ledger:
                 lease.valid_until = began + self.lease
 
     async def take_over(self, *, everything: bool = False, server_id: str | None = None) -> list[Rotation]:
-        """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already."""
+        """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already.
+
+        What cannot be understood is never taken: it is set aside as it is, and told.
+        """
         began = uptime()
-        query = statements.take_over(
-            self._tenure(),
+        query = statements.abandoned(
+            self._owner,
             held=self._held,
             server_id=server_id,
             everything=everything,
@@ -223,10 +191,50 @@ class Ledger:
         )
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).all()
-        taken = [(rotation, row.epoch) for row in rows for rotation in _readable(row.body)]
-        for rotation, epoch in taken:
+            ours = [row for row in rows if row.needs <= FORMAT]
+            understood = [(rotation, row.epoch + 1) for row in ours for rotation in readable(row.body)]
+            self._unknown |= {row.id: unknown for row in ours if (unknown := unknown_in(row.body))}
+            taken = {rotation.id for rotation, _ in understood}
+            if taken:
+                await connection.execute(statements.take(taken, self._tenure()))
+            await self._set_aside(connection, [row for row in rows if row.id not in taken])
+            with_power = [(await self._with_power(connection, rotation), epoch) for rotation, epoch in understood]
+        for rotation, epoch in with_power:
             self._hold(rotation.id, epoch=epoch, since=began)
-        return [rotation for rotation, _ in taken]
+        return [rotation for rotation, _ in with_power]
+
+    async def _set_aside(self, connection: AsyncConnection, rows: Sequence[Any]) -> None:
+        if not rows:
+            return
+        await connection.execute(statements.set_aside([row.id for row in rows]))
+        for row in rows:
+            self.set_aside[row.server_id] = (
+                f"its rotation {row.id} in the ledger cannot be understood, and was set aside as it is"
+            )
+            log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
+
+    # -- the whole ---------------------------------------------------------------------------------------------
+
+    async def mend(self, rotations: Iterable[Rotation]) -> bool:
+        """Where the file was deleted or replaced under us: write again what this process holds. True if it was so."""
+        if self._file == file_of(self._engine):
+            return False
+        log.error("the ledger's file was deleted or replaced: it is written again from memory", ledger=self.name)
+        left, self._engine = self._engine, await open_engine(Path(self.name), alone=False)
+        self._file = file_of(self._engine)
+        await left.dispose()
+        began = uptime()
+        for rotation in rotations:
+            async with self._transaction() as connection:
+                await connection.execute(statements.claim(rotation, self._tenure(), account=self.starts.account))
+                await connection.execute(promises.save_power(), [promises.row_of(self.starts.record_of(rotation))])
+            self._hold(rotation.id, epoch=1, since=began)
+        return True
+
+    async def probe(self) -> None:
+        """Write one row, always the same: raises `LedgerError` where the ledger cannot be written."""
+        async with self._transaction() as connection:
+            await connection.execute(statements.alive(time.time()))
 
     async def open_rotations(self) -> list[Rotation]:
         return await self._bodies(select(ROTATIONS.c.body).where(ROTATIONS.c.is_open))
@@ -266,7 +274,7 @@ class Ledger:
 
     async def _bodies(self, query: Any) -> list[Rotation]:
         async with self._transaction() as connection:
-            return [rotation for body in await connection.scalars(query) for rotation in _readable(body)]
+            return [rotation for body in await connection.scalars(query) for rotation in readable(body)]
 
     # -- how far the schedules have been seen ------------------------------------------------------------------
 
@@ -299,25 +307,10 @@ class Ledger:
 
     def _hold(self, rotation_id: str, *, epoch: int, since: float) -> None:
         """`since`: the uptime before the lease was written; it may have taken a while."""
-        self._held[rotation_id] = _Lease(epoch=epoch, valid_until=since + self.lease)
+        self._held[rotation_id] = Lease(epoch=epoch, valid_until=since + self.lease)
 
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with self._engine.begin() as connection:
-                yield connection
-        except (SQLAlchemyError, OSError) as error:
-            reason = getattr(error, "orig", None) or error
-            raise LedgerError(f"the ledger {self.name} cannot be used: {reason}") from error
-
-
-def _readable(body: str) -> list[Rotation]:
-    """The rotation in a row; none where the row cannot be read, which must not hold up all the others."""
-    try:
-        return [read_rotation(body)]
-    except UnreadableRow as error:
-        log.error("a rotation in the ledger cannot be read, and is left out", body=body[:200], error=str(error))
-        return []
+    def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return transaction(self._engine, self.name)
 
 
 def _mark_row(mark: Mark) -> dict[str, str]:

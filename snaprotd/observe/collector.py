@@ -30,6 +30,7 @@ class ServerCollector(Collector):
         servers = self._board.servers
         yield InfoMetricFamily("snaprotd_build", "The version that is running.", value={"version": __version__})
         yield from self._listed_at()
+        yield from self._ledger()
         yield self._in_progress()
         yield from _identity(servers)
         yield from _schedule(servers)
@@ -46,6 +47,13 @@ class ServerCollector(Collector):
                 value=listed_at.timestamp(),
             )
 
+    def _ledger(self) -> Iterator[Metric]:
+        writable = self._board.ledger_writable
+        if writable is not None:
+            yield GaugeMetricFamily(
+                "snaprotd_ledger_writable", "1 if the ledger can be written, 0 if not.", value=int(writable)
+            )
+
     def _in_progress(self) -> Metric:
         family = GaugeMetricFamily(
             "snaprotd_rotations_in_progress", "Rotations that are running, by their step.", labels=["step"]
@@ -57,15 +65,14 @@ class ServerCollector(Collector):
         return family
 
     def _stopped(self, servers: Mapping[str, ServerFacts]) -> Metric:
-        family = _gauge("snaprotd_server_stopped_by_us", "1 while we hold the server off, or owe it a start.")
+        family = _gauge("snaprotd_server_stopped_by_us", "1 while we hold the server off, or owe it a start, as seen.")
         labels = {facts.server_id: label for label, facts in servers.items()}
         held = {}
-        for rotation in self._board.running.values():
+        owed = [(one.server_id, one.label) for one in self._board.running.values() if one.is_owed]
+        for server_id, label in (*owed, *((one.server_id, one.label) for one in self._board.debts.values())):
             # A server that left the configuration while it was off stays visible until it is on again: under the
             # label that it had, or under its id where that is another server's now.
-            last = rotation.server_id if rotation.label in servers else rotation.label
-            if rotation.held_off:
-                held[labels.get(rotation.server_id, last)] = 1
+            held[labels.get(server_id, server_id if label in servers else label)] = 1
         for label, value in (dict.fromkeys(servers, 0) | held).items():
             family.add_metric([label], value)
         return family

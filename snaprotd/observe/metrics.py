@@ -89,7 +89,7 @@ class RotationMetrics:
     def deleted(self, rotation: Rotation, *, success: bool) -> None:
         self._deletions.labels("success" if success else "failure").inc()
 
-    def back_on(self, rotation: Rotation, seconds: float) -> None:
+    def back_on(self, server_id: str, seconds: float) -> None:
         self._downtime.observe(seconds)
 
     def finished(self, rotation: Rotation) -> None:

@@ -161,6 +161,10 @@ class Inventory:
         self._learn_servers(servers)
         return servers
 
+    async def has(self, server_id: str) -> bool:
+        """Whether a whole list of the account's servers, as of now, shows the server. Raises as `servers` does."""
+        return any(server.id == server_id for server in await self.servers(urgent=True))
+
     async def refresh(self) -> None:
         """List the whole account.
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from snaprotd.config.settings import Target
 from snaprotd.core.model import Machine, Server
 from snaprotd.core.policy import Policy, stops_itself
+from snaprotd.core.power import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import Json, count
 from snaprotd.report.assessment import Assessment
@@ -59,7 +60,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             severity=ALARM,
             says="{why_the_ledger_cannot_be_used}",
             do="See to the disk that the ledger is on: is it full, read-only or gone?",
-            unwatched="no metric tells of the ledger; rotations that fail for it are SnaprotdRotationFailed",
+            alerts=("SnaprotdLedgerNotWritable",),
         ),
         "account_not_listed": Kind(
             severity=ALARM,
@@ -90,6 +91,20 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             says="the server has been asked to start {number} times and is not running yet",
             do="Start it in the provider's panel, and call the provider if that fails too: snaprotd goes on asking.",
             alerts=("SnaprotdServerDoesNotStart",),
+        ),
+        "start_owed": Kind(
+            severity=ALARM,
+            says="a start is owed to the server: it was stopped by snaprotd, and no rotation sees to it; "
+            "it is asked to start until it runs",
+            do="Look in the provider's panel why it does not start; `snaprotd leave-off {server}` lets go of it.",
+            alerts=("SnaprotdServerHeldOff", "SnaprotdServerDoesNotStart"),
+        ),
+        "set_aside": Kind(
+            severity=ALARM,
+            says="{why_it_was_set_aside}",
+            do="Look in the provider's panel whether the server runs; the next slot begins a new rotation of it, "
+            "and `snaprotd now {server}` does so at once.",
+            unwatched="the next rotation sees to the server; SnaprotdSnapshotTooOld tells if none succeeds",
         ),
         "failed": Kind(
             severity=ALARM,
@@ -215,6 +230,10 @@ class ServerSituation:
     missing: bool
     """The account has no such server."""
     running: Rotation | None
+    debt: ServerPower | None = None
+    """A start that is owed to it, and that no rotation sees to."""
+    set_aside: str | None = None
+    """Why an open rotation of it was set aside."""
     latest: Rotation | None
     """The last rotation that ended."""
     expected_interval: float | None
@@ -227,6 +246,9 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
     if situation.missing:
         yield _there_is("missing", id=situation.target.server_id)
     yield from _of_power(situation)
+    yield from without_rotation(
+        situation.target.label, debt=situation.debt, set_aside=situation.set_aside, running=situation.running
+    )
     yield from _of_the_last_rotation(situation)
     yield from _of_room(situation)
     yield from _of_age(situation)
@@ -234,12 +256,22 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
 
 def _of_power(situation: ServerSituation) -> Iterator[Problem]:
     running = situation.running
-    if running is None or not running.held_off or running.power.held_off_since is None:
+    if running is None or not running.is_owed or running.power.held_off_since is None:
         return
     if situation.now - running.power.held_off_since > _longest(running.policy):
         yield _there_is("held_off_too_long")
     elif running.step is Step.START and running.power.starts > 1:
         yield _there_is("not_starting", number=running.power.starts)
+
+
+def without_rotation(
+    label: str, *, debt: ServerPower | None, set_aside: str | None, running: Rotation | None
+) -> Iterator[Problem]:
+    """Of a server that a start is owed to, or of which a rotation was set aside, whether it is configured or not."""
+    if debt is not None and running is None:
+        yield _there_is("start_owed", server=label)
+    if set_aside is not None:
+        yield _there_is("set_aside", server=label, why_it_was_set_aside=set_aside)
 
 
 def _of_the_last_rotation(situation: ServerSituation) -> Iterator[Problem]:

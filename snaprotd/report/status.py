@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from snaprotd import __version__
 from snaprotd.config.settings import Config, Target, as_written
 from snaprotd.core.model import Machine, Owner, Server
+from snaprotd.core.power import Power, ServerPower
 from snaprotd.core.rotation import STEPS, Rotation, Step
 from snaprotd.core.words import Json, plain_id, zulu
 from snaprotd.engine.board import ServerFacts
@@ -42,8 +43,12 @@ class Situation:
     assessments: Mapping[str, Assessment]
     running: Sequence[Rotation]
     """The open ones, whoever runs them."""
+    debts: Mapping[str, ServerPower] = field(default_factory=dict)
+    """The servers that a start is owed to and that no rotation sees to, by id."""
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    """Why an open rotation was set aside, by the server's id."""
     ledger_error: str | None
-    """Why the ledger cannot be read, or None."""
+    """Why the ledger cannot be read or written, or None."""
     inventory_listed_at: datetime | None
     account_error: str | None
     """Why the account could not be listed the last time, or None."""
@@ -59,7 +64,9 @@ def status_report(situation: Situation) -> Json:
     """The whole report."""
     running = {rotation.server_id: rotation for rotation in situation.running}
     servers = [_server(situation, target, running.pop(target.server_id, None)) for target in situation.targets]
-    departed = [_departed(situation, rotation) for rotation in running.values()]
+    configured = {target.server_id for target in situation.targets}
+    others = dict.fromkeys([*running, *situation.debts, *situation.set_aside])
+    departed = [_departed(situation, one, running.get(one)) for one in others if one not in configured]
     general = [{"server": None, "server_id": None, **problem.as_json()} for problem in _general(situation)]
     found = [*general, *_problems_of(servers + departed)]
     return {
@@ -134,7 +141,7 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "expected_interval_seconds": facts.expected_interval,
         "next_run": zulu(facts.next_run),
         "running": _running(running) if running else None,
-        "stopped_by_us_since": _off_since(running) if running else None,
+        "stopped_by_us_since": _off_since(situation, target.server_id, running),
         "last": past_rotation(facts.latest) if facts.latest else None,
         **_holdings(situation, target, server),
     }
@@ -157,6 +164,8 @@ def _situation_of(
         machine=situation.machine,
         missing=bool(facts.missing),
         running=running,
+        debt=situation.debts.get(target.server_id),
+        set_aside=situation.set_aside.get(target.server_id),
         latest=facts.latest,
         expected_interval=facts.expected_interval,
         assessment=situation.assessments.get(target.server_id),
@@ -203,20 +212,26 @@ def _running(rotation: Rotation) -> Json:
     }
 
 
-def _off_since(rotation: Rotation) -> str | None:
+def _off_since(situation: Situation, server_id: str, running: Rotation | None) -> str | None:
     """Not while the server runs: still, when a stop has been asked for, or again, when it is only watched."""
-    return zulu(rotation.power.went_off_at) if rotation.held_off and not rotation.power.came_back else None
+    debt = situation.debts.get(server_id)
+    power = running.power if running else debt.power if debt else Power()
+    return zulu(power.went_off_at) if power.is_off_because_of_us else None
 
 
-def _departed(situation: Situation, rotation: Rotation) -> Json:
-    """A rotation that goes on though its server has left the configuration."""
-    problem = problems.of_departed(rotation, is_account_listed=situation.inventory_listed_at is not None)
+def _departed(situation: Situation, server_id: str, running: Rotation | None) -> Json:
+    """A server that is not in the configuration, and that a rotation or a start that is owed goes on with."""
+    debt, set_aside = situation.debts.get(server_id), situation.set_aside.get(server_id)
+    name = running.label if running else debt.label if debt else server_id
+    found = [*problems.without_rotation(name, debt=debt, set_aside=set_aside, running=running)]
+    if running is not None:
+        found.insert(0, problems.of_departed(running, is_account_listed=situation.inventory_listed_at is not None))
     return {
-        "id": plain_id(rotation.server_id),
-        "name": rotation.label,
-        "running": _running(rotation),
-        "stopped_by_us_since": _off_since(rotation),
-        "problems": [problem.as_json()],
+        "id": plain_id(server_id),
+        "name": name,
+        "running": _running(running) if running else None,
+        "stopped_by_us_since": _off_since(situation, server_id, running),
+        "problems": [problem.as_json() for problem in found],
     }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import structlog
 
-from snaprotd.config.settings import Config
+from snaprotd.config.settings import ApiSettings, Config
+from snaprotd.core.power import Terms
 from snaprotd.logs import redactor
-from snaprotd.provider import Provider, RequestObserver
+from snaprotd.provider import NullObserver, Provider, RequestObserver
 from snaprotd.provider.token import TokenSource, token_source
 from snaprotd.provider.vps_org.calls import Transport as Transport
 from snaprotd.provider.vps_org.client import VpsOrg
@@ -22,6 +24,23 @@ def read_token(config: Config, environ: Mapping[str, str]) -> TokenSource:
     token = token_source(config.api.token_file, environ)
     redactor.hide(token.secrets)
     return token
+
+
+@asynccontextmanager
+async def cloud_by_terms(
+    terms: Terms, environ: Mapping[str, str], transport: Transport | None = None
+) -> AsyncIterator[Provider]:
+    """The provider's API by what is kept beside a promise. Raises `TokenError` where no token can be found."""
+    token = token_source(Path(terms.token_file) if terms.token_file else None, environ)
+    redactor.hide(token.secrets)
+    async with VpsOrg(
+        base_url=terms.base_url or ApiSettings.base_url,
+        token=token,
+        timeout=terms.request_timeout,
+        observer=NullObserver(),
+        transport=transport,
+    ) as cloud:
+        yield cloud
 
 
 @asynccontextmanager

@@ -8,19 +8,26 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.errors import ConfigError, Mistake
+from snaprotd.core.errors import ConfigError, LedgerError, Mistake
 from snaprotd.core.model import Machine
+from snaprotd.core.power import Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.events import Observers
 from snaprotd.engine.run import Drain, Tools
 from snaprotd.ledger.address import why_unusable
+from snaprotd.ledger.no_ledger import NoLedger
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.provider.inventory import Inventory
-from snaprotd.wiring.access import Transport, open_cloud, read_token
+from snaprotd.wiring.access import Transport, cloud_by_terms, open_cloud, read_token
+
+log = structlog.get_logger("snaprotd")
 
 LEASE_BEYOND_REQUEST = 30.0
 """Seconds by which a lease outlives the longest request: it is renewed several times meanwhile."""
@@ -67,6 +74,11 @@ async def open_tools(
 ) -> AsyncIterator[Tools]:
     """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
     async with open_cloud(config, environ, metrics.requests, transport) as cloud, await open_ledger(config) as ledger:
+        ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)
+        try:
+            await ledger.starts.adopt()
+        except LedgerError as error:
+            log.error("the ledger cannot be written", error=str(error))  # what is owed is started all the same
         inventory = Inventory(cloud)
         try:
             yield Tools(
@@ -83,11 +95,66 @@ async def open_tools(
             await inventory.aclose()
 
 
+@asynccontextmanager
+async def tools_by_terms(
+    terms: Terms, path: Path, environ: Mapping[str, str], transport: Transport | None = None
+) -> AsyncIterator[Tools]:
+    """What it takes to pay a start without a configuration. Raises `TokenError` where no token can be found.
+
+    The ledger at `path` is written where that can be; where not, nothing is lost but the record of what is done here.
+    """
+    async with cloud_by_terms(terms, environ, transport) as cloud, _ledger_or_none(path, terms) as ledger:
+        inventory = Inventory(cloud)
+        try:
+            yield Tools(
+                cloud=cloud,
+                inventory=inventory,
+                ledger=ledger,
+                observer=Observers(),
+                drain=Drain(),
+                poll_interval=terms.poll_interval,
+                request_timeout=terms.request_timeout,
+                machine=Machine,
+            )
+        finally:
+            await inventory.aclose()
+
+
+@asynccontextmanager
+async def _ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
+    lease = terms.request_timeout + LEASE_BEYOND_REQUEST
+    try:
+        ledger = await Ledger.open(path, owner=uuid.uuid4().hex, lease=lease)
+    except LedgerError as error:
+        log.error("the ledger cannot be written: going on from memory", error=str(error))
+        yield NoLedger(str(error))
+        return
+    async with ledger:
+        yield ledger
+
+
+def account_of(config: Config) -> str:
+    """Whose servers they are, in the ledger: the provider's host."""
+    return urlsplit(config.api.base_url).netloc
+
+
+def terms_of(config: Config) -> Terms:
+    """What is kept beside a promise, so that it can be paid without any configuration."""
+    return Terms(
+        base_url=config.api.base_url,
+        token_file=str(config.api.token_file or ""),
+        request_timeout=config.api.timeout,
+        settle=config.api.settle,
+        poll_interval=config.poll_interval,
+    )
+
+
 def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str], this_machine: ThisMachine) -> None:
     """Go on with the same tools under another configuration. Raises `TokenError`, with nothing changed."""
     token = read_token(config, environ)
     tools.cloud.adjust(token=token, requests_per_second=config.api.requests_per_second, timeout=config.api.timeout)
     tools.ledger.lease = config.api.timeout + LEASE_BEYOND_REQUEST
+    tools.ledger.starts.terms = terms_of(config)
     tools.request_timeout = config.api.timeout
     tools.poll_interval = config.poll_interval
     tools.machine = partial(this_machine, config.own_server)

@@ -27,7 +27,8 @@ from click.testing import CliRunner
 
 from snaprotd import __version__
 from snaprotd.commands.cli import cli
-from snaprotd.ledger.store import Ledger, Mark
+from snaprotd.ledger.claims import Mark
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.processes import (
     LOOK_EVERY,

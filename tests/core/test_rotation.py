@@ -198,12 +198,12 @@ def test_a_request_for_a_snapshot_that_may_still_be_carried_out_is_not_given_up(
 )
 def test_a_lost_request_is_open_for_a_quarter_more_than_it_may_take(age: float | None, unsettled: bool) -> None:
     assert rotation(create_open=age).create_is_unsettled is unsettled
-    assert rotation(power_open=age).power_is_unsettled is unsettled
+    assert rotation(power_open=age, unstruck=True).stop_is_open is unsettled
 
 
 def test_one_lost_request_says_nothing_of_the_other() -> None:
     assert not rotation(power_open=0.0).create_is_unsettled
-    assert not rotation(create_open=0.0).power_is_unsettled
+    assert not rotation(create_open=0.0).stop_is_open
 
 
 # -- what an error means ---------------------------------------------------------------------------------------
@@ -284,7 +284,6 @@ def test_what_is_not_open_has_no_age() -> None:
 @pytest.mark.parametrize(
     "state",
     [
-        {"held_off": True},
         {"creates": 1, "create_open": 3.0},
         {"creates": 1},
         {"snapshot_id": "77"},

@@ -21,7 +21,8 @@ import pytest
 import yaml
 
 from snaprotd.commands.cli import cli
-from snaprotd.ledger.store import Ledger, Mark
+from snaprotd.ledger.claims import Mark
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.deploy.test_dashboard import as_grafana_asks, dashboard_expressions
 from tests.support.processes import TOKEN, Daemon, daemon, provider, write_config

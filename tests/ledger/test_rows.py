@@ -76,7 +76,21 @@ BODY: dict[str, Any] = {
 LATER: dict[str, Any] = {}
 """Keys of a policy that came later, each as it is written where nobody has set it."""
 
-POWER_LATER: dict[str, Any] = {"missing_for": None}
+
+"""What is written of a server's power since then; of a row without it, no more is known."""
+
+
+POWER_LATER = {
+    "asked": 1,
+    "released": 0,
+    "request_age": None,
+    "stop_age": None,
+    "unstruck": False,
+    "waited_out": False,
+    "running_for": None,
+    "watched": False,
+    "missing_for": None,
+}
 """What is written of a server's power since then; of a row without it, no more is known."""
 
 
@@ -109,7 +123,7 @@ ROTATION = Rotation(
     note="the snapshot is in progress",
     trail=(Passed(step=Step.LOOK, seconds=1.0),),
     power=Power(
-        held_off=True,
+        asked=1,
         held_off_since=at(2),
         hard_stop=True,
         power_open=7.25,

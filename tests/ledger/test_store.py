@@ -32,9 +32,11 @@ from structlog.testing import capture_logs
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.rows import written_rotation
 from snaprotd.ledger.schema import SCHEMA_VERSION
-from snaprotd.ledger.store import Claimed, Ledger, Mark, ServerBusy, SlotTaken, uptime
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
 from tests.support.daemons import daemon_on, write_config
 from tests.support.policies import a_policy
@@ -166,7 +168,9 @@ async def test_the_database_itself_refuses_a_second_open_rotation_of_a_server(pa
         "SELECT 'copy', server_id, ?, ?, body, epoch, lease_until, started_at FROM rotations"
     )
     (slot,) = sql(path, "SELECT slot FROM rotations")[0]
-    with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: rotations\.server_id$"):
+    with pytest.raises(
+        sqlite3.IntegrityError, match=r"UNIQUE constraint failed: rotations\.account, rotations\.server_id$"
+    ):
         sql(path, copy, "2025-01-17", True)
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE constraint failed"):
         sql(path, copy, slot, False)
@@ -704,7 +708,7 @@ unreadable = pytest.mark.parametrize("body", ["{}", "", "no JSON", '{"id": "1"}'
 
 
 @unreadable
-@pytest.mark.parametrize("use", ["history", "open_rotations", "take_over"])
+@pytest.mark.parametrize("use", ["history", "open_rotations"])
 async def test_a_row_that_cannot_be_read_is_left_out_and_told_of(path: Path, body: str, use: str) -> None:
     async with ledgers(path, "a") as (ours,):
         good = await claimed(ours, rotation("good"))
@@ -715,6 +719,47 @@ async def test_a_row_that_cannot_be_read_is_left_out_and_told_of(path: Path, bod
         with capture_logs() as said:
             assert await getattr(theirs, use)() == [good]
     assert [(one["log_level"], one["body"]) for one in said] == [("error", body)]
+
+
+@unreadable
+async def test_a_row_that_cannot_be_understood_is_never_taken_over_and_does_not_stop_the_next_slot(
+    path: Path, body: str
+) -> None:
+    async with ledgers(path, "a") as (ours,):
+        good = await claimed(ours, rotation("good"))
+        bad = await claimed(ours, rotation("bad"))
+    sql(path, "UPDATE rotations SET body = ? WHERE server_id = 'bad'", body)
+    await asyncio.sleep(LEASE + 1)
+    async with ledgers(path, "b") as (theirs,):
+        assert await theirs.take_over() == [good]
+        assert sql(path, "SELECT owner, epoch, body FROM rotations WHERE server_id = 'bad'") == [("a", 1, body)]
+        assert bad.id in theirs.set_aside["bad"]
+        await claimed(theirs, rotation("bad", day=1))
+
+
+async def test_a_row_that_needs_a_newer_version_is_left_as_it_is_and_the_next_slot_runs(path: Path) -> None:
+    async with ledgers(path, "a") as (ours,):
+        await claimed(ours)
+    sql(path, "UPDATE rotations SET needs = 2")
+    before = sql(path, "SELECT owner, epoch, body FROM rotations")
+    await asyncio.sleep(LEASE + 1)
+    async with ledgers(path, "b") as (theirs,):
+        assert await theirs.take_over() == []
+        assert sql(path, "SELECT owner, epoch, body FROM rotations") == before
+        await claimed(theirs, rotation(day=1))
+
+
+async def test_what_a_newer_version_wrote_into_a_row_survives_a_save(path: Path) -> None:
+    async with ledgers(path, "a") as (ours,):
+        begun = await claimed(ours)
+        body = json.loads(sql(path, "SELECT body FROM rotations")[0][0])
+    sql(path, "UPDATE rotations SET body = ?", json.dumps({**body, "hooks": ["thaw"]}))
+    await asyncio.sleep(LEASE + 1)
+    async with ledgers(path, "b") as (theirs,):
+        assert await theirs.take_over() == [begun]
+        await theirs.save(changed(begun, step=Step.STOP))
+    saved = json.loads(sql(path, "SELECT body FROM rotations")[0][0])
+    assert (saved["hooks"], saved["step"]) == (["thaw"], "stop")
 
 
 @unreadable
@@ -755,7 +800,7 @@ async def test_a_ledger_that_is_opened_again_is_as_it_was_left(path: Path) -> No
         begun = await claimed(ours)
     async with ledgers(path, "b") as (theirs,):
         assert await theirs.history() == [begun]
-    assert sql(path, "SELECT * FROM meta") == [("schema", str(SCHEMA_VERSION))]
+    assert sql(path, "SELECT value FROM meta WHERE key = 'schema'") == [(str(SCHEMA_VERSION),)]
 
 
 async def test_a_ledger_that_another_process_is_just_making_is_waited_for(path: Path) -> None:
@@ -781,7 +826,7 @@ async def test_many_processes_may_create_one_ledger_at_the_same_moment(path: Pat
     for ledger in opened:
         await ledger.close()
     assert [ledger.is_sole_user for ledger in opened].count(True) == 1
-    assert sql(path, "SELECT * FROM meta") == [("schema", str(SCHEMA_VERSION))]
+    assert sql(path, "SELECT value FROM meta WHERE key = 'schema'") == [(str(SCHEMA_VERSION),)]
 
 
 @pytest.mark.parametrize("value", ["one", "-1", "1.0", "1e0", "\u00b9"])
@@ -834,17 +879,66 @@ async def test_a_folder_is_refused_with_what_to_do(name: str, tmp_path: Path, mo
 async def test_a_ledger_of_a_newer_version_is_refused_with_what_to_do_and_left_alone(path: Path) -> None:
     async with ledgers(path, "a") as (ours,):
         await claimed(ours)
-    sql(path, "UPDATE meta SET value = ?", str(SCHEMA_VERSION + 1))
+    sql(path, "UPDATE meta SET value = ?", str(SCHEMA_VERSION + 1))  # of `readable_by`, too
     sql(path, "DROP TABLE marks")
     with pytest.raises(LedgerError) as refusal:
         await Ledger.open(path, owner="b")
     assert str(refusal.value) == (
-        "the ledger has schema 2, this snaprotd knows up to 1: "
+        "the ledger has schema 3, this snaprotd knows up to 2: "
         "it was written by a newer snaprotd; upgrade, or point `state` to another file"
     )
     assert sql(path, "SELECT name FROM sqlite_master WHERE name = 'marks'") == []
     with held(path) as lock:
         assert lock.was_alone
+
+
+async def test_a_ledger_of_a_newer_version_that_only_added_to_it_is_used_as_it_is(path: Path) -> None:
+    async with ledgers(path, "a") as (ours,):
+        begun = await claimed(ours)
+    sql(path, "UPDATE meta SET value = '99' WHERE key = 'schema'")
+    sql(path, "CREATE TABLE events (x)")
+    async with ledgers(path, "b") as (theirs,):
+        assert await theirs.history() == [begun]
+    assert sql(path, "SELECT value FROM meta WHERE key = 'schema'") == [("99",)]
+
+
+FIRST = """
+CREATE TABLE meta (key VARCHAR(64) NOT NULL PRIMARY KEY, value TEXT NOT NULL);
+INSERT INTO meta VALUES ('schema', '1');
+CREATE TABLE rotations (
+  id VARCHAR(32) NOT NULL PRIMARY KEY, server_id VARCHAR(64) NOT NULL, slot VARCHAR(32) NOT NULL,
+  is_open BOOLEAN NOT NULL,
+  result VARCHAR(16), body TEXT NOT NULL, owner VARCHAR(64), epoch INTEGER NOT NULL, lease_until FLOAT NOT NULL,
+  started_at VARCHAR(32) NOT NULL, finished_at VARCHAR(32),
+  CONSTRAINT one_rotation_for_a_slot UNIQUE (server_id, slot));
+CREATE UNIQUE INDEX one_open_rotation_for_a_server ON rotations (server_id) WHERE is_open;
+CREATE INDEX rotations_by_time ON rotations (started_at);
+CREATE INDEX rotations_by_end ON rotations (finished_at);
+CREATE TABLE marks (
+  server_id VARCHAR(64) NOT NULL PRIMARY KEY, seen_until VARCHAR(32) NOT NULL, schedule TEXT NOT NULL);
+"""
+"""The tables of the first version, as it made them."""
+
+
+async def test_a_ledger_of_the_first_version_keeps_every_row_and_every_promise(path: Path) -> None:
+    held, over = rotation(held_off=True, step=Step.WAIT), finished(rotation(day=-1))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(FIRST)
+        for one in (held, over):
+            times = (one.started_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), one.finished_at and one.finished_at.isoformat())
+            connection.execute(
+                "INSERT INTO rotations VALUES (?, ?, ?, ?, NULL, ?, 'dead', 3, 0.0, ?, ?)",
+                (one.id, "12345", one.slot.isoformat(), one is held, written_rotation(one), *times),
+            )
+        connection.execute("INSERT INTO marks VALUES ('12345', '2025-01-16T03:30:00.000000Z', 'UTC')")
+    async with ledgers(path, "a") as (ours,):
+        ours.starts.account = "admin.vps.org"
+        await ours.starts.adopt()
+        assert await ours.take_over() == [held]
+        assert held.held_off
+        assert len(await ours.history()) == 2
+        assert set(await ours.marks()) == {"12345"}
+    assert sql(path, "SELECT DISTINCT account FROM rotations") == [("admin.vps.org",)]
 
 
 def rubbish(path: Path) -> None:

@@ -18,7 +18,18 @@ from typing import Any
 import httpx
 import pytest
 
-from snaprotd.core.errors import Busy, CloudError, Full, LeaseLost, NotFound, Permanent, Refused, Temporary, Unclear
+from snaprotd.core.errors import (
+    Busy,
+    CloudError,
+    Full,
+    LeaseLost,
+    NotFound,
+    NotSent,
+    Permanent,
+    Refused,
+    Temporary,
+    Unclear,
+)
 from snaprotd.core.model import ServerState, SnapshotState
 from snaprotd.provider import Doubtful, TokenOwner
 from snaprotd.provider.token import TokenSource, token_source
@@ -423,10 +434,10 @@ async def test_what_is_busy_may_be_asked_again_but_not_at_once(status: int, word
 @pytest.mark.parametrize(
     ("error", "get", "post"),
     [
-        (httpx.ConnectError("refused"), Temporary, Temporary),
-        (httpx.ConnectTimeout("slow"), Temporary, Temporary),
-        (httpx.PoolTimeout("full"), Temporary, Temporary),
-        (httpx.ProxyError("403"), Temporary, Temporary),
+        (httpx.ConnectError("refused"), NotSent, NotSent),
+        (httpx.ConnectTimeout("slow"), NotSent, NotSent),
+        (httpx.PoolTimeout("full"), NotSent, NotSent),
+        (httpx.ProxyError("403"), NotSent, NotSent),
         (httpx.ReadError("reset"), Temporary, Unclear),
         (httpx.WriteError("reset"), Temporary, Unclear),
         (httpx.ReadTimeout("slow"), Temporary, Unclear),
@@ -1075,7 +1086,7 @@ async def test_a_refused_connection_certainly_changed_nothing() -> None:
     async with listening(empty_list) as wire:
         pass
     async with client(None, base_url=wire.url) as api:
-        assert type(await error_of(create(api))) is Temporary
+        assert type(await error_of(create(api))) is NotSent
 
 
 @pytest.mark.real_time
@@ -1087,7 +1098,7 @@ async def test_a_time_out_before_the_request_went_out_certainly_changed_nothing(
     async with listening(silent) as wire:
         url = wire.url.replace("http:", "https:")
         async with client(None, base_url=url, timeout=0.2) as api:
-            assert type(await error_of(create(api))) is Temporary
+            assert type(await error_of(create(api))) is NotSent
 
 
 async def test_a_time_out_of_all_before_the_request_went_out_certainly_changed_nothing() -> None:
@@ -1098,7 +1109,7 @@ async def test_a_time_out_of_all_before_the_request_went_out_certainly_changed_n
 
     async with client(Provider(by=resolving)) as api:
         error = await error_of(create(api))
-    assert type(error) is Temporary
+    assert type(error) is NotSent
     assert str(error) == "no answer to POST /api/v1/snapshots/ from vps.test within 30 s"
 
 
@@ -1155,6 +1166,6 @@ async def test_a_proxy_of_the_environment_sees_no_token_of_the_provider(monkeypa
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
         async with client(None) as api:
-            assert type(await error_of(create(api))) is Temporary
+            assert type(await error_of(create(api))) is NotSent
     assert proxy.received.startswith(b"CONNECT vps.test:443")
     assert TOKEN.encode() not in proxy.received

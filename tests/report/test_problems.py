@@ -17,7 +17,7 @@ from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
 from snaprotd.core.model import Machine, Snapshot, snapshot_name
 from snaprotd.core.policy import stops_itself
-from snaprotd.core.power import Power
+from snaprotd.core.power import Power, ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
@@ -86,20 +86,23 @@ ROTATION = Rotation(
     rules=CONFIG.rules_of(TARGET),
     started_at=NOW,
     step=Step.START,
-    power=Power(held_off=True, held_off_since=NOW - timedelta(minutes=5)),
+    power=Power(asked=1, held_off_since=NOW - timedelta(minutes=5)),
 )
 FAILED = replace(ROTATION, step=Step.DONE, result=Result.FAILURE, failed_step=Step.STOP, error="it does not stop")
 
 
 def held_off(*, starts: int = 0, minutes: float = 5, held_off: bool = True) -> ServerSituation:
     """A rotation that stands at its start, so many minutes after it promised to see the server running again."""
-    power = Power(held_off=held_off, held_off_since=NOW - timedelta(minutes=minutes), starts=starts)
+    power = Power(asked=int(held_off), held_off_since=NOW - timedelta(minutes=minutes), starts=starts)
     return replace(WELL, running=replace(ROTATION, power=power))
 
 
 STOPPED = replace(TARGET, policy=replace(TARGET.policy, stop_first=True))
 ON_IT = replace(WELL, target=STOPPED)
 REFUSED = replace(FAILED, failed_step=Step.LOOK, error=stops_itself(STOPPED.policy, SERVER, WELL.machine))
+OWED = ServerPower(account="", server_id="12345", label="web 01", power=Power(asked=1, went_off=True))
+ASIDE = "its rotation r1 in the ledger cannot be understood, and was set aside as it is"
+WATCHED = replace(ROTATION.power, starts=9, held_off_since=NOW - timedelta(hours=2), watched=True)
 PAUSED = replace(TARGET, policy=replace(TARGET.policy, paused=True))
 
 
@@ -115,6 +118,10 @@ OF_A_SERVER = {
     "asked to start twice": (held_off(starts=2), ["not_starting"]),
     "off for 46 minutes": (held_off(starts=9, minutes=46), ["held_off_too_long"]),
     "on again after 46 minutes": (held_off(held_off=False, minutes=46), []),
+    "watched for two hours": (replace(WELL, running=replace(ROTATION, power=WATCHED)), []),
+    "owed a start by no rotation": (replace(WELL, debt=OWED), ["start_owed"]),
+    "owed a start by its rotation": (replace(WELL, debt=OWED, running=ROTATION), []),
+    "a rotation set aside": (replace(WELL, set_aside=ASIDE), ["set_aside"]),
     "a failure": (replace(WELL, latest=FAILED), ["failed"]),
     "a partial success": (replace(WELL, latest=replace(FAILED, result=Result.PARTIAL)), ["partial"]),
     "a success": (replace(WELL, latest=replace(FAILED, result=Result.SUCCESS)), []),

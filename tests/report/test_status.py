@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
+import pytest
 
 from snaprotd.core.model import snapshot_name
+from snaprotd.core.power import Power, ServerPower
 from snaprotd.core.rotation import STEPS
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
-from tests.support.daemons import Watched, daemon_on, write_config
+from tests.support.daemons import Watched, daemon_on, power, write_config
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -116,6 +119,7 @@ SERVER = {
     "problems": many(PROBLEM),
 }
 DEPARTED = shape({key: SERVER[key] for key in ("id", "name", "running", "stopped_by_us_since", "problems")})
+"""Of a server that is not configured."""
 REPORT = shape(
     {
         "version": {"const": 1},
@@ -271,6 +275,75 @@ async def test_a_server_that_left_the_configuration_while_it_was_off_is_shown_un
         await asyncio.sleep(15 * MINUTE)
         assert (await report_of(watched))["departed"] == []
         assert world.status_of(server_id) == "active"
+
+
+async def owe_a_start(folder: Path, server_id: str, since: datetime) -> None:
+    """As a rotation leaves it that has ended, or that nobody can read any more."""
+    owed = Power(asked=1, went_off=True, went_off_at=since, held_off_since=since, request_age=3600.0)
+    async with await Ledger.open(folder / "state.db", owner="before", lock=False) as ledger:
+        await ledger.starts.save(ServerPower(account="vps.invalid", server_id=server_id, label="web", power=owed))
+
+
+@pytest.mark.parametrize("is_configured", [True, False])
+async def test_a_start_that_no_rotation_sees_to_is_told_until_the_server_runs(
+    tmp_path: Path, is_configured: bool
+) -> None:
+    world = World()
+    other, server_id = a_server(world), world.add_server("web", status="stopped")
+    world.faults.append(power("start_never", "start", times=3))
+    owed_since = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
+    await owe_a_start(tmp_path, server_id, owed_since)
+    label = "www" if is_configured else "web"
+    more = f", {{id: {server_id}, name: www, {NIGHTLY}}}" if is_configured else ""
+    async with daemon_on(write_config(tmp_path, f"[{{id: {other}, {NIGHTLY}}}{more}]"), world) as watched:
+        for _ in range(3):
+            await asyncio.sleep(10)
+            report = await report_of(watched)
+            found = [one for one in report["servers"] + report["departed"] if str(one["id"]) == server_id]
+            (shown,) = found
+            assert (shown["name"], shown["running"]) == (label, None)
+            assert datetime.fromisoformat(shown["stopped_by_us_since"]) == owed_since
+            assert shown["problems"][0]["text"].startswith("a start is owed to the server: ")
+            assert shown["problems"][0]["do"].endswith(f"`snaprotd leave-off {label}` lets go of it.")
+            assert report["state"] == "alarm"
+            assert watched.value("snaprotd_server_stopped_by_us", label) == 1
+            page = (await watched.get("/")).text
+            assert "off because of us since" in page
+            assert "No server is off" not in page
+            assert "held off: web" in watched.daemon.view.in_words()
+        await asyncio.sleep(15 * MINUTE)
+        report = await report_of(watched)
+        assert "owed" not in str(report)
+        assert report["departed"] == []
+        assert watched.value("snaprotd_server_stopped_by_us", label) == (0 if is_configured else None)
+    assert world.status_of(server_id) == "active"
+
+
+async def test_a_start_that_a_rotation_sees_to_is_told_by_the_rotation_alone(tmp_path: Path) -> None:
+    """The promise of a rotation that runs is the rotation's to tell."""
+    world = World()
+    server_id = a_server(world)
+    config = write_config(tmp_path, f"[{{id: {server_id}, name: web, {NIGHTLY}, stop_first: true}}]")
+    async with daemon_on(config, world) as watched:
+        await watched.daemon.rotate(server_id)
+        await asyncio.sleep(2 * MINUTE)
+        assert watched.value("snaprotd_server_stopped_by_us", "web") == 1
+        assert "owed" not in str(await report_of(watched))
+
+
+async def test_a_rotation_that_was_set_aside_is_an_alarm(tmp_path: Path) -> None:
+    world = World()
+    server_id = a_server(world)
+    config = write_config(tmp_path, f"[{{id: {server_id}, name: web, {NIGHTLY}}}]")
+    async with daemon_on(config, world) as watched:
+        await asyncio.sleep(MINUTE)
+        why = watched.daemon.view._tools.ledger.set_aside
+        why |= {server_id: "its rotation r1 was set aside", "999": "its rotation r2 was set aside"}
+        await asyncio.sleep(2)
+        report = await report_of(watched)
+        told = {(one["server"], one["severity"], one["text"]) for one in report["problems"]}
+        assert ("web", "alarm", "its rotation r1 was set aside") in told
+        assert ("999", "alarm", "its rotation r2 was set aside") in told
 
 
 async def test_a_paused_server_is_neither_late_nor_has_it_a_next_run(tmp_path: Path) -> None:

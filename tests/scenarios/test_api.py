@@ -632,7 +632,7 @@ async def test_a_server_that_is_never_free_to_be_stopped_fails_the_slot_in_the_p
     assert error_of(rotation).startswith("the server is still active after 0:05:00: vps.invalid answered ")
     assert error_of(rotation).endswith(f"simulated {status}")
     assert rotation.trail[2].seconds == pytest.approx(rotation.policy.stop_timeout.total_seconds(), abs=61)
-    assert (set(scene.asked), power_of(scene), rotation.held_off) == ({"stop"}, "active", False)
+    assert (set(scene.asked), power_of(scene), rotation.is_owed) == ({"stop"}, "active", False)
 
 
 async def test_a_server_that_is_never_free_to_be_switched_off_hard_fails_in_the_providers_words(tmp_path: Path) -> None:
@@ -641,7 +641,7 @@ async def test_a_server_that_is_never_free_to_be_switched_off_hard_fails_in_the_
     rotation = await scene.night()
     assert (rotation.result, rotation.failed_step) == (Result.FAILURE, Step.STOP)
     assert error_of(rotation).endswith("simulated 423")
-    assert (set(scene.asked), power_of(scene), rotation.held_off) == ({"stop", "hard_stop"}, "active", False)
+    assert (set(scene.asked), power_of(scene), rotation.is_owed) == ({"stop", "hard_stop"}, "active", False)
 
 
 async def test_a_server_that_is_never_free_for_a_snapshot_is_started_and_fails_in_the_providers_words(

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from snaprotd.core.schedule import spread_delay
-from snaprotd.ledger.store import Ledger, Mark
+from snaprotd.ledger.claims import Mark
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, logged
 

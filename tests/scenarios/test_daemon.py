@@ -19,7 +19,8 @@ from snaprotd.core.errors import ConfigError, LeaseLost
 from snaprotd.core.policy import Retention
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run, Tools
-from snaprotd.ledger.store import Claimed, Ledger
+from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from snaprotd.simulator.world import SimSnapshot
 from tests.support.daemons import BusyWorld, Watched, daemon_on, look_around_less, write_config

@@ -19,7 +19,8 @@ from snaprotd.commands.jobs.by_hand import by_hand
 from snaprotd.config.settings import Config, resolve
 from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.rotation import Result, Rotation, Step
-from snaprotd.ledger.store import KEPT_HISTORY, Claimed, Ledger, Mark
+from snaprotd.ledger.claims import Claimed, Mark
+from snaprotd.ledger.store import KEPT_HISTORY, Ledger
 from snaprotd.simulator import Fault
 from snaprotd.wiring.assembly import new_rotation
 from tests.support.daemons import ONE, Watched, a_world, daemon_on, settings, write_config

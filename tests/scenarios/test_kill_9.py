@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from snaprotd.ledger.store import Ledger, Mark
+from snaprotd.ledger.claims import Mark
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.processes import (
     TOKEN,

@@ -20,7 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
-from snaprotd.ledger.store import Ledger, Mark
+from snaprotd.ledger.claims import Mark
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
 from tests.support.pipes import StuckPipe
 from tests.support.processes import (

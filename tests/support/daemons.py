@@ -59,6 +59,7 @@ def look_around_less(
     """Have daemons look around every so many seconds, so that hours pass quickly."""
     monkeypatch.setattr("snaprotd.daemon.life.TICK", tick)
     monkeypatch.setattr("snaprotd.daemon.life.LEASE_RENEWAL", leases)
+    monkeypatch.setattr("snaprotd.daemon.life.LEDGER_EVERY", tick)
     monkeypatch.setattr("snaprotd.config.reload.EVERY", file)
     if account is not None:
         monkeypatch.setattr("snaprotd.daemon.life.INVENTORY_EVERY", account)
@@ -102,7 +103,14 @@ def settings(folder: Path, servers: str = ONE) -> Config:
 class Watched:
     """A daemon that runs, and the rotations that it has ended."""
 
-    def __init__(self, path: Path, world: World, *, environ: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        path: Path,
+        world: World,
+        *,
+        environ: Mapping[str, str] = MappingProxyType({}),
+        transport: WorldTransport | None = None,
+    ) -> None:
         self.path = path
         self.world = world
         self.ended: list[Rotation] = []
@@ -110,7 +118,7 @@ class Watched:
             config.load(path, {}),
             {"VPS_API_TOKEN": world.token, **environ},
             on_finished=self.ended.append,
-            transport=WorldTransport(world),
+            transport=transport or WorldTransport(world),
         )
 
     def series(self, name: str) -> dict[tuple[str, ...], float]:
@@ -149,9 +157,9 @@ async def kill(watched: Watched) -> None:
 
 
 @asynccontextmanager
-async def daemon_on(path: Path, world: World) -> AsyncIterator[Watched]:
+async def daemon_on(path: Path, world: World, transport: WorldTransport | None = None) -> AsyncIterator[Watched]:
     """Run a daemon meanwhile, and end it in order."""
-    watched = Watched(path, world)
+    watched = Watched(path, world, transport=transport)
     running = asyncio.create_task(watched.daemon.run())
     await asyncio.wait(
         [running, started := asyncio.create_task(watched.daemon.started.wait())],

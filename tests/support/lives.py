@@ -19,13 +19,16 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from snaprotd.core.errors import LeaseLost
+from snaprotd.core.errors import CloudError, LeaseLost
 from snaprotd.core.model import Machine
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.rotation import Rotation
+from snaprotd.engine.board import Board
+from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Drain, Run, Tools
-from snaprotd.ledger.store import Claimed, Ledger
+from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import VpsOrg
@@ -52,7 +55,7 @@ class Witness:
     def deleted(self, rotation: Rotation, *, success: bool) -> None:
         self.deletions.append(success)
 
-    def back_on(self, rotation: Rotation, seconds: float) -> None:
+    def back_on(self, server_id: str, seconds: float) -> None:
         self.downtimes.append(seconds)
 
     def finished(self, rotation: Rotation) -> None:
@@ -157,7 +160,21 @@ class Story:
             rotation = self.rotation(slot, **changes)
             claim = await tools.ledger.claim(rotation)
             assert isinstance(claim, Claimed), claim
-            return await run_rotation(Run(rotation, tools, self.records.append))
+            ended = await run_rotation(Run(claim.rotation, tools, self.records.append))
+            await self.see_to_starts(tools)
+            return ended
+
+    async def see_to_starts(self, tools: Tools) -> None:
+        """What a daemon does after a rotation: it looks at its servers every so often, for as long as that matters."""
+        keeper = Keeper(tools, Board(), serves=lambda _: False)
+        await keeper.take_up()
+        try:
+            while keeper.is_following:
+                await asyncio.sleep(60.0 if keeper.has_promises else 1800.0)
+                with suppress(CloudError):
+                    keeper.follow({self.server_id: await tools.inventory.server(self.server_id)})
+        finally:
+            await keeper.aclose()
 
     async def live_through(self, slot: datetime) -> Rotation:
         """The rotation of `slot`, however many lives it takes."""
@@ -184,9 +201,10 @@ class Story:
             async with self.life(moment) as tools:
                 for interrupted in await tools.ledger.take_over(everything=True):
                     await run_rotation(Run(interrupted, tools, self.records.append))
-                rotation = self.rotation(slot)
-                if isinstance(await tools.ledger.claim(rotation), Claimed):
-                    await run_rotation(Run(rotation, tools, self.records.append))
+                claim = await tools.ledger.claim(self.rotation(slot))
+                if isinstance(claim, Claimed):
+                    await run_rotation(Run(claim.rotation, tools, self.records.append))
+                await self.see_to_starts(tools)
                 (last,) = [one for one in await tools.ledger.history(limit=50) if one.slot == slot]
                 return last
 

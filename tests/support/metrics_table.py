@@ -31,6 +31,7 @@ def filled() -> Metrics:
         holdings=Holdings(counts={}, newest_completed=SOME_TIME, newest_size_mb=5120),
     )
     board.inventory_listed_at = SOME_TIME
+    board.ledger_writable = True
     metrics.requests.request("GET", "/servers/", "200", 0.1)
     metrics.requests.retry("429")
     return metrics

@@ -14,7 +14,12 @@ _RECORDS: dict[str, type] = {"power": Power, "creation": Creation, "rules": Rule
 
 
 def changed(rotation: Rotation, **values: Any) -> Rotation:
-    """The rotation with these values; `held_off` stands in its power, `snapshot_id` in its creation, and so on."""
+    """The rotation with these values; `asked` stands in its power, `snapshot_id` in its creation, and so on.
+
+    `held_off` is short for a stop that was asked for, and whose start is owed.
+    """
+    if "held_off" in values:
+        values["asked"] = int(values.pop("held_off"))
     for name, record in _RECORDS.items():
         own = {each.name: values.pop(each.name) for each in fields(record) if each.name in values}
         rotation = replace(rotation, **{name: replace(getattr(rotation, name), **own)}) if own else rotation

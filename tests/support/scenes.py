@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from snaprotd.core.model import snapshot_name
-from snaprotd.ledger.store import Ledger, Mark
+from snaprotd.ledger.claims import Mark
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.processes import TOKEN, Daemon, Provider, daemon, provider, until, write_config
 

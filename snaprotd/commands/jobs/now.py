@@ -14,13 +14,15 @@ from snaprotd.core.rotation import Result, Rotation, resumed
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
+from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.address import name_of
-from snaprotd.ledger.store import Claimed, Ledger, ServerBusy
+from snaprotd.ledger.claims import Claimed, ServerBusy
+from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.rows import busy_words
-from snaprotd.wiring.assembly import new_rotation, open_ledger_to_read, open_tools
+from snaprotd.wiring.assembly import account_of, new_rotation, open_ledger_to_read, open_tools
 
 LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the lease while a rotation runs."""
@@ -37,14 +39,25 @@ async def read_history(config: Config, name: str | None, limit: int) -> list[Rot
             raise SnaprotdError(f"there is no ledger at {where}: no daemon has run with {config.path} here")
         if name is None:
             return await ledger.history(limit=limit)
-        return await ledger.history(await _id_in(ledger, config, name), limit=limit)
+        return await ledger.history(await id_in(ledger, config, name), limit=limit)
 
 
-async def _id_in(ledger: Ledger, config: Config, name: str) -> str:
+async def read_let_go(config: Config, name: str) -> str:
+    """Who let go of a start of the named server last, when and why; empty where nobody has."""
+    async with open_ledger_to_read(config) as ledger:
+        if ledger is None:
+            return ""
+        kept = await ledger.starts.kept(account_of(config), await id_in(ledger, config, name))
+        return kept.let_go if kept else ""
+
+
+async def id_in(ledger: Ledger, config: Config, name: str) -> str:
     """A server's id by its id, by our label now, or by the label it had in a rotation."""
     configured = [one.server_id for one in resolve(config, None) if name in (one.server_id, one.label)]
     latest = [*(await ledger.latest()).values(), *await ledger.open_rotations()]
-    found = configured or [one.server_id for one in latest if name in (one.server_id, one.label)]
+    known = [(one.server_id, one.label) for one in latest]
+    known += [(one.server_id, one.label) for one in await ledger.starts.owed()]
+    found = configured or [names[0] for names in known if name in names]
     if not found:
         raise UnknownServer(f"no server is named {name}, in {config.path} or in the ledger")
     return found[0]
@@ -73,10 +86,16 @@ async def rotate_now(
         target = await _target(config, tools, name)
         usual = await _usual_duration(tools.ledger, target.server_id)
         leases = asyncio.create_task(_keep_leases(tools.ledger))
+        keeper = Keeper(tools, board, serves=lambda _: False)
         try:
             await _finish_interrupted(tools, target, lambda rotation: show(rotation, usual))
-            return await _rotate(config, tools, target, description, lambda rotation: show(rotation, usual))
+            rotation = await _rotate(config, tools, target, description, lambda rotation: show(rotation, usual))
+            keeper.keep(tools.ledger.starts.record_of(rotation))
+            # Where nobody else has this ledger, nobody else would see a stop strike that has not been seen to.
+            await keeper.settle(watched_too=tools.ledger.is_sole_user and not tools.drain.requested.is_set())
+            return rotation
         finally:
+            await keeper.aclose()
             leases.cancel()
 
 
@@ -117,8 +136,8 @@ async def _rotate(
     now = tools.now()
     rotation = new_rotation(config, target, slot=now.replace(microsecond=0), now=now, description=description)
     match await tools.ledger.claim(rotation):
-        case Claimed():
-            return await _run(rotation, tools, show)
+        case Claimed(rotation=ours):
+            return await _run(ours, tools, show)
         case ServerBusy(open=busy):
             raise SnaprotdError(busy_words(busy))
         case _:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from snaprotd import __version__
-from snaprotd.core.errors import Temporary, Unclear
+from snaprotd.core.errors import NotSent, Temporary, Unclear
 from snaprotd.core.words import is_loopback
 from snaprotd.provider import Guard, RequestObserver
 from snaprotd.provider.pacing import Pace
@@ -178,7 +178,7 @@ class Line:
         message = self._failure_in_words(call, error)
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError)
         if never_sent or (call.traced and not call.sent):
-            return Temporary(message)
+            return NotSent(message)
         return call.lost(message)
 
     def _failure_in_words(self, call: Call, error: Exception) -> str:

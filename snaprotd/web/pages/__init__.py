@@ -95,6 +95,7 @@ def fleet_page(report: Json, query: Mapping[str, str]) -> str:
     """The page at `/`."""
     selection = Selection.read(query)
     fitting = selection.of(report["servers"])
+    shown = (*report["servers"], *report["departed"])
     first = (selection.page - 1) * PER_PAGE
     return _render(
         "fleet.html",
@@ -104,7 +105,8 @@ def fleet_page(report: Json, query: Mapping[str, str]) -> str:
         fitting=len(fitting),
         pages=-(-len(fitting) // PER_PAGE),
         shown=SHOWN,
-        at_work=[one for one in (*report["servers"], *report["departed"]) if one["running"]],
+        at_work=[one for one in shown if one["running"]],
+        left_off=[one for one in shown if one["stopped_by_us_since"] and not one["running"]],
     )
 
 

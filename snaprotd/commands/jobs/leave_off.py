@@ -1,0 +1,59 @@
+"""Letting go of a start that is owed, and what is owed, as the ledger has it; beside a daemon or without one."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+from datetime import UTC, datetime
+
+from snaprotd.commands.jobs.now import id_in
+from snaprotd.config.settings import Config
+from snaprotd.core.errors import SnaprotdError
+from snaprotd.core.words import Json, plain_id, zulu
+from snaprotd.ledger.address import name_of
+from snaprotd.wiring.assembly import account_of, open_ledger_to_read
+
+
+async def leave_off(config: Config, name: str, reason: str) -> str | None:
+    """Let go of what is owed to the named server: what is noted about that; None where nothing is owed.
+
+    Raises `UnknownServer` for a name that neither the configuration nor the ledger has.
+    """
+    async with open_ledger_to_read(config) as ledger:
+        if ledger is None:
+            where = name_of(config.state)
+            raise SnaprotdError(f"there is no ledger at {where}: no daemon has run with {config.path} here")
+        ledger.starts.account = account_of(config)
+        words = f"{_who()} at {zulu(datetime.now(UTC))}"
+        if why := _in_one_line(reason):
+            words += f": {why}"
+        kept = await ledger.starts.let_go(await id_in(ledger, config, name), words)
+        return words if kept else None
+
+
+async def read_owed(config: Config) -> list[Json]:
+    """The servers that a start is owed to, with since when and why."""
+    async with open_ledger_to_read(config) as ledger:
+        owed = [] if ledger is None else await ledger.starts.owed()
+    return [
+        {
+            "server_id": plain_id(one.server_id),
+            "since": zulu(one.power.went_off_at or one.power.held_off_since),
+            "why": f"{one.label} was stopped by snaprotd, and was not seen running since"
+            if one.power.went_off
+            else f"{one.label} was asked to stop by snaprotd, and was not seen off yet",
+        }
+        for one in owed
+    ]
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = "somebody"
+    return f"{user}@{platform.node()}"
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())

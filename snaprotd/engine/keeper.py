@@ -1,0 +1,341 @@
+"""The keeper of starts: sees to every server that a start is owed to and no living rotation, and watches it afterwards.
+
+A start is owed to a server, not by a rotation. Where a rotation runs it sees to its server itself; where it has ended,
+cannot be read or is gone, where its lease has run out or the configuration was refused, the keeper does. What runs
+again is followed in lists that are read anyway, until no request of ours can strike any more; nobody waits for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import structlog
+
+from snaprotd.core import power
+from snaprotd.core.errors import CloudError, LedgerError
+from snaprotd.core.model import Server
+from snaprotd.core.power import Power, ServerPower
+from snaprotd.core.rotation import Done, Failed, Outcome, Waiting
+from snaprotd.engine.board import Board
+from snaprotd.engine.run import Tools, Transition
+from snaprotd.engine.switching import pay
+
+log = structlog.get_logger("snaprotd.keeper")
+
+TAKEN_UP_WITHIN = 30.0
+"""Seconds after its lease has run out in which a rotation is taken up again, if at all: two ticks of a daemon."""
+
+LONGEST_WAIT = 60.0
+"""Seconds between two looks at a server that a start is owed to, whatever the provider asks for."""
+
+
+Leases = Literal["go by", "wait for", "ignore"]
+"""`go by`: leave the server, which is taken up again at a tick after the lease has run out. `wait for`: where no tick
+comes, until it has run out. `ignore`: whoever holds it is dead."""
+
+
+class Kept:
+    """One server in the keeper's care: a debtor without a rotation."""
+
+    def __init__(self, record: ServerPower, tools: Tools) -> None:
+        self._record = record
+        self._clock = asyncio.get_running_loop().time
+        self._aged_at = self._since = self._clock()
+        self.tools = tools
+        self.left = asyncio.Event()
+        """Somebody else sees to the server now."""
+        self.is_abandoned = False
+        """Whoever holds a lease of its rotation is dead."""
+
+    @property
+    def record(self) -> ServerPower:
+        """The record as of now."""
+        moment = self._clock()
+        aged = power.aged(self._record.power, moment - self._aged_at)
+        self._record, self._aged_at = replace(self._record, power=aged), moment
+        return self._record
+
+    def merge(self, record: ServerPower) -> None:
+        """What else is known of the server."""
+        self._record = replace(record, power=power.merged(self.record.power, record.power))
+
+    async def is_let_go(self) -> bool:
+        """Whether a person has let go of the start meanwhile, as the ledger has it. Raises `LedgerError`."""
+        record = await self.tools.ledger.starts.kept(self._record.account, self.server_id)
+        if record is None or record.power.is_followed or record.power.released < self.power.asked:
+            return False
+        self.merge(record)
+        self.update_power(power.given_up)
+        log.warning("nothing is owed to the server any more", server=record.label, let_go=record.let_go or None)
+        return True
+
+    @property
+    def server_id(self) -> str:
+        return self._record.server_id
+
+    @property
+    def power(self) -> Power:
+        return self.record.power
+
+    @property
+    def start_timeout(self) -> float:
+        return self._record.terms.start_timeout
+
+    @property
+    def start_is_overdue(self) -> bool:
+        return self._clock() - self._since > self.start_timeout
+
+    def look(self, server: Server) -> None:
+        self.update_power(lambda known: power.seen(known, server, self.tools.now(), apart=self.tools.poll_interval))
+
+    def update_power(self, transition: Transition) -> ServerPower:
+        self._record = replace(self.record, power=transition(self.power))
+        return self._record
+
+    async def save_power_if_possible(self, transition: Transition = lambda known: known) -> bool:
+        self.update_power(transition)
+        try:
+            await self.tools.ledger.starts.save(self.record)
+        except LedgerError as error:
+            log.error("the ledger cannot be written: going on from memory", error=str(error))
+            return False
+        return True
+
+    def guard(self) -> None:
+        """A start too many does no harm: there is nothing to guard."""
+
+    def start_failed(self) -> None:
+        """Told by the log; no rotation has failed."""
+
+    async def server(self) -> Server:
+        return await self.tools.inventory.server(self.server_id, urgent=True)
+
+
+class Keeper:
+    """All servers in care of this process."""
+
+    def __init__(self, tools: Tools, board: Board, *, serves: Callable[[str], bool], leases: Leases = "go by") -> None:
+        """`serves`: whether a rotation of this process sees to the server.
+
+        `leases`: what is done about a server whose rotation another process holds under a lease.
+        """
+        self._tools = tools
+        self._board = board
+        self._serves = serves
+        self._leases = leases
+        self._kept: dict[str, Kept] = {}
+        self._paying: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def owes(self) -> bool:
+        """A start is owed to some server, as far as was seen."""
+        return any(kept.power.is_owed for kept in self._kept.values())
+
+    @property
+    def has_promises(self) -> bool:
+        """Something is owed, or runs and is watched."""
+        return any(kept.power.held_off for kept in self._kept.values())
+
+    @property
+    def is_following(self) -> bool:
+        return bool(self._kept)
+
+    async def take_up(self) -> None:
+        """Take care of every server that the ledger names and nobody else sees to. Raises `LedgerError`."""
+        grace = TAKEN_UP_WITHIN if self._leases == "go by" else 0.0
+        followed = await self._tools.ledger.starts.followed(grace=grace)
+        for record in followed:
+            self.keep(record)
+        for server_id in self._kept.keys() - {record.server_id for record in followed}:
+            kept = self._kept.get(server_id)
+            if kept is not None and await kept.is_let_go():
+                self._attend(kept)
+
+    def keep(self, record: ServerPower, *, is_abandoned: bool = False) -> None:
+        """Take care of one server, unless a rotation of this process does.
+
+        `is_abandoned`: whoever holds a lease of its rotation is dead.
+        """
+        if self._serves(record.server_id) or not record.power.is_followed:
+            return
+        kept = self._kept.get(record.server_id)
+        if kept is None:
+            kept = self._kept[record.server_id] = Kept(record, self._tools)
+        else:
+            kept.merge(record)
+        kept.is_abandoned = kept.is_abandoned or is_abandoned
+        self._attend(kept)
+
+    async def save_all(self) -> None:
+        """Write every record again: the ledger has lost them."""
+        for kept in list(self._kept.values()):
+            await kept.save_power_if_possible()
+
+    def cede(self, server_id: str) -> None:
+        """A rotation of this process sees to the server from now on."""
+        self._drop(server_id)
+
+    def follow(self, servers: Mapping[str, Server]) -> None:
+        """What a list of the account shows of the servers that are watched."""
+        for kept in list(self._kept.values()):
+            server = servers.get(kept.server_id)
+            if server is not None and kept.server_id not in self._paying:
+                kept.look(server)
+            self._attend(kept)
+
+    async def settle(self, *, watched_too: bool) -> None:
+        """Return when nothing is owed; with `watched_too`, when no stop that was not seen to strike can any more."""
+        while self.owes or (watched_too and any(self._may_strike_late(kept) for kept in self._kept.values())):
+            if not self.owes:
+                await self._look_at_all()
+            await asyncio.sleep(self._tools.poll_interval)
+
+    async def until_paid(self) -> None:
+        """Return when every start is paid: each server ran in two looks, and nothing of ours can strike any more."""
+        while self.has_promises:
+            if not self.owes:
+                await self._look_at_all()
+            await asyncio.sleep(self._tools.poll_interval)
+
+    async def drain(self, timeout: float) -> bool:
+        """Go on until nothing is owed, for `timeout` seconds at the most. True if nothing is."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.settle(watched_too=False)
+        except TimeoutError:
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        """Leave everything to the next process. What is being written or asked for is ended first."""
+        for server_id, kept in list(self._kept.items()):
+            self._in_background(_saved(kept))  # with its ages: else an old stop would be followed for a day more
+            self._drop(server_id)
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _may_strike_late(kept: Kept) -> bool:
+        return kept.power.unstruck and kept.record.may_strike()
+
+    async def _look_at_all(self) -> None:
+        for kept in list(self._kept.values()):
+            try:
+                kept.look(await kept.server())
+            except CloudError as error:
+                log.warning("a server that is watched cannot be looked at", server=kept.record.label, error=str(error))
+            self._attend(kept)
+
+    def _attend(self, kept: Kept) -> None:
+        """Pay what is owed, let go of what is paid, watch the rest."""
+        if kept.power.is_owed:
+            self._board.show_debt(kept.record)
+            if kept.server_id not in self._paying:
+                self._paying.add(kept.server_id)
+                self._in_background(self._pay(kept))
+            return
+        self._board.clear_debt(kept.server_id)
+        if kept.power.held_off and not kept.record.may_strike():
+            self._release(kept)
+        if not kept.power.is_followed:
+            self._in_background(_saved(kept))  # else it would be taken up again, with the ages of its last record
+            self._drop(kept.server_id)
+
+    def _release(self, kept: Kept) -> None:
+        """The start is paid: the server ran in two looks, and no request of ours can strike any more."""
+        record = kept.update_power(power.released)
+        log.info("the server runs, and stays on: its start is paid", server=record.label)
+        self._in_background(_saved(kept))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pay(self, kept: Kept) -> None:
+        """See one server running again. There is no last attempt."""
+        record = kept.record
+        log.warning("a start is owed to the server, and no rotation sees to it", server=record.label)
+        try:
+            while kept.power.is_owed and not kept.left.is_set() and not await self._is_let_go(kept):
+                if await self._is_seen_to_elsewhere(kept):
+                    if self._leases == "go by":
+                        self._drop(kept.server_id)
+                    else:
+                        await _wait(kept.left, self._tools.poll_interval)
+                    continue
+                outcome = await self._visit(kept)
+                if isinstance(outcome, Failed):
+                    log.error("the start is given up", server=record.label, error=outcome.error)
+                await kept.save_power_if_possible()
+                if self._kept.get(kept.server_id) is kept:
+                    self._board.show_debt(kept.record)
+                if kept.power.is_owed:
+                    await _wait(kept.left, _pause(outcome, self._tools.poll_interval))
+        finally:
+            self._paying.discard(kept.server_id)
+        if kept.power.watched:
+            self._tools.observer.back_on(kept.server_id, kept.power.off_for)
+        if self._kept.get(kept.server_id) is kept:
+            self._attend(kept)
+
+    async def _is_let_go(self, kept: Kept) -> bool:
+        """A person has let go of the start."""
+        try:
+            return await kept.is_let_go()
+        except LedgerError:
+            return False
+
+    async def _is_seen_to_elsewhere(self, kept: Kept) -> bool:
+        """Another process runs a rotation of the server, which may need it off; where not, this one goes on."""
+        if self._leases == "ignore" or kept.is_abandoned:
+            return False
+        try:
+            return await self._tools.ledger.starts.is_elsewhere(kept.server_id)
+        except LedgerError:
+            return False
+
+    async def _visit(self, kept: Kept) -> Outcome:
+        try:
+            return await pay(kept)
+        except CloudError as error:
+            log.error("the server that is held off cannot be started yet", server=kept.record.label, error=str(error))
+            return Waiting(str(error), retry_after=getattr(error, "retry_after", None))
+        except Exception as error:
+            log.exception("internal error")
+            return Waiting(f"internal error ({type(error).__name__})")
+
+    def _drop(self, server_id: str) -> None:
+        kept = self._kept.pop(server_id, None)
+        if kept is not None:
+            kept.left.set()
+        self._board.clear_debt(server_id)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Sleep for so long, or until the event."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+async def _saved(kept: Kept) -> None:
+    await kept.save_power_if_possible()
+
+
+def _pause(outcome: Outcome, poll_interval: float) -> float:
+    to_tick = poll_interval - asyncio.get_running_loop().time() % poll_interval
+    match outcome:
+        case Done():
+            return 0.0
+        case Waiting(retry_after=float(seconds)):
+            return min(max(to_tick, seconds), LONGEST_WAIT)
+    return min(to_tick, LONGEST_WAIT)

@@ -1,0 +1,52 @@
+"""What becomes of a claim, how long it holds, and how far a schedule was seen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from snaprotd.core.rotation import Rotation
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The slot is ours to run."""
+
+    rotation: Rotation
+
+
+@dataclass(frozen=True)
+class SlotTaken:
+    """This server's slot has, or had, a rotation already: nothing is to be done."""
+
+
+@dataclass(frozen=True)
+class ServerBusy:
+    """Another rotation of this server is open."""
+
+    open: Rotation
+
+
+Claim = Claimed | SlotTaken | ServerBusy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Every slot of the server up to `seen_until` has been dealt with, under the schedule written as `schedule`."""
+
+    server_id: str
+    seen_until: datetime
+    schedule: str
+
+
+@dataclass
+class Lease:
+    epoch: int
+    valid_until: float
+    """By this process's own clock, which counts suspended time too."""
+
+
+def uptime() -> float:
+    """Seconds of a clock that no one sets and that counts the time in which the machine was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,109 @@
+"""How the power of a server is written in its row, and read from one that is damaged or newer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import Row, Select, case, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from snaprotd.core.power import Power, ServerPower, Terms, given_up
+from snaprotd.core.rotation import Rotation
+from snaprotd.ledger.schema import POWERS
+
+log = structlog.get_logger("snaprotd.ledger")
+
+_BODY = TypeAdapter(ServerPower)
+
+
+def row_of(kept: ServerPower) -> dict[str, Any]:
+    """The row of a server's power."""
+    return {
+        "account": kept.account,
+        "server_id": kept.server_id,
+        "label": kept.label,
+        "asked": kept.power.asked,
+        "released": kept.power.released,
+        "is_followed": kept.power.is_followed,
+        "base_url": kept.terms.base_url,
+        "token_file": kept.terms.token_file,
+        "let_go": kept.let_go,
+        "body": _BODY.dump_json(kept).decode(),
+    }
+
+
+def record_of(rotation: Rotation, account: str, terms: Terms) -> ServerPower:
+    """The record of a rotation's server, with the time-outs of its policy."""
+    policy = rotation.policy
+    return ServerPower(
+        account=account,
+        server_id=rotation.server_id,
+        label=rotation.label,
+        power=rotation.power,
+        terms=replace(
+            terms,
+            settle=rotation.settle,
+            stop_timeout=policy.stop_timeout.total_seconds(),
+            start_timeout=policy.start_timeout.total_seconds(),
+        ),
+    )
+
+
+def read_power(row: Row[Any] | Mapping[str, Any]) -> ServerPower:
+    """The power of a server. Where its body cannot be read, what is owed is still told by the other columns."""
+    named = row if isinstance(row, Mapping) else row._mapping
+    try:
+        kept = _BODY.validate_json(named["body"])
+    except (ValidationError, ValueError, TypeError):
+        log.error("the record of a server's power cannot be read whole: what is owed is paid", server=named["label"])
+        kept = ServerPower(
+            account=named["account"],
+            server_id=named["server_id"],
+            label=named["label"],
+            power=Power(went_off=True, request_age=0.0),
+            terms=Terms(base_url=named["base_url"], token_file=named["token_file"]),
+            let_go=named["let_go"],
+        )
+    asked, released = int(named["asked"]), int(named["released"])
+    return replace(kept, power=replace(kept.power, asked=asked, released=released), let_go=named["let_go"])
+
+
+def row_names() -> list[str]:
+    return [column.name for column in POWERS.columns]
+
+
+def save_power() -> Any:
+    """Write rows of `row_of`. Two records of one server merge: the later stop counts, what was paid stays paid."""
+    insertion = upsert(POWERS)
+    new, old = insertion.excluded, POWERS.c
+    is_older = (old.asked > new.asked) | ((old.asked == new.asked) & (old.released > new.released))
+    keys = {"account", "server_id"}
+    kept = {name: case((is_older, old[name]), else_=new[name]) for name in set(row_names()) - keys}
+    kept["released"] = case((old.released > new.released, old.released), else_=new.released)
+    kept["let_go"] = case((new.let_go == "", old.let_go), else_=new.let_go)  # who writes may not know of it
+    return insertion.on_conflict_do_update(index_elements=["account", "server_id"], set_=kept)
+
+
+def followed() -> Select[Any]:
+    """The rows of servers to which something is owed, or whose last stop has not been seen to strike."""
+    return select(POWERS).where(POWERS.c.is_followed)
+
+
+def power_of(account: str, server_id: str) -> Select[Any]:
+    return select(POWERS).where(POWERS.c.account == account, POWERS.c.server_id == server_id)
+
+
+async def let_go(connection: AsyncConnection, account: str, server_id: str, words: str) -> ServerPower | None:
+    """Let go of what is owed to a server, or may be found to be: its record as it is now; None where nothing is."""
+    row = (await connection.execute(power_of(account, server_id))).first()
+    record = None if row is None else read_power(row)
+    if record is None or not record.power.is_followed:
+        return None
+    record = replace(record, power=given_up(record.power), let_go=words)
+    await connection.execute(save_power(), [row_of(record)])
+    return record

@@ -1,0 +1,224 @@
+"""The daemon cannot begin, and a server is off because of the one before it: it is started first, then told why.
+
+Real processes, a real socket, a real ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from snaprotd.ledger.claims import Mark
+from snaprotd.ledger.store import Ledger
+from snaprotd.simulator import Fault, World
+from tests.support.processes import (
+    TOKEN,
+    Daemon,
+    Hold,
+    Provider,
+    _living,
+    daemon,
+    environment,
+    forked,
+    provider,
+    running_on_a_full_disk,
+    write_config,
+)
+
+pytestmark = pytest.mark.real_time
+
+SPEED = 2000.0
+REFUSED = 78
+UNTIL_IT_ENDS = 20.0
+"""Seconds."""
+
+
+class Orphan:
+    """A server that a daemon switched off before it was killed, while its snapshot was being taken."""
+
+    def __init__(self, folder: Path, web: Provider) -> None:
+        self.folder = folder
+        self.provider = web
+        self.ledger = folder / "state.db"
+        slot = (datetime.now(UTC) - timedelta(hours=1)).replace(second=0, microsecond=0)
+        server = {"id": 12345, "name": "web", "schedule": f"{slot.minute} {slot.hour} * * *", "stop_first": True}
+        self.seen = Mark(
+            server_id="12345",
+            seen_until=slot - timedelta(hours=1),
+            schedule=f"UTC {slot.minute} {slot.hour} * * * +0s",
+        )
+        self.config = write_config(folder, web.base_url, f"listen: off\nservers: {json.dumps([server])}\n")
+
+    @property
+    def status(self) -> str:
+        return self.provider.world.status_of("12345")
+
+    async def is_left_off(self) -> None:
+        async with await Ledger.open(self.ledger, owner=uuid.uuid4().hex) as ledger:
+            await ledger.set_marks([self.seen])
+        hold = Hold(number=1, fits=lambda what: what == "create")
+        self.provider.holds = [hold]
+        async with daemon(self.config, start=forked) as life:
+            async with asyncio.timeout(UNTIL_IT_ENDS):
+                await hold.struck.wait()
+            await life.kill()
+        hold.release(drop=True)
+        self.provider.holds = []
+        assert self.status == "stopped"
+        self.provider.journal.clear()
+
+    def is_on_after(self, code: int, life: Daemon) -> None:
+        assert life.returncode == code, life.said
+        assert self.status == "active", life.said
+        asked = [one.what for one in self.provider.journal if one.method != "GET"]
+        assert asked == ["start"], life.said
+
+
+@asynccontextmanager
+async def orphan(folder: Path) -> AsyncIterator[Orphan]:
+    """Its snapshot takes a day, so that nobody waits for it here."""
+    world = World(speed=SPEED, token=TOKEN, snapshot_seconds=(86400, 86400))
+    world.add_server("web-01")
+    async with provider(world) as web:
+        one = Orphan(folder, web)
+        await one.is_left_off()
+        yield one
+
+
+def has_an_unknown_key(path: Path) -> None:
+    path.write_text(path.read_text() + "no_such_key: 1\n")
+
+
+def is_not_yaml(path: Path) -> None:
+    path.write_text(path.read_text() + "\t: [}\n")
+
+
+def is_no_text(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe\x00" + path.read_bytes())
+
+
+def is_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def is_missing(path: Path) -> None:
+    path.unlink()
+
+
+def is_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+SPOILED = pytest.mark.parametrize(
+    "spoil", [has_an_unknown_key, is_not_yaml, is_no_text, is_a_folder, is_missing, is_empty]
+)
+
+
+@SPOILED
+async def test_a_refused_file_does_not_leave_a_server_off(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """The server is started and watched, then the code of the reason tells systemd not to try again."""
+    async with orphan(tmp_path) as one:
+        spoil(one.config)
+        async with daemon(one.config, start=forked, STATE_DIRECTORY=str(tmp_path)) as life:
+            await life.ended()
+            one.is_on_after(REFUSED, life)
+        spoiled_again = daemon(one.config, start=forked, STATE_DIRECTORY=str(tmp_path))
+        async with spoiled_again as life:  # nothing is owed any more
+            assert await life.ended() == REFUSED
+        assert len(one.provider.asked("start")) == 1
+
+
+@pytest.mark.parametrize("spoil", [has_an_unknown_key, is_not_yaml])
+async def test_the_line_of_the_ledger_is_read_from_a_refused_file(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    async with orphan(tmp_path) as one:
+        spoil(one.config)
+        async with daemon(one.config, start=forked) as life:
+            await life.ended()
+            one.is_on_after(REFUSED, life)
+
+
+async def test_where_no_token_can_be_had_nothing_is_waited_for(tmp_path: Path) -> None:
+    async with orphan(tmp_path) as one:
+        has_an_unknown_key(one.config)
+        async with daemon(one.config, start=forked, VPS_API_TOKEN="") as life:
+            async with asyncio.timeout(5):
+                assert await life.ended() == 1, life.said
+        assert one.provider.journal == []
+
+
+async def test_sigterm_ends_what_cannot_be_paid_so_that_it_is_tried_again(tmp_path: Path) -> None:
+    async with orphan(tmp_path) as one:
+        one.provider.world.faults.append(Fault(kind="start_never", times=None))
+        has_an_unknown_key(one.config)
+        async with daemon(one.config, start=forked) as life:
+            await life.has_said("a start is owed")
+            await asyncio.sleep(1)
+            life.send(signal.SIGTERM)
+            async with asyncio.timeout(5):
+                assert await life.ended() == 1, life.said
+        one.provider.world.faults.clear()
+        one.provider.journal.clear()
+        async with daemon(one.config, start=forked) as life:
+            await life.ended()
+            one.is_on_after(REFUSED, life)
+
+
+# -- the ledger cannot be written ---------------------------------------------------------------------------------
+
+READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$0" -m snaprotd "$@"'
+
+
+def can_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode == 0
+
+
+@asynccontextmanager
+async def on_a_read_only_disk(*arguments: str, output: Path, folder: Path, **more: str) -> AsyncIterator[Daemon]:
+    """As `running`, where nothing in `folder` can be written."""
+    with output.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *("unshare", "-m", "sh", "-c", READ_ONLY, sys.executable, str(folder), *arguments),
+            env=environment(**more),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    async with _living(process, output) as life:
+        yield life
+
+
+@pytest.mark.skipif(not can_mount(), reason="file systems cannot be mounted here")
+@pytest.mark.parametrize("spoiled", [False, True], ids=["a good file", "a refused file"])
+async def test_a_read_only_disk_does_not_leave_a_server_off(tmp_path: Path, spoiled: bool) -> None:
+    async with orphan(tmp_path) as one:
+        if spoiled:
+            has_an_unknown_key(one.config)
+        arguments = ("run", "--config", str(one.config))
+        async with on_a_read_only_disk(*arguments, output=tmp_path / "read-only.log", folder=tmp_path) as life:
+            await life.ended()
+            one.is_on_after(REFUSED if spoiled else 1, life)
+            assert "ledger" in life.said
+
+
+async def test_a_full_disk_and_a_refused_file_do_not_leave_a_server_off(tmp_path: Path) -> None:
+    async with orphan(tmp_path) as one:
+        has_an_unknown_key(one.config)
+        async with daemon(one.config, start=running_on_a_full_disk) as life:
+            await life.ended()
+            one.is_on_after(REFUSED, life)

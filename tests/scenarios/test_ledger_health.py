@@ -1,0 +1,75 @@
+"""A ledger that cannot be written is told before a slot comes: on the page, by the probes and by the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from snaprotd.ledger.store import Ledger
+from snaprotd.simulator import World
+from tests.scenarios.test_power import DISKS, LedgerOnABadDisk
+from tests.support.daemons import Line, daemon_on, write_config
+
+pytestmark = pytest.mark.usefixtures("one_clock")
+
+
+@DISKS
+async def test_a_ledger_that_can_be_read_and_not_written_is_told_at_once(
+    tmp_path: Path, disk: str, monkeypatch: pytest.MonkeyPatch, log: list[Line]
+) -> None:
+    monkeypatch.setattr("snaprotd.wiring.assembly.Ledger", LedgerOnABadDisk)
+    world = World()
+    world.add_server("web-01")
+    path = write_config(tmp_path, '[{id: 12345, name: web-01, schedule: "@yearly"}]')
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(60)
+        assert watched.value("snaprotd_ledger_writable") == 1
+        assert (await watched.get("/readyz")).status_code == 200
+        for _ in range(2):
+            monkeypatch.setattr(LedgerOnABadDisk, "disk", disk)
+            await asyncio.sleep(20)
+            assert watched.value("snaprotd_ledger_writable") == 0
+            ready = await watched.get("/readyz")
+            assert (ready.status_code, "the ledger" in ready.text, str(tmp_path) in ready.text) == (503, True, True)
+            (problem, *_) = (await watched.daemon.view.status())["problems"]
+            assert (problem["server"], problem["severity"], problem["text"] in ready.text) == (None, "alarm", True)
+            assert (await watched.get("/healthz")).status_code == 200
+            await asyncio.sleep(300)
+            monkeypatch.setattr(LedgerOnABadDisk, "disk", "")
+            await asyncio.sleep(20)
+            assert watched.value("snaprotd_ledger_writable") == 1
+            assert (await watched.get("/readyz")).status_code == 200
+            assert (await watched.daemon.view.status())["ledger_error"] is None
+    lines = [line["event"] for line in log if "ledger" in line["event"]]
+    told, mended = (
+        "the ledger cannot be written: no rotation can begin before it can",
+        "the ledger can be written again",
+    )
+    assert lines == [told, mended] * 2
+
+
+async def test_a_ledger_that_does_not_answer_is_told_and_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    world.add_server("web-01")
+    path = write_config(tmp_path, '[{id: 12345, name: web-01, schedule: "@yearly"}]')
+    answers = asyncio.Event()
+    asked = []
+
+    async def probe(_: Ledger) -> None:
+        asked.append(1)
+        await answers.wait()
+
+    monkeypatch.setattr(Ledger, "probe", probe)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(300)
+        assert watched.value("snaprotd_ledger_writable") == 0
+        assert "does not answer" in (await watched.get("/readyz")).text
+        assert (await watched.get("/healthz")).status_code == 200
+        assert len(asked) == 1
+        answers.set()
+        await asyncio.sleep(60)
+        assert watched.value("snaprotd_ledger_writable") == 1
