@@ -159,6 +159,10 @@ class ServerPower:
             settle=terms.settle, stop_timeout=terms.stop_timeout, start_timeout=terms.start_timeout
         )
 
+    def lets_go_of(self, owing: Power) -> bool:
+        """Whether the start that is owed by `owing` was let go of, as this record has it."""
+        return not self.power.is_followed and self.power.released >= owing.asked
+
 
 def merged(one: Power, other: Power) -> Power:
     """Two records of one server: the later stop counts, and what was paid for stays paid."""

@@ -20,7 +20,7 @@ from snaprotd.core.model import Server
 from snaprotd.core.power import Power, ServerPower
 from snaprotd.core.rotation import Done, Failed, Outcome, Waiting
 from snaprotd.engine.board import Board
-from snaprotd.engine.run import Tools, Transition
+from snaprotd.engine.run import Tools, Transition, until_tick
 from snaprotd.engine.switching import pay
 
 log = structlog.get_logger("snaprotd.keeper")
@@ -65,7 +65,7 @@ class Kept:
     async def is_let_go(self) -> bool:
         """Whether a person has let go of the start meanwhile, as the ledger has it. Raises `LedgerError`."""
         record = await self.tools.ledger.starts.kept(self._record.account, self.server_id)
-        if record is None or record.power.is_followed or record.power.released < self.power.asked:
+        if record is None or not record.lets_go_of(self.power):
             return False
         self.merge(record)
         self.update_power(power.given_up)
@@ -189,17 +189,13 @@ class Keeper:
 
     async def settle(self, *, watched_too: bool) -> None:
         """Return when nothing is owed; with `watched_too`, when no stop that was not seen to strike can any more."""
-        while self.owes or (watched_too and any(self._may_strike_late(kept) for kept in self._kept.values())):
-            if not self.owes:
-                await self._look_at_all()
-            await asyncio.sleep(self._tools.poll_interval)
+        await self._go_on_while(
+            lambda: self.owes or (watched_too and any(self._may_strike_late(kept) for kept in self._kept.values()))
+        )
 
     async def until_paid(self) -> None:
         """Return when every start is paid: each server ran in two looks, and nothing of ours can strike any more."""
-        while self.has_promises:
-            if not self.owes:
-                await self._look_at_all()
-            await asyncio.sleep(self._tools.poll_interval)
+        await self._go_on_while(lambda: self.has_promises)
 
     async def drain(self, timeout: float) -> bool:
         """Go on until nothing is owed, for `timeout` seconds at the most. True if nothing is."""
@@ -223,6 +219,13 @@ class Keeper:
     @staticmethod
     def _may_strike_late(kept: Kept) -> bool:
         return kept.power.unstruck and kept.record.may_strike()
+
+    async def _go_on_while(self, holds: Callable[[], bool]) -> None:
+        """Look at what is watched at every poll. What is owed looks for itself."""
+        while holds():
+            if not self.owes:
+                await self._look_at_all()
+            await asyncio.sleep(self._tools.poll_interval)
 
     async def _look_at_all(self) -> None:
         for kept in list(self._kept.values()):
@@ -332,7 +335,7 @@ async def _saved(kept: Kept) -> None:
 
 
 def _pause(outcome: Outcome, poll_interval: float) -> float:
-    to_tick = poll_interval - asyncio.get_running_loop().time() % poll_interval
+    to_tick = until_tick(poll_interval)
     match outcome:
         case Done():
             return 0.0

@@ -16,7 +16,7 @@ from snaprotd.core.errors import (
     Permanent,
 )
 from snaprotd.core.rotation import Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, ended, judge
-from snaprotd.engine.run import CalledOff, Run
+from snaprotd.engine.run import CalledOff, Run, until_tick
 from snaprotd.engine.steps import ACTIONS
 from snaprotd.engine.switching import start
 
@@ -48,7 +48,7 @@ async def _visit_and_save(run: Run) -> None:
     await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
         pause = _pause(outcome, run.tools.poll_interval, held_off=run.rotation.held_off)
-        await run.tools.drain.sleep(pause, held_off=run.rotation.needs_its_process and not _may_yet_be_let_go(run))
+        await run.tools.drain.sleep(pause, held_off=run.outlives_a_drain)
 
 
 async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome:
@@ -101,23 +101,18 @@ def _starts_ahead_of_its_turn(run: Run) -> bool:
     return drain.hurry.is_set() or (drain.requested.is_set() and run.rotation.is_refused_its_stop)
 
 
-def _may_yet_be_let_go(run: Run) -> bool:
-    """Its server need not be waited for by a process that ends, but for the looks that prove that it runs."""
-    return run.rotation.is_refused_its_stop and not run.tools.drain.requested.is_set()
-
-
 def _stopped_by_drain(run: Run) -> bool:
     drain = run.tools.drain
     return drain.requested.is_set() and not run.rotation.needs_its_process
 
 
 def _pause(outcome: Outcome, poll_interval: float, *, held_off: bool) -> float:
-    """Seconds to the next visit. All rotations poll at the same ticks, so that they share one list request.
+    """Seconds to the next visit.
 
     What the provider asks for is heard, but it is no order: not while a server is off, nor for a day.
     """
     longest = LONGEST_PAUSE_WHILE_OFF if held_off else LONGEST_PAUSE
-    to_tick = poll_interval - asyncio.get_running_loop().time() % poll_interval
+    to_tick = until_tick(poll_interval)
     match outcome:
         case Waiting(soon=True):
             return 0.0

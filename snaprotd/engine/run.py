@@ -61,6 +61,11 @@ class Drain:
             return
 
 
+def until_tick(poll_interval: float) -> float:
+    """Seconds to the next of the ticks at which everything is polled, so that all share one list request."""
+    return poll_interval - asyncio.get_running_loop().time() % poll_interval
+
+
 @dataclass(kw_only=True)
 class Tools:
     """What every rotation of a process shares."""
@@ -123,10 +128,19 @@ class Run:
     ) -> Rotation:
         return self.update(_of_creation(transition, *args, **kwargs))
 
+    @property
+    def outlives_a_drain(self) -> bool:
+        """A process that is to end waits for it: it hears the call to hurry only.
+
+        Not so while it is to ask again for a stop that was refused; where the process is ending already, the looks
+        that prove that its server runs are waited for.
+        """
+        refused = self._rotation.is_refused_its_stop and not self.tools.drain.requested.is_set()
+        return self._rotation.needs_its_process and not refused
+
     def begin_visit(self) -> None:
         """From now on a drain that was not asked for yet calls off what is still to be asked, but for a start."""
-        is_needed = self._rotation.needs_its_process and not self._rotation.is_refused_its_stop
-        call = self.tools.drain.call(held_off=is_needed)
+        call = self.tools.drain.call(held_off=self.outlives_a_drain)
         self._call = None if call.is_set() or self._rotation.step is Step.START else call
 
     async def save(self, change: Change = lambda rotation: rotation) -> None:
@@ -157,7 +171,7 @@ class Run:
         except LedgerError as error:
             log.error("the ledger cannot be read: going on from memory", error=str(error))
             return
-        if record is None or record.power.is_followed or record.power.released < self.power.asked:
+        if record is None or not record.lets_go_of(self.power):
             return
         self.update_power(power.given_up)
         log.warning("nothing is owed to the server any more", let_go=record.let_go or None)

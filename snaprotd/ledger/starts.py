@@ -43,8 +43,7 @@ class Starts:
         """
         async with self._transaction() as connection:
             rows = (await connection.execute(promises.followed())).all()
-            living = (await connection.execute(statements.living(time.time(), self._lease(), grace=grace))).all()
-        elsewhere = {row.server_id for row in living if row.owner != self._owner}
+            elsewhere = await self._elsewhere(connection, grace)
         # Another account's server is not found in this one: its promise would be given up as if it were gone.
         ours = [row for row in rows if row.account in ("", self.account)]
         return [promises.read_power(row) for row in ours if row.server_id not in elsewhere]
@@ -52,8 +51,12 @@ class Starts:
     async def is_elsewhere(self, server_id: str) -> bool:
         """Whether another process runs a rotation of the server, under a lease that has not run out."""
         async with self._transaction() as connection:
-            living = (await connection.execute(statements.living(time.time(), self._lease()))).all()
-        return any(row.server_id == server_id and row.owner != self._owner for row in living)
+            return server_id in await self._elsewhere(connection)
+
+    async def _elsewhere(self, connection: AsyncConnection, grace: float = 0.0) -> set[str]:
+        """The servers that another process runs a rotation of."""
+        living = (await connection.execute(statements.living(time.time(), self._lease(), grace=grace))).all()
+        return {row.server_id for row in living if row.owner != self._owner}
 
     async def save(self, kept: ServerPower) -> None:
         """Write what is known of a server's power outside of any rotation."""
