@@ -217,6 +217,29 @@ async def test_a_stop_that_was_answered_with_an_error_and_strikes_later_is_made_
         await one.until(lambda: "stopped" in one.history)
 
 
+class SeveredWay(Way):
+    """The first stop goes out; for every other one there is no connection."""
+
+    def _before(self, request: Request) -> None:
+        asked = len(self.posts)
+        super()._before(request)
+        if "stop" in self.posts[:asked] and self.posts[asked:] == ["stop"]:
+            raise httpx.ConnectError("severed")
+
+
+@pytest.mark.parametrize("status", [409, 423, 429])
+async def test_a_stop_that_could_not_be_sent_does_not_undo_one_that_was_refused_and_strikes_later(
+    tmp_path: Path, status: int
+) -> None:
+    one = Promise(tmp_path, power("status", "stop", status=status))
+    one.way = SeveredWay(one.world)
+    async with looked_after(one):
+        await one.until(lambda: one.way.posts.count("stop") > 1)
+        one.world.later(HOUR, lambda: one.way._strike("stop"))
+        await one.until(lambda: "stopped" in one.history, 2 * HOUR)
+    assert one.way.posts.count("start") >= 1
+
+
 @pytest.mark.parametrize("status", ERRORS)
 async def test_a_start_that_was_answered_with_an_error_is_asked_for_until_the_server_runs(
     tmp_path: Path, status: int
