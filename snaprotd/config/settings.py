@@ -95,8 +95,14 @@ def as_written(key: str, value: Any) -> Any:
 
 def default_state(environ: Mapping[str, str]) -> str:
     """Where the ledger is, where the file does not say."""
-    directory = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd names all of several, with colons
-    return f"{directory}/state.db" if directory else "./snaprotd-state.db"
+    folder = state_directory(environ)
+    return "./snaprotd-state.db" if folder is None else f"{folder}/state.db"
+
+
+def state_directory(environ: Mapping[str, str]) -> Path | None:
+    """The folder that the service manager keeps for us; None where there is none."""
+    folder = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd names all of several, with colons
+    return Path(folder) if folder else None
 
 
 # -- servers of the account

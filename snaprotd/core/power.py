@@ -170,6 +170,11 @@ def merged(one: Power, other: Power) -> Power:
     return replace(later, released=max(one.released, other.released))
 
 
+def inherited(known: Power, owed: Power) -> Power:
+    """What another ledger owes, owed from now on by the one that knows `known`: the numbers of its stops go on."""
+    return replace(owed, asked=max(known.asked, known.released) + 1, released=known.released)
+
+
 def aged(power: Power, seconds: float) -> Power:
     """After `seconds` more of a monotonic clock."""
 

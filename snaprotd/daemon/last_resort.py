@@ -8,6 +8,7 @@ what is wrong.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -16,13 +17,14 @@ from typing import Any
 
 import structlog
 
-from snaprotd.config.settings import default_state
+from snaprotd.config.settings import default_state, state_directory
 from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.power import ServerPower
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper, Leases
+from snaprotd.ledger.address import ledgers_in_force
 from snaprotd.ledger.salvage import salvaged
 from snaprotd.provider.token import TokenError
 from snaprotd.web.site import serving
@@ -42,13 +44,14 @@ STARTING = "starting servers that are owed a start"
 
 
 def ledgers_named(path: Path | None, environ: Mapping[str, str]) -> list[Path]:
-    """Where a ledger may be, as far as a refused file tells: by its line `state`, else the default."""
+    """Where a ledger may be: by the line `state` of a refused file, where there was one before, and the default."""
     text = ""
     with suppress(OSError, ValueError):
         text = path.read_bytes()[: 4 * 1024 * 1024].decode(errors="replace") if path else ""
     named = re.findall(r"""^state:\s*["']?([^"'#\n]+?)["']?\s*(?:#.*)?$""", text, re.MULTILINE)
     places = [*(name for name in named if "://" not in name), default_state(environ)]
-    return [Path(place) for place in dict.fromkeys(places)]
+    before = ledgers_in_force(state_directory(environ))
+    return [Path(place) for place in dict.fromkeys(os.path.abspath(place) for place in (*places, *before))]
 
 
 async def pay_what_is_owed(
@@ -58,7 +61,10 @@ async def pay_what_is_owed(
 
     False where the process was asked to end before, or where it cannot be paid from here.
     """
-    owed = [(place, record) for place in places for record in await asyncio.to_thread(salvaged, place)]
+    owed: list[tuple[Path, ServerPower]] = []
+    for place in places:
+        with suppress(LedgerError):  # most of these places hold no ledger
+            owed += [(place, record) for record in await asyncio.to_thread(salvaged, place)]
     if not owed:
         return True
     names = ", ".join(record.label for _, record in owed)
@@ -71,19 +77,21 @@ async def pay_what_is_owed(
         extending = asyncio.create_task(_extend(ServiceNotifier(environ)))
         stack.callback(extending.cancel)
         try:
-            keepers = await _keepers(stack, owed, environ, transport)
+            keepers = await keepers_by_terms(stack, owed, Board(), environ, transport)
         except TokenError as error:
             log.error("what is owed cannot be paid from here", servers=names, error=str(error))
             return False
         return await _all_paid(keepers, stopped)
 
 
-async def _keepers(
+async def keepers_by_terms(
     stack: AsyncExitStack,
     owed: Sequence[tuple[Path, ServerPower]],
+    board: Board,
     environ: Mapping[str, str],
     transport: Transport | None,
 ) -> list[Keeper]:
+    """A keeper for each start, which needs no configuration. Raises `TokenError` where a token cannot be had."""
     keepers = []
     alone: dict[Path, bool] = {}
     for place, record in owed:
@@ -91,7 +99,7 @@ async def _keepers(
         # Whoever was killed a moment ago has a lease that is good still. We come once: it is not come back to.
         is_alone = alone.setdefault(place, tools.ledger.is_sole_user)
         leases: Leases = "ignore" if is_alone else "wait for"
-        keeper = Keeper(tools, Board(), serves=lambda _: False, leases=leases)
+        keeper = Keeper(tools, board, serves=lambda _: False, leases=leases)
         stack.push_async_callback(keeper.aclose)
         keeper.keep(record)
         keepers.append(keeper)

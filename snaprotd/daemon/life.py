@@ -15,6 +15,7 @@ from snaprotd.config.settings import Config
 from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.account_watch import AccountWatch
+from snaprotd.daemon.inheritance import Inheritance
 from snaprotd.daemon.ledger_watch import LedgerWatch
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.schedules import Remembered, Schedules
@@ -84,6 +85,7 @@ class Daemon:
         self._schedules: Schedules
         self._account: AccountWatch
         self._ledger_watch: LedgerWatch
+        self._inheritance: Inheritance
 
     @property
     def started(self) -> asyncio.Event:
@@ -132,6 +134,7 @@ class Daemon:
             now=tools.now,
         )
         self._ledger_watch = LedgerWatch(tools.ledger, board)
+        self._inheritance = Inheritance(self._config, self._environ, tools, board, self._transport)
         self.view = DaemonView(
             self._config,
             self.standing,
@@ -158,6 +161,10 @@ class Daemon:
 
     async def _recover(self) -> None:
         """Go on with what was interrupted, before anything else can fail."""
+        try:
+            await self._inheritance.take_up()
+        except LedgerError as error:
+            log.error("what ledgers owe that were in force before is not known yet", error=str(error))
         try:
             await self._rotations.take_over(everything=self._tools.ledger.is_sole_user)
             await self._rotations.keeper.take_up()
@@ -186,7 +193,9 @@ class Daemon:
     async def _end(self) -> int:
         self._schedules.stop()
         self._systemd.stopping(self.view.in_words())
-        all_on = await self._rotations.drain(self._config.drain_timeout)
+        timeout = self._config.drain_timeout
+        all_on = all(await asyncio.gather(self._rotations.drain(timeout), self._inheritance.drain(timeout)))
+        await self._inheritance.aclose()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -220,6 +229,7 @@ class Daemon:
     async def _look_for_work(self) -> None:
         """What other processes have left, or done."""
         if not self.standing.stop.is_set():
+            await self._inheritance.take_up()
             await self._rotations.keeper.take_up()
             await self._rotations.take_over()
             await self._note_others()

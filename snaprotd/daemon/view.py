@@ -19,6 +19,7 @@ from snaprotd.engine.run import Tools
 from snaprotd.logs import redactor
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.status import Situation, report_head, server_report, status_report
+from snaprotd.wiring.assembly import account_of
 
 REPORT_GOOD_FOR = 1.0
 """Seconds. A report on thousands of servers takes a while to make, and every open page asks for one."""
@@ -155,6 +156,7 @@ class DaemonView:
         return tuple(one for one in (found | ours).values() if not one.is_finished), self._ledger_watch.error
 
     def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
+        account = account_of(self.config)
         return Situation(
             config=self.config,
             now=self._tools.now(),
@@ -169,7 +171,8 @@ class DaemonView:
                 if (assessment := self._account.assessment(target)) is not None
             },
             running=running,
-            debts=dict(self._board.debts),
+            debts={one.server_id: one for one in self._board.debts.values() if one.account == account},
+            foreign_debts=[one for one in self._board.debts.values() if one.account != account],
             set_aside=dict(self._tools.ledger.set_aside),
             ledger_error=ledger_error,
             inventory_listed_at=self._tools.inventory.last_success,

@@ -63,8 +63,8 @@ class Board:
         self._by_id: dict[str, ServerFacts] = {}
         self.running: dict[str, Rotation] = {}
         """The latest record of each rotation that this process is responsible for, by its id."""
-        self.debts: dict[str, ServerPower] = {}
-        """The servers that a start is owed to and that no rotation sees to, by id."""
+        self.debts: dict[tuple[str, str], ServerPower] = {}
+        """The servers that a start is owed to and that no rotation sees to, by account and id."""
         self.ledger_writable: bool | None = None
         """Whether the ledger can be written; None before that is known."""
         self.inventory_listed_at: datetime | None = None
@@ -94,10 +94,10 @@ class Board:
 
     def show_debt(self, record: ServerPower) -> None:
         """A start is owed to the server, and the keeper sees to it."""
-        self.debts[record.server_id] = record
+        self.debts[record.account, record.server_id] = record
 
-    def clear_debt(self, server_id: str) -> None:
-        self.debts.pop(server_id, None)
+    def clear_debt(self, record: ServerPower) -> None:
+        self.debts.pop((record.account, record.server_id), None)
 
     def start_failed(self, rotation: Rotation) -> None:
         self.of(rotation.server_id).start_failures += 1

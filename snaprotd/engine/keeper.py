@@ -243,7 +243,7 @@ class Keeper:
                 self._paying.add(kept.server_id)
                 self._in_background(self._pay(kept))
             return
-        self._board.clear_debt(kept.server_id)
+        self._board.clear_debt(kept.record)
         if kept.power.held_off and not kept.record.may_strike():
             self._release(kept)
         if not kept.power.is_followed:
@@ -318,7 +318,7 @@ class Keeper:
         kept = self._kept.pop(server_id, None)
         if kept is not None:
             kept.left.set()
-        self._board.clear_debt(server_id)
+            self._board.clear_debt(kept.record)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Row, Select, case, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from snaprotd.core.power import Power, ServerPower, Terms, given_up
+from snaprotd.core.power import Power, ServerPower, Terms, given_up, inherited
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.schema import POWERS
 
@@ -96,6 +96,14 @@ def followed() -> Select[Any]:
 
 def power_of(account: str, server_id: str) -> Select[Any]:
     return select(POWERS).where(POWERS.c.account == account, POWERS.c.server_id == server_id)
+
+
+async def inherit(connection: AsyncConnection, account: str, owed: ServerPower) -> None:
+    """Owe what another ledger owes to a server of the account."""
+    row = (await connection.execute(power_of(account, owed.server_id))).first()
+    known = Power() if row is None else read_power(row).power
+    record = replace(owed, account=account, power=inherited(known, owed.power))
+    await connection.execute(save_power(), [row_of(record)])
 
 
 async def let_go(connection: AsyncConnection, account: str, server_id: str, words: str) -> ServerPower | None:

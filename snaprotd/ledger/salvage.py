@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import ServerPower, Terms
 from snaprotd.ledger.promises import read_power
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
@@ -26,7 +27,10 @@ disk; and where there is none of it at all. Only the last one misses what was wr
 
 
 def salvaged(path: Path) -> list[ServerPower]:
-    """The servers to which a start is owed, as far as the file tells; none where there is no file or no such table."""
+    """The servers to which a start is owed, as far as the file tells; none where it has no such table.
+
+    Raises `LedgerError` where there is no file, or none that can be read at all.
+    """
     found: dict[tuple[str, str], ServerPower] = {}
     for record in _all(path):
         key = (record.account, record.server_id)
@@ -36,16 +40,17 @@ def salvaged(path: Path) -> list[ServerPower]:
 
 
 def _all(path: Path) -> Iterator[ServerPower]:
-    if not path.is_file():
-        return
+    why: Exception | None = None
     for how in WAYS:
         try:
             with closing(_opened(path, how)) as connection:
                 records = [*_powers(connection), *_promises_of_rotations(connection)]
-        except sqlite3.Error:
+        except sqlite3.Error as error:
+            why = why or error
             continue
         yield from records
         return
+    raise LedgerError(f"the ledger {path} cannot be read: {why}")
 
 
 def _opened(path: Path, how: str) -> sqlite3.Connection:

@@ -55,8 +55,9 @@ class Starts:
 
     async def _elsewhere(self, connection: AsyncConnection, grace: float = 0.0) -> set[str]:
         """The servers that another process runs a rotation of."""
-        living = (await connection.execute(statements.living(time.time(), self._lease(), grace=grace))).all()
-        return {row.server_id for row in living if row.owner != self._owner}
+        living = statements.living(self.account, time.time(), self._lease(), grace=grace)
+        rows = (await connection.execute(living)).all()
+        return {row.server_id for row in rows if row.owner != self._owner}
 
     async def save(self, kept: ServerPower) -> None:
         """Write what is known of a server's power outside of any rotation."""
@@ -79,6 +80,11 @@ class Starts:
         """Let go of what is owed to a server; `words` say who does, when and why. None where nothing is."""
         async with self._transaction() as connection:
             return await promises.let_go(connection, self.account, server_id, words)
+
+    async def inherit(self, owed: ServerPower) -> None:
+        """Owe what another ledger owes. It is for the caller to see that the other one does not any more."""
+        async with self._transaction() as connection:
+            await promises.inherit(connection, self.account, owed)
 
     async def adopt(self) -> None:
         """What was written before accounts were told apart is this account's."""

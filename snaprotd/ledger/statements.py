@@ -32,12 +32,16 @@ def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
     return upsert(ROTATIONS).values(row).on_conflict_do_nothing().returning(ROTATIONS.c.id)
 
 
-def busy_with(rotation: Rotation) -> Select[Any]:
+def busy_with(rotation: Rotation, *, account: str) -> Select[Any]:
     """The open rotation of another slot of the same server."""
     columns = ROTATIONS.c
-    return select(columns.id, columns.body).where(
-        columns.server_id == rotation.server_id, columns.is_open, columns.slot != text_of(rotation.slot)
-    )
+    same = (_of(account), columns.server_id == rotation.server_id)
+    return select(columns.id, columns.body).where(*same, columns.is_open, columns.slot != text_of(rotation.slot))
+
+
+def _of(account: str) -> Any:
+    """Of the account's servers: another one's may have the same ids. What was written for no account is this one's."""
+    return ROTATIONS.c.account.in_(("", account))
 
 
 def save(rotation: Rotation, tenure: dict[str, Any], *, epoch: int, unknown: Mapping[str, Any] | None = None) -> Any:
@@ -68,6 +72,7 @@ def renew(held: Collection[str], *, owner: str, lease_until: float) -> Any:
 def abandoned(
     owner: str,
     *,
+    account: str,
     held: Collection[str],
     server_id: str | None,
     everything: bool,
@@ -83,7 +88,7 @@ def abandoned(
     run_out = or_(columns.owner.is_(None), until < now, until > now + 2 * lease)
     foreign = or_(columns.owner != owner, columns.owner.is_(None))
     query = select(columns.id, columns.server_id, columns.body, columns.epoch, columns.needs).where(
-        columns.is_open, foreign if everything else run_out
+        _of(account), columns.is_open, foreign if everything else run_out
     )
     if server_id is not None:
         query = query.where(columns.server_id == server_id)
@@ -108,13 +113,17 @@ def adopt(account: str) -> tuple[Update, Update]:
     return tuple(update(table).where(table.c.account == "").values(account=account) for table in (ROTATIONS, POWERS))  # type: ignore[return-value]
 
 
-def living(now: float, lease: float, *, grace: float = 0.0) -> Select[Any]:
+def living(account: str, now: float, lease: float, *, grace: float = 0.0) -> Select[Any]:
     """The servers whose open rotation somebody holds under a lease that has not run out `grace` seconds ago."""
     columns = ROTATIONS.c
     until = columns.lease_until
     return select(columns.server_id, columns.owner).where(
-        columns.is_open, columns.owner.is_not(None), until >= now - grace, until <= now + 2 * lease
+        _of(account), columns.is_open, columns.owner.is_not(None), until >= now - grace, until <= now + 2 * lease
     )
+
+
+def open_bodies(account: str) -> Select[Any]:
+    return select(ROTATIONS.c.body).where(_of(account), ROTATIONS.c.is_open)
 
 
 # -- what was ----------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ class Ledger:
         return replace(rotation, power=merged(rotation.power, promises.read_power(row).power))
 
     async def _why_not(self, connection: AsyncConnection, rotation: Rotation) -> Claim:
-        busy = await connection.execute(statements.busy_with(rotation))
+        busy = await connection.execute(statements.busy_with(rotation, account=self.starts.account))
         row = busy.first()
         if row is None:
             return SlotTaken()
@@ -183,6 +183,7 @@ class Ledger:
         began = uptime()
         query = statements.abandoned(
             self._owner,
+            account=self.starts.account,
             held=self._held,
             server_id=server_id,
             everything=everything,
@@ -237,7 +238,7 @@ class Ledger:
             await connection.execute(statements.alive(time.time()))
 
     async def open_rotations(self) -> list[Rotation]:
-        return await self._bodies(select(ROTATIONS.c.body).where(ROTATIONS.c.is_open))
+        return await self._bodies(statements.open_bodies(self.starts.account))
 
     async def history(self, server_id: str | None = None, *, limit: int = 20) -> list[Rotation]:
         """The latest rotations, newest first, open ones too."""

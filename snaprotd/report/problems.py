@@ -99,6 +99,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Look in the provider's panel why it does not start; `snaprotd leave-off {server}` lets go of it.",
             alerts=("SnaprotdServerHeldOff", "SnaprotdServerDoesNotStart"),
         ),
+        "start_owed_elsewhere": Kind(
+            severity=ALARM,
+            says="a start is owed to {label}, server {id} of the account at {account}, which is not the account of "
+            "this configuration; it is asked to start until it runs",
+            do="Look in that account's panel whether it runs, and why not; its token is needed where it was before.",
+            alerts=("SnaprotdServerHeldOff", "SnaprotdServerDoesNotStart"),
+        ),
         "set_aside": Kind(
             severity=ALARM,
             says="{why_it_was_set_aside}",
@@ -201,8 +208,11 @@ def of_daemon(
     ledger_error: str | None,
     account_error: str | None,
     is_account_listed: bool,
+    foreign_debts: Sequence[ServerPower] = (),
 ) -> Iterator[Problem]:
-    """What is wrong with no one server."""
+    """What is wrong with no one server of ours."""
+    for debt in foreign_debts:
+        yield _there_is("start_owed_elsewhere", label=debt.label, id=debt.server_id, account=debt.account)
     if is_ending:
         yield _there_is("ending")
     if config_mistakes:

@@ -45,6 +45,8 @@ class Situation:
     """The open ones, whoever runs them."""
     debts: Mapping[str, ServerPower] = field(default_factory=dict)
     """The servers that a start is owed to and that no rotation sees to, by id."""
+    foreign_debts: Sequence[ServerPower] = ()
+    """Starts that are owed to servers of another account."""
     set_aside: Mapping[str, str] = field(default_factory=dict)
     """Why an open rotation was set aside, by the server's id."""
     ledger_error: str | None
@@ -245,6 +247,7 @@ def _general(situation: Situation) -> Iterable[Problem]:
         ledger_error=situation.ledger_error,
         account_error=situation.account_error,
         is_account_listed=situation.inventory_listed_at is not None,
+        foreign_debts=situation.foreign_debts,
     )
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from snaprotd.config.settings import Config, Target
+from snaprotd.config.settings import Config, Target, state_directory
 from snaprotd.core.errors import ConfigError, LedgerError, Mistake
 from snaprotd.core.model import Machine
 from snaprotd.core.power import Terms
@@ -20,7 +20,7 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.events import Observers
 from snaprotd.engine.run import Drain, Tools
-from snaprotd.ledger.address import why_unusable
+from snaprotd.ledger.address import ledgers_in_force, note_in_force, why_unusable
 from snaprotd.ledger.no_ledger import NoLedger
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
@@ -39,9 +39,10 @@ ThisMachine = Callable[[str | None], Machine]
 
 async def open_ledger(config: Config, *, lock: bool = True) -> Ledger:
     """The ledger that `state` names. Raises `LedgerError` where it cannot be used."""
-    return await Ledger.open(
-        _ledger_path(config), owner=uuid.uuid4().hex, lease=config.api.timeout + LEASE_BEYOND_REQUEST, lock=lock
-    )
+    lease = config.api.timeout + LEASE_BEYOND_REQUEST
+    ledger = await Ledger.open(_ledger_path(config), owner=uuid.uuid4().hex, lease=lease, lock=lock)
+    ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)
+    return ledger
 
 
 @asynccontextmanager
@@ -74,7 +75,7 @@ async def open_tools(
 ) -> AsyncIterator[Tools]:
     """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
     async with open_cloud(config, environ, metrics.requests, transport) as cloud, await open_ledger(config) as ledger:
-        ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)
+        _note_in_force(config, environ)
         try:
             await ledger.starts.adopt()
         except LedgerError as error:
@@ -95,6 +96,15 @@ async def open_tools(
             await inventory.aclose()
 
 
+def _note_in_force(config: Config, environ: Mapping[str, str]) -> None:
+    """Before anything is promised: a file that names another ledger must not hide what this one will owe."""
+    folder = state_directory(environ)
+    try:
+        note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
+    except OSError as error:
+        log.warning("which ledger is in force cannot be noted", folder=str(folder), error=str(error))
+
+
 @asynccontextmanager
 async def tools_by_terms(
     terms: Terms, path: Path, environ: Mapping[str, str], transport: Transport | None = None
@@ -103,7 +113,7 @@ async def tools_by_terms(
 
     The ledger at `path` is written where that can be; where not, nothing is lost but the record of what is done here.
     """
-    async with cloud_by_terms(terms, environ, transport) as cloud, _ledger_or_none(path, terms) as ledger:
+    async with cloud_by_terms(terms, environ, transport) as cloud, ledger_or_none(path, terms) as ledger:
         inventory = Inventory(cloud)
         try:
             yield Tools(
@@ -121,12 +131,13 @@ async def tools_by_terms(
 
 
 @asynccontextmanager
-async def _ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
+async def ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
+    """A ledger that is not the configuration's; one that fails at whatever is asked, where it cannot be written."""
     lease = terms.request_timeout + LEASE_BEYOND_REQUEST
     try:
         ledger = await Ledger.open(path, owner=uuid.uuid4().hex, lease=lease)
     except LedgerError as error:
-        log.error("the ledger cannot be written: going on from memory", error=str(error))
+        log.error("a ledger cannot be written: going on from memory", ledger=str(path), error=str(error))
         yield NoLedger(str(error))
         return
     async with ledger:

@@ -168,6 +168,7 @@ OF_THE_DAEMON: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no ledger": ({"ledger_error": "the ledger s.db cannot be used: disk I/O error"}, ["ledger_unusable"]),
     "not listed any more": ({"account_error": "answered 500"}, ["account_not_listed"]),
     "never listed": ({"account_error": "answered 500", "is_account_listed": False}, ["account_not_listed"]),
+    "another account's debt": ({"foreign_debts": [OWED]}, ["start_owed_elsewhere"]),
     "just begun": ({"is_account_listed": False}, ["account_awaited"]),
 }
 

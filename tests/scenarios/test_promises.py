@@ -102,6 +102,7 @@ class Promise:
         self.world.add_server("web-01")
         self.world.faults.extend(faults)
         self.way = Way(self.world)
+        self.environ: dict[str, str] = {}
         policy = "".join(f", {key}: {value}" for key, value in keys.items())
         entry = f'{{id: 12345, name: web, schedule: "{schedule}", stop_first: true{policy}}}'
         self.path = write_config(folder, f"[{entry}]\n{more}")
@@ -117,7 +118,7 @@ class Promise:
         return [status for _, status in self.world.servers["12345"].history]
 
     async def begin(self) -> Watched:
-        self.watched = Watched(self.path, self.world, transport=self.way)
+        self.watched = Watched(self.path, self.world, environ=self.environ, transport=self.way)
         self._running = asyncio.create_task(self.watched.daemon.run())
         started = asyncio.create_task(self.watched.daemon.started.wait())
         await asyncio.wait([self._running, started], return_when=asyncio.FIRST_COMPLETED)

@@ -11,7 +11,7 @@ from snaprotd.config.settings import Config
 from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.words import Json, plain_id, zulu
 from snaprotd.ledger.address import name_of
-from snaprotd.wiring.assembly import account_of, open_ledger_to_read
+from snaprotd.wiring.assembly import open_ledger_to_read
 
 
 async def leave_off(config: Config, name: str, reason: str) -> str | None:
@@ -23,7 +23,6 @@ async def leave_off(config: Config, name: str, reason: str) -> str | None:
         if ledger is None:
             where = name_of(config.state)
             raise SnaprotdError(f"there is no ledger at {where}: no daemon has run with {config.path} here")
-        ledger.starts.account = account_of(config)
         words = f"{_who()} at {zulu(datetime.now(UTC))}"
         if why := _in_one_line(reason):
             words += f": {why}"

@@ -1,0 +1,135 @@
+"""What is owed by ledgers that were in force before this one, and to servers of another account.
+
+A configuration that names another `state`, or another provider's address, says nothing of a server that is off because
+of us: its start is owed all the same. What another ledger owes to a server of this account is brought over into ours:
+from then on one ledger tells it, and one keeper pays it. What is owed to another account's server is paid as where
+there is no configuration, by what is kept beside the promise. Nothing waits for either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import structlog
+
+from snaprotd.config.settings import Config, state_directory
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.power import ServerPower
+from snaprotd.daemon.last_resort import keepers_by_terms
+from snaprotd.engine.board import Board
+from snaprotd.engine.keeper import Keeper
+from snaprotd.engine.run import Tools
+from snaprotd.ledger.address import ledgers_in_force, note_in_force
+from snaprotd.ledger.salvage import salvaged
+from snaprotd.ledger.store import Ledger
+from snaprotd.provider.token import TokenError
+from snaprotd.wiring.access import Transport
+from snaprotd.wiring.assembly import account_of, ledger_or_none, terms_of
+
+log = structlog.get_logger("snaprotd.daemon")
+
+
+class Inheritance:
+    """Taken up at the start, and looked at again until nothing of it is left."""
+
+    def __init__(
+        self, config: Config, environ: Mapping[str, str], tools: Tools, board: Board, transport: Transport | None
+    ) -> None:
+        self._environ = environ
+        self._transport = transport
+        self._tools = tools
+        self._board = board
+        self._account = account_of(config)
+        self._terms = terms_of(config)
+        self._folder = state_directory(environ)
+        self._own = Path(config.state).absolute()
+        self._left = list(dict.fromkeys([self._own, *ledgers_in_force(self._folder)]))
+        self._keepers: list[Keeper] = []
+        self._paying: dict[Path, asyncio.Task[None]] = {}
+        self._missed: set[Path] = set()
+
+    async def take_up(self) -> None:
+        """Take up what is left. Raises `LedgerError` where our own ledger cannot be written: it is tried again."""
+        for place in list(self._left):
+            if await self._is_done_with(place):
+                self._left.remove(place)
+                self._note([self._own, *self._left])
+
+    async def drain(self, timeout: float) -> bool:
+        """Go on until nothing is owed to another account's server. True if nothing is."""
+        return all(await asyncio.gather(*(keeper.drain(timeout) for keeper in self._keepers)))
+
+    async def aclose(self) -> None:
+        """Leave the rest to the next process. Where nothing is left at all, it need not ask this ledger."""
+        for task in self._paying.values():
+            task.cancel()
+        await asyncio.gather(*self._paying.values(), return_exceptions=True)
+        with suppress(LedgerError):
+            if not await self._tools.ledger.starts.followed() and not await self._tools.ledger.open_rotations():
+                self._note([place for place in self._left if place != self._own])
+
+    def _note(self, places: Sequence[Path]) -> None:
+        try:
+            note_in_force(self._folder, places)
+        except OSError as error:
+            log.warning("which ledger is in force cannot be noted", folder=str(self._folder), error=str(error))
+
+    async def _is_done_with(self, place: Path) -> bool:
+        """Whether nothing is owed by that ledger any more that would not be seen to otherwise."""
+        try:
+            owed = await asyncio.to_thread(salvaged, place)
+        except LedgerError as error:
+            if place not in self._missed:
+                self._missed.add(place)
+                log.warning("nobody knows what a ledger owes that was in force before", reason=str(error))
+            return False
+        ours = [record for record in owed if record.account in ("", self._account)]
+        theirs = [record for record in owed if record not in ours]
+        brought = place == self._own or not ours or await self._bring_over(place, ours)
+        if theirs and (place not in self._paying or self._paying[place].done()):
+            self._paying[place] = asyncio.create_task(self._pay(place, theirs))
+        return brought and not theirs
+
+    async def _bring_over(self, place: Path, owed: Sequence[ServerPower]) -> bool:
+        """Owe it from now on. False where a process that uses the other ledger sees to a server itself."""
+        async with ledger_or_none(place, self._terms) as other:
+            other.starts.account = self._account
+            with suppress(LedgerError):
+                await other.starts.adopt()
+            left = [record for record in owed if await _is_seen_to(other, record)]
+            for record in owed:
+                if record in left:
+                    continue
+                await self._tools.ledger.starts.inherit(record)
+                log.warning("a start that another ledger owes is taken up", server=record.label, ledger=str(place))
+                with suppress(LedgerError):
+                    await other.starts.let_go(record.server_id, f"owed by the ledger {self._own} from then on")
+        return not left
+
+    async def _pay(self, place: Path, owed: Sequence[ServerPower]) -> None:
+        names = ", ".join(record.label for record in owed)
+        log.error("a start is owed to servers of another account", servers=names, ledger=str(place))
+        for record in owed:
+            self._board.show_debt(record)
+        async with AsyncExitStack() as stack:
+            records = [(place, record) for record in owed]
+            try:
+                keepers = await keepers_by_terms(stack, records, self._board, self._environ, self._transport)
+            except TokenError as error:
+                log.error("what is owed cannot be paid from here", servers=names, error=str(error))
+                return
+            self._keepers += keepers
+            await asyncio.gather(*(keeper.until_paid() for keeper in keepers))
+
+
+async def _is_seen_to(ledger: Ledger, record: ServerPower) -> bool:
+    """Another process is alive that runs a rotation of the server: it may need it off."""
+    if ledger.is_sole_user:
+        return False
+    try:
+        return await ledger.starts.is_elsewhere(record.server_id)
+    except LedgerError:
+        return False

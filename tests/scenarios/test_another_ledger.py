@@ -1,0 +1,171 @@
+"""A file names another ledger, or another account: what the one before owes is paid all the same, and once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from snaprotd.core.errors import ConfigError
+from snaprotd.core.power import Power, ServerPower
+from snaprotd.core.rotation import Step
+from snaprotd.daemon.last_resort import ledgers_named, pay_what_is_owed
+from snaprotd.ledger.address import IN_FORCE
+from snaprotd.ledger.salvage import salvaged
+from snaprotd.ledger.store import Ledger
+from snaprotd.simulator import Fault, Request, World
+from tests.scenarios.test_promises import HOUR, Promise, Way
+from tests.support.daemons import power
+
+pytestmark = pytest.mark.usefixtures("one_clock", "silence")
+
+
+class Addressed(Way):
+    """Knows to whom the requests went that switch a server."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.asked: set[str] = set()
+
+    def _before(self, request: Request) -> None:
+        super()._before(request)
+        if request.method == "POST":
+            self.asked.add(request.origin)
+
+
+def no_start() -> Fault:
+    return power("start_never", "start", times=None)
+
+
+class Moved(Promise):
+    """A daemon that was killed while its server was off; the file names another ledger since."""
+
+    def __init__(self, folder: Path, **keys: str) -> None:
+        super().__init__(folder, **keys)
+        self.way = self.addressed = Addressed(self.world)
+        self.environ = {"STATE_DIRECTORY": str(folder)}
+        self.old, self.new = folder / "state.db", folder / "elsewhere" / "new.db"
+        self.new.parent.mkdir()
+
+    async def is_left_off(self) -> None:
+        watched = await self.begin()
+        await watched.reaches(Step.WAIT)
+        assert self.status == "stopped"
+        await self.kill()
+        self.way.posts.clear()
+
+    def names_the_new_ledger(self) -> None:
+        self.path.write_text(self.path.read_text().replace(str(self.old), str(self.new)))
+
+    @property
+    def listed(self) -> list[str]:
+        return (self.folder / IN_FORCE).read_text().split()
+
+
+async def test_a_good_file_that_names_another_ledger_pays_what_the_old_one_owes(tmp_path: Path) -> None:
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    assert one.listed == [str(one.old)]
+    one.names_the_new_ledger()
+    await one.begin()
+    await one.until(lambda: one.status == "active", 120)
+    assert one.listed == [str(one.new)]  # what the old one owed is owed by this one
+    assert salvaged(one.old) == []
+    await asyncio.sleep(HOUR)
+    assert await one.end() == 0
+    assert one.way.posts == ["start"]
+    assert one.listed == []
+
+
+async def test_who_comes_back_to_the_old_ledger_starts_nothing_that_a_person_switched_off(tmp_path: Path) -> None:
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    before = one.path.read_text()
+    one.names_the_new_ledger()
+    await one.begin()
+    await asyncio.sleep(HOUR)
+    await one.end()
+    one.world._switch(one.world.servers["12345"], "stop")
+    await asyncio.sleep(HOUR)
+    one.path.write_text(before)
+    await one.begin()
+    await asyncio.sleep(HOUR)
+    assert one.status == "stopped"
+    assert one.way.posts == ["start"]
+    await one.end()
+
+
+async def test_the_old_debt_is_shown_until_it_is_paid(tmp_path: Path) -> None:
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    one.world.faults.append(no_start())
+    one.names_the_new_ledger()
+    watched = await one.begin()
+    await asyncio.sleep(HOUR)
+    assert watched.value("snaprotd_server_stopped_by_us", "web") == 1
+    assert (await one.report())["state"] == "alarm"
+    one.world.faults.clear()
+    await one.until(lambda: one.status == "active")
+    await one.end()
+
+
+async def test_what_the_new_ledger_has_paid_before_does_not_hide_what_the_old_one_owes(tmp_path: Path) -> None:
+    """The stops of two ledgers are numbered each for itself."""
+    one = Moved(tmp_path)
+    paid = ServerPower(account="vps.invalid", server_id="12345", label="web", power=Power(asked=40, released=40))
+    async with await Ledger.open(one.new, owner="before") as ledger:
+        await ledger.starts.save(paid)
+    await one.is_left_off()
+    one.names_the_new_ledger()
+    await one.begin()
+    await one.until(lambda: one.status == "active", 120)
+    await one.end()
+
+
+async def test_a_ledger_that_is_not_there_is_asked_again_when_it_is(tmp_path: Path) -> None:
+    """As on a volume that is mounted late."""
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    one.names_the_new_ledger()
+    files = [one.old.with_name(one.old.name + end) for end in ("", "-wal", "-shm")]
+    away = {file: file.with_name(f"away-{file.name}") for file in files if file.exists()}
+    for file, place in away.items():
+        file.rename(place)
+    await one.begin()
+    await asyncio.sleep(HOUR)
+    assert one.status == "stopped"
+    assert one.listed == [str(one.new), str(one.old)]
+    for file, place in away.items():
+        place.rename(file)
+    await one.until(lambda: one.status == "active")
+    await one.end()
+
+
+async def test_a_refused_file_that_names_another_ledger_pays_what_the_old_one_owes(tmp_path: Path) -> None:
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    one.names_the_new_ledger()
+    places = ledgers_named(one.path, one.environ)
+    assert one.old in places
+    assert await pay_what_is_owed(places, {"VPS_API_TOKEN": one.world.token}, ConfigError([]), one.way)
+    assert one.status == "active"
+
+
+async def test_what_is_owed_to_another_account_is_paid_by_what_is_kept_beside_the_promise(tmp_path: Path) -> None:
+    """The same file names another provider's address; the servers of this account wait for nothing."""
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    one.path.write_text(one.path.read_text().replace("vps.invalid", "other.invalid"))
+    one.world.faults.append(no_start())
+    watched = await one.begin()
+    await asyncio.sleep(HOUR)
+    assert watched.value("snaprotd_server_stopped_by_us", "web") == 1
+    (problem,) = [each for each in (await one.report())["problems"] if each["server"] is None]
+    assert "the account at vps.invalid" in problem["text"]
+    assert one.addressed.asked == {"https://vps.invalid"}
+    one.world.faults.clear()
+    await one.until(lambda: one.status == "active")
+    await asyncio.sleep(HOUR)
+    assert [each for each in (await one.report())["problems"] if each["server"] is None] == []
+    assert await one.end() == 0
