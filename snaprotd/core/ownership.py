@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -50,24 +50,40 @@ def owner_of(snapshot: Snapshot, *, instance: str, adopt: tuple[str, ...]) -> Ow
     A pattern of `adopt`, however wide, never takes what another instance made: two daemons on one account
     must not delete each other's.
     """
-    maker = _maker(snapshot.name)
-    if maker is not None:
-        return Owner.MANAGED if maker == instance else Owner.FOREIGN
+    made = _made(snapshot.name)
+    if made is not None:
+        return Owner.MANAGED if made.instance == instance else Owner.FOREIGN
     adopted = any(fnmatchcase(snapshot.name, pattern) for pattern in adopt)
     return Owner.MANAGED if adopted else Owner.FOREIGN
 
 
+def taken_since(
+    since: datetime, snapshots: Iterable[Snapshot], *, instance: str, known: Collection[datetime]
+) -> Snapshot | None:
+    """The newest snapshot of ours by its name whose slot lies after `since` and is none of those that are `known`."""
+    slots = {one: made.slot for one in snapshots if (made := _made(one.name)) and made.instance == instance}
+    later = [one for one, slot in slots.items() if slot > since + CLOCK_TOLERANCE and slot not in known]
+    return max(later, key=lambda one: slots[one], default=None)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a name says that a daemon has given."""
+
+    instance: str
+    slot: datetime
+
+
 @lru_cache(maxsize=4096)
-def _maker(name: str) -> str | None:
-    """The instance whose daemon gave this name, or None where none did."""
+def _made(name: str) -> _Made | None:
+    """What the name says; None where no daemon has given it."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
     try:
-        datetime.strptime(match[2], SLOT_FORMAT).replace(tzinfo=UTC)
+        return _Made(match[1], datetime.strptime(match[2], SLOT_FORMAT).replace(tzinfo=UTC))
     except ValueError:
         return None
-    return match[1]
 
 
 def newest_first(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> list[Judged]:

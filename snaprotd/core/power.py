@@ -4,9 +4,8 @@ The promise to start a server lives with the server, not with a rotation: whoeve
 function here is a transition: it takes the record and what happened, and answers with the next record. What is promised
 must be on disk before the request that it is about goes out; that is for who carries it out.
 
-Nothing ends a promise but two looks at a running server, a poll apart, at a time when no request of ours can strike
-any more. One look proves nothing, for a read may be stale; an error answer to a power request proves nothing, for a
-proxy may have sent it twice.
+Nothing ends a promise but two looks at a running server, a poll apart, when no request of ours can strike any more. One
+look proves nothing, for a read may be stale; nor does an error answer, for a proxy may have sent a request twice.
 """
 
 from __future__ import annotations
@@ -22,6 +21,9 @@ was made at the very end of it still needs a moment to be listed."""
 
 START_BACKOFF_CAP = 300.0
 """Seconds between two start requests at the most. There is no last one."""
+
+UNACCOUNTED = 300.0
+"""Seconds without a process after which it is asked whether the record of a stop is of an old copy of the ledger."""
 
 UNSTRUCK_FOR = 86400.0
 """Seconds for which a server that is found off was switched off by our stop, where that was never seen to strike."""
@@ -71,6 +73,8 @@ class Power:
     """When it was first seen off, by the wall clock: for people, and never for a decision."""
     off_for: float = 0.0
     """Length of the time in which it was seen off because of us, until it was seen running."""
+    in_doubt: bool = False
+    """The ledger may be an old copy, and the server off by somebody's wish since: a person is asked."""
 
     @property
     def held_off(self) -> bool:
@@ -81,6 +85,11 @@ class Power:
     def is_owed(self) -> bool:
         """A start is owed, as far as was seen: the promise stands, and the server is not only watched."""
         return self.held_off and not self.watched
+
+    @property
+    def is_payable(self) -> bool:
+        """The start that is owed is to be made: nothing speaks against it."""
+        return self.is_owed and not self.in_doubt
 
     @property
     def awaits_stop(self) -> bool:
@@ -108,17 +117,23 @@ class Power:
             patience = max(patience, start_timeout)
         return self.unstruck and self.power_open is not None and self.power_open < patience
 
-    def may_strike(self, *, settle: float, stop_timeout: float, start_timeout: float) -> bool:
-        """A request of ours may still change the server's power. All times are in seconds.
+    def may_strike(self, terms: Terms) -> bool:
+        """A request of ours may still change the server's power.
 
         A stop that was seen to strike is over, and only what was sent twice on its way may follow within `settle`. One
         that was not may strike for as long as the server may take for anything, counted from its time-out.
         """
-        settled = settle * SETTLE_MARGIN
+        settled = terms.settle * SETTLE_MARGIN
         late = self.stop_age if self.unstruck else None
         return (self.request_age is not None and self.request_age < settled) or (
-            late is not None and late < 2 * stop_timeout + start_timeout + settled
+            late is not None and late < 2 * terms.stop_timeout + terms.start_timeout + settled
         )
+
+    def is_unaccounted_for(self, now: datetime) -> bool:
+        """Since the stop more time has passed than processes have counted: nobody knows what was done meanwhile."""
+        if self.held_off_since is None or self.stop_age is None:
+            return False
+        return (now - self.held_off_since).total_seconds() - self.stop_age > UNACCOUNTED
 
     def may_be_asked_to_start(self, poll_interval: float) -> bool:
         """The last start request is old enough for another: each waits twice as long as the one before it."""
@@ -138,6 +153,8 @@ class Terms:
     stop_timeout: float = 300.0
     start_timeout: float = 600.0
     poll_interval: float = 15.0
+    instance: str = ""
+    """Whose snapshots of the server are ours; empty where a record does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +171,7 @@ class ServerPower:
 
     def may_strike(self) -> bool:
         """A request of ours may still change the server's power."""
-        terms = self.terms
-        return self.power.may_strike(
-            settle=terms.settle, stop_timeout=terms.stop_timeout, start_timeout=terms.start_timeout
-        )
+        return self.power.may_strike(self.terms)
 
     def lets_go_of(self, owing: Power) -> bool:
         """Whether the start that is owed by `owing` was let go of, as this record has it."""
@@ -167,7 +181,8 @@ class ServerPower:
 def merged(one: Power, other: Power) -> Power:
     """Two records of one server: the later stop counts, and what was paid for stays paid."""
     later = other if (other.asked, other.released) > (one.asked, one.released) else one
-    return replace(later, released=max(one.released, other.released))
+    doubted = any(known.in_doubt for known in (one, other) if known.asked == later.asked)
+    return replace(later, released=max(one.released, other.released), in_doubt=doubted)
 
 
 def inherited(known: Power, owed: Power) -> Power:
@@ -216,12 +231,11 @@ def promised(power: Power, now: datetime) -> Power:
 def promised_harder(power: Power, now: datetime) -> Power:
     """The hard stop is about to be asked for, after one that did not strike in time."""
     asked = power.asked if power.held_off else power.asked + 1
-    since = power.held_off_since or now
-    return replace(_stop_promised(power), asked=asked, held_off_since=since, hard_stop=True)
+    return replace(_stop_promised(power), asked=asked, held_off_since=power.held_off_since or now, hard_stop=True)
 
 
 def _stop_promised(power: Power) -> Power:
-    return replace(_requested(power), power_open=0.0, stop_age=0.0, unstruck=True, waited_out=False)
+    return replace(_requested(power), power_open=0.0, stop_age=0.0, unstruck=True, waited_out=False, in_doubt=False)
 
 
 def _requested(power: Power) -> Power:
@@ -290,7 +304,7 @@ def seen(power: Power, server: Server, now: datetime, *, apart: float) -> Power:
 
 
 def _seen_running(power: Power, now: datetime, apart: float) -> Power:
-    since = 0.0 if power.running_for is None else power.running_for
+    since = power.running_for or 0.0
     proven = power.running_for is not None and since >= apart
     after = replace(power, running_for=since, watched=proven, missing_for=None)
     if power.went_off and not power.came_back:
@@ -310,8 +324,7 @@ def waited_out(power: Power) -> Power:
 
 def missing(power: Power) -> Power:
     """The provider has said that there is no such server."""
-    since = 0.0 if power.missing_for is None else power.missing_for
-    return replace(power, missing_for=since, running_for=None, watched=False)
+    return replace(power, missing_for=power.missing_for or 0.0, running_for=None, watched=False)
 
 
 # -- a start -----------------------------------------------------------------------------------------------------------
@@ -322,9 +335,14 @@ def start_promised(power: Power) -> Power:
     return replace(_requested(power), starts=power.starts + 1, start_age=0.0)
 
 
+def doubted(power: Power) -> Power:
+    """Something was done with the server since that the ledger does not know: a person is asked."""
+    return replace(power, in_doubt=True)
+
+
 def released(power: Power) -> Power:
     """The promise is kept, or let go: the server was seen running when no request of ours can strike any more."""
-    return replace(power, released=power.asked, stop_acknowledged=False, power_open=None)
+    return replace(power, released=power.asked, stop_acknowledged=False, power_open=None, in_doubt=False)
 
 
 def given_up(power: Power) -> Power:

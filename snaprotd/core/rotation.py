@@ -143,6 +143,11 @@ class Rotation:
         return self.power.is_owed
 
     @property
+    def is_payable(self) -> bool:
+        """That start is to be made."""
+        return self.power.is_payable
+
+    @property
     def is_finished(self) -> bool:
         return self.step is Step.DONE
 
@@ -159,7 +164,7 @@ class Rotation:
     @property
     def needs_its_process(self) -> bool:
         """A start is owed, or a stop of ours may yet strike: a process that ends waits for that."""
-        return self.is_owed or self.power.awaits_stop
+        return self.is_payable or self.power.awaits_stop
 
     @property
     def is_refused_its_stop(self) -> bool:

@@ -77,6 +77,10 @@ class Kept:
         return self._record.server_id
 
     @property
+    def instance(self) -> str:
+        return self._record.terms.instance
+
+    @property
     def power(self) -> Power:
         return self.record.power
 
@@ -132,13 +136,13 @@ class Keeper:
 
     @property
     def owes(self) -> bool:
-        """A start is owed to some server, as far as was seen."""
-        return any(kept.power.is_owed for kept in self._kept.values())
+        """A start is to be made for some server, as far as was seen."""
+        return any(kept.power.is_payable for kept in self._kept.values())
 
     @property
     def has_promises(self) -> bool:
-        """Something is owed, or runs and is watched."""
-        return any(kept.power.held_off for kept in self._kept.values())
+        """Something is owed, or runs and is watched; but for what a person is asked about."""
+        return any(kept.power.is_payable or kept.power.watched for kept in self._kept.values() if kept.power.held_off)
 
     @property
     def is_following(self) -> bool:
@@ -239,7 +243,7 @@ class Keeper:
         """Pay what is owed, let go of what is paid, watch the rest."""
         if kept.power.is_owed:
             self._board.show_debt(kept.record)
-            if kept.server_id not in self._paying:
+            if kept.power.is_payable and kept.server_id not in self._paying:
                 self._paying.add(kept.server_id)
                 self._in_background(self._pay(kept))
             return
@@ -266,7 +270,7 @@ class Keeper:
         record = kept.record
         log.warning("a start is owed to the server, and no rotation sees to it", server=record.label)
         try:
-            while kept.power.is_owed and not kept.left.is_set() and not await self._is_let_go(kept):
+            while kept.power.is_payable and not kept.left.is_set() and not await self._is_let_go(kept):
                 if await self._is_seen_to_elsewhere(kept):
                     if self._leases == "go by":
                         self._drop(kept.server_id)
@@ -279,7 +283,7 @@ class Keeper:
                 await kept.save_power_if_possible()
                 if self._kept.get(kept.server_id) is kept:
                     self._board.show_debt(kept.record)
-                if kept.power.is_owed:
+                if kept.power.is_payable:
                     await _wait(kept.left, _pause(outcome, self._tools.poll_interval))
         finally:
             self._paying.discard(kept.server_id)

@@ -94,7 +94,7 @@ class Rotations:
             if everything:
                 await self._start_without_ledger()
             raise
-        for rotation in sorted(taken, key=lambda rotation: not rotation.is_owed):
+        for rotation in sorted(taken, key=lambda rotation: not rotation.is_payable):
             log.warning(
                 "going on with an interrupted rotation",
                 server=rotation.label,
@@ -180,11 +180,11 @@ class Rotations:
 
     async def _run_with_permit(self, rotation: Rotation) -> Rotation:
         """A server that is held off waits for nobody; and one that does not start again keeps nobody waiting."""
-        permit = Permit(lambda: None) if rotation.is_owed else await self.permits.take()
+        permit = Permit(lambda: None) if rotation.is_payable else await self.permits.take()
 
         def show(rotation: Rotation) -> None:
             self._board.show(rotation)
-            if rotation.start_is_overdue or (rotation.step is Step.START and not rotation.is_owed):
+            if rotation.start_is_overdue or (rotation.step is Step.START and not rotation.is_payable):
                 permit.give_back()
 
         try:

@@ -200,6 +200,10 @@ class Run:
         return self._rotation.server_id
 
     @property
+    def instance(self) -> str:
+        return self._rotation.rules.instance
+
+    @property
     def power(self) -> Power:
         return self.rotation.power
 

@@ -169,7 +169,7 @@ async def wait(run: Run) -> Outcome:
 async def _look_at_server(run: Run) -> None:
     """See, once a minute, whether the server that is held off still is: a person may have started it."""
     power = run.rotation.power
-    if power.is_owed and (power.running_for is not None or run.looked_ago >= LOOK_AGAIN):
+    if power.is_payable and (power.running_for is not None or run.looked_ago >= LOOK_AGAIN):
         try:
             run.look(await run.server())
         except CloudError as error:

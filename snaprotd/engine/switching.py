@@ -5,6 +5,7 @@ What is promised, and when a promise is kept, is decided in `core.power`; here i
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -12,12 +13,16 @@ from typing import Protocol
 import structlog
 
 from snaprotd.core import power
-from snaprotd.core.errors import CloudError, NotFound, NotSent, Temporary, Unclear
-from snaprotd.core.model import Server
+from snaprotd.core.errors import CloudError, LedgerError, NotFound, NotSent, Temporary, Unclear
+from snaprotd.core.model import Server, Snapshot
+from snaprotd.core.ownership import taken_since
 from snaprotd.core.policy import OnStopTimeout
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Waiting, hard_stop_begun, hard_stop_undone
 from snaprotd.engine.run import Run, Tools, Transition
+
+LONGEST_LOOK = 30.0
+"""Seconds that a start waits to learn whether the ledger that owes it is an old copy."""
 
 log = structlog.get_logger("snaprotd.rotation")
 
@@ -123,6 +128,10 @@ class Debtor(Protocol):
     def server_id(self) -> str: ...
 
     @property
+    def instance(self) -> str:
+        """Whose snapshots of it are ours."""
+
+    @property
     def power(self) -> Power:
         """The record as of now."""
 
@@ -165,7 +174,30 @@ async def pay(debtor: Debtor) -> Outcome:
         return Waiting(f"the server is {server.status}")
     if not debtor.power.may_be_asked_to_start(debtor.tools.poll_interval):
         return Waiting(f"the server has been asked to start and is {server.status}")
+    if (newer := await _newer_than_the_debt(debtor)) is not None:
+        debtor.update_power(power.doubted)
+        log.error("not started: a newer snapshot of ours is not in the ledger; is it an old copy?", snapshot=newer.name)
+        return Done()
     return await _ask_to_start(debtor, server)
+
+
+async def _newer_than_the_debt(debtor: Debtor) -> Snapshot | None:
+    """A snapshot of ours that was taken after the server was stopped, and that the ledger does not know.
+
+    Somebody has put an old copy of the ledger back, then: who knows whether the server is still off because of us. What
+    cannot be read says nothing, and the start is not kept waiting for it.
+    """
+    since = debtor.power.held_off_since
+    if since is None or not debtor.instance or not debtor.power.is_unaccounted_for(debtor.tools.now()):
+        return None
+    try:
+        async with asyncio.timeout(LONGEST_LOOK):
+            snapshots = await debtor.tools.inventory.snapshots(debtor.server_id)
+            known = await debtor.tools.ledger.starts.slots_of(debtor.server_id)
+    except (CloudError, LedgerError, TimeoutError) as error:
+        log.warning("whether the ledger is an old copy cannot be told: the server is started", error=str(error))
+        return None
+    return taken_since(since, snapshots, instance=debtor.instance, known=known)
 
 
 async def _is_gone(debtor: Debtor, error: NotFound) -> Outcome:

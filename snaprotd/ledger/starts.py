@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -58,6 +59,12 @@ class Starts:
         living = statements.living(self.account, time.time(), self._lease(), grace=grace)
         rows = (await connection.execute(living)).all()
         return {row.server_id for row in rows if row.owner != self._owner}
+
+    async def slots_of(self, server_id: str) -> set[datetime]:
+        """The slots that the ledger knows of a server."""
+        async with self._transaction() as connection:
+            slots = await connection.scalars(statements.slots_of(self.account, server_id))
+            return {statements.instant_of(slot) for slot in slots}
 
     async def save(self, kept: ServerPower) -> None:
         """Write what is known of a server's power outside of any rotation."""

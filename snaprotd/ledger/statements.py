@@ -126,6 +126,10 @@ def open_bodies(account: str) -> Select[Any]:
     return select(ROTATIONS.c.body).where(_of(account), ROTATIONS.c.is_open)
 
 
+def slots_of(account: str, server_id: str) -> Select[Any]:
+    return select(ROTATIONS.c.slot).where(_of(account), ROTATIONS.c.server_id == server_id)
+
+
 # -- what was ----------------------------------------------------------------------------------------------------------
 
 

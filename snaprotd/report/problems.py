@@ -99,6 +99,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Look in the provider's panel why it does not start; `snaprotd leave-off {server}` lets go of it.",
             alerts=("SnaprotdServerHeldOff", "SnaprotdServerDoesNotStart"),
         ),
+        "start_in_doubt": Kind(
+            severity=ALARM,
+            says="by the ledger a start is owed to the server, but a newer snapshot of ours is not in the ledger: "
+            "that may be an old copy, so nothing is started",
+            do="Start the server in the provider's panel if it is to run, else let go of the start: "
+            "`snaprotd leave-off {server}`.",
+            alerts=("SnaprotdServerHeldOff",),
+        ),
         "start_owed_elsewhere": Kind(
             severity=ALARM,
             says="a start is owed to {label}, server {id} of the account at {account}, which is not the account of "
@@ -279,7 +287,7 @@ def without_rotation(
 ) -> Iterator[Problem]:
     """Of a server that a start is owed to, or of which a rotation was set aside, whether it is configured or not."""
     if debt is not None and running is None:
-        yield _there_is("start_owed", server=label)
+        yield _there_is("start_in_doubt" if debt.power.in_doubt else "start_owed", server=label)
     if set_aside is not None:
         yield _there_is("set_aside", server=label, why_it_was_set_aside=set_aside)
 

@@ -10,6 +10,7 @@ from snaprotd.config.settings import Config, Target
 from snaprotd.core.model import Machine, Owner, Server, Snapshot
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import Policy, stops_itself
+from snaprotd.core.power import ServerPower
 from snaprotd.core.retention import Decision
 from snaprotd.core.room import Room
 from snaprotd.core.rotation import Rotation
@@ -222,3 +223,19 @@ def ids_of(texts: Sequence[str], targets: Sequence[Target], servers: Sequence[Se
             return names if found else f"no server is named {text}"
         ids.append(found.pop())
     return ids
+
+
+def owed_row(owed: ServerPower) -> Json:
+    """A start that is owed, as the ledger has it."""
+    power = owed.power
+    if power.in_doubt:
+        why = "was stopped by snaprotd, as this ledger has it, which may be an old copy: it is not started"
+    elif power.went_off:
+        why = "was stopped by snaprotd, and was not seen running since"
+    else:
+        why = "was asked to stop by snaprotd, and was not seen off yet"
+    return {
+        "server_id": plain_id(owed.server_id),
+        "since": zulu(power.went_off_at or power.held_off_since),
+        "why": f"{owed.label} {why}",
+    }

@@ -114,6 +114,7 @@ async def tools_by_terms(
     The ledger at `path` is written where that can be; where not, nothing is lost but the record of what is done here.
     """
     async with cloud_by_terms(terms, environ, transport) as cloud, ledger_or_none(path, terms) as ledger:
+        ledger.starts.account = account_at(terms.base_url)
         inventory = Inventory(cloud)
         try:
             yield Tools(
@@ -146,7 +147,12 @@ async def ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
 
 def account_of(config: Config) -> str:
     """Whose servers they are, in the ledger: the provider's host."""
-    return urlsplit(config.api.base_url).netloc
+    return account_at(config.api.base_url)
+
+
+def account_at(base_url: str) -> str:
+    """Whose servers they are that are reached at this address."""
+    return urlsplit(base_url).netloc
 
 
 def terms_of(config: Config) -> Terms:
@@ -157,6 +163,7 @@ def terms_of(config: Config) -> Terms:
         request_timeout=config.api.timeout,
         settle=config.api.settle,
         poll_interval=config.poll_interval,
+        instance=config.instance,
     )
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from snaprotd.core import power
 from snaprotd.core.model import Server
-from snaprotd.core.power import START_BACKOFF_CAP, Power
-from tests.support.nouns import a_server
+from snaprotd.core.ownership import taken_since
+from snaprotd.core.power import START_BACKOFF_CAP, UNACCOUNTED, Power, Terms
+from tests.support.nouns import a_server, a_snapshot
 
 NOW = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 EARLIER = NOW - timedelta(minutes=7)
@@ -191,7 +192,7 @@ SETTLED, LATE = 50.0, 2 * 100.0 + 600.0 + 50.0
     ids=["it struck", "it struck long ago", "never struck", "never, long ago", "a start is young", "untouched"],
 )
 def test_a_stop_that_was_not_seen_to_strike_may_do_so_for_longer(record: Power, may: bool) -> None:
-    assert record.may_strike(settle=40.0, stop_timeout=100.0, start_timeout=600.0) is may
+    assert record.may_strike(Terms(settle=40.0, stop_timeout=100.0, start_timeout=600.0)) is may
 
 
 @pytest.mark.parametrize(("age", "open_still"), [(49.9, True), (50.0, False), (None, False)])
@@ -278,3 +279,46 @@ def test_law_nothing_is_only_watched_but_after_two_looks_at_a_running_server_wit
     for transition in happened:
         before, record = record, transition(record)
         assert not record.watched or before.watched or (before.running_for or 0.0) >= APART
+
+
+@pytest.mark.parametrize(
+    ("stopped_before", "counted", "is_unaccounted"),
+    [
+        (timedelta(minutes=7), 400.0, False),  # a process was there all the while
+        (timedelta(minutes=7), 3.0, True),
+        (timedelta(seconds=UNACCOUNTED + 3), 3.0, False),
+        (timedelta(days=7), None, False),
+    ],
+)
+def test_time_that_no_process_has_counted(
+    stopped_before: timedelta, counted: float | None, is_unaccounted: bool
+) -> None:
+    record = replace(OFF, held_off_since=NOW - stopped_before, stop_age=counted)
+    assert record.is_unaccounted_for(NOW) is is_unaccounted
+
+
+def test_a_doubt_is_kept_until_the_server_runs_or_is_stopped_anew() -> None:
+    doubted = power.doubted(OFF)
+    assert doubted.is_owed
+    assert not doubted.is_payable
+    assert power.merged(OFF, doubted).in_doubt
+    assert power.merged(doubted, OFF).in_doubt
+    assert not power.merged(doubted, power.promised(OFF, NOW)).in_doubt
+    assert not power.released(doubted).in_doubt
+    assert not power.promised(doubted, NOW).in_doubt
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "tells"),
+    [
+        ("snaprotd-main-20250116T050000Z", (), True),
+        ("snaprotd-main-20250116T050000Z", (datetime(2025, 1, 16, 5, tzinfo=UTC),), False),
+        ("snaprotd-other-20250116T050000Z", (), False),
+        ("by-hand", (), False),
+        ("snaprotd-main-20250116T033300Z", (), False),  # the clock may be so much ahead
+        ("snaprotd-main-20250116T032959Z", (), False),
+    ],
+)
+def test_what_was_taken_after_a_stop_and_is_not_known(name: str, known: tuple[datetime, ...], tells: bool) -> None:
+    found = taken_since(NOW, [a_snapshot(1, name, NOW)], instance="main", known=known)
+    assert (found is not None) is tells

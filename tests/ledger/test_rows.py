@@ -90,6 +90,7 @@ POWER_LATER = {
     "running_for": None,
     "watched": False,
     "missing_for": None,
+    "in_doubt": False,
 }
 """What is written of a server's power since then; of a row without it, no more is known."""
 

@@ -120,6 +120,10 @@ OF_A_SERVER = {
     "on again after 46 minutes": (held_off(held_off=False, minutes=46), []),
     "watched for two hours": (replace(WELL, running=replace(ROTATION, power=WATCHED)), []),
     "owed a start by no rotation": (replace(WELL, debt=OWED), ["start_owed"]),
+    "owed a start by what may be an old copy": (
+        replace(WELL, debt=replace(OWED, power=replace(OWED.power, in_doubt=True))),
+        ["start_in_doubt"],
+    ),
     "owed a start by its rotation": (replace(WELL, debt=OWED, running=ROTATION), []),
     "a rotation set aside": (replace(WELL, set_aside=ASIDE), ["set_aside"]),
     "a failure": (replace(WELL, latest=FAILED), ["failed"]),

@@ -44,7 +44,9 @@ class Moved(Promise):
     def __init__(self, folder: Path, **keys: str) -> None:
         super().__init__(folder, **keys)
         self.way = self.addressed = Addressed(self.world)
-        self.environ = {"STATE_DIRECTORY": str(folder)}
+        self.var = folder / "var"
+        self.var.mkdir()
+        self.environ = {"STATE_DIRECTORY": str(self.var)}
         self.old, self.new = folder / "state.db", folder / "elsewhere" / "new.db"
         self.new.parent.mkdir()
 
@@ -60,7 +62,7 @@ class Moved(Promise):
 
     @property
     def listed(self) -> list[str]:
-        return (self.folder / IN_FORCE).read_text().split()
+        return (self.var / IN_FORCE).read_text().split()
 
 
 async def test_a_good_file_that_names_another_ledger_pays_what_the_old_one_owes(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from snaprotd.commands.jobs.now import id_in
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import SnaprotdError
-from snaprotd.core.words import Json, plain_id, zulu
+from snaprotd.core.words import Json, zulu
 from snaprotd.ledger.address import name_of
+from snaprotd.report.rows import owed_row
 from snaprotd.wiring.assembly import open_ledger_to_read
 
 
@@ -34,16 +35,7 @@ async def read_owed(config: Config) -> list[Json]:
     """The servers that a start is owed to, with since when and why."""
     async with open_ledger_to_read(config) as ledger:
         owed = [] if ledger is None else await ledger.starts.owed()
-    return [
-        {
-            "server_id": plain_id(one.server_id),
-            "since": zulu(one.power.went_off_at or one.power.held_off_since),
-            "why": f"{one.label} was stopped by snaprotd, and was not seen running since"
-            if one.power.went_off
-            else f"{one.label} was asked to stop by snaprotd, and was not seen off yet",
-        }
-        for one in owed
-    ]
+    return [owed_row(one) for one in owed]
 
 
 def _who() -> str:
