@@ -64,7 +64,8 @@ class Orphan:
     def status(self) -> str:
         return self.provider.world.status_of("12345")
 
-    async def is_left_off(self) -> None:
+    async def is_left_off(self, *, refused: Callable[[Path], None] | None = None) -> None:
+        """`refused`: what is done to its file before that; the daemon refuses it, and goes on with the old one."""
         async with await Ledger.open(self.ledger, owner=uuid.uuid4().hex) as ledger:
             await ledger.set_marks([self.seen])
         hold = Hold(number=1, fits=lambda what: what == "create")
@@ -72,6 +73,10 @@ class Orphan:
         async with daemon(self.config, start=forked) as life:
             async with asyncio.timeout(UNTIL_IT_ENDS):
                 await hold.struck.wait()
+            if refused is not None:
+                refused(self.config)
+                life.send(signal.SIGHUP)
+                await life.has_said("the new configuration is refused")
             await life.kill()
         hold.release(drop=True)
         self.provider.holds = []
@@ -86,13 +91,13 @@ class Orphan:
 
 
 @asynccontextmanager
-async def orphan(folder: Path) -> AsyncIterator[Orphan]:
+async def orphan(folder: Path, *, refused: Callable[[Path], None] | None = None) -> AsyncIterator[Orphan]:
     """Its snapshot takes a day, so that nobody waits for it here."""
     world = World(speed=SPEED, token=TOKEN, snapshot_seconds=(86400, 86400))
     world.add_server("web-01")
     async with provider(world) as web:
         one = Orphan(folder, web)
-        await one.is_left_off()
+        await one.is_left_off(refused=refused)
         yield one
 
 
@@ -138,6 +143,14 @@ async def test_a_refused_file_does_not_leave_a_server_off(tmp_path: Path, spoil:
         async with spoiled_again as life:  # nothing is owed any more
             assert await life.ended() == REFUSED
         assert len(one.provider.asked("start")) == 1
+
+
+async def test_a_file_that_was_refused_by_the_daemon_that_was_killed_does_not_leave_a_server_off(
+    tmp_path: Path,
+) -> None:
+    async with orphan(tmp_path, refused=has_an_unknown_key) as one, daemon(one.config, start=forked) as life:
+        await life.ended()
+        one.is_on_after(REFUSED, life)
 
 
 @pytest.mark.parametrize("spoil", [has_an_unknown_key, is_not_yaml])

@@ -1,4 +1,4 @@
-"""The provider asks to be left alone for a day, or till the year 2099. The patience is our own: no server stays off."""
+"""The provider asks to be left alone for a day, or till the year 2100. The patience is our own: no server stays off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.claims import Claimed
 from snaprotd.simulator import Fault, World
 from tests.scenarios.test_power import SLOT, Night
-from tests.support.daemons import Watched, a_world, configure, daemon_on, entry
+from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, power
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_ticks")
 
@@ -25,7 +25,7 @@ LONGEST = 15 * MINUTE
 POLL = 15.0
 STARTS_APART = 300.0
 
-WITHOUT_END = {"a day": "86400", "an epoch": "1771404540", "a date": "Thu, 31 Dec 2099 23:59:59 GMT"}
+WITHOUT_END = {"a day": "86400", "an epoch": "1771404540", "a date": "Fri, 31 Dec 2100 23:59:59 GMT"}
 """An epoch is the time of the reset, as a provider has sent it: 56 years."""
 FOR_EVER = pytest.mark.parametrize("retry_after", WITHOUT_END.values(), ids=WITHOUT_END.keys())
 EITHER = pytest.mark.parametrize("status", [429, 503])
@@ -226,6 +226,28 @@ async def test_the_hurry_of_an_end_starts_a_server_whatever_its_rotation_waits_f
     history = world.servers["12345"].history
     assert history[-1][1] == "active"
     assert history[-1][0] - asked <= timedelta(seconds=2 * MINUTE + world.start_seconds + POLL)
+
+
+@FOR_EVER
+@pytest.mark.parametrize("request_", ["start", "look"])
+async def test_a_process_that_is_to_end_starts_a_server_whose_start_was_put_off_for_a_day(
+    tmp_path: Path, request_: str, retry_after: str
+) -> None:
+    """The first start came to nothing. The process is asked to end right after the answer that puts off the next."""
+    world = a_world(faults=[power("start_never", "start")])
+    watched, running = await begin(configure(tmp_path, entry("10 3 * * *", "stop_first: true")), world)
+    while not any(one.power.starts for one in watched.daemon.board.running.values()):  # noqa: ASYNC110
+        await asyncio.sleep(1)
+    world.faults.append(fault := refused(request_, 429, retry_after))
+    while fault.times:  # noqa: ASYNC110
+        await asyncio.sleep(1)
+    assert world.status_of("12345") == "stopped"
+    asked = world.now()
+    watched.daemon.stop()
+    assert await running == 0
+    history = world.servers["12345"].history
+    assert history[-1][1] == "active"
+    assert history[-1][0] - asked <= timedelta(seconds=MINUTE + world.start_seconds + 2 * POLL)
 
 
 async def test_a_stop_that_waited_for_its_turn_is_not_sent_by_a_process_that_is_to_end(tmp_path: Path) -> None:

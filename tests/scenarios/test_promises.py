@@ -422,28 +422,6 @@ async def test_a_row_that_is_damaged_newer_or_gone_leaves_no_server_off_and_stop
     assert [ended.result for ended in one.watched.ended][-3:] == ["success"] * 3
 
 
-async def test_a_row_that_is_not_understood_is_told(tmp_path: Path) -> None:
-    one = Promise(tmp_path)
-    one.world.snapshot_seconds = (900, 900)
-    await one.begin()
-    await one.until(lambda: "stopped" in one.history)
-    await one.kill()
-    edit(tmp_path / "state.db", "UPDATE rotations SET needs = 99 WHERE is_open")
-    async with looked_after(one):
-        await asyncio.sleep(30 * MINUTE)
-        report = await one.report()
-        assert report["state"] != "ok", report["problems"]
-
-
-async def test_the_row_of_a_rotation_that_runs_is_deleted_by_hand_and_its_server_is_started(tmp_path: Path) -> None:
-    one = Promise(tmp_path)
-    one.world.snapshot_seconds = (900, 900)
-    async with looked_after(one):
-        await one.until(lambda: "stopped" in one.history)
-        await asyncio.sleep(60)
-        edit(tmp_path / "state.db", "DELETE FROM rotations")
-
-
 @pytest.mark.parametrize("readable_by", [2, 99])
 async def test_a_ledger_of_a_newer_version_leaves_no_server_off(tmp_path: Path, readable_by: int) -> None:
     """Where it may not be used it is told, after the server was started."""
@@ -491,9 +469,15 @@ async def test_what_is_owed_in_one_account_outlives_a_while_with_another_one(tmp
 # -- resumed too late -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("struck", [True, False], ids=["switched on meanwhile", "never carried out"])
-async def test_a_server_that_runs_is_not_stopped_for_a_slot_that_is_long_past(tmp_path: Path, struck: bool) -> None:
-    one = Promise(tmp_path, *([] if struck else [power("stop_never", "stop")]))
+@pytest.mark.parametrize(
+    "faults",
+    [[], [power("stop_never", "stop")], [power("hang", "stop")]],
+    ids=["switched on meanwhile", "never carried out", "never answered"],
+)
+async def test_a_server_that_runs_is_not_stopped_for_a_slot_that_is_long_past(
+    tmp_path: Path, faults: list[Fault]
+) -> None:
+    one = Promise(tmp_path, *map(replace, faults))
     await one.begin()
     await one.until(lambda: "stop" in one.way.posts)
     await one.kill()
