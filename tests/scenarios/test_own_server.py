@@ -20,7 +20,7 @@ from snaprotd.simulator import Fault, Request, World
 from tests.support.daemons import HEAD, Watched, a_world, daemon_on, power
 from tests.support.lives import Story, night
 from tests.support.policies import a_policy
-from tests.support.processes import TOKEN, provider, run, write_config
+from tests.support.processes import TOKEN, next_second, provider, run, write_config
 
 SLOT = night(0)
 SENTENCE = "this looks like the machine that snaprotd runs on ({}): it would stop itself; run it elsewhere, or set "
@@ -197,6 +197,7 @@ async def test_on_the_server_that_it_is_to_stop_the_commands_say_so_and_nothing_
             f"front: this looks like the machine that snaprotd runs on (host name {socket.gethostname()});"
             in checked.out
         )
+        await next_second()
         assert (await run("now", "front", *of)).code == 0
         assert web.asked("stop") == []
 
