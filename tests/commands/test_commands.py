@@ -44,6 +44,7 @@ from tests.support.processes import (
     provider,
     recorded,
     run,
+    run_anew,
     running,
     until,
     write_config,
@@ -129,6 +130,9 @@ UNREADABLE = {
 
 DEMO = "demo --rounds 1 --servers 2 --speed 2000"
 
+ANEW = ("--version", "run")
+"""Those that are started as a shell does it, Python and all."""
+
 ALONE = [
     DEMO,
     "schema",
@@ -150,7 +154,7 @@ def bad_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(bad_file: Path) -> dict[str, Ended]:
     """How every line of ALONE ended, with $SNAPROTD_CONFIG naming a file that is full of mistakes."""
-    stories = [run(*shlex.split(line), SNAPROTD_CONFIG=str(bad_file)) for line in ALONE]
+    stories = [(run_anew if line in ANEW else run)(*shlex.split(line), SNAPROTD_CONFIG=str(bad_file)) for line in ALONE]
     return dict(zip(ALONE, asyncio.run(together(*stories)), strict=True))
 
 

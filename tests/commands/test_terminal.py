@@ -10,7 +10,7 @@ import pytest
 
 from snaprotd.core.model import snapshot_name
 from tests.report.test_status import HISTORY, REPORT, held_to, many
-from tests.support.processes import Provider, run
+from tests.support.processes import Provider, next_second, run
 from tests.support.scenes import Fleet, at_work, fleet, night
 from tests.support.stages import Stage
 from tests.support.terminals import run_in_terminal
@@ -107,7 +107,7 @@ async def test_now_shows_a_line_that_moves_through_the_steps(tmp_path: Path) -> 
         assert first.code == 0
         assert "5/7 wait: the snapshot is in progress" in first.text
         assert "success: app-02 has snaprotd-main-" in first.text
-        await asyncio.sleep(1 - asyncio.get_running_loop().time() % 1)  # the next second, so another slot
+        await next_second()
         second = await run_in_terminal("now", "app-02", "--config", str(told.config), columns=100)
         assert "(usually" in second.text
 

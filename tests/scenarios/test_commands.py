@@ -89,8 +89,10 @@ async def test_a_rotation_whose_reader_leaves_goes_on_to_its_end(tmp_path: Path,
 BAD = ("check", "--config", "no-such-file.yaml")
 
 
-@pytest.mark.parametrize("arguments", [("schema",), ("--version",), ("--help",), ("completion", "bash")])
-@pytest.mark.parametrize("errors_too", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "errors_too"),
+    [(("schema",), False), (("--version",), True), (("--help",), False), (("completion", "bash"), True)],
+)
 async def test_a_command_whose_reader_leaves_fails(arguments: tuple[str, ...], errors_too: bool) -> None:
     assert await run_for_a_reader_who_leaves(*arguments, lines=0, errors_too=errors_too) == 1
 

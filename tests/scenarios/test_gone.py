@@ -136,11 +136,39 @@ async def test_a_list_that_cannot_be_relied_on_makes_no_server_gone(tmp_path: Pa
     assert world.status_of("12345") == "active"
 
 
-async def test_a_server_that_is_gone_ends_the_rotation_that_owed_its_start(tmp_path: Path) -> None:
+async def test_a_server_that_is_gone_ends_the_rotation_that_owed_its_start_but_not_before_its_time(
+    tmp_path: Path,
+) -> None:
+    """`start_timeout` is counted from the first 404, however long the start has been waited for by then."""
     world = a_world("web-01", "web-02")
     async with daemon_on(configure(tmp_path, nightly()), world) as watched:
-        await held_off(watched, world)
-        world.remove_server("12345")
+        world.faults.append(power("start_never", "start", times=None))
+        await watched.reaches(Step.START)
         await asyncio.sleep(20 * MINUTE)
+        world.remove_server("12345")
+        await asyncio.sleep(4 * MINUTE)
+        assert watched.ended == []
+        assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 1
+        await asyncio.sleep(10 * MINUTE)
         assert [one.held_off for one in watched.ended] == [False]
         assert [one.result for one in watched.ended] == ["failure"]
+
+
+async def test_an_answer_in_between_makes_the_time_begin_anew_for_which_a_server_was_not_found(tmp_path: Path) -> None:
+    """A replica that lags behind answers now and then; for hours there are more 404s than anything else."""
+    world = a_world("web-01", "web-02")
+    async with daemon_on(configure(tmp_path, nightly()), world) as watched:
+        world.faults.append(power("start_never", "start", times=None))
+        await watched.reaches(Step.START)
+        lagging = world.servers["12345"]
+        for _ in range(10):
+            world.servers.pop("12345")
+            await asyncio.sleep(4 * MINUTE)
+            world.servers["12345"] = lagging
+            await asyncio.sleep(MINUTE)
+        assert watched.ended == []
+        world.faults.clear()
+        await asyncio.sleep(10 * MINUTE)
+        assert [one.error for one in watched.ended] == [None]
+        assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 0
+    assert world.status_of("12345") == "active"

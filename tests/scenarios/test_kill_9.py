@@ -26,7 +26,6 @@ from tests.support.processes import (
     Provider,
     daemon,
     first_of,
-    forked,
     provider,
     recorded,
     running,
@@ -104,7 +103,7 @@ class Night:
     async def life_until(self, hold: Hold, *, drop: bool = False, release: bool = True) -> bool:
         """One life that is killed while `hold` holds a request; False if the rotation ended before there was one."""
         self.provider.holds = [hold]
-        async with daemon(self.config, start=forked) as life:
+        async with daemon(self.config) as life:
             await first_of(hold.struck.wait(), self.end(), life.ended())
             assert life.returncode is None, life.said
             await life.kill()
@@ -112,9 +111,9 @@ class Night:
             hold.release(drop=drop)
         return hold.struck.is_set()
 
-    async def last_life(self, *, start: Any = forked) -> None:
+    async def last_life(self) -> None:
         """A life that goes on to the end, and what must be true then and when all that is late has come."""
-        async with daemon(self.config, start=start) as life:
+        async with daemon(self.config) as life:
             await first_of(self.end(), life.ended())
             assert life.returncode is None, life.said
             self.judge()
@@ -181,8 +180,9 @@ PLOTS = [
 LOOKS = 6
 """Requests of a rotation before its first change. Killed at an earlier one than the last of them, nothing differs: that
 is told once, while all answers arrive."""
-STRIDE = size(4, 1)
-"""In the short form a plot has every fourth request, and the next plot those beside them: each request has three."""
+STRIDE = size(6, 1)
+"""In the short form a plot has every sixth request, and the next plot those beside them: each request has two, one of
+them `before`."""
 SIDE_BY_SIDE = size(2, 8)
 """Nights told at the same time: some of each is waiting."""
 
@@ -251,7 +251,7 @@ async def test_a_server_that_was_off_when_the_process_was_killed_is_soon_on_agai
         assert await told.life_until(Hold(number=1, fits=lambda what: what == "create"))
         killed = datetime.now(UTC)
         assert told.world.status_of(told.server_id) == "stopped"
-        await told.last_life(start=running)
+        await told.last_life()
         back = next(at for at, status in told.world.servers[told.server_id].history if at > killed)
         assert (back - killed).total_seconds() < SOON
 
@@ -312,7 +312,8 @@ async def test_a_second_sigterm_ends_at_once_and_the_next_start_brings_the_serve
 
 
 async def test_sigterm_while_nothing_is_done_ends_with_0(tmp_path: Path) -> None:
-    async with night(tmp_path) as told, daemon(told.config) as life:
+    """As a shell starts it, Python and all."""
+    async with night(tmp_path) as told, daemon(told.config, start=running) as life:
         await told.end()
         life.send(signal.SIGTERM)
         assert await life.ended() == 0

@@ -30,7 +30,6 @@ from tests.support.processes import (
     _living,
     daemon,
     environment,
-    forked,
     provider,
     running_on_a_full_disk,
     write_config,
@@ -64,14 +63,19 @@ class Orphan:
     def status(self) -> str:
         return self.provider.world.status_of("12345")
 
-    async def is_left_off(self) -> None:
+    async def is_left_off(self, *, refused: Callable[[Path], None] | None = None) -> None:
+        """`refused`: what is done to its file before that; the daemon refuses it, and goes on with the old one."""
         async with await Ledger.open(self.ledger, owner=uuid.uuid4().hex) as ledger:
             await ledger.set_marks([self.seen])
         hold = Hold(number=1, fits=lambda what: what == "create")
         self.provider.holds = [hold]
-        async with daemon(self.config, start=forked) as life:
+        async with daemon(self.config) as life:
             async with asyncio.timeout(UNTIL_IT_ENDS):
                 await hold.struck.wait()
+            if refused is not None:
+                refused(self.config)
+                life.send(signal.SIGHUP)
+                await life.has_said("the new configuration is refused")
             await life.kill()
         hold.release(drop=True)
         self.provider.holds = []
@@ -86,13 +90,13 @@ class Orphan:
 
 
 @asynccontextmanager
-async def orphan(folder: Path) -> AsyncIterator[Orphan]:
+async def orphan(folder: Path, *, refused: Callable[[Path], None] | None = None) -> AsyncIterator[Orphan]:
     """Its snapshot takes a day, so that nobody waits for it here."""
     world = World(speed=SPEED, token=TOKEN, snapshot_seconds=(86400, 86400))
     world.add_server("web-01")
     async with provider(world) as web:
         one = Orphan(folder, web)
-        await one.is_left_off()
+        await one.is_left_off(refused=refused)
         yield one
 
 
@@ -131,13 +135,21 @@ async def test_a_refused_file_does_not_leave_a_server_off(tmp_path: Path, spoil:
     """The server is started and watched, then the code of the reason tells systemd not to try again."""
     async with orphan(tmp_path) as one:
         spoil(one.config)
-        async with daemon(one.config, start=forked, STATE_DIRECTORY=str(tmp_path)) as life:
+        async with daemon(one.config, STATE_DIRECTORY=str(tmp_path)) as life:
             await life.ended()
             one.is_on_after(REFUSED, life)
-        spoiled_again = daemon(one.config, start=forked, STATE_DIRECTORY=str(tmp_path))
+        spoiled_again = daemon(one.config, STATE_DIRECTORY=str(tmp_path))
         async with spoiled_again as life:  # nothing is owed any more
             assert await life.ended() == REFUSED
         assert len(one.provider.asked("start")) == 1
+
+
+async def test_a_file_that_was_refused_by_the_daemon_that_was_killed_does_not_leave_a_server_off(
+    tmp_path: Path,
+) -> None:
+    async with orphan(tmp_path, refused=has_an_unknown_key) as one, daemon(one.config) as life:
+        await life.ended()
+        one.is_on_after(REFUSED, life)
 
 
 @pytest.mark.parametrize("spoil", [has_an_unknown_key, is_not_yaml])
@@ -146,7 +158,7 @@ async def test_the_line_of_the_ledger_is_read_from_a_refused_file(
 ) -> None:
     async with orphan(tmp_path) as one:
         spoil(one.config)
-        async with daemon(one.config, start=forked) as life:
+        async with daemon(one.config) as life:
             await life.ended()
             one.is_on_after(REFUSED, life)
 
@@ -154,7 +166,7 @@ async def test_the_line_of_the_ledger_is_read_from_a_refused_file(
 async def test_where_no_token_can_be_had_nothing_is_waited_for(tmp_path: Path) -> None:
     async with orphan(tmp_path) as one:
         has_an_unknown_key(one.config)
-        async with daemon(one.config, start=forked, VPS_API_TOKEN="") as life:
+        async with daemon(one.config, VPS_API_TOKEN="") as life:
             async with asyncio.timeout(5):
                 assert await life.ended() == 1, life.said
         assert one.provider.journal == []
@@ -164,7 +176,7 @@ async def test_sigterm_ends_what_cannot_be_paid_so_that_it_is_tried_again(tmp_pa
     async with orphan(tmp_path) as one:
         one.provider.world.faults.append(Fault(kind="start_never", times=None))
         has_an_unknown_key(one.config)
-        async with daemon(one.config, start=forked) as life:
+        async with daemon(one.config) as life:
             await life.has_said("a start is owed")
             await asyncio.sleep(1)
             life.send(signal.SIGTERM)
@@ -172,7 +184,7 @@ async def test_sigterm_ends_what_cannot_be_paid_so_that_it_is_tried_again(tmp_pa
                 assert await life.ended() == 1, life.said
         one.provider.world.faults.clear()
         one.provider.journal.clear()
-        async with daemon(one.config, start=forked) as life:
+        async with daemon(one.config) as life:
             await life.ended()
             one.is_on_after(REFUSED, life)
 

@@ -14,7 +14,7 @@ from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, 
 
 pytestmark = pytest.mark.usefixtures("one_clock")
 
-MINUTE = 60.0
+MINUTE, HOUR = 60.0, 3600.0
 
 
 def deleted(path: Path) -> None:
@@ -50,13 +50,21 @@ async def test_a_promise_is_written_again_within_seconds_and_kept_by_the_next_pr
     assert len(world.created) == 1
 
 
-async def test_a_rotation_goes_on_over_the_loss_of_its_ledger(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few_ticks", "silence")
+@pytest.mark.parametrize("lose", [deleted, replaced])
+async def test_a_rotation_goes_on_over_the_loss_of_its_ledger_and_the_next_slots_run(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
     world = a_world()
-    path = configure(tmp_path, entry("10 3 * * *", "stop_first: true"))
+    path = configure(tmp_path, entry("10 * * * *", "stop_first: true"))
     async with daemon_on(path, world) as watched:
         await watched.reaches(Step.WAIT)
-        deleted(tmp_path / "state.db")
+        lose(tmp_path / "state.db")
         await asyncio.sleep(40 * MINUTE)
         assert world.status_of("12345") == "active"
         assert [ended.result for ended in watched.ended] == ["success"]
         assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 0
+        await asyncio.sleep(2 * HOUR)
+        assert [ended.result for ended in watched.ended] == ["success"] * 3
+    assert len(world.created) == 3
+    assert world.status_of("12345") == "active"

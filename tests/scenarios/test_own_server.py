@@ -20,7 +20,7 @@ from snaprotd.simulator import Fault, Request, World
 from tests.support.daemons import HEAD, Watched, a_world, daemon_on, power
 from tests.support.lives import Story, night
 from tests.support.policies import a_policy
-from tests.support.processes import TOKEN, provider, run, write_config
+from tests.support.processes import TOKEN, next_second, provider, run, write_config
 
 SLOT = night(0)
 SENTENCE = "this looks like the machine that snaprotd runs on ({}): it would stop itself; run it elsewhere, or set "
@@ -168,7 +168,8 @@ async def test_the_page_says_that_the_daemon_would_stop_itself_until_the_file_sa
 @pytest.mark.real_time
 async def test_on_the_server_that_it_is_to_stop_the_commands_say_so_and_nothing_is_asked_of_it(tmp_path: Path) -> None:
     world = World(speed=2000.0, token=TOKEN)
-    world.add_server("front", hostname=socket.gethostname())
+    address = next((one for one in this_machine("").addresses if "." in one), "203.0.113.7")
+    world.add_server("front", hostname=socket.gethostname(), ip_address=address)
     world.add_server("back")
     servers: list[dict[str, Any]] = [
         {"id": 12345, "name": "front", "schedule": "@yearly", "stop_first": True},
@@ -196,6 +197,7 @@ async def test_on_the_server_that_it_is_to_stop_the_commands_say_so_and_nothing_
             f"front: this looks like the machine that snaprotd runs on (host name {socket.gethostname()});"
             in checked.out
         )
+        await next_second()
         assert (await run("now", "front", *of)).code == 0
         assert web.asked("stop") == []
 

@@ -1,4 +1,4 @@
-"""The provider asks to be left alone for a day, or till the year 2099. The patience is our own: no server stays off."""
+"""The provider asks to be left alone for a day, or till the year 2100. The patience is our own: no server stays off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.claims import Claimed
 from snaprotd.simulator import Fault, World
 from tests.scenarios.test_power import SLOT, Night
-from tests.support.daemons import Watched, a_world, configure, daemon_on, entry
+from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, power
+from tests.support.searches import IS_LONG, the_rest
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_ticks")
 
@@ -25,10 +26,12 @@ LONGEST = 15 * MINUTE
 POLL = 15.0
 STARTS_APART = 300.0
 
-WITHOUT_END = {"a day": "86400", "an epoch": "1771404540", "a date": "Thu, 31 Dec 2099 23:59:59 GMT"}
+WITHOUT_END = {"a day": "86400", "an epoch": "1771404540", "a date": "Fri, 31 Dec 2100 23:59:59 GMT"}
 """An epoch is the time of the reset, as a provider has sent it: 56 years."""
 FOR_EVER = pytest.mark.parametrize("retry_after", WITHOUT_END.values(), ids=WITHOUT_END.keys())
-EITHER = pytest.mark.parametrize("status", [429, 503])
+SHORT = [(429, "a day"), (503, "an epoch"), (429, "a date")]
+LONG = [(status, text) for status in (429, 503) for text in WITHOUT_END]
+PAIRS = LONG if IS_LONG else SHORT
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "start": {"method": "POST", "path": "/servers/*/power/", "action": "start"},
@@ -87,11 +90,11 @@ async def renew(tools: Tools) -> None:
 SOON, LATER = MINUTE + POLL, LONGEST + POLL
 LONGER = [
     # the request that is refused, after so many that are not; how much longer the server may be off
-    *(("stop", 0, status, text, 0) for status in (429, 503) for text in WITHOUT_END),
-    *(("create", 0, status, text, LATER) for status in (429, 503) for text in WITHOUT_END),
-    *(("start", 0, status, text, SOON) for status in (429, 503) for text in WITHOUT_END),
-    *(("look", 5, status, text, SOON) for status in (429, 503) for text in WITHOUT_END),
-    *(("list", 3, status, text, LATER) for status in (429, 503) for text in WITHOUT_END),
+    *(("stop", 0, status, text, 0) for status, text in PAIRS),
+    *(("create", 0, status, text, LATER) for status, text in PAIRS),
+    *(("start", 0, status, text, SOON) for status, text in LONG),
+    *(("look", 5, status, text, SOON) for status, text in PAIRS),
+    *(("list", 3, status, text, LATER) for status, text in PAIRS),
     # while it stops: the list that it is off for waits then
     *(("look", skip, 429, "a day", LATER) for skip in range(5)),
     # while it is to start
@@ -100,6 +103,7 @@ LONGER = [
 ]
 
 
+@pytest.mark.search
 @pytest.mark.parametrize(("request_", "skip", "status", "text", "longer"), LONGER)
 async def test_a_server_runs_again_soon_whatever_was_refused_and_for_how_long(
     tmp_path: Path, request_: str, skip: int, status: int, text: str, longer: float
@@ -112,34 +116,36 @@ async def test_a_server_runs_again_soon_whatever_was_refused_and_for_how_long(
     assert one.downtime <= undisturbed.downtime + longer
 
 
-@FOR_EVER
-@EITHER
+@pytest.mark.parametrize(("status", "text"), SHORT + the_rest(*(pair for pair in LONG if pair not in SHORT)))
 async def test_a_start_that_is_refused_for_hours_is_asked_again_every_five_minutes(
-    tmp_path: Path, status: int, retry_after: str
+    tmp_path: Path, status: int, text: str
 ) -> None:
-    one = LongNight(tmp_path, refuses := refused("start", status, retry_after, times=None))
+    one = LongNight(tmp_path, refuses := refused("start", status, WITHOUT_END[text], times=None))
     rotating = asyncio.create_task(one.end())
-    await asyncio.sleep(3 * HOUR)
+    await asyncio.sleep(2 * HOUR)
     refuses.times, normal_again = 0, one.world.now()
     rotation = await rotating
     waits = [(later - earlier).total_seconds() for earlier, later in pairwise(one.times("start"))]
-    assert len(waits) > 30
+    assert len(waits) > 20
     assert max(waits) <= STARTS_APART + POLL
     assert one.times("start")[-1] - normal_again <= timedelta(seconds=STARTS_APART + POLL)
     await one.see_off(rotation)
 
 
-@FOR_EVER
-@pytest.mark.parametrize("refuses", ["look", "everything"])
+SENSELESS = [("look", "a day"), ("everything", "an epoch"), ("look", "a date")]
+MORE_SENSELESS = [("everything", "a day"), ("look", "an epoch"), ("everything", "a date")]
+
+
+@pytest.mark.parametrize(("refuses", "text"), SENSELESS + the_rest(*MORE_SENSELESS))
 async def test_a_server_is_started_soon_after_the_provider_has_come_to_its_senses(
-    tmp_path: Path, refuses: str, retry_after: str
+    tmp_path: Path, refuses: str, text: str
 ) -> None:
     one = LongNight(tmp_path)
     rotating = asyncio.create_task(one.end())
     while one.status != "stopped":  # noqa: ASYNC110
         await asyncio.sleep(1)
     only = REQUESTS["look"] if refuses == "look" else {}
-    one.world.faults.append(Fault(kind="status", status=429, retry_after=retry_after, times=None, **only))
+    one.world.faults.append(Fault(kind="status", status=429, retry_after=WITHOUT_END[text], times=None, **only))
     await asyncio.sleep(3 * HOUR)
     one.world.faults.clear()
     normal_again = one.world.now()
@@ -151,14 +157,14 @@ async def test_a_server_is_started_soon_after_the_provider_has_come_to_its_sense
 # -- a server that nothing holds off ----------------------------------------------------------------------------------
 
 
-@FOR_EVER
-async def test_the_later_slots_of_a_server_are_not_in_flight_for_a_day(tmp_path: Path, retry_after: str) -> None:
+@pytest.mark.parametrize("text", ["a day", *the_rest(("an epoch",), ("a date",))])
+async def test_the_later_slots_of_a_server_are_not_in_flight_for_a_day(tmp_path: Path, text: str) -> None:
     """The rotation that is refused at every turn ends by its own patience."""
     world = a_world()
     path = configure(tmp_path, entry("10 * * * *", "snapshot_timeout: 30m", "start_timeout: 5m"))
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(9 * MINUTE)
-        world.faults.append(refused("create", 429, retry_after, times=None))
+        world.faults.append(refused("create", 429, WITHOUT_END[text], times=None))
         await asyncio.sleep(HOUR)
         world.faults.clear()
         await asyncio.sleep(3 * HOUR)
@@ -226,6 +232,28 @@ async def test_the_hurry_of_an_end_starts_a_server_whatever_its_rotation_waits_f
     history = world.servers["12345"].history
     assert history[-1][1] == "active"
     assert history[-1][0] - asked <= timedelta(seconds=2 * MINUTE + world.start_seconds + POLL)
+
+
+@FOR_EVER
+@pytest.mark.parametrize("request_", ["start", "look"])
+async def test_a_process_that_is_to_end_starts_a_server_whose_start_was_put_off_for_a_day(
+    tmp_path: Path, request_: str, retry_after: str
+) -> None:
+    """The first start came to nothing. The process is asked to end right after the answer that puts off the next."""
+    world = a_world(faults=[power("start_never", "start")])
+    watched, running = await begin(configure(tmp_path, entry("10 3 * * *", "stop_first: true")), world)
+    while not any(one.power.starts for one in watched.daemon.board.running.values()):  # noqa: ASYNC110
+        await asyncio.sleep(1)
+    world.faults.append(fault := refused(request_, 429, retry_after))
+    while fault.times:  # noqa: ASYNC110
+        await asyncio.sleep(1)
+    assert world.status_of("12345") == "stopped"
+    asked = world.now()
+    watched.daemon.stop()
+    assert await running == 0
+    history = world.servers["12345"].history
+    assert history[-1][1] == "active"
+    assert history[-1][0] - asked <= timedelta(seconds=MINUTE + world.start_seconds + 2 * POLL)
 
 
 async def test_a_stop_that_waited_for_its_turn_is_not_sent_by_a_process_that_is_to_end(tmp_path: Path) -> None:

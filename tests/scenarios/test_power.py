@@ -30,6 +30,7 @@ from tests.support.daemons import daemon_on, power, write_config
 from tests.support.lives import Story, night
 from tests.support.policies import a_policy
 from tests.support.promises import Witnessed
+from tests.support.searches import size
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
@@ -377,9 +378,20 @@ def kill_after(one: Night, what: str, moments: int) -> None:
     one.story.after_request = after
 
 
-@pytest.mark.parametrize("killed", [None, 1, 4], ids=["not killed", "killed at once", "killed soon"])
-@pytest.mark.parametrize("delay", [5.0, 30.0, 90.0])
-@pytest.mark.parametrize("what", REQUESTS)
+NOT, AT_ONCE, SOON = None, 1, 4
+"""Moments after which the process is killed."""
+DELAYS, KILLS = (5.0, 30.0, 90.0), (NOT, AT_ONCE, SOON)
+SQUARE = [
+    (what, delay, KILLS[(row + column + n) % 3])
+    for row, what in enumerate(REQUESTS)
+    for column, delay in enumerate(DELAYS)
+    for n in range(size(1, 3))
+]
+"""In the short form each request meets each delay once, and each kind of kill once."""
+
+
+@pytest.mark.search
+@pytest.mark.parametrize(("what", "delay", "killed"), SQUARE)
 async def test_a_request_that_is_carried_out_late_makes_no_second_snapshot_and_leaves_no_server_off(
     tmp_path: Path, what: str, delay: float, killed: int | None
 ) -> None:
@@ -483,8 +495,8 @@ IMPATIENT = "stop_first: true, start_timeout: 2m, snapshot_timeout: 4m"
 
 @pytest.mark.parametrize(
     ("good", "bad"),
-    [(43, BAD), *((9, [one]) for one in BAD)],
-    ids=["seven of fifty", *(one.__name__ for one in BAD)],
+    [pytest.param(size(13, 43), BAD, marks=pytest.mark.search), *((5, [one]) for one in BAD)],
+    ids=["seven of many", *(one.__name__ for one in BAD)],
 )
 async def test_a_bad_server_stops_no_other(tmp_path: Path, good: int, bad: list[Callable[[World, str], None]]) -> None:
     world = World(snapshot_seconds=(60, 90))

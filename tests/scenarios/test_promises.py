@@ -1,6 +1,7 @@
 """A server that we stopped is running a day later, whatever the provider's answers were worth, and whoever died.
 
-Each story is looked at every few minutes: nothing says that all is well while a server is off because of us.
+Each story is looked at every few minutes at first, then every half hour: nothing says that all is well while a server
+is off because of us.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from snaprotd.daemon.last_resort import pay_what_is_owed
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Reply, Request, World
 from tests.support.daemons import Watched, kill, look_around_less, power, write_config
+from tests.support.searches import size, the_rest
 from tests.support.world_transport import WorldTransport
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
@@ -105,7 +107,7 @@ class Promise:
         self.environ: dict[str, str] = {}
         policy = "".join(f", {key}: {value}" for key, value in keys.items())
         entry = f'{{id: 12345, name: web, schedule: "{schedule}", stop_first: true{policy}}}'
-        self.path = write_config(folder, f"[{entry}]\n{more}")
+        self.path = write_config(folder, f"[{entry}]\ndiscover_interval: 1h\n{more}")
         self.watched: Watched
         self._running: asyncio.Task[int] | None = None
 
@@ -149,16 +151,21 @@ class Promise:
             await asyncio.sleep(min(every, until - loop.time()))
             report = await self.report()
             told = report["state"] != "ok" or report["servers"][0]["stopped_by_us_since"] is not None
-            unnoticed = 0 if told or self.status == "active" else unnoticed + 1
-            assert unnoticed < 2, (self.status, report)
             metric = self.watched.value("snaprotd_server_stopped_by_us", "web")
-            assert self.status != "stopped" or unnoticed or metric == 1
+            is_known = told and (self.status != "stopped" or metric == 1)
+            unnoticed = 0 if is_known or self.status == "active" else unnoticed + 1
+            assert unnoticed < 2, (self.status, metric, report)
 
-    async def pass_the_rest_of_a_day(self) -> None:
+    async def pass_long(self, seconds: float) -> None:
+        """The first hour as `pass_time`, the rest as `pass_hours`."""
+        await self.pass_time(min(seconds, HOUR))
+        await self.pass_hours(seconds - min(seconds, HOUR))
+
+    async def pass_hours(self, seconds: float) -> None:
         """As `pass_time`; the daemon and the test look around less often still."""
         with pytest.MonkeyPatch.context() as patch:
             look_around_less(patch, tick=1801.3, leases=1801.1, file=3600.0, account=1801.7)
-            await self.pass_time(DAY - HOUR, every=1900.0)
+            await self.pass_time(seconds, every=1900.0)
 
 
 @asynccontextmanager
@@ -167,7 +174,7 @@ async def looked_after(one: Promise) -> AsyncIterator[Promise]:
     await one.begin()
     yield one
     await one.pass_time(HOUR)
-    await one.pass_the_rest_of_a_day()
+    await one.pass_hours(DAY - HOUR)
     assert one.status == "active"
     assert one.watched.value("snaprotd_server_stopped_by_us", "web") == 0
     assert await one.end() == 0
@@ -177,8 +184,14 @@ async def looked_after(one: Promise) -> AsyncIterator[Promise]:
 # -- a read that is older than the one before it -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lags_for", [0.0, 14.0], ids=["once", "for less than a poll"])
-@pytest.mark.parametrize("lags_at", range(9))
+LAGS = (0.0, 14.0)
+"""Seconds: once, and for less than a poll."""
+
+
+@pytest.mark.parametrize(
+    ("lags_at", "lags_for"),
+    [*((at, LAGS[at % 2]) for at in range(9)), *the_rest(*((at, LAGS[1 - at % 2]) for at in range(9)))],
+)
 async def test_a_stale_read_of_a_running_server_releases_nobody_from_the_start(
     tmp_path: Path, lags_at: int, lags_for: float
 ) -> None:
@@ -194,6 +207,8 @@ async def test_a_stale_read_of_a_running_server_releases_nobody_from_the_start(
 # -- an error answer to a power request proves nothing -------------------------------------------------------------
 
 ERRORS = (400, 401, 403, 404, 409, 500)
+EACH = size(2, 1)
+"""In the short form a search has every second of the errors, and the one after it has the others."""
 
 
 def after_the_fact(action: str, status: int) -> Fault:
@@ -207,7 +222,8 @@ async def test_a_stop_that_was_carried_out_and_answered_with_an_error_is_made_go
         await one.until(lambda: "stopped" in one.history)
 
 
-@pytest.mark.parametrize("status", ERRORS)
+@pytest.mark.search
+@pytest.mark.parametrize("status", ERRORS[::EACH])
 async def test_a_stop_that_was_answered_with_an_error_and_strikes_later_is_made_good(
     tmp_path: Path, status: int
 ) -> None:
@@ -241,7 +257,8 @@ async def test_a_stop_that_could_not_be_sent_does_not_undo_one_that_was_refused_
     assert one.way.posts.count("start") >= 1
 
 
-@pytest.mark.parametrize("status", ERRORS)
+@pytest.mark.search
+@pytest.mark.parametrize("status", ERRORS[EACH - 1 :: EACH])
 async def test_a_start_that_was_answered_with_an_error_is_asked_for_until_the_server_runs(
     tmp_path: Path, status: int
 ) -> None:
@@ -250,7 +267,8 @@ async def test_a_start_that_was_answered_with_an_error_is_asked_for_until_the_se
         await one.until(lambda: "stopped" in one.history)
 
 
-@pytest.mark.parametrize("status", ERRORS)
+@pytest.mark.search
+@pytest.mark.parametrize("status", ERRORS[::EACH])
 async def test_a_hard_stop_that_was_carried_out_and_answered_with_an_error_is_made_good(
     tmp_path: Path, status: int
 ) -> None:
@@ -260,10 +278,17 @@ async def test_a_hard_stop_that_was_carried_out_and_answered_with_an_error_is_ma
         await one.until(lambda: "stopped" in one.history)
 
 
-@pytest.mark.parametrize(("status", "strikes_after"), [(200, 140.0), *((status, 60.0) for status in (200, *ERRORS))])
-@pytest.mark.parametrize("action", ["stop", "hard_stop"])
+FIRST, THEN = (
+    ((200, 140.0), (400, 60.0), (403, 60.0), (409, 60.0)),
+    ((200, 60.0), (401, 60.0), (404, 60.0), (500, 60.0)),
+)
+TWICE = [*(("stop", *how) for how in FIRST), *(("hard_stop", *how) for how in THEN)]
+THE_OTHERS = [*(("stop", *how) for how in THEN), *(("hard_stop", *how) for how in FIRST)]
+
+
+@pytest.mark.parametrize(("action", "status", "strikes_after"), TWICE + the_rest(*THE_OTHERS))
 async def test_a_stop_that_a_proxy_sent_twice_may_strike_after_the_start_and_is_made_good(
-    tmp_path: Path, action: str, strikes_after: float, status: int
+    tmp_path: Path, action: str, status: int, strikes_after: float
 ) -> None:
     faults = [] if status == 200 else [after_the_fact(action, status)]
     keys = {"on_stop_timeout": "hard_stop"} if action == "hard_stop" else {}
@@ -275,7 +300,8 @@ async def test_a_stop_that_a_proxy_sent_twice_may_strike_after_the_start_and_is_
         await one.until(lambda: one.history.count("stopped") == 2)
 
 
-@pytest.mark.parametrize("status", [200, *ERRORS])
+@pytest.mark.search
+@pytest.mark.parametrize("status", [200, *ERRORS[EACH - 1 :: EACH]])
 async def test_a_start_that_a_proxy_sent_twice_changes_nothing(tmp_path: Path, status: int) -> None:
     one = Promise(tmp_path, *([] if status == 200 else [after_the_fact("start", status)]))
     one.way.doubled = {"start": 60.0}
@@ -298,12 +324,17 @@ async def test_an_acknowledged_stop_that_strikes_when_nobody_waits_for_it_is_mad
 ) -> None:
     one = Promise(tmp_path, power("slow_power", "stop", delay=delay))
     async with looked_after(one):
-        await one.pass_time(delay + HOUR)
+        await one.pass_long(delay + HOUR)
         assert one.history == ["active", "stopping", "stopped", "starting", "active"]
 
 
-@LATE
-@pytest.mark.parametrize("killed", [True, False], ids=["killed", "ended"])
+@pytest.mark.parametrize(
+    ("delay", "killed"),
+    [
+        *((JUST_AFTER, True), (5 * HOUR, False), (23 * HOUR, True)),
+        *the_rest((JUST_AFTER, False), (5 * HOUR, True), (23 * HOUR, False)),
+    ],
+)
 async def test_an_acknowledged_stop_that_strikes_under_another_process_is_made_good(
     tmp_path: Path, delay: float, killed: bool
 ) -> None:
@@ -314,7 +345,7 @@ async def test_an_acknowledged_stop_that_strikes_under_another_process_is_made_g
     await (one.kill() if killed else one.end())
     await asyncio.sleep(20)
     async with looked_after(one):
-        await one.pass_time(delay + HOUR)
+        await one.pass_long(delay + HOUR)
         assert one.history == ["active", "stopping", "stopped", "starting", "active"]
 
 
@@ -353,7 +384,7 @@ async def test_a_stop_that_never_struck_is_forgotten_after_a_day_and_a_person_ma
     await one.begin()
     for _ in range(3):
         await one.pass_time(HOUR)
-        await one.pass_the_rest_of_a_day()
+        await one.pass_hours(DAY - HOUR)
         if restarts:
             assert await one.end() == 0
             await one.begin()
@@ -390,59 +421,37 @@ def edit(ledger: Path, *statements: str) -> None:
         connection.commit()
 
 
-HARM = pytest.mark.parametrize(
-    "harm",
-    [
-        pytest.param("UPDATE rotations SET body = substr(body, 1, 40) WHERE is_open", id="damaged"),
-        pytest.param("UPDATE rotations SET body = '{}' WHERE is_open", id="empty"),
-        pytest.param("UPDATE rotations SET needs = 99 WHERE is_open", id="newer"),
-        pytest.param("DELETE FROM rotations WHERE is_open", id="deleted"),
-        pytest.param("DELETE FROM rotations", id="all deleted"),
-        pytest.param("UPDATE powers SET body = 'x'", id="the record of its power damaged"),
-        pytest.param("UPDATE rotations SET body = 'x'; UPDATE powers SET body = 'x'", id="both damaged"),
-        pytest.param("DELETE FROM powers", id="the record of its power deleted"),
-    ],
-)
+HARM = {
+    "damaged": "UPDATE rotations SET body = substr(body, 1, 40) WHERE is_open",
+    "newer": "UPDATE rotations SET needs = 99 WHERE is_open",
+    "deleted": "DELETE FROM rotations WHERE is_open",
+    "the record of its power damaged": "UPDATE powers SET body = 'x'",
+    "both damaged": "UPDATE rotations SET body = 'x'; UPDATE powers SET body = 'x'",
+}
+MORE_HARM = {
+    "empty": "UPDATE rotations SET body = '{}' WHERE is_open",
+    "all deleted": "DELETE FROM rotations",
+    "the record of its power deleted": "DELETE FROM powers",
+}
 
 
-@HARM
+@pytest.mark.parametrize("harm", [*HARM, *the_rest(*((name,) for name in MORE_HARM))])
 async def test_a_row_that_is_damaged_newer_or_gone_leaves_no_server_off_and_stops_no_slot(
     tmp_path: Path, harm: str
 ) -> None:
+    statements = (HARM | MORE_HARM)[harm].split("; ")
     one = Promise(tmp_path, schedule="5 3,9,15,21 16 1 *")
     one.world.snapshot_seconds = (900, 900)
     await one.begin()
     await one.until(lambda: "stopped" in one.history, 4 * HOUR)
     await asyncio.sleep(60)
     await one.kill()
-    edit(tmp_path / "state.db", *harm.split("; "))
+    edit(tmp_path / "state.db", *statements)
     taken = len(one.world.created)
     async with looked_after(one):
         await one.until(lambda: one.history[-1] == "active", 40 * MINUTE)
     assert len(one.world.created) - taken >= 3
     assert [ended.result for ended in one.watched.ended][-3:] == ["success"] * 3
-
-
-async def test_a_row_that_is_not_understood_is_told(tmp_path: Path) -> None:
-    one = Promise(tmp_path)
-    one.world.snapshot_seconds = (900, 900)
-    await one.begin()
-    await one.until(lambda: "stopped" in one.history)
-    await one.kill()
-    edit(tmp_path / "state.db", "UPDATE rotations SET needs = 99 WHERE is_open")
-    async with looked_after(one):
-        await asyncio.sleep(30 * MINUTE)
-        report = await one.report()
-        assert report["state"] != "ok", report["problems"]
-
-
-async def test_the_row_of_a_rotation_that_runs_is_deleted_by_hand_and_its_server_is_started(tmp_path: Path) -> None:
-    one = Promise(tmp_path)
-    one.world.snapshot_seconds = (900, 900)
-    async with looked_after(one):
-        await one.until(lambda: "stopped" in one.history)
-        await asyncio.sleep(60)
-        edit(tmp_path / "state.db", "DELETE FROM rotations")
 
 
 @pytest.mark.parametrize("readable_by", [2, 99])
@@ -492,9 +501,15 @@ async def test_what_is_owed_in_one_account_outlives_a_while_with_another_one(tmp
 # -- resumed too late -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("struck", [True, False], ids=["switched on meanwhile", "never carried out"])
-async def test_a_server_that_runs_is_not_stopped_for_a_slot_that_is_long_past(tmp_path: Path, struck: bool) -> None:
-    one = Promise(tmp_path, *([] if struck else [power("stop_never", "stop")]))
+@pytest.mark.parametrize(
+    "faults",
+    [[], [power("stop_never", "stop")], [power("hang", "stop")]],
+    ids=["switched on meanwhile", "never carried out", "never answered"],
+)
+async def test_a_server_that_runs_is_not_stopped_for_a_slot_that_is_long_past(
+    tmp_path: Path, faults: list[Fault]
+) -> None:
+    one = Promise(tmp_path, *map(replace, faults))
     await one.begin()
     await one.until(lambda: "stop" in one.way.posts)
     await one.kill()
@@ -559,8 +574,17 @@ def freezable(ledger: Ledger, freezer: Freezer) -> None:
     ledger._transaction = transaction  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("thaws_after", [5 * MINUTE, 2 * HOUR], ids=["while the other works", "long after"])
-@pytest.mark.parametrize("step", [Step.STOP, Step.WAIT, Step.START])
+MEANWHILE, LONG_AFTER = 5 * MINUTE, 2 * HOUR
+"""Seconds: while the other process works, and when it has ended its rotation."""
+
+
+@pytest.mark.parametrize(
+    ("step", "thaws_after"),
+    [
+        *((Step.STOP, MEANWHILE), (Step.WAIT, LONG_AFTER), (Step.START, MEANWHILE)),
+        *the_rest((Step.STOP, LONG_AFTER), (Step.WAIT, MEANWHILE), (Step.START, LONG_AFTER)),
+    ],
+)
 async def test_a_process_that_was_frozen_with_a_server_off_finds_it_started_and_does_nothing_of_its_own(
     tmp_path: Path, step: Step, thaws_after: float
 ) -> None:
@@ -579,10 +603,9 @@ async def test_a_process_that_was_frozen_with_a_server_off_finds_it_started_and_
         await asyncio.sleep(thaws_after)
         freezer.thawed.set()
         await asyncio.sleep(HOUR)
+        first.daemon.stop()
+        assert first_running is not None
+        assert await first_running == 0
     assert set(first_way.posts[len(asked_before) :]) <= {"start"}
     assert len(one.world.created) == 1
     assert [*first_way.posts, *one.way.posts].count("stop") == 1
-    first.daemon.stop()
-    assert first_running is not None
-    assert await first_running == 0
-    assert one.status == "active"

@@ -7,24 +7,38 @@ of it. What it lacks is the half second of imports, which hundreds of them would
 from __future__ import annotations
 
 import asyncio
+import atexit
+import io
 import multiprocessing
 import os
 import signal
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.support.loaded"])
 
 
+@dataclass(frozen=True)
+class Streams:
+    """The files behind a process's standard streams: what it prints is added to them."""
+
+    output: Path
+    errors: Path
+    input: Path = Path(os.devnull)
+
+    @classmethod
+    def terminal(cls, name: str) -> Streams:
+        return cls(Path(name), Path(name), Path(name))
+
+
 class Fork:
-    """The part of asyncio's `Process` that tests use, for `snaprotd ARGUMENTS` in a fork.
+    """The part of asyncio's `Process` that tests use, for `snaprotd ARGUMENTS` in a fork."""
 
-    What it prints is added to the file `output`.
-    """
-
-    def __init__(self, *arguments: str, env: dict[str, str], output: Path) -> None:
-        self._process = _context.Process(target=_live, args=(arguments, env, output), daemon=True)
+    def __init__(self, *arguments: str, env: dict[str, str], streams: Streams) -> None:
+        self._process = _context.Process(target=_live, args=(arguments, env, streams, os.getcwd()), daemon=True)
         self._process.start()
         self._over = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -52,13 +66,34 @@ class Fork:
         return self._process.exitcode
 
 
-def _live(arguments: tuple[str, ...], env: dict[str, str], output: Path) -> None:
+def _live(arguments: tuple[str, ...], env: dict[str, str], streams: Streams, folder: str) -> None:
     from snaprotd.__main__ import main
 
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
+    time.tzset()
     sys.argv = ["snaprotd", *arguments]
-    log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(log, sys.stdout.fileno())
-    os.dup2(log, sys.stderr.fileno())
-    main()
+    _open(streams)
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()
+
+
+def _open(streams: Streams) -> None:
+    """Give the process its standard streams, as Python makes them at its start."""
+    writable = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY
+    for number, path, flags in ((0, streams.input, os.O_RDONLY | os.O_NOCTTY), (1, streams.output, writable)):
+        _put(os.open(path, flags), number)
+    _put(os.dup(1) if streams.errors == streams.output else os.open(streams.errors, writable), 2)
+    sys.stdin = io.TextIOWrapper(os.fdopen(0, "rb", closefd=False), encoding="utf-8")
+    sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", line_buffering=os.isatty(1))
+    binary = os.fdopen(2, "wb", closefd=False)
+    sys.stderr = io.TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def _put(descriptor: int, number: int) -> None:
+    if descriptor != number:
+        os.dup2(descriptor, number)
+        os.close(descriptor)

@@ -12,15 +12,17 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from snaprotd.simulator import Request, World, serve
-from tests.support.forks import Fork
+from tests.support.forks import Fork, Streams
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "Zq7-only-the-provider-may-see-this-4Kd"
@@ -102,28 +104,45 @@ async def run_redirected(*arguments: str, to: str) -> int:
         return await process.wait()
 
 
-async def run(*arguments: str, stdin: str | None = None, **more: str) -> Ended:
-    """Run one command to its end. Whatever it was, it has shown neither the token nor a traceback."""
+async def run(*arguments: str, stdin: str = "", **more: str) -> Ended:
+    """Run one command to its end, in a fork. Whatever it was, it has shown neither the token nor a traceback."""
+    with TemporaryDirectory() as folder:
+        streams = Streams(*(Path(folder) / name for name in ("output", "errors", "input")))
+        streams.input.write_text(stdin)
+        process = Fork(*arguments, env=environment(**more), streams=streams)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                code = await process.wait()
+        finally:
+            process.kill()
+            await process.wait()
+        out, err = streams.output.read_bytes(), streams.errors.read_bytes()
+    return _judged(code, out, err)
+
+
+async def run_anew(*arguments: str, **more: str) -> Ended:
+    """As `run`, in a process that is started as a shell does it: Python and all."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "snaprotd",
-        *arguments,
+        *(sys.executable, "-m", "snaprotd", *arguments),
         env=environment(**more),
-        stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(PATIENCE):
-            out, err = await process.communicate(None if stdin is None else stdin.encode())
+            out, err = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     assert process.returncode is not None
+    return _judged(process.returncode, out, err)
+
+
+def _judged(code: int, out: bytes, err: bytes) -> Ended:
     _judge_output(out + err)
-    return Ended(code=process.returncode, out=out.decode(), err=err.decode())
+    return Ended(code=code, out=out.decode(), err=err.decode())
 
 
 def _judge_output(output: bytes) -> None:
@@ -140,7 +159,7 @@ class Daemon:
 
     @property
     def said(self) -> str:
-        return self._output.read_text()
+        return self._output.read_text() if self._output.exists() else ""
 
     @property
     def returncode(self) -> int | None:
@@ -222,7 +241,7 @@ async def running_unread(*arguments: str, output: Path, errors: int, **more: str
 @asynccontextmanager
 async def forked(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
     """As `running`, by a process that has snaprotd loaded."""
-    async with _living(Fork(*arguments, env=environment(**more), output=output), output) as life:
+    async with _living(Fork(*arguments, env=environment(**more), streams=Streams(output, output)), output) as life:
         yield life
 
 
@@ -254,11 +273,16 @@ async def _copy(stream: asyncio.StreamReader, output: Path) -> None:
 
 
 @asynccontextmanager
-async def daemon(config: Path, *, start: Any = running, **more: str) -> AsyncIterator[Daemon]:
-    """`snaprotd run`. Lives of one configuration share one log. `start`: `running`, or another of those above."""
+async def daemon(config: Path, *, start: Any = forked, **more: str) -> AsyncIterator[Daemon]:
+    """`snaprotd run`. Lives of one configuration share one log. `start`: `forked`, or another of those above."""
     settings = {"SNAPROTD_LOG_LEVEL": "DEBUG", **more}
     async with start("run", "--config", str(config), output=config.with_suffix(".log"), **settings) as life:
         yield life
+
+
+async def next_second() -> None:
+    """Wait for it. Each rotation by hand is for the slot of its second, and only one can be."""
+    await asyncio.sleep(1 - time.time() % 1)
 
 
 async def until(holds: Callable[[], bool], *, what: str, patience: float = PATIENCE) -> None:

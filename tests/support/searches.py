@@ -1,13 +1,15 @@
 """Searches: tests that could look for a broken promise for ever. Each has a short form, and a long one.
 
 `make test` runs the short forms; `make prove` runs the long ones, and nothing else. A search is marked `search`, or is
-a law of Hypothesis, which is one by nature.
+a law of Hypothesis, which is one by nature. Where each case takes long the long form has `the_rest` of them only.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import pytest
 from hypothesis import settings
 
 IS_LONG = os.environ.get("SNAPROTD_PROVE") == "yes"
@@ -16,6 +18,11 @@ IS_LONG = os.environ.get("SNAPROTD_PROVE") == "yes"
 def size(short: int, long: int) -> int:
     """How far a search goes."""
     return long if IS_LONG else short
+
+
+def the_rest(*cases: tuple[Any, ...]) -> list[Any]:
+    """Parameters that only the long form has, each marked as a search; those beside them are left to `make test`."""
+    return [pytest.param(*case, marks=pytest.mark.search) for case in cases] if IS_LONG else []
 
 
 def examples(count: int) -> settings:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from tests.support.forks import Fork, Streams
 from tests.support.processes import LOOK_EVERY, PATIENCE, TOKEN, environment
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -82,10 +83,7 @@ async def run_in_terminal(
     settings = {**environment(TERM="xterm-256color"), **more}
     for name in {"COLUMNS", "NO_COLOR"} - more.keys():
         settings.pop(name, None)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *("-m", "snaprotd", *arguments), env=settings, stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
+    process = Fork(*arguments, env=settings, streams=Streams.terminal(os.ttyname(theirs)))
     shown = bytearray()
     ended = asyncio.Event()
 
@@ -106,12 +104,15 @@ async def run_in_terminal(
     asyncio.get_running_loop().add_reader(ours, read)
     try:
         async with asyncio.timeout(PATIENCE):
-            await ended.wait()
             code = await process.wait()
+            os.close(theirs)  # the last one: what is left is read, then there is an end
+            theirs = -1
+            await ended.wait()
     finally:
         asyncio.get_running_loop().remove_reader(ours)
         os.close(ours)
-        if process.returncode is None:
+        if theirs >= 0:
+            os.close(theirs)
             process.kill()
             await process.wait()
     text = shown.decode()
