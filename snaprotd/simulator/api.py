@@ -75,8 +75,10 @@ def answer(world: World, request: Request) -> Reply:
             (request.method, path, world.later(fault.delay, lambda: _ignore(_carry_out(world, request, None))))
         )
         return Reply(status=0, effect="cut")
-    if kind in ("status", "html", "redirect", "huge"):
+    if kind in ("status", "html", "redirect", "huge", "proxy"):
         return _wrong_answer(world, request, fault)
+    if kind == "doubled":
+        return _done_twice(world, request, fault)
     reply = _carry_out(world, request, fault)
     if kind in ("lost", "hang_done"):
         return Reply(status=0, effect="cut" if kind == "lost" else "hang")
@@ -111,7 +113,19 @@ def _wrong_answer(world: World, request: Request, fault: Fault) -> Reply:
             status=fault.status, body=b"<html><h1>We will be back</h1></html>", headers={"content-type": "text/html"}
         )
     headers = {"retry-after": fault.retry_after} if fault.retry_after else {}
+    if fault.kind == "proxy":
+        return _json(fault.status, {"code": fault.status, "message": "no upstream"}, headers)
     return _json(fault.status, {"detail": f"simulated {fault.status}"}, headers)
+
+
+def _done_twice(world: World, request: Request, fault: Fault) -> Reply:
+    """What a proxy does that sends a request again; it answers with what came last before its client was answered."""
+    reply = _carry_out(world, request, None)
+    if fault.delay:
+        world.later(fault.delay, lambda: _ignore(_carry_out(world, request, None)))
+    else:
+        reply = _carry_out(world, request, None)
+    return reply if fault.status < 400 else _json(fault.status, {"detail": f"simulated {fault.status}"})
 
 
 def _bent_list(reply: Reply, fault: Fault) -> Reply:
@@ -155,17 +169,17 @@ def _route(world: World, request: Request, fault: Fault | None) -> Reply:
 # -- the calls ---------------------------------------------------------------------------------------------------
 
 
-def _list_servers(world: World, request: Request, _: re.Match[str], __: Fault | None) -> Reply:
+def _list_servers(world: World, request: Request, _: re.Match[str], fault: Fault | None) -> Reply:
     servers = [
-        _server(world, server, request)
+        _server(world, server, fault)
         for server in world.servers.values()
         if request.query.get("status") in (None, server.status) and request.query.get("location") in (None, LOCATION)
     ]
     return _page(request, servers, world.page_size, "/servers/")
 
 
-def _get_server(world: World, request: Request, found: re.Match[str], _: Fault | None) -> Reply:
-    return _json(200, _server(world, _known(world, found[1]), request))
+def _get_server(world: World, _: Request, found: re.Match[str], fault: Fault | None) -> Reply:
+    return _json(200, _server(world, _known(world, found[1]), fault))
 
 
 def _power(world: World, request: Request, found: re.Match[str], fault: Fault | None) -> Reply:
@@ -260,13 +274,14 @@ def _known_snapshot(world: World, snapshot_id: str) -> SimSnapshot:
     return found
 
 
-def _server(world: World, server: SimServer, request: Request) -> dict[str, Any]:
+def _server(world: World, server: SimServer, fault: Fault | None) -> dict[str, Any]:
+    stale_by = fault.delay if fault and fault.kind == "stale" else 0.0
     key = "uuid" if world.id_kind == "uuid_key" else "id"
     return {
         key: server.ref,
         "name": server.name,
         "hostname": server.hostname,
-        "status": server.status,
+        "status": world.status_before(server, stale_by) if stale_by else server.status,
         "ip_address": server.ip_address,
         "location": LOCATION,
         "plan": "4 GB",

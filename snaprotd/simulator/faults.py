@@ -14,6 +14,9 @@ KINDS = {
     "hang_done": "the work is done, and no answer comes",
     "status": "an error with `status` (429, 500, 503 ...) and, if set, `retry_after`; `done=1` does the work before",
     "html": "an HTML page with `status` (200); `done=1` does the work before",
+    "proxy": "an error with `status` (502) in JSON that is not the provider's; `done=1` does the work before",
+    "doubled": "the work is done, and again `delay` seconds later; answered with `status`, if that is an error",
+    "stale": "servers are shown with the status that they had `delay` seconds before",
     "truncated": "the work is done, the answer ends in the middle",
     "empty": "a list with no results",
     "short": "a list whose count is larger than its results",
@@ -31,6 +34,9 @@ KINDS = {
 }
 
 FAULT_HELP = "\n".join(f"  {kind:13} {meaning}" for kind, meaning in KINDS.items())
+
+_USUAL = {"html": 200, "doubled": 200, "proxy": 502}
+"""The status of those kinds whose own is not 500."""
 
 _EXAMPLE = "late:POST:/snapshots/:delay=30,times=2"
 
@@ -52,7 +58,7 @@ class Fault:
     delay: float = 30.0
     """Seconds of the simulated clock; they are divided by the world's speed."""
     status: int = 0
-    """0: 500, and 200 for an HTML page."""
+    """0: the one that is usual with the kind."""
     retry_after: str = ""
     done: bool = False
     word: str = "failed"
@@ -60,7 +66,7 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"`{self.kind}` is no kind of fault; there are {', '.join(KINDS)}")
-        self.status = self.status or (200 if self.kind == "html" else 500)
+        self.status = self.status or _USUAL.get(self.kind, 500)
         if not 200 <= self.status <= 599:
             raise ValueError(f"`status={self.status}`: a number from 200 to 599 is wanted")
         if not 0 <= self.delay < float("inf") or self.skip < 0 or (self.times is not None and self.times < 0):

@@ -197,6 +197,11 @@ class World:
         self.now()
         return self.servers[server_id].status
 
+    def status_before(self, server: SimServer, seconds: float) -> str:
+        """The status that the server had so many seconds ago, or had first."""
+        moment = self.clock() - timedelta(seconds=seconds / self.speed)
+        return next((status for at, status in reversed(server.history) if at <= moment), server.history[0][1])
+
     def snapshots_of(self, server_id: str) -> list[SimSnapshot]:
         """What the server really holds, listed or not, oldest first."""
         self.now()

@@ -15,8 +15,8 @@ from snaprotd.ledger.address import IN_FORCE
 from snaprotd.ledger.salvage import salvaged
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Request, World
-from tests.scenarios.test_promises import HOUR, Promise, Way
 from tests.support.daemons import power
+from tests.support.promised import HOUR, Promise, Way
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 

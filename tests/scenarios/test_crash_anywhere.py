@@ -1,13 +1,14 @@
 """The promises, under random crashes, lost and late answers, errors and histories.
 
-Each example is a server with some history and a policy, one to three nights, faults of the provider, and a set of
-moments at which the process dies: before or after any request, before or after any write of the ledger. The
-promises are checked from the provider's side, at every request and after every night.
+Each example is a server with some history and a policy, one to three nights, faults of the provider and of what lies
+on the way to it, and a set of moments at which the process dies: before or after any request, before or after any write
+of the ledger. Between two lives the ledger, the disk or the configuration may be harmed; instead of dying a process may
+be frozen, while another one goes on. The promises are checked from the provider's side: at every request, after every
+night, every few minutes, and a day after the last night.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import tempfile
 from collections.abc import Callable
@@ -22,17 +23,23 @@ from hypothesis import strategies as st
 
 from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull
 from snaprotd.simulator import Fault, World
-from tests.support.lives import Story, night
+from tests.support.harms import Harm
+from tests.support.histories import History
 from tests.support.policies import NIGHTLY, slots
-from tests.support.promises import Witnessed
 from tests.support.searches import size
 from tests.support.virtual_time import run_virtually
 
 SHARDS = 8
-EXAMPLES = size(25, 250)
-"""Of each shard: 200 in all, or 2,000."""
+EXAMPLES = size(40, 250)
+"""Of each shard: 320 in all, or 2,000."""
 
 SETTLE = 120.0
+FAR_BEHIND = 900.0
+"""Seconds."""
+LONG_AFTER = (950.0, 5 * 3600.0, 20 * 3600.0)
+"""Seconds: after the time-outs of the stop and of the start, and much longer."""
+THAWED_AFTER = (300.0, 7200.0, None)
+"""Seconds, or never."""
 MOMENTS = [
     f"{when} {change}"
     for when, change in product(("before", "after"), ("create", "stop", "start", "hard_stop", "delete"))
@@ -40,6 +47,7 @@ MOMENTS = [
 ID_KINDS = ("integer", "uuid", "uuid_key")
 FAULT_KINDS = {
     "cut",
+    "doubled",
     "empty",
     "ends",
     "foreign_next",
@@ -49,10 +57,12 @@ FAULT_KINDS = {
     "late",
     "late_listing",
     "lost",
+    "proxy",
     "redirect",
     "short",
     "slow_delete",
     "slow_power",
+    "stale",
     "start_never",
     "status",
     "stop_never",
@@ -60,9 +70,10 @@ FAULT_KINDS = {
     "trickle",
     "truncated",
 }
+GET_KINDS = ("cut", "hang", "html", "truncated", "short", "foreign_next", "redirect", "trickle")
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
-pytestmark = pytest.mark.usefixtures("silence")
+pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +86,10 @@ class Example:
     nights: int
     was_active: bool
     id_kind: str
+    harms: tuple[Harm, ...]
+    frozen_at: int | None
+    thaws_after: float | None
+    ledger_deleted_at: int | None
 
 
 def _ours(number: int) -> str:
@@ -121,13 +136,19 @@ policies = st.builds(
 
 _times = st.integers(1, 3)
 _skip = st.integers(0, 3)
+_looks = st.integers(0, 12)
 _late = st.sampled_from([1.0, 5.0, 30.0, 90.0, 115.0])
+
+POWER_ERRORS = (400, 401, 403, 404, 409, 423, 429, 500, 503)
+RETRY_AFTER = ("", "0", "7", "3600", "86400", "1737000000", "Fri, 01 Jan 2100 00:00:00 GMT")
+"""None, some seconds, an hour, a day, an epoch, and a date."""
+_retry_after = st.sampled_from(("", *RETRY_AFTER))
 
 faults = st.one_of(
     st.builds(
         Fault,
         kind=st.sampled_from(
-            ["lost", "cut", "late", "late", "late", "hang", "hang_done", "truncated", "stuck", "ends", "late_listing"]
+            ["lost", "cut", "late", "late", "hang", "hang_done", "truncated", "stuck", "ends", "late_listing"]
         ),
         method=st.just("POST"),
         path=st.just("/snapshots/"),
@@ -165,26 +186,67 @@ faults = st.one_of(
         method=st.sampled_from(["POST", "POST", "DELETE", "GET"]),
         status=st.sampled_from([400, 403, 404, 429, 500, 502, 503]),
         done=st.booleans(),
-        retry_after=st.sampled_from(["", "7"]),
+        retry_after=_retry_after,
         times=_times,
         skip=_skip,
     ),
+    # An error answer to a power request proves nothing.
     st.builds(
         Fault,
-        kind=st.sampled_from(["cut", "hang", "html", "truncated", "short", "foreign_next", "redirect", "trickle"]),
-        method=st.just("GET"),
-        times=st.integers(1, 8),
-        skip=st.integers(0, 8),
-        delay=st.just(60.0),
-    ),
-    # The enemy: a stop that strikes when the rotation may be over.
-    st.builds(
-        Fault,
-        kind=st.sampled_from(["late", "slow_power"]),
+        kind=st.sampled_from(["status", "status", "proxy", "html"]),
         method=st.just("POST"),
         path=st.just("/servers/*/power/"),
-        action=st.just("stop"),
-        delay=st.sampled_from([90.0, 115.0]),
+        action=st.sampled_from(["stop", "start", "hard_stop", ""]),
+        status=st.sampled_from(POWER_ERRORS),
+        done=st.booleans(),
+        retry_after=_retry_after,
+        times=_times,
+    ),
+    # A proxy that sends again what it sent, within the time that a request may be late.
+    st.builds(
+        Fault,
+        kind=st.just("doubled"),
+        method=st.just("POST"),
+        path=st.just("/servers/*/power/"),
+        action=st.sampled_from(["stop", "stop", "hard_stop", "start"]),
+        status=st.sampled_from([0, 0, *POWER_ERRORS]),
+        delay=st.sampled_from([0.0, 5.0, 60.0, 115.0]),
+        times=_times,
+    ),
+    # A replica that lags behind for less than a poll, or is far behind once.
+    st.builds(
+        lambda lag, skip: Fault(kind="stale", method="GET", delay=lag[0], times=lag[1], skip=skip),
+        st.one_of(st.tuples(st.just(29.0), st.integers(1, 8)), st.just((FAR_BEHIND, 1))),
+        _looks,
+    ),
+    # A server that is not found, in whosever words, and is listed: for longer than a start is waited for, too.
+    st.builds(
+        Fault,
+        kind=st.sampled_from(["status", "proxy", "html"]),
+        method=st.just("GET"),
+        path=st.just("/servers/*/"),
+        status=st.just(404),
+        times=st.sampled_from([1, 3, 60]),
+        skip=_looks,
+    ),
+    *2
+    * [
+        st.builds(
+            Fault,
+            kind=st.sampled_from(GET_KINDS),
+            method=st.just("GET"),
+            times=st.integers(1, 8),
+            skip=st.integers(0, 8),
+            delay=st.just(60.0),
+        ),
+    ],
+    # The enemy: a stop that strikes when the rotation may be over; or, where it was acknowledged, hours later.
+    st.builds(
+        lambda late: Fault(kind=late[0], method="POST", path="/servers/*/power/", action="stop", delay=late[1]),
+        st.one_of(
+            st.tuples(st.just("late"), st.sampled_from([90.0, 115.0])),
+            st.tuples(st.just("slow_power"), st.sampled_from([90.0, 115.0, *LONG_AFTER])),
+        ),
     ),
     # A list that shows nothing, and says so: for less than `settle`, which is what it is for.
     st.builds(Fault, kind=st.just("empty"), method=st.just("GET"), times=_times, skip=st.integers(0, 20)),
@@ -201,7 +263,7 @@ examples = st.builds(
     Example,
     policy=policies,
     history=histories.map(tuple),
-    faults=st.lists(faults, max_size=4).map(tuple),
+    faults=st.one_of(st.lists(faults, max_size=3), st.lists(faults, min_size=2, max_size=6)).map(tuple),
     crashes=st.frozensets(
         st.one_of(
             st.integers(1, 160),
@@ -216,25 +278,40 @@ examples = st.builds(
     nights=st.sampled_from([1, 1, 2, 3]),
     was_active=st.sampled_from([True, True, True, False]),
     id_kind=st.sampled_from(ID_KINDS),
+    harms=st.lists(st.sampled_from(Harm), min_size=2, max_size=4).map(tuple),
+    frozen_at=st.one_of(st.none(), st.none(), st.none(), st.integers(1, 160)),
+    thaws_after=st.sampled_from(THAWED_AFTER),
+    ledger_deleted_at=st.one_of(st.none(), st.none(), st.none(), st.integers(1, 40)),
 )
 
 
-def _honest(fault: Fault) -> Fault:
-    """A refusal means that nothing was done; only a 5xx may hide that it was."""
-    if fault.kind == "status" and fault.status < 500:
-        fault.done = False
-    return fault
+def fair(faults: tuple[Fault, ...]) -> list[Fault]:
+    """Without what nobody could keep a promise under.
+
+    Other than to a power request, a refusal means that nothing was done; only a 5xx may hide that it was: a snapshot
+    that was taken and refused with 429 would be asked for again. And two looks that are both far behind would prove
+    that a server runs which does not; as a server is taken for gone that is neither found nor listed for as long as a
+    start is waited for.
+    """
+    kept: list[Fault] = []
+    for fault in faults:
+        if fault.kind == "status" and fault.status < 500 and "power" not in fault.path:
+            fault.done = False
+        is_far_behind = fault.kind == "stale" and fault.delay == FAR_BEHIND
+        if not (is_far_behind and any(other.delay == FAR_BEHIND and other.kind == "stale" for other in kept)):
+            kept.append(fault)
+    return kept
 
 
-async def live(example: Example, folder: Path) -> list[str]:
-    """The broken promises of one example."""
+def history_of(example: Example, folder: Path) -> History:
+    """The example, about to be lived."""
     world = World(id_kind=example.id_kind, seed=example.nights)
     server_id = world.add_server("web-01", status="active" if example.was_active else "stopped")
     for name, status, age in example.history:
         created = datetime.now(UTC) - timedelta(hours=age) if isinstance(age, int) else age
         world.add_snapshot(server_id, name, status=status, created_at=created)
-    world.faults.extend(_honest(fault) for fault in example.faults)
-    story = Story(
+    world.faults.extend(fair(example.faults))
+    return History(
         world=world,
         ledger_path=folder / "state.db",
         policy=example.policy,
@@ -242,14 +319,19 @@ async def live(example: Example, folder: Path) -> list[str]:
         settle=SETTLE,
         poll_interval=30.0,
         crashes=set(example.crashes),
+        nights=example.nights,
+        was_active=example.was_active,
+        harms=example.harms,
+        frozen_at=example.frozen_at,
+        thaws_after=example.thaws_after,
+        # Not both: a process that is frozen writes nothing from memory.
+        ledger_deleted_at=example.ledger_deleted_at if example.frozen_at is None else None,
     )
-    witnessed = Witnessed(story)
-    for number in range(example.nights):
-        async with asyncio.timeout(2 * 86400):
-            rotation = await story.live_through(night(number))
-        await asyncio.sleep(3600)  # whatever comes late has come
-        witnessed.judge_rotation(rotation, was_active=example.was_active)
-    return witnessed.broken
+
+
+async def live(example: Example, folder: Path) -> list[str]:
+    """The broken promises of one example."""
+    return await history_of(example, folder).live()
 
 
 def search(shard: int, look: Callable[[Example], None]) -> None:
@@ -289,3 +371,23 @@ def test_the_search_is_long_enough_to_meet_everything() -> None:
     )
     assert {(one.policy.when_full, one.nights) for one in met} == set(product(WhenFull, (1, 2, 3)))
     assert {(one.was_active, one.id_kind) for one in met} == set(product((True, False), ID_KINDS))
+    assert {harm for one in met for harm in one.harms[: len(one.crashes)]} == set(Harm)
+    assert {one.thaws_after for one in met if one.frozen_at} == set(THAWED_AFTER)
+    assert any(one.ledger_deleted_at and not one.frozen_at for one in met)
+
+
+@pytest.mark.search
+def test_the_search_is_long_enough_to_meet_every_way_in_which_an_answer_is_worth_nothing() -> None:
+    met: list[Fault] = []
+    for shard in range(SHARDS):
+        search(shard, lambda example: met.extend(fair(example.faults)))
+    to_power = [fault for fault in met if "power" in fault.path]
+    errors = [fault for fault in to_power if fault.kind in ("status", "proxy", "html")]
+    assert {fault.done for fault in errors} == {True, False}
+    assert {fault.status for fault in errors} == set(POWER_ERRORS)
+    assert {fault.retry_after for fault in errors} == set(RETRY_AFTER)
+    assert {fault.delay for fault in to_power if fault.kind == "slow_power"} >= set(LONG_AFTER)
+    assert {fault.action for fault in to_power if fault.kind == "doubled"} == {"stop", "hard_stop", "start"}
+    assert {fault.delay for fault in met if fault.kind == "stale"} == {29.0, FAR_BEHIND}
+    not_found = [fault for fault in met if fault.method == "GET" and fault.status == 404]
+    assert {fault.kind for fault in not_found if fault.times == 60} == {"status", "proxy", "html"}

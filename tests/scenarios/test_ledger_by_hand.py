@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from snaprotd.core.rotation import Step
-from tests.scenarios.test_promises import DAY, HOUR, MINUTE, Promise, edit, looked_after
 from tests.support.daemons import Line, logged, look_around_less
+from tests.support.harms import edit
+from tests.support.promised import DAY, HOUR, MINUTE, Promise, looked_after
 
 pytestmark = pytest.mark.usefixtures("one_clock")
 

@@ -11,8 +11,8 @@ from snaprotd.core.errors import ConfigError
 from snaprotd.core.rotation import Step
 from snaprotd.daemon.last_resort import pay_what_is_owed
 from snaprotd.simulator import Fault
-from tests.scenarios.test_promises import DAY, HOUR, Promise
 from tests.support.daemons import look_around_less
+from tests.support.promised import DAY, HOUR, Promise
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 

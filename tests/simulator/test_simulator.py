@@ -851,6 +851,50 @@ async def _html(at: Visit, server_id: str) -> None:
     assert await at.listed() == ["before-update", "old"]
 
 
+@scene("proxy")
+async def _proxy(at: Visit, server_id: str) -> None:
+    order(at, "proxy", method="POST")
+    reply = await at.create(server_id)
+    assert (reply.status_code, reply.headers["Content-Type"]) == (502, "application/json")
+    assert "detail" not in reply.json()
+    assert await at.listed() == ["old"]
+    order(at, "proxy", method="POST", status=404, retry_after="9", done=True)
+    reply = await at.create(server_id)
+    assert (reply.status_code, reply.headers["Retry-After"]) == (404, "9")
+    assert await at.listed() == ["before-update", "old"]
+
+
+@scene("doubled")
+async def _doubled(at: Visit, server_id: str) -> None:
+    order(at, "doubled", method="DELETE", delay=0)
+    (old,) = at.world.snapshots
+    assert (await at.ask("DELETE", f"/snapshots/{old}/")).status_code == 404
+    order(at, "doubled", method="POST", delay=100)
+    assert (await at.power(server_id, "stop")).status_code == 200
+    seen = []
+    for seconds in (30, 69, 2):
+        at.clock.forward(seconds / at.world.speed)
+        seen.append(await at.status(server_id))
+        at.world.set_status(server_id, "active")
+    assert seen == ["stopped", "active", "stopping"]
+    order(at, "doubled", method="POST", status=409)
+    assert (await at.power(server_id, "start")).status_code == 409
+
+
+@scene("stale")
+async def _stale(at: Visit, server_id: str) -> None:
+    at.clock.forward(60 / at.world.speed)
+    at.world.set_status(server_id, "stopped")
+    at.clock.forward(20 / at.world.speed)
+    order(at, "stale", method="GET", delay=30, times=2)
+    (listed,) = (await at.read("/servers/"))["results"]
+    assert (listed["status"], await at.status(server_id), await at.status(server_id)) == ("active", "active", "stopped")
+    order(at, "stale", method="GET", delay=10, times=2)
+    assert await at.status(server_id) == "stopped"
+    order(at, "stale", method="GET", delay=3600)
+    assert await at.status(server_id) == "active"
+
+
 @scene("truncated")
 async def _truncated(at: Visit, server_id: str) -> None:
     order(at, "truncated", method="POST")

@@ -8,15 +8,18 @@ that moment nothing of it reaches the provider or the disk any more.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import uuid
 from collections import Counter as Tally
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import CloudError, LeaseLost
@@ -62,17 +65,51 @@ class Witness:
         self.finished_rotations.append(rotation)
 
 
+Gate = Callable[[], Awaitable[None]]
+"""What a process asks of the world outside goes through it, and so do the answers: shut, the process is frozen."""
+
+
+async def _open() -> None:
+    """The gate of a process that nobody freezes."""
+
+
 class MortalLedger(Ledger):
     """The real ledger, told of a crash before each transaction and after it."""
 
     moment: Callable[[str], None] = staticmethod(lambda _: None)
+    gate: Gate = staticmethod(_open)
+    is_disk_full = False
+    """Then it can be read, and nothing that was written is kept."""
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        await self.gate()
         self.moment("before write")
         async with super()._transaction() as connection:
+            before = await self._changes(connection)
             yield connection
+            if await self._changes(connection) != before:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.moment("after write")
+        await self.gate()
+
+    async def _changes(self, connection: AsyncConnection) -> int:
+        """Rows changed so far, as far as that matters."""
+        if not self.is_disk_full:
+            return 0
+        return int((await connection.exec_driver_sql("SELECT total_changes()")).scalar_one())
+
+
+class GatedTransport(WorldTransport):
+    """The way to the provider of a process that can be frozen: before it begins to send, or before it is answered."""
+
+    gate: Gate = staticmethod(_open)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await self.gate()
+        answer = await super().handle_async_request(request)
+        await self.gate()
+        return answer
 
 
 @dataclass
@@ -114,8 +151,16 @@ class Story:
         return Rules(policy=self.policy, instance=self.instance, limit=self.limit)
 
     @asynccontextmanager
-    async def life(self, moment: Callable[[str], None] = lambda _: None) -> AsyncIterator[Tools]:
-        """A process's tools; `moment` is called, and told which, wherever the process may be killed."""
+    async def life(
+        self,
+        moment: Callable[[str], None] = lambda _: None,
+        gate: Gate = _open,
+        told: Callable[[Request, Reply], None] = lambda _, __: None,
+    ) -> AsyncIterator[Tools]:
+        """A process's tools; `moment` is called, and told which, wherever the process may be killed.
+
+        `told` hears every answer that this process gets.
+        """
 
         def before(request: Request) -> None:
             moment(f"before {_kind(request)}")
@@ -123,9 +168,11 @@ class Story:
 
         def after(request: Request, reply: Reply) -> None:
             self.after_request(request, reply)
+            told(request, reply)
             moment(f"after {_kind(request)}")
 
-        transport = WorldTransport(self.world, before=before, after=after)
+        transport = GatedTransport(self.world, before=before, after=after)
+        transport.gate = gate
         token = token_source(None, {"VPS_API_TOKEN": self.world.token})
         cloud = VpsOrg(
             base_url="https://vps.invalid/api/v1",
@@ -135,7 +182,7 @@ class Story:
             transport=transport,
         )
         ledger: Any = await MortalLedger.open(self.ledger_path, owner=uuid.uuid4().hex, lock=False)
-        ledger.moment = moment
+        ledger.moment, ledger.gate = moment, gate
         inventory = Inventory(cloud)
         try:
             yield Tools(
@@ -148,7 +195,7 @@ class Story:
                 poll_interval=self.poll_interval,
             )
         finally:
-            ledger.moment = lambda _: None
+            ledger.moment, ledger.gate = lambda _: None, _open
             with suppress(BaseException):
                 await inventory.aclose()
             await cloud.aclose()

@@ -36,6 +36,8 @@ class Witnessed:
         self.story = story
         self.broken: list[str] = []
         self.creates = 0
+        self.forgives: set[str] = set()
+        """The promises that cannot be kept in this story, after what befell it."""
         story.before_request = self.before
         story.after_request = self.after
 
@@ -45,6 +47,11 @@ class Witnessed:
         if request.method == "DELETE":
             self._delete(request.path.split("/")[-2])
 
+    def say(self, broken: str) -> None:
+        """A promise is broken."""
+        if broken.partition(":")[0] not in self.forgives:
+            self.broken.append(broken)
+
     def after(self, request: Request, reply: Reply) -> None:
         """Nothing is judged by the answer: the client may never see it."""
 
@@ -53,9 +60,9 @@ class Witnessed:
         world = self.story.world
         pending = [due for method, path, due in world.late if (method, path) == ("POST", "/snapshots/")]
         if any(due > world.now() for due in pending):
-            self.broken.append(f"P4: {name} was asked for while another request for it was still open")
+            self.say(f"P4: {name} was asked for while another request for it was still open")
         if any(one.name == name for one in world.created):
-            self.broken.append(f"P4: {name} was asked for again although it had been made")
+            self.say(f"P4: {name} was asked for again although it had been made")
 
     def _delete(self, snapshot_id: str) -> None:
         held = true_snapshots(self.story)
@@ -64,21 +71,21 @@ class Witnessed:
             return  # gone already: a repeated request
         story, policy = self.story, self.story.policy
         if owner_of(victim, instance=story.instance, adopt=policy.adopt) is not Owner.MANAGED:
-            self.broken.append(f"P2: {victim.name} is not ours and was deleted")
+            self.say(f"P2: {victim.name} is not ours and was deleted")
         if victim.state not in (SnapshotState.COMPLETED, SnapshotState.FAILED):
-            self.broken.append(f"P5: {victim.name} was deleted while {victim.status}")
+            self.say(f"P5: {victim.name} was deleted while {victim.status}")
         self._judge_loss(victim, held)
         now = datetime.now(UTC)
         plan = plan_retention(held, story.rules, now=now)
         room = make_room(held, story.rules, now=now)
         allowed = {one.id for one in plan.deletions} | {room.delete.id if room.delete else ""}
         if victim.id not in allowed:
-            self.broken.append(f"P6: {victim.name} was deleted, which the true list does not allow")
+            self.say(f"P6: {victim.name} was deleted, which the true list does not allow")
 
     def _judge_loss(self, victim: Snapshot, held: list[Snapshot]) -> None:
         completed = [one for one in held if one.is_completed]
         if victim.is_completed and len(completed) == 1:
-            self.broken.append(f"P3: {victim.name} was the only completed snapshot and was deleted")
+            self.say(f"P3: {victim.name} was the only completed snapshot and was deleted")
         dated = [one for one in completed if one.created_at is not None]
         ours = [
             one
@@ -87,24 +94,38 @@ class Witnessed:
         ]
         newest = max(ours, key=lambda one: (one.created_at, int(one.id)), default=None)
         if victim == newest and self.story.policy.when_full is not WhenFull.REPLACE_LAST:
-            self.broken.append(f"P3: {victim.name}, our newest, was deleted")
+            self.say(f"P3: {victim.name}, our newest, was deleted")
 
     def judge_rotation(self, rotation: Rotation, *, was_active: bool) -> None:
         """After a rotation has ended, and all that could come late has come."""
+        self.judge_result(rotation)
+        self.judge_power(was_active=was_active)
+
+    def judge_result(self, rotation: Rotation) -> None:
+        """What a rotation says of itself, and what it made."""
         world, name = self.story.world, rotation.snapshot_name
         made = [one for one in world.created if one.name == name]
         if len(made) > 1:
-            self.broken.append(f"P4: {len(made)} snapshots for one slot")
+            self.say(f"P4: {len(made)} snapshots for one slot")
         if rotation.result in (Result.SUCCESS, Result.PARTIAL) and not any(one.status == "completed" for one in made):
-            self.broken.append(f"P7: {rotation.result}, and {name} is not completed")
+            self.say(f"P7: {rotation.result}, and {name} is not completed")
         if rotation.result is not Result.SUCCESS and not rotation.error:
-            self.broken.append("P7: a failure without a reason")
-        status = world.status_of(self.story.server_id)
-        if was_active and status != "active":
-            self.broken.append(f"P1: the server was running and is {status}")
-        if not was_active and status != "stopped":
-            self.broken.append(f"P1: the server was off and is {status}")
+            self.say("P7: a failure without a reason")
         if self.story.policy.stop_first and self.story.policy.on_stop_timeout != "snapshot_anyway":
             for one in made:
                 if one.server_status_when_taken != "stopped":
-                    self.broken.append(f"P4: {name} was taken of a server that was {one.server_status_when_taken}")
+                    self.say(f"P4: {name} was taken of a server that was {one.server_status_when_taken}")
+
+    def judge_power(self, *, was_active: bool, is_known: bool = True) -> None:
+        """The server is as it was before we came. `is_known`: somebody can know that it is off because of us."""
+        status = self.story.world.status_of(self.story.server_id)
+        if was_active and is_known and status != "active":
+            self.say(f"P1: the server was running and is {status}")
+        if not was_active and status != "stopped":
+            self.say(f"P1: the server was off and is {status}")
+
+    def judge_last_resort(self, *, paid: bool, was_active: bool) -> None:
+        """After what was owed was paid by a process that could not begin."""
+        status = self.story.world.status_of(self.story.server_id)
+        if was_active and (not paid or status != "active"):
+            self.say(f"P1: the process ended, paid: {paid}, and the server is {status}")

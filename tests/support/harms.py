@@ -1,0 +1,136 @@
+"""What befalls the ledger and the disk between two processes, and what is promised all the same."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from snaprotd.ledger.salvage import salvaged
+
+
+class Harm(StrEnum):
+    """What happens while no process lives, after one was killed."""
+
+    NONE = ""
+    ROW_DAMAGED = "the row of the rotation is damaged"
+    ROW_NEWER = "the row of the rotation asks for a newer snaprotd"
+    ROW_DELETED = "the row of the rotation is deleted"
+    ROWS_DELETED = "all rows of rotations are deleted"
+    POWER_DAMAGED = "the row of the server's power is damaged"
+    POWER_DELETED = "the row of the server's power is deleted"
+    BOTH_DAMAGED = "both rows are damaged"
+    BOTH_DELETED = "both rows are deleted"
+    LEDGER_DELETED = "the ledger is deleted"
+    FILE_REFUSED = "the configuration is refused at the restart"
+    DISK_READ_ONLY = "the disk is read-only at the restart"
+    DISK_FULL = "the disk is full at the restart, and for a while"
+
+
+EDITS: dict[Harm, tuple[str, ...]] = {
+    Harm.ROW_DAMAGED: ("UPDATE rotations SET body = substr(body, 1, 40) WHERE is_open",),
+    Harm.ROW_NEWER: ("UPDATE rotations SET needs = 99 WHERE is_open",),
+    Harm.ROW_DELETED: ("DELETE FROM rotations WHERE is_open",),
+    Harm.ROWS_DELETED: ("DELETE FROM rotations",),
+    Harm.POWER_DAMAGED: ("UPDATE powers SET body = 'x'",),
+    Harm.POWER_DELETED: ("DELETE FROM powers",),
+    Harm.BOTH_DAMAGED: ("UPDATE rotations SET body = 'x'", "UPDATE powers SET body = 'x'"),
+    Harm.BOTH_DELETED: ("DELETE FROM rotations", "DELETE FROM powers"),
+}
+"""As a person does it, or a disk."""
+
+FORGETS_THE_SLOT = frozenset(
+    {
+        Harm.ROW_DAMAGED,
+        Harm.ROW_NEWER,
+        Harm.ROW_DELETED,
+        Harm.ROWS_DELETED,
+        Harm.BOTH_DAMAGED,
+        Harm.BOTH_DELETED,
+        Harm.LEDGER_DELETED,
+    }
+)
+"""After these nobody knows what was asked for in a slot: whether a snapshot is asked for once only is not judged."""
+
+BEFORE_THE_DAEMON = frozenset({Harm.FILE_REFUSED, Harm.DISK_READ_ONLY})
+"""With these the daemon cannot begin: what is owed is paid first, and then the process ends."""
+
+
+def edit(ledger: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(ledger)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def delete_ledger(ledger: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a ledger's own columns still tell of the server."""
+
+    is_followed: bool = False
+    """Something is owed to it, or an old stop may turn out to have struck."""
+    is_open: bool = False
+    """A rotation of it is open, which tells the same."""
+
+
+def is_ledger(path: Path) -> bool:
+    """There is one, and its tables are made."""
+    if not path.exists():
+        return False
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'powers'").fetchone() is not None
+
+
+def told_by(ledger: Path) -> Told:
+    if not is_ledger(ledger):
+        return Told()
+    with closing(sqlite3.connect(ledger)) as connection:
+        (followed,) = connection.execute("SELECT count(*) FROM powers WHERE is_followed").fetchone()
+        (opened,) = connection.execute("SELECT count(*) FROM rotations WHERE is_open").fetchone()
+    return Told(is_followed=bool(followed), is_open=bool(opened))
+
+
+def befall(ledger: Path, harm: Harm) -> None:
+    """Do to the ledger what `harm` says; the disk and the configuration are for the next process to meet."""
+    if harm is Harm.LEDGER_DELETED:
+        delete_ledger(ledger)
+    elif harm in EDITS and is_ledger(ledger):
+        edit(ledger, *EDITS[harm])
+
+
+def is_promise_known(before: Told, after: Told) -> bool:
+    """Whether the promise to start the server again outlives a harm, done while no process lived.
+
+    It is written twice: in the row of the server's power, whose columns tell it where the body cannot be read, and in
+    that of the open rotation. What one of the two still tells is kept. Where both are gone, or the ledger with them,
+    nobody can know of it any more: that is the one case that is not judged. (A ledger that is deleted under a living
+    process is written again from memory.)
+    """
+    return not before.is_followed or after.is_followed or (before.is_open and after.is_open)
+
+
+def is_owed_on(ledger: Path) -> bool:
+    """A start is owed by what can be read of the ledger without using it."""
+    return bool(salvaged(ledger))
+
+
+@contextmanager
+def disk_is_read_only(ledger: Path, *, really: bool = True) -> Iterator[None]:
+    """The ledger cannot be opened as one meanwhile, as on such a disk; it can be read. (A test may be run by root.)"""
+    lock = ledger.with_name(ledger.name + ".lock")
+    if really:
+        lock.unlink(missing_ok=True)
+        lock.mkdir()
+    try:
+        yield
+    finally:
+        if really:
+            lock.rmdir()
