@@ -81,6 +81,8 @@ class Tools:
     request_timeout: float = 30.0
     """The longest that one whole request may take, in seconds: a lease must be good for as long."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    knows_its_account: bool = True
+    """The token is the one of the account whose servers these are, as far as a configuration can say so."""
 
 
 class Run:

@@ -201,10 +201,13 @@ async def _newer_than_the_debt(debtor: Debtor) -> Snapshot | None:
 
 
 async def _is_gone(debtor: Debtor, error: NotFound) -> Outcome:
-    """A server is gone when the provider has said so for all of `start_timeout`, and a whole list is without it."""
+    """A server is gone when the provider has said so for all of `start_timeout`, and a whole list is without it.
+
+    Not so where another account may be asked: at an address that was kept, but with a token that is another one's now.
+    """
     debtor.update_power(power.missing)
     since = debtor.power.missing_for
-    if since is None or since < debtor.start_timeout:
+    if since is None or since < debtor.start_timeout or not debtor.tools.knows_its_account:
         return Waiting(f"the server that is to be started is not found: {error}")
     if await debtor.tools.inventory.has(debtor.server_id):
         return Waiting(f"the server that is to be started is not found, and is in the list: {error}")

@@ -126,6 +126,7 @@ async def tools_by_terms(
                 poll_interval=terms.poll_interval,
                 request_timeout=terms.request_timeout,
                 machine=Machine,
+                knows_its_account=False,
             )
         finally:
             await inventory.aclose()

@@ -171,3 +171,18 @@ async def test_what_is_owed_to_another_account_is_paid_by_what_is_kept_beside_th
     await asyncio.sleep(HOUR)
     assert [each for each in (await one.report())["problems"] if each["server"] is None] == []
     assert await one.end() == 0
+
+
+async def test_a_server_that_another_account_does_not_show_is_not_taken_for_gone(tmp_path: Path) -> None:
+    """The address was kept, but the token may be another account's now: its answers say nothing of this server."""
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    other = World()
+    other.add_server("other", ref=999)
+    environ = {"VPS_API_TOKEN": one.world.token}
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(3 * HOUR):
+            await pay_what_is_owed([one.old], environ, ConfigError([]), Way(other))
+    async with asyncio.timeout(HOUR):
+        assert await pay_what_is_owed([one.old], environ, ConfigError([]), one.way)
+    assert one.status == "active"

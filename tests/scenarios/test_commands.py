@@ -30,13 +30,11 @@ from tests.support.processes import (
     provider,
     recorded,
     run,
-    run_for_a_reader_who_leaves,
-    run_redirected,
-    running_on_a_full_disk,
     until,
     write_config,
 )
 from tests.support.terminals import run_until_the_terminal_closes
+from tests.support.troubles import run_for_a_reader_who_leaves, run_redirected, running_on_a_full_disk
 
 pytestmark = pytest.mark.real_time
 

@@ -27,13 +27,13 @@ from tests.support.processes import (
     Daemon,
     Hold,
     Provider,
-    _living,
     daemon,
     environment,
+    living,
     provider,
-    running_on_a_full_disk,
     write_config,
 )
+from tests.support.troubles import running_on_a_full_disk
 
 pytestmark = pytest.mark.real_time
 
@@ -211,7 +211,7 @@ async def on_a_read_only_disk(*arguments: str, output: Path, folder: Path, **mor
             stdout=log,
             stderr=log,
         )
-    async with _living(process, output) as life:
+    async with living(process, output) as life:
         yield life
 
 

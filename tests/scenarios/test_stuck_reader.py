@@ -33,10 +33,10 @@ from tests.support.processes import (
     provider,
     recorded,
     running,
-    running_unread,
     until,
     write_config,
 )
+from tests.support.troubles import running_unread
 
 pytestmark = pytest.mark.real_time
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.salvage import salvaged
 
 
@@ -119,7 +120,10 @@ def is_promise_known(before: Told, after: Told) -> bool:
 
 def is_owed_on(ledger: Path) -> bool:
     """A start is owed by what can be read of the ledger without using it."""
-    return bool(salvaged(ledger))
+    try:
+        return bool(salvaged(ledger))
+    except LedgerError:
+        return False
 
 
 @contextmanager

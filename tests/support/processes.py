@@ -64,46 +64,6 @@ class Ended:
         return json.loads(self.out)
 
 
-async def run_for_a_reader_who_leaves(*arguments: str, lines: int, errors_too: bool, **more: str) -> int:
-    """Run one command, as `snaprotd ... | head -N` does; with `errors_too` as `2>&1 | head -N`. Its exit code.
-
-    After so many lines nobody reads any more. What else it writes to standard error is thrown away.
-    """
-    ours, theirs = os.pipe()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "snaprotd", *arguments),
-        env=environment(**more),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs if errors_too else asyncio.subprocess.DEVNULL,
-    )
-    os.close(theirs)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            with open(ours, "rb", buffering=0) as pipe:  # noqa: ASYNC230 - it is open already
-                for _ in range(lines):
-                    assert await asyncio.to_thread(pipe.readline)
-            return await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def run_redirected(*arguments: str, to: str) -> int:
-    """Run one command as `snaprotd ... TO` in a shell, with `to` such as `>/dev/full`. Its exit code."""
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", f'exec "$0" -m snaprotd "$@" {to}', sys.executable, *arguments),
-        env=environment(),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    async with asyncio.timeout(PATIENCE):
-        return await process.wait()
-
-
 async def run(*arguments: str, stdin: str = "", **more: str) -> Ended:
     """Run one command to its end, in a fork. Whatever it was, it has shown neither the token nor a traceback."""
     with TemporaryDirectory() as folder:
@@ -141,11 +101,11 @@ async def run_anew(*arguments: str, **more: str) -> Ended:
 
 
 def _judged(code: int, out: bytes, err: bytes) -> Ended:
-    _judge_output(out + err)
+    judge_output(out + err)
     return Ended(code=code, out=out.decode(), err=err.decode())
 
 
-def _judge_output(output: bytes) -> None:
+def judge_output(output: bytes) -> None:
     assert TOKEN.encode() not in output, output.decode()
     assert b"Traceback" not in output, output.decode()
 
@@ -185,13 +145,13 @@ class Daemon:
 
 
 @asynccontextmanager
-async def _living(process: asyncio.subprocess.Process | Fork, output: Path) -> AsyncIterator[Daemon]:
+async def living(process: asyncio.subprocess.Process | Fork, output: Path) -> AsyncIterator[Daemon]:
     life = Daemon(process, output)
     try:
         yield life
     finally:
         await life.kill()
-        _judge_output(life.said.encode())
+        judge_output(life.said.encode())
 
 
 @asynccontextmanager
@@ -209,67 +169,15 @@ async def running(*arguments: str, output: Path, **more: str) -> AsyncIterator[D
             stdout=log,
             stderr=log,
         )
-    async with _living(process, output) as life:
-        yield life
-
-
-OF_A_SHORT_QUEUE = """
-from snaprotd.logs import outlet
-outlet.MOST_LINES = 5
-from snaprotd.__main__ import main
-main()
-"""
-
-
-@asynccontextmanager
-async def running_unread(*arguments: str, output: Path, errors: int, **more: str) -> AsyncIterator[Daemon]:
-    """As `running`, but standard error is the descriptor `errors`, and only five lines may wait for its reader."""
-    settings = environment(SNAPROTD_LOG_LEVEL="DEBUG", **more)
-    with output.open("ab") as out:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-c", OF_A_SHORT_QUEUE, *arguments),
-            env=settings,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=out,
-            stderr=errors,
-        )
-    async with _living(process, output) as life:
+    async with living(process, output) as life:
         yield life
 
 
 @asynccontextmanager
 async def forked(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
     """As `running`, by a process that has snaprotd loaded."""
-    async with _living(Fork(*arguments, env=environment(**more), streams=Streams(output, output)), output) as life:
+    async with living(Fork(*arguments, env=environment(**more), streams=Streams(output, output)), output) as life:
         yield life
-
-
-@asynccontextmanager
-async def running_on_a_full_disk(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
-    """As `running`, but no file of the command's grows; what it prints comes to `output` through us."""
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", 'ulimit -f 0 && exec "$0" -m snaprotd "$@"', sys.executable, *arguments),
-        env=environment(**more),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    assert process.stdout is not None
-    copying = asyncio.create_task(_copy(process.stdout, output))
-    life = Daemon(process, output)
-    try:
-        yield life
-    finally:
-        await life.kill()
-        await copying
-        _judge_output(life.said.encode())
-
-
-async def _copy(stream: asyncio.StreamReader, output: Path) -> None:
-    with output.open("ab", buffering=0) as log:
-        while piece := await stream.read(65536):
-            log.write(piece)
 
 
 @asynccontextmanager
