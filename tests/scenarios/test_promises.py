@@ -55,6 +55,21 @@ async def test_a_stale_read_of_a_running_server_releases_nobody_from_the_start(
     assert one.way.posts.count("stop") == 1
 
 
+@pytest.mark.parametrize("path", ["/servers/", "*"], ids=["the list of servers", "anything"])
+async def test_a_list_that_cannot_be_read_releases_nobody_from_the_start(tmp_path: Path, path: str) -> None:
+    """What was listed before is no look: the server is switched off once more while no list can be read."""
+    one = Promise(tmp_path)
+    one.way.doubled = {"stop": 130.0}
+    unreadable = Fault(kind="status", method="GET", path=path, times=None)
+    async with looked_after(one):
+        await one.until(lambda: bool(one.watched.ended))
+        await asyncio.sleep(40)
+        one.world.faults.append(unreadable)
+        await one.until(lambda: one.history.count("stopped") == 2)
+        await asyncio.sleep(20 * MINUTE)
+        one.world.faults.remove(unreadable)
+
+
 # -- an error answer to a power request proves nothing -------------------------------------------------------------
 
 ERRORS = (400, 401, 403, 404, 409, 500)
