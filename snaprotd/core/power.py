@@ -57,6 +57,8 @@ class Power:
     """It was seen not to be running, after we had asked for that: the stop has struck."""
     unstruck: bool = False
     """A stop was sent, and has not been seen to strike."""
+    earlier_age: float | None = None
+    """Age of a stop before the last one that has not been seen to strike either: the next may strike before it."""
     waited_out: bool = False
     """The server was seen running at a time when that stop was no longer waited for."""
     came_back: bool = False
@@ -95,8 +97,7 @@ class Power:
     @property
     def is_followed(self) -> bool:
         """It is still looked after: something is owed or watched, or an old stop may turn out to have struck."""
-        unstruck = self.unstruck and self.stop_age is not None and self.stop_age < UNSTRUCK_FOR
-        return self.held_off or unstruck
+        return self.held_off or (self.unstruck and _may_yet(self.stop_age)) or _may_yet(self.earlier_age)
 
     def stop_is_open(self, *, settle: float, start_timeout: float) -> bool:
         """The last stop was not seen to strike, and may yet: no other is sent, and who asked for it waits for it.
@@ -124,6 +125,11 @@ class Power:
         """The last start request is old enough for another: each waits twice as long as the one before it."""
         backoff = min(poll_interval * 2.0 ** min(self.starts, 30), START_BACKOFF_CAP)
         return not self.starts or self.start_age >= backoff
+
+
+def _may_yet(age: float | None) -> bool:
+    """A stop of that age that was not seen to strike may still turn out to have struck."""
+    return age is not None and age < UNSTRUCK_FOR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +189,7 @@ def aged(power: Power, seconds: float) -> Power:
         power_open=older(power.power_open),
         request_age=older(power.request_age),
         stop_age=older(power.stop_age),
+        earlier_age=older(power.earlier_age),
         running_for=older(power.running_for),
         missing_for=older(power.missing_for),
     )
@@ -195,6 +202,7 @@ def promised(power: Power, now: datetime) -> Power:
     """A stop is about to be asked for. What was seen of the server before counts no more."""
     return replace(
         _stop_promised(power),
+        earlier_age=_earlier(power),
         asked=max(power.asked, power.released) + 1,
         held_off_since=now,
         stop_acknowledged=False,
@@ -206,6 +214,16 @@ def promised(power: Power, now: datetime) -> Power:
         starts=0,
         off_for=0.0,
     )
+
+
+def _earlier(power: Power) -> float | None:
+    """Age of what may strike besides the stop that is promised now.
+
+    One that was lost and is asked for again is no such: it was waited for, for as long as it may be late.
+    """
+    was_left = power.unstruck and (power.stop_acknowledged or not power.held_off)
+    age = power.stop_age if was_left else power.earlier_age
+    return age if _may_yet(age) else None
 
 
 def promised_harder(power: Power, now: datetime) -> Power:
@@ -279,6 +297,7 @@ def seen(power: Power, server: Server, now: datetime, *, apart: float) -> Power:
         asked=asked,
         went_off=True,
         unstruck=power.unstruck and (power.hard_stop or not server.is_stopped),  # of two stops one may still strike
+        earlier_age=power.earlier_age if power.held_off or power.unstruck else None,  # else it was that one
         came_back=False,
         went_off_at=power.went_off_at or now,
     )
@@ -324,4 +343,4 @@ def released(power: Power) -> Power:
 
 def given_up(power: Power) -> Power:
     """There is no server any more that could be started; or a person has let go of the start."""
-    return replace(released(power), unstruck=False)
+    return replace(released(power), unstruck=False, earlier_age=None)

@@ -116,6 +116,16 @@ TRANSITIONS: dict[str, tuple[Power, Callable[[Power], Power], dict[str, Any]]] =
         look(STOPPED),
         {"went_off": True, "went_off_at": NOW},
     ),
+    "the last stop has struck, one before it may yet": (
+        replace(TAKEN, earlier_age=3600.0),
+        look(STOPPED),
+        SEEN_OFF,
+    ),
+    "an old stop strikes, the one that was left": (
+        replace(OFF, released=1, earlier_age=3600.0, went_off=False, went_off_at=None),
+        look(STOPPED),
+        {"asked": 2, "earlier_age": None, "went_off": True, "went_off_at": NOW},
+    ),
     "it is seen off again": (OFF, look(STOPPED), {}),
     "it is seen running again, once": (OFF, look(ACTIVE), {"came_back": True, "running_for": 0.0, "off_for": 420.0}),
     "it was counted for longer than the clock says": (
@@ -278,3 +288,26 @@ def test_law_nothing_is_only_watched_but_after_two_looks_at_a_running_server_wit
     for transition in happened:
         before, record = record, transition(record)
         assert not record.watched or before.watched or (before.running_for or 0.0) >= APART
+
+
+LEFT = replace(TAKEN, released=1, stop_acknowledged=False, stop_age=7200.0)
+"""Nobody waits any more for the stop that never struck."""
+
+
+@pytest.mark.parametrize(
+    ("before", "earlier_age"),
+    [
+        (LEFT, 7200.0),
+        (replace(TAKEN, stop_age=900.0), 900.0),
+        (ASKED, None),
+        (replace(LEFT, stop_age=86400.0), None),
+        (replace(OFF, earlier_age=7200.0), 7200.0),
+        (replace(OFF, earlier_age=86400.0), None),
+    ],
+    ids=["left", "acknowledged", "lost, and asked for again", "forgotten", "left before that", "forgotten since"],
+)
+def test_a_stop_that_never_struck_is_remembered_beside_the_next_one(before: Power, earlier_age: float | None) -> None:
+    after = power.promised(before, NOW)
+    assert after.earlier_age == earlier_age
+    struck = power.released(look(STOPPED)(after))
+    assert struck.is_followed == (earlier_age is not None)

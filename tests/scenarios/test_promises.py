@@ -214,6 +214,18 @@ async def test_an_acknowledged_stop_that_strikes_while_no_process_runs_is_made_g
         await one.pass_time(HOUR)
 
 
+@LATE
+async def test_an_old_stop_that_strikes_after_the_next_slot_has_stopped_the_server_too_is_made_good(
+    tmp_path: Path, delay: float
+) -> None:
+    """Of two stops one was seen to strike. The other one may yet, for as long as an old stop may."""
+    one = Promise(tmp_path, power("slow_power", "stop", delay=delay + HOUR), schedule="5 3,4 16 1 *")
+    async with looked_after(one):
+        await one.pass_time(delay + 2 * HOUR)
+        assert one.history == ["active", *["stopping", "stopped", "starting", "active"] * 2]
+    assert one.way.posts == ["stop", "stop", "start", "start"]
+
+
 async def test_a_server_that_is_off_by_an_old_stop_is_in_the_metric_until_it_runs(tmp_path: Path) -> None:
     never = power("start_never", "start", times=None)
     one = Promise(tmp_path, power("slow_power", "stop", delay=5 * HOUR), never)
