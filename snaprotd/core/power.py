@@ -10,7 +10,7 @@ look proves nothing, for a read may be stale; nor does an error answer, for a pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from snaprotd.core.model import Server
@@ -59,6 +59,8 @@ class Power:
     """It was seen not to be running, after we had asked for that: the stop has struck."""
     unstruck: bool = False
     """A stop was sent, and has not been seen to strike."""
+    earlier_age: float | None = None
+    """Age of a stop before the last one that has not been seen to strike either: the next may strike before it."""
     waited_out: bool = False
     """The server was seen running at a time when that stop was no longer waited for."""
     came_back: bool = False
@@ -104,8 +106,7 @@ class Power:
     @property
     def is_followed(self) -> bool:
         """It is still looked after: something is owed or watched, or an old stop may turn out to have struck."""
-        unstruck = self.unstruck and self.stop_age is not None and self.stop_age < UNSTRUCK_FOR
-        return self.held_off or unstruck
+        return self.held_off or (self.unstruck and _may_yet(self.stop_age)) or _may_yet(self.earlier_age)
 
     def stop_is_open(self, *, settle: float, start_timeout: float) -> bool:
         """The last stop was not seen to strike, and may yet: no other is sent, and who asked for it waits for it.
@@ -117,16 +118,16 @@ class Power:
             patience = max(patience, start_timeout)
         return self.unstruck and self.power_open is not None and self.power_open < patience
 
-    def may_strike(self, terms: Terms) -> bool:
-        """A request of ours may still change the server's power.
+    def may_strike(self, *, settle: float, stop_timeout: float, start_timeout: float) -> bool:
+        """A request of ours may still change the server's power. All times are in seconds.
 
         A stop that was seen to strike is over, and only what was sent twice on its way may follow within `settle`. One
         that was not may strike for as long as the server may take for anything, counted from its time-out.
         """
-        settled = terms.settle * SETTLE_MARGIN
+        settled = settle * SETTLE_MARGIN
         late = self.stop_age if self.unstruck else None
         return (self.request_age is not None and self.request_age < settled) or (
-            late is not None and late < 2 * terms.stop_timeout + terms.start_timeout + settled
+            late is not None and late < 2 * stop_timeout + start_timeout + settled
         )
 
     def is_unaccounted_for(self, now: datetime) -> bool:
@@ -141,41 +142,9 @@ class Power:
         return not self.starts or self.start_age >= backoff
 
 
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What is needed to pay a start without any configuration; kept beside the promise. Never the token itself."""
-
-    base_url: str = ""
-    token_file: str = ""
-    """Empty where the token comes from the environment."""
-    request_timeout: float = 30.0
-    settle: float = 120.0
-    stop_timeout: float = 300.0
-    start_timeout: float = 600.0
-    poll_interval: float = 15.0
-    instance: str = ""
-    """Whose snapshots of the server are ours; empty where a record does not say."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerPower:
-    """The power of one server of an account, as the ledger keeps it."""
-
-    account: str
-    server_id: str
-    label: str
-    power: Power
-    terms: Terms = field(default_factory=Terms)
-    let_go: str = ""
-    """Who let go of a start that was owed, when and why; empty where nobody has."""
-
-    def may_strike(self) -> bool:
-        """A request of ours may still change the server's power."""
-        return self.power.may_strike(self.terms)
-
-    def lets_go_of(self, owing: Power) -> bool:
-        """Whether the start that is owed by `owing` was let go of, as this record has it."""
-        return not self.power.is_followed and self.power.released >= owing.asked
+def _may_yet(age: float | None) -> bool:
+    """A stop of that age that was not seen to strike may still turn out to have struck."""
+    return age is not None and age < UNSTRUCK_FOR
 
 
 def merged(one: Power, other: Power) -> Power:
@@ -203,6 +172,7 @@ def aged(power: Power, seconds: float) -> Power:
         power_open=older(power.power_open),
         request_age=older(power.request_age),
         stop_age=older(power.stop_age),
+        earlier_age=older(power.earlier_age),
         running_for=older(power.running_for),
         missing_for=older(power.missing_for),
     )
@@ -215,6 +185,7 @@ def promised(power: Power, now: datetime) -> Power:
     """A stop is about to be asked for. What was seen of the server before counts no more."""
     return replace(
         _stop_promised(power),
+        earlier_age=_earlier(power),
         asked=max(power.asked, power.released) + 1,
         held_off_since=now,
         stop_acknowledged=False,
@@ -226,6 +197,16 @@ def promised(power: Power, now: datetime) -> Power:
         starts=0,
         off_for=0.0,
     )
+
+
+def _earlier(power: Power) -> float | None:
+    """Age of what may strike besides the stop that is promised now.
+
+    One that was lost and is asked for again is no such: it was waited for, for as long as it may be late.
+    """
+    was_left = power.unstruck and (power.stop_acknowledged or not power.held_off)
+    age = power.stop_age if was_left else power.earlier_age
+    return age if _may_yet(age) else None
 
 
 def promised_harder(power: Power, now: datetime) -> Power:
@@ -298,6 +279,7 @@ def seen(power: Power, server: Server, now: datetime, *, apart: float) -> Power:
         asked=asked,
         went_off=True,
         unstruck=power.unstruck and (power.hard_stop or not server.is_stopped),  # of two stops one may still strike
+        earlier_age=power.earlier_age if power.held_off or power.unstruck else None,  # else it was that one
         came_back=False,
         went_off_at=power.went_off_at or now,
     )
@@ -347,4 +329,4 @@ def released(power: Power) -> Power:
 
 def given_up(power: Power) -> Power:
     """There is no server any more that could be started; or a person has let go of the start."""
-    return replace(released(power), unstruck=False)
+    return replace(released(power), unstruck=False, earlier_age=None)

@@ -1,4 +1,4 @@
-"""How a full server gets room for one more snapshot, or why it gets none."""
+"""How a full server gets room for one more snapshot, or why it gets none; and what a whole rotation would do."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from snaprotd.core.model import Snapshot
-from snaprotd.core.ownership import Judged, age_order, newest_first
+from snaprotd.core.model import Snapshot, SnapshotState, snapshot_name
+from snaprotd.core.ownership import Judged, age_order, newest_first, owner_of
 from snaprotd.core.policy import Policy, Rules, WhenFull
-from snaprotd.core.retention import demand_sense, kept_by_rules, rules_in_words
+from snaprotd.core.retention import Decision, demand_sense, kept_by_rules, plan_retention, rules_in_words
 
 NAMES_SHOWN = 5
 """Names listed of each owner where a server is blocked; the rest is counted."""
+
+NEW = "new"
+"""The id of the snapshot that a rehearsed rotation takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +107,49 @@ def _day(one: Judged, timezone: str) -> str:
     if one.doubt is not None or one.snapshot.created_at is None:
         return "date unknown"
     return f"{one.snapshot.created_at.astimezone(ZoneInfo(timezone)):%Y-%m-%d}"
+
+
+# -- a rotation rehearsed: for `plan`, for the status page, and for forecasts ------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """The decisions on every snapshot there was, and on the new one; newest first. Empty where `blocked`."""
+
+    decisions: tuple[Decision, ...] = ()
+    blocked: str = ""
+    """Why the rotation would take no snapshot, and who holds the slots."""
+
+    @property
+    def kept(self) -> tuple[Snapshot, ...]:
+        return tuple(decision.snapshot for decision in self.decisions if not decision.delete)
+
+    @property
+    def deleted(self) -> tuple[Decision, ...]:
+        return tuple(decision for decision in self.decisions if decision.delete)
+
+
+def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slot: datetime) -> Rehearsal:
+    """The rotation of `slot`, as if it ran in that very moment and all of it succeeded.
+
+    Raises ValueError as `plan_retention` does.
+    """
+    room = make_room(snapshots, rules, now=slot)
+    if room.blocked:
+        return Rehearsal(blocked=room.blocked)
+    taken = Snapshot(
+        id=NEW,
+        server_id=server_id,
+        server_name="",
+        name=snapshot_name(rules.instance, slot),
+        state=SnapshotState.COMPLETED,
+        status=str(SnapshotState.COMPLETED),
+        created_at=slot,
+    )
+    remaining = [one for one in snapshots if one is not room.delete]
+    plan = plan_retention([*remaining, taken], rules, now=slot)
+    gone: tuple[Decision, ...] = ()
+    if room.delete is not None:
+        owner = owner_of(room.delete, instance=rules.instance, adopt=rules.policy.adopt)
+        gone = (Decision(snapshot=room.delete, owner=owner, delete=True, reason=room.reason),)
+    return Rehearsal(decisions=(*plan.decisions, *gone))

@@ -17,7 +17,7 @@ import structlog
 
 from snaprotd.config.settings import Config, state_directory
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.power import ServerPower
+from snaprotd.core.promise import ServerPower
 from snaprotd.daemon.last_resort import keepers_by_terms
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper

@@ -19,7 +19,7 @@ import structlog
 
 from snaprotd.config.settings import default_state, state_directory
 from snaprotd.core.errors import LedgerError, SnaprotdError
-from snaprotd.core.power import ServerPower
+from snaprotd.core.promise import ServerPower
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board

@@ -115,6 +115,7 @@ class Daemon:
     def _build(self) -> None:
         tools, board, metrics = self._tools, self.board, self._metrics
         self._rotations = Rotations(tools, board, max_concurrent=self._config.max_concurrent, finished=self._finished)
+        tools.inventory.listed = self._rotations.keeper.follow
         self._schedules = Schedules(
             self._config,
             ledger=tools.ledger,
@@ -180,7 +181,7 @@ class Daemon:
             "tick": _every(lambda: TICK, self._tick),
             "ledger": _every(lambda: LEDGER_EVERY, self._rotations.mend_ledger),
             "history": _every(lambda: HISTORY_EVERY, self._tools.ledger.forget_old),
-            "inventory": _every(self._inventory_interval, self._read_account),
+            "inventory": _every(self._inventory_interval, self._account.read),
             "leases": _for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
             "reload": _for_ever(self._watch.watch),
             "watchdog": self._systemd.feed_watchdog(lambda: not self.view.ailments()),
@@ -233,10 +234,6 @@ class Daemon:
             await self._rotations.keeper.take_up()
             await self._rotations.take_over()
             await self._note_others()
-
-    async def _read_account(self) -> None:
-        await self._account.read()
-        self._rotations.keeper.follow(self._tools.inventory.seen_servers)
 
     async def _note_others(self) -> None:
         """What other processes have done meanwhile, as `snaprotd now` does, is known to the status too."""

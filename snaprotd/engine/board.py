@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 
 from snaprotd.core.model import Owner, SnapshotState
-from snaprotd.core.power import ServerPower
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation
 
 

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import structlog
 
 from snaprotd.core import power
-from snaprotd.core.errors import CloudError, LedgerError
+from snaprotd.core.errors import CloudError, LedgerError, NotFound
 from snaprotd.core.model import Server
-from snaprotd.core.power import Power, ServerPower
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Done, Failed, Outcome, Waiting
 from snaprotd.engine.board import Board
 from snaprotd.engine.run import Tools, Transition, until_tick
@@ -45,6 +46,7 @@ class Kept:
         self._clock = asyncio.get_running_loop().time
         self._aged_at = self._since = self._clock()
         self.tools = tools
+        self.server_id, self.instance = record.server_id, record.terms.instance
         self.left = asyncio.Event()
         """Somebody else sees to the server now."""
         self.is_abandoned = False
@@ -73,14 +75,6 @@ class Kept:
         return True
 
     @property
-    def server_id(self) -> str:
-        return self._record.server_id
-
-    @property
-    def instance(self) -> str:
-        return self._record.terms.instance
-
-    @property
     def power(self) -> Power:
         return self.record.power
 
@@ -92,8 +86,10 @@ class Kept:
     def start_is_overdue(self) -> bool:
         return self._clock() - self._since > self.start_timeout
 
-    def look(self, server: Server) -> None:
-        self.update_power(lambda known: power.seen(known, server, self.tools.now(), apart=self.tools.poll_interval))
+    def look(self, server: Server | None) -> None:
+        """None: it was not found."""
+        now, apart = self.tools.now(), self.tools.poll_interval
+        self.update_power(lambda known: power.seen(known, server, now, apart=apart) if server else power.missing(known))
 
     def update_power(self, transition: Transition) -> ServerPower:
         self._record = replace(self.record, power=transition(self.power))
@@ -132,7 +128,7 @@ class Keeper:
         self._leases = leases
         self._kept: dict[str, Kept] = {}
         self._paying: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     @property
     def owes(self) -> bool:
@@ -184,12 +180,14 @@ class Keeper:
         self._drop(server_id)
 
     def follow(self, servers: Mapping[str, Server]) -> None:
-        """What a list of the account shows of the servers that are watched."""
+        """What a list of the account shows of the servers that are watched, as soon as it was read.
+
+        One that it does not show is looked for by itself: it may be gone.
+        """
         for kept in list(self._kept.values()):
-            server = servers.get(kept.server_id)
-            if server is not None and kept.server_id not in self._paying:
-                kept.look(server)
-            self._attend(kept)
+            if kept.server_id not in self._paying:
+                kept.look(servers.get(kept.server_id))
+                self._attend(kept, has_looked=True)
 
     async def settle(self, *, watched_too: bool) -> None:
         """Return when nothing is owed; with `watched_too`, when no stop that was not seen to strike can any more."""
@@ -213,7 +211,7 @@ class Keeper:
     async def aclose(self) -> None:
         """Leave everything to the next process. What is being written or asked for is ended first."""
         for server_id, kept in list(self._kept.items()):
-            self._in_background(_saved(kept))  # with its ages: else an old stop would be followed for a day more
+            self._in_background(kept.save_power_if_possible())  # with the ages: else followed anew
             self._drop(server_id)
         if self._tasks:
             await asyncio.wait(list(self._tasks))
@@ -235,12 +233,18 @@ class Keeper:
         for kept in list(self._kept.values()):
             try:
                 kept.look(await kept.server())
+            except NotFound:
+                kept.look(None)
             except CloudError as error:
                 log.warning("a server that is watched cannot be looked at", server=kept.record.label, error=str(error))
-            self._attend(kept)
+                continue
+            self._attend(kept, has_looked=True)
 
-    def _attend(self, kept: Kept) -> None:
-        """Pay what is owed, let go of what is paid, watch the rest."""
+    def _attend(self, kept: Kept, *, has_looked: bool = False) -> None:
+        """Pay what is owed, let go of what is paid, watch the rest.
+
+        `has_looked`: just now. What was seen while a stop could still strike releases nobody after that.
+        """
         if kept.power.is_owed:
             self._board.show_debt(kept.record)
             if kept.power.is_payable and kept.server_id not in self._paying:
@@ -248,19 +252,16 @@ class Keeper:
                 self._in_background(self._pay(kept))
             return
         self._board.clear_debt(kept.record)
-        if kept.power.held_off and not kept.record.may_strike():
-            self._release(kept)
+        if has_looked and kept.power.held_off and not kept.record.may_strike():
+            # The server ran in two looks, and no request of ours can strike any more.
+            kept.update_power(power.released)
+            log.info("the server runs, and stays on: its start is paid", server=kept.record.label)
+            self._in_background(kept.save_power_if_possible())
         if not kept.power.is_followed:
-            self._in_background(_saved(kept))  # else it would be taken up again, with the ages of its last record
+            self._in_background(kept.save_power_if_possible())  # else it is taken up again
             self._drop(kept.server_id)
 
-    def _release(self, kept: Kept) -> None:
-        """The start is paid: the server ran in two looks, and no request of ours can strike any more."""
-        record = kept.update_power(power.released)
-        log.info("the server runs, and stays on: its start is paid", server=record.label)
-        self._in_background(_saved(kept))
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -332,10 +333,6 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
-
-
-async def _saved(kept: Kept) -> None:
-    await kept.save_power_if_possible()
 
 
 def _pause(outcome: Outcome, poll_interval: float) -> float:

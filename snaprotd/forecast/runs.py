@@ -12,9 +12,8 @@ from random import Random
 
 from snaprotd.core.model import Owner, Snapshot, SnapshotState, snapshot_name
 from snaprotd.core.policy import Policy, Rules
-from snaprotd.core.rehearsal import NEW, rehearse
 from snaprotd.core.retention import Decision
-from snaprotd.core.room import make_room
+from snaprotd.core.room import NEW, make_room, rehearse
 from snaprotd.core.schedule import Schedule, missed_slots, next_slot
 from snaprotd.core.words import UNITS
 

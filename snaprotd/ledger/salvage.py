@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.power import ServerPower, Terms
+from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.ledger.promises import read_power
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
 

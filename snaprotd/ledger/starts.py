@@ -9,7 +9,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from snaprotd.core.power import ServerPower, Terms
+from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger import promises, statements
 

@@ -123,6 +123,8 @@ class Inventory:
         self._servers: dict[str, Server] = {}
         self._empty_since: dict[str, float] = {}
         self._listed: dict[str, int] = {}
+        self.listed: Callable[[Mapping[str, Server]], None] = lambda _: None
+        """Told of each list of the account's servers when it has been read: what is known from before is no look."""
         self.last_success: datetime | None = None
         """When the whole account was last listed completely."""
 
@@ -153,12 +155,14 @@ class Inventory:
             servers = tuple(await self._cloud.servers(urgent=urgent))
         except Doubtful as incomplete:
             self._learn_servers(incomplete.readable)
+            self.listed({server.id: server for server in incomplete.readable})
             raise
         self._listed["servers"] = len(servers)
         if doubt := self._sudden_emptiness("", bool(self._servers) and not servers):
             raise doubt
         self._servers = {}
         self._learn_servers(servers)
+        self.listed(self.seen_servers)
         return servers
 
     async def has(self, server_id: str) -> bool:

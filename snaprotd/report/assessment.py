@@ -9,9 +9,8 @@ from snaprotd.config.settings import Config, Target
 from snaprotd.core.model import Snapshot
 from snaprotd.core.ownership import newest_completed
 from snaprotd.core.policy import Policy
-from snaprotd.core.rehearsal import Rehearsal, rehearse
 from snaprotd.core.retention import RetentionPlan, plan_retention
-from snaprotd.core.room import Room, make_room
+from snaprotd.core.room import Rehearsal, Room, make_room, rehearse
 from snaprotd.provider.inventory import ServerHoldings
 
 STALE = timedelta(hours=1)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from snaprotd.config.settings import Target
 from snaprotd.core.model import Machine, Server
 from snaprotd.core.policy import Policy, stops_itself
-from snaprotd.core.power import ServerPower
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import Json, count
 from snaprotd.report.assessment import Assessment

@@ -10,7 +10,7 @@ from snaprotd.config.settings import Config, Target
 from snaprotd.core.model import Machine, Owner, Server, Snapshot
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import Policy, stops_itself
-from snaprotd.core.power import ServerPower
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.retention import Decision
 from snaprotd.core.room import Room
 from snaprotd.core.rotation import Rotation

@@ -14,7 +14,8 @@ from datetime import datetime
 from snaprotd import __version__
 from snaprotd.config.settings import Config, Target, as_written
 from snaprotd.core.model import Machine, Owner, Server
-from snaprotd.core.power import Power, ServerPower
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import STEPS, Rotation, Step
 from snaprotd.core.words import Json, plain_id, zulu
 from snaprotd.engine.board import ServerFacts

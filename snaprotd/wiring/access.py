@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from snaprotd.config.settings import ApiSettings, Config
-from snaprotd.core.power import Terms
+from snaprotd.core.promise import Terms
 from snaprotd.logs import redactor
 from snaprotd.provider import NullObserver, Provider, RequestObserver
 from snaprotd.provider.token import TokenSource, token_source

@@ -15,7 +15,7 @@ import structlog
 from snaprotd.config.settings import Config, Target, state_directory
 from snaprotd.core.errors import ConfigError, LedgerError, Mistake
 from snaprotd.core.model import Machine
-from snaprotd.core.power import Terms
+from snaprotd.core.promise import Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.events import Observers

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from snaprotd.core.power import Power, ServerPower
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
 from tests.support.daemons import power

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from snaprotd.core import power
 from snaprotd.core.model import Server
 from snaprotd.core.ownership import taken_since
-from snaprotd.core.power import START_BACKOFF_CAP, UNACCOUNTED, Power, Terms
+from snaprotd.core.power import START_BACKOFF_CAP, UNACCOUNTED, Power
 from tests.support.nouns import a_server, a_snapshot
 
 NOW = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
@@ -117,6 +117,16 @@ TRANSITIONS: dict[str, tuple[Power, Callable[[Power], Power], dict[str, Any]]] =
         look(STOPPED),
         {"went_off": True, "went_off_at": NOW},
     ),
+    "the last stop has struck, one before it may yet": (
+        replace(TAKEN, earlier_age=3600.0),
+        look(STOPPED),
+        SEEN_OFF,
+    ),
+    "an old stop strikes, the one that was left": (
+        replace(OFF, released=1, earlier_age=3600.0, went_off=False, went_off_at=None),
+        look(STOPPED),
+        {"asked": 2, "earlier_age": None, "went_off": True, "went_off_at": NOW},
+    ),
     "it is seen off again": (OFF, look(STOPPED), {}),
     "it is seen running again, once": (OFF, look(ACTIVE), {"came_back": True, "running_for": 0.0, "off_for": 420.0}),
     "it was counted for longer than the clock says": (
@@ -192,7 +202,7 @@ SETTLED, LATE = 50.0, 2 * 100.0 + 600.0 + 50.0
     ids=["it struck", "it struck long ago", "never struck", "never, long ago", "a start is young", "untouched"],
 )
 def test_a_stop_that_was_not_seen_to_strike_may_do_so_for_longer(record: Power, may: bool) -> None:
-    assert record.may_strike(Terms(settle=40.0, stop_timeout=100.0, start_timeout=600.0)) is may
+    assert record.may_strike(settle=40.0, stop_timeout=100.0, start_timeout=600.0) is may
 
 
 @pytest.mark.parametrize(("age", "open_still"), [(49.9, True), (50.0, False), (None, False)])
@@ -322,3 +332,26 @@ def test_a_doubt_is_kept_until_the_server_runs_or_is_stopped_anew() -> None:
 def test_what_was_taken_after_a_stop_and_is_not_known(name: str, known: tuple[datetime, ...], tells: bool) -> None:
     found = taken_since(NOW, [a_snapshot(1, name, NOW)], instance="main", known=known)
     assert (found is not None) is tells
+
+
+LEFT = replace(TAKEN, released=1, stop_acknowledged=False, stop_age=7200.0)
+"""Nobody waits any more for the stop that never struck."""
+
+
+@pytest.mark.parametrize(
+    ("before", "earlier_age"),
+    [
+        (LEFT, 7200.0),
+        (replace(TAKEN, stop_age=900.0), 900.0),
+        (ASKED, None),
+        (replace(LEFT, stop_age=86400.0), None),
+        (replace(OFF, earlier_age=7200.0), 7200.0),
+        (replace(OFF, earlier_age=86400.0), None),
+    ],
+    ids=["left", "acknowledged", "lost, and asked for again", "forgotten", "left before that", "forgotten since"],
+)
+def test_a_stop_that_never_struck_is_remembered_beside_the_next_one(before: Power, earlier_age: float | None) -> None:
+    after = power.promised(before, NOW)
+    assert after.earlier_age == earlier_age
+    struck = power.released(look(STOPPED)(after))
+    assert struck.is_followed == (earlier_age is not None)

@@ -86,6 +86,7 @@ POWER_LATER = {
     "request_age": None,
     "stop_age": None,
     "unstruck": False,
+    "earlier_age": None,
     "waited_out": False,
     "running_for": None,
     "watched": False,

@@ -17,7 +17,8 @@ from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
 from snaprotd.core.model import Machine, Snapshot, snapshot_name
 from snaprotd.core.policy import stops_itself
-from snaprotd.core.power import Power, ServerPower
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess

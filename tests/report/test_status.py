@@ -11,7 +11,8 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from snaprotd.core.model import snapshot_name
-from snaprotd.core.power import Power, ServerPower
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import STEPS
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from snaprotd.core.errors import ConfigError
-from snaprotd.core.power import Power, ServerPower
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Step
 from snaprotd.daemon.last_resort import ledgers_named, pay_what_is_owed
 from snaprotd.ledger.address import IN_FORCE

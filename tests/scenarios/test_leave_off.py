@@ -11,7 +11,8 @@ import pytest
 from snaprotd.commands.jobs.leave_off import leave_off, read_owed
 from snaprotd.commands.jobs.now import read_let_go
 from snaprotd.config import file as config
-from snaprotd.core.power import Power, ServerPower, promised
+from snaprotd.core.power import Power, promised
+from snaprotd.core.promise import ServerPower
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
 from tests.support.daemons import Line, a_world, configure, daemon_on, entry, logged, power

@@ -64,6 +64,21 @@ async def test_a_stale_read_of_a_running_server_releases_nobody_from_the_start(
     assert one.way.posts.count("stop") == 1
 
 
+@pytest.mark.parametrize("path", ["/servers/", "*"], ids=["the list of servers", "anything"])
+async def test_a_list_that_cannot_be_read_releases_nobody_from_the_start(tmp_path: Path, path: str) -> None:
+    """What was listed before is no look: the server is switched off once more while no list can be read."""
+    one = Promise(tmp_path)
+    one.way.doubled = {"stop": 130.0}
+    unreadable = Fault(kind="status", method="GET", path=path, times=None)
+    async with looked_after(one):
+        await one.until(lambda: bool(one.watched.ended))
+        await asyncio.sleep(40)
+        one.world.faults.append(unreadable)
+        await one.until(lambda: one.history.count("stopped") == 2)
+        await asyncio.sleep(20 * MINUTE)
+        one.world.faults.remove(unreadable)
+
+
 # -- an error answer to a power request proves nothing -------------------------------------------------------------
 
 ERRORS = (400, 401, 403, 404, 409, 500)
@@ -224,6 +239,18 @@ async def test_an_acknowledged_stop_that_strikes_while_no_process_runs_is_made_g
     assert one.status == "stopped"
     async with looked_after(one):
         await one.pass_time(HOUR)
+
+
+@LATE
+async def test_an_old_stop_that_strikes_after_the_next_slot_has_stopped_the_server_too_is_made_good(
+    tmp_path: Path, delay: float
+) -> None:
+    """Of two stops one was seen to strike. The other one may yet, for as long as an old stop may."""
+    one = Promise(tmp_path, power("slow_power", "stop", delay=delay + HOUR), schedule="5 3,4 16 1 *")
+    async with looked_after(one):
+        await one.pass_time(delay + 2 * HOUR)
+        assert one.history == ["active", *["stopping", "stopped", "starting", "active"] * 2]
+    assert one.way.posts == ["stop", "stop", "start", "start"]
 
 
 async def test_a_server_that_is_off_by_an_old_stop_is_in_the_metric_until_it_runs(tmp_path: Path) -> None:

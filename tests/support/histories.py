@@ -11,12 +11,12 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
 from snaprotd.core.errors import CloudError, ConfigError, LedgerError, SnaprotdError
-from snaprotd.core.power import Terms
+from snaprotd.core.promise import Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.last_resort import pay_what_is_owed
 from snaprotd.engine.board import Board
@@ -44,7 +44,9 @@ LOOK_EVERY = 293.0
 """Seconds between two looks at the server and at what is said of it."""
 TICK = 61.0
 """Seconds between two looks at the account, while something is owed or runs."""
-NOTICED_WITHIN = 2.5 * HOUR
+FOLLOWED_EVERY = 3000.0
+"""The same, while nothing is owed, and an old stop may turn out to have struck."""
+NOTICED_WITHIN = 4 * HOUR
 """Seconds in which a process looks at a server that an old stop may still switch off, several times over."""
 FULL_FOR = 1200.0
 """Seconds for which a disk stays full."""
@@ -167,9 +169,10 @@ class Process:
 
     async def _watch_account(self) -> None:
         keeper = self.rotations.keeper
+        self.tools.inventory.listed = keeper.follow
         while True:
             is_at_work = keeper.has_promises or self.board.running
-            await asyncio.sleep(TICK if is_at_work else 1800.0 if keeper.is_following else 600.0)
+            await asyncio.sleep(TICK if is_at_work else FOLLOWED_EVERY if keeper.is_following else 600.0)
             if not keeper.is_following:
                 continue
             try:
@@ -177,7 +180,6 @@ class Process:
                 self.error = False
             except CloudError:
                 self.error = True
-            keeper.follow(self.tools.inventory.seen_servers)
 
     async def _mend(self) -> None:
         """A daemon looks every three seconds whether its ledger is there still."""
@@ -244,6 +246,7 @@ class History(Story):
     """Nights of one server, and what befalls the processes that live through them."""
 
     nights: int = 1
+    hours_apart: int = 24
     was_active: bool = True
     harms: tuple[Harm, ...] = ()
     """After each death, in turn."""
@@ -274,7 +277,8 @@ class History(Story):
 
     @property
     def slots(self) -> list[datetime]:
-        return [night(number) for number in range(self.nights)]
+        """A night apart, or some hours."""
+        return [night(0) + timedelta(hours=self.hours_apart * number) for number in range(self.nights)]
 
     def note_end(self, slot: datetime, rotation: Rotation | None) -> None:
         self.ended[slot] = rotation
