@@ -143,8 +143,10 @@ class DaemonView:
         if target is None:
             return None
         history = await self._tools.ledger.history(target.server_id)
+        kept = await self._tools.ledger.starts.kept(account_of(self.config), target.server_id)
         running, ledger_error = await self._open_rotations()
-        return server_report(self._situation((target,), running, ledger_error), target, history)
+        situation = self._situation((target,), running, ledger_error)
+        return server_report(situation, target, history, kept.let_go if kept else "")
 
     async def _open_rotations(self) -> tuple[Sequence[Rotation], str | None]:
         """Those that this process runs, and those of others: a `now` beside the daemon is a rotation too."""

@@ -141,7 +141,7 @@ def history(server_id: str | None, limit: int) -> Select[Any]:
 
 
 def latest() -> Select[Any]:
-    """The body of the latest rotation of each server that has ended; one that was set aside has no end that is known."""
+    """The body of the latest rotation of each server that has ended. One that was set aside has no end."""
     columns = ROTATIONS.c
     newest_first = func.row_number().over(partition_by=columns.server_id, order_by=columns.finished_at.desc())
     ended = select(columns.body, newest_first.label("place")).where(columns.result.is_not(None)).subquery()

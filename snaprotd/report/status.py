@@ -102,8 +102,11 @@ def report_head(situation: Situation) -> Json:
     }
 
 
-def server_report(situation: Situation, target: Target, history: Sequence[Rotation]) -> Json:
-    """One server's entry of the report, with its policy as resolved and its last rotations with their steps."""
+def server_report(situation: Situation, target: Target, history: Sequence[Rotation], let_go: str) -> Json:
+    """One server's entry of the report, with its policy as resolved and its last rotations with their steps.
+
+    `let_go` says who let go of a start that was owed to it, when and why; empty where nobody has.
+    """
     running = next((one for one in situation.running if one.server_id == target.server_id), None)
     return {
         **_server(situation, target, running),
@@ -112,6 +115,7 @@ def server_report(situation: Situation, target: Target, history: Sequence[Rotati
             for key, origin in target.entry.origins.items()
         },
         "history": [past_rotation(rotation) for rotation in history],
+        "let_go": let_go or None,
     }
 
 

@@ -143,7 +143,14 @@ REPORT = shape(
     }
 )
 POLICY = shape({"value": {}, "from": {"type": "string"}})
-ONE_SERVER = shape({**SERVER, "policy": {"type": "object", "additionalProperties": POLICY}, "history": many(PAST)})
+ONE_SERVER = shape(
+    {
+        **SERVER,
+        "policy": {"type": "object", "additionalProperties": POLICY},
+        "history": many(PAST),
+        "let_go": {"type": ["string", "null"]},
+    }
+)
 
 
 def held_to(schema: dict[str, Any], value: Any) -> Any:

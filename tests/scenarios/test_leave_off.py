@@ -140,8 +140,11 @@ async def test_the_next_stop_owes_a_start_again_and_who_let_go_before_is_still_k
     )
     after = await kept(tmp_path)
     assert (after.power.is_owed, after.let_go) == (True, noted)
-    async with daemon_on(path, world):
+    async with daemon_on(path, world) as watched:
         await asyncio.sleep(10 * MINUTE)
+        assert noted
+        assert noted in (await watched.get(f"/servers/{SERVER}")).text
+        assert (await watched.get(f"/api/status?server={SERVER}")).json()["let_go"] == noted
     assert starts(world)
 
 
