@@ -37,6 +37,8 @@ class Power:
     """The number of our last stop: each one that is promised has the next."""
     released: int = 0
     """The highest number whose start was paid, or let go."""
+    whose: str = ""
+    """The e-mail of the account in which that stop was promised; empty where it could not be told."""
     held_off_since: datetime | None = None
     """When that stop was promised, by the wall clock: for people, and never for a decision."""
     stop_acknowledged: bool = False
@@ -181,12 +183,13 @@ def aged(power: Power, seconds: float) -> Power:
 # -- a stop ------------------------------------------------------------------------------------------------------------
 
 
-def promised(power: Power, now: datetime) -> Power:
-    """A stop is about to be asked for. What was seen of the server before counts no more."""
+def promised(power: Power, now: datetime, *, whose: str = "") -> Power:
+    """A stop is about to be asked for, in this account. What was seen of the server before counts no more."""
     return replace(
         _stop_promised(power),
         earlier_age=_earlier(power),
         asked=max(power.asked, power.released) + 1,
+        whose=whose,
         held_off_since=now,
         stop_acknowledged=False,
         hard_stop=False,

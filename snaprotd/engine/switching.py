@@ -44,7 +44,8 @@ async def stop(run: Run) -> Outcome:
         return Waiting(f"the server is {server.status}")
     if rotation.power.awaits_stop and (rotation.power.stop_acknowledged or rotation.stop_is_open):
         return Waiting("the server has been asked to stop and is still active")
-    await run.save_power(power.promised, run.tools.now())
+    whose = await run.tools.inventory.owner()
+    await run.save_power(power.promised, run.tools.now(), whose=whose)
     return await _ask_to_stop(run, server, "stop", before=rotation, owed=False)
 
 
@@ -203,16 +204,25 @@ async def _newer_than_the_debt(debtor: Debtor) -> Snapshot | None:
 async def _is_gone(debtor: Debtor, error: NotFound) -> Outcome:
     """A server is gone when the provider has said so for all of `start_timeout`, and a whole list is without it.
 
-    Not so where another account may be asked: at an address that was kept, but with a token that is another one's now.
+    Not so where another account may be the one that was asked: the token may be another one's now.
     """
     debtor.update_power(power.missing)
     since = debtor.power.missing_for
-    if since is None or since < debtor.start_timeout or not debtor.tools.knows_its_account:
+    if since is None or since < debtor.start_timeout:
         return Waiting(f"the server that is to be started is not found: {error}")
+    if not await _is_of_this_account(debtor):
+        return Waiting(f"the server that is to be started is not found, and the token is another account's: {error}")
     if await debtor.tools.inventory.has(debtor.server_id):
         return Waiting(f"the server that is to be started is not found, and is in the list: {error}")
     debtor.update_power(power.given_up)
     return Failed(f"the server that was to be started is gone: {error}")
+
+
+async def _is_of_this_account(debtor: Debtor) -> bool:
+    """The account that is asked now is the one in which the server was stopped."""
+    if not debtor.power.whose:
+        return debtor.tools.knows_its_account
+    return (await debtor.tools.cloud.token_owner()).email == debtor.power.whose
 
 
 async def _ask_to_start(debtor: Debtor, server: Server) -> Outcome:

@@ -14,6 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+from snaprotd.core.errors import CloudError
 from snaprotd.core.model import Server, Snapshot
 from snaprotd.provider import Doubtful, Provider
 
@@ -123,6 +124,7 @@ class Inventory:
         self._servers: dict[str, Server] = {}
         self._empty_since: dict[str, float] = {}
         self._listed: dict[str, int] = {}
+        self._owner = ""
         self.listed: Callable[[Mapping[str, Server]], None] = lambda _: None
         """Told of each list of the account's servers when it has been read: what is known from before is no look."""
         self.last_success: datetime | None = None
@@ -164,6 +166,20 @@ class Inventory:
         self._learn_servers(servers)
         self.listed(self.seen_servers)
         return servers
+
+    async def owner(self) -> str:
+        """The e-mail of the account, asked for once; empty where it cannot be told now."""
+        if not self._owner:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    self._owner = (await self._cloud.token_owner()).email
+            except (CloudError, TimeoutError):
+                return ""
+        return self._owner
+
+    def forget_owner(self) -> None:
+        """The token is another one now."""
+        self._owner = ""
 
     async def has(self, server_id: str) -> bool:
         """Whether a whole list of the account's servers, as of now, shows the server. Raises as `servers` does."""

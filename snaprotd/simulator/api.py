@@ -243,7 +243,7 @@ def _restore(world: World, _: Request, found: re.Match[str], __: Fault | None) -
 def _me(world: World, _: Request, __: re.Match[str], ___: Fault | None) -> Reply:
     permissions = ["read"] if world.read_only else ["read", "write"]
     token = {"name": "simulated", "permissions": permissions}
-    return _json(200, {"account": {"email": "owner@account.invalid"}, "token": token})
+    return _json(200, {"account": {"email": world.email}, "token": token})
 
 
 ROUTES: tuple[Route, ...] = (

@@ -70,6 +70,7 @@ class World:
         seed: int = 1,
         limit: int = 5,
         token: str = "simulated",  # noqa: S107 - it opens nothing
+        email: str = "owner@account.invalid",
         id_kind: str = "integer",
         page_size: int = 20,
         snapshot_seconds: tuple[float, float] = (180, 600),
@@ -83,6 +84,7 @@ class World:
         self.speed = speed
         self.limit = limit
         self.token = token
+        self.email = email
         self.id_kind = id_kind
         self.page_size = page_size
         self.read_only = read_only

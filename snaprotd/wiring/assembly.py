@@ -172,6 +172,7 @@ def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str], this_
     """Go on with the same tools under another configuration. Raises `TokenError`, with nothing changed."""
     token = read_token(config, environ)
     tools.cloud.adjust(token=token, requests_per_second=config.api.requests_per_second, timeout=config.api.timeout)
+    tools.inventory.forget_owner()
     tools.ledger.lease = config.api.timeout + LEASE_BEYOND_REQUEST
     tools.ledger.starts.terms = terms_of(config)
     tools.request_timeout = config.api.timeout

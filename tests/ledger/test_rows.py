@@ -92,6 +92,7 @@ POWER_LATER = {
     "watched": False,
     "missing_for": None,
     "in_doubt": False,
+    "whose": "",
 }
 """What is written of a server's power since then; of a row without it, no more is known."""
 

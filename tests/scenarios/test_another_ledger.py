@@ -39,6 +39,13 @@ def no_start() -> Fault:
     return power("start_never", "start", times=None)
 
 
+def another_account() -> World:
+    """At the same address: the token is another one's now."""
+    other = World(email="other@account.invalid")
+    other.add_server("other", ref=999)
+    return other
+
+
 class Moved(Promise):
     """A daemon that was killed while its server was off; the file names another ledger since."""
 
@@ -178,8 +185,7 @@ async def test_a_server_that_another_account_does_not_show_is_not_taken_for_gone
     """The address was kept, but the token may be another account's now: its answers say nothing of this server."""
     one = Moved(tmp_path)
     await one.is_left_off()
-    other = World()
-    other.add_server("other", ref=999)
+    other = another_account()
     environ = {"VPS_API_TOKEN": one.world.token}
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(3 * HOUR):
@@ -187,3 +193,19 @@ async def test_a_server_that_another_account_does_not_show_is_not_taken_for_gone
     async with asyncio.timeout(HOUR):
         assert await pay_what_is_owed([one.old], environ, ConfigError([]), one.way)
     assert one.status == "active"
+
+
+async def test_a_daemon_with_another_account_s_token_gives_no_start_up(tmp_path: Path) -> None:
+    """The file is good, the ledger is the same: only the token's account is not."""
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    own, one.way = one.way, Way(another_account())
+    watched = await one.begin()
+    await asyncio.sleep(3 * HOUR)
+    assert watched.value("snaprotd_server_stopped_by_us", "web") == 1
+    assert (await one.report())["state"] == "alarm"
+    await one.kill()
+    one.way = own
+    await one.begin()
+    await one.until(lambda: one.status == "active")
+    assert await one.end() == 0
