@@ -306,6 +306,18 @@ async def test_a_row_that_is_damaged_newer_or_gone_leaves_no_server_off_and_stop
     assert [ended.result for ended in one.watched.ended][-3:] == ["success"] * 3
 
 
+async def test_a_stop_that_strikes_hours_after_both_its_records_were_damaged_is_made_good(tmp_path: Path) -> None:
+    """What cannot be read may be a stop that has not been seen to strike."""
+    one = Promise(tmp_path, power("slow_power", "stop", delay=5 * HOUR))
+    await one.begin()
+    await one.until(lambda: "stop" in one.way.posts)
+    await one.kill()
+    edit(tmp_path / "state.db", "UPDATE rotations SET body = 'x'", "UPDATE powers SET body = 'x'")
+    async with looked_after(one):
+        await asyncio.sleep(6 * HOUR)
+        assert one.history == ["active", "stopping", "stopped", "starting", "active"]
+
+
 async def test_a_row_that_is_not_understood_is_told(tmp_path: Path) -> None:
     one = Promise(tmp_path)
     one.world.snapshot_seconds = (900, 900)
