@@ -333,6 +333,18 @@ async def test_a_row_that_is_damaged_newer_or_gone_leaves_no_server_off_and_stop
     assert [ended.result for ended in one.watched.ended][-3:] == ["success"] * 3
 
 
+async def test_a_stop_that_strikes_hours_after_both_its_records_were_damaged_is_made_good(tmp_path: Path) -> None:
+    """What cannot be read may be a stop that has not been seen to strike."""
+    one = Promise(tmp_path, power("slow_power", "stop", delay=5 * HOUR))
+    await one.begin()
+    await one.until(lambda: "stop" in one.way.posts)
+    await one.kill()
+    edit(tmp_path / "state.db", "UPDATE rotations SET body = 'x'", "UPDATE powers SET body = 'x'")
+    async with looked_after(one):
+        await asyncio.sleep(6 * HOUR)
+        assert one.history == ["active", "stopping", "stopped", "starting", "active"]
+
+
 @pytest.mark.parametrize("readable_by", [2, 99])
 async def test_a_ledger_of_a_newer_version_leaves_no_server_off(tmp_path: Path, readable_by: int) -> None:
     """Where it may not be used it is told, after the server was started."""

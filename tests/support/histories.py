@@ -223,7 +223,7 @@ class Process:
     async def _keep_leases(self) -> None:
         """As a daemon does, but only where one is about to run out."""
         held: Any = self.tools.ledger._held
-        if any(lease.valid_until - asyncio.get_running_loop().time() < 40 for lease in held.values()):
+        if any(lease.valid_until - asyncio.get_running_loop().time() < 34 for lease in held.values()):
             with suppress(LedgerError):
                 await self.tools.ledger.renew()
 
