@@ -375,7 +375,7 @@ async def test_what_is_owed_in_one_account_outlives_a_while_with_another_one(tmp
     await one.until(lambda: "stopped" in one.history)
     await one.kill()
     own_file, own_way = one.path.read_text(), one.way
-    other = World()
+    other = World(email="other@account.invalid")
     other.add_server("other", ref=999)
     one.path.write_text(own_file.replace("vps.invalid", "other.invalid").replace("12345", "999"))
     one.way = Way(other)
