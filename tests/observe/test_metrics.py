@@ -224,7 +224,7 @@ def test_no_series_is_exposed_twice(night: Night) -> None:
         (
             "snaprotd_api_requests_total",
             "endpoint",
-            {"/servers/", "/servers/{id}/", "/servers/{id}/power/", "/snapshots/", "/snapshots/{id}/"},
+            {"/account/me/", "/servers/", "/servers/{id}/", "/servers/{id}/power/", "/snapshots/", "/snapshots/{id}/"},
         ),
         (
             "snaprotd_api_requests_total",
