@@ -96,7 +96,7 @@ def told_by(ledger: Path) -> Told:
         return Told()
     with closing(sqlite3.connect(ledger)) as connection:
         (followed,) = connection.execute("SELECT count(*) FROM powers WHERE is_followed").fetchone()
-        bodies = [body for (body,) in connection.execute("SELECT body FROM rotations WHERE is_open")]
+        bodies = [body for (body,) in connection.execute("SELECT body FROM rotations WHERE is_open AND needs <= 1")]
     return Told(is_followed=bool(followed), is_open=any(one.power.is_followed for one in map(_rotation, bodies) if one))
 
 
