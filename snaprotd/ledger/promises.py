@@ -66,7 +66,7 @@ def read_power(row: Row[Any] | Mapping[str, Any]) -> ServerPower:
             account=named["account"],
             server_id=named["server_id"],
             label=named["label"],
-            power=Power(went_off=True, request_age=0.0, stop_age=0.0, unstruck=True),  # nothing says that it struck
+            power=Power(went_off=True, request_age=0.0, earlier_age=0.0),  # nothing says which stops have struck
             terms=Terms(base_url=named["base_url"], token_file=named["token_file"]),
             let_go=named["let_go"],
         )

@@ -81,12 +81,12 @@ class Watch(Promise):
         self._unsaid = {"the page": 0, "the metric": 0}
 
     async def look(self) -> None:
-        """All is well is only said when it is."""
+        """All is well is only said when it is. That there is no snapshot yet is said anyway, and tells nothing."""
         report = await self.report()
         metric = self.watched.value("snaprotd_server_stopped_by_us", "web")
         is_in_doubt = bool(report["inventory"]["error"] or report["ledger_error"])
         told = {
-            "the page": report["state"] != "ok" or report["servers"][0]["stopped_by_us_since"] is not None,
+            "the page": report["servers"][0]["stopped_by_us_since"] is not None or is_in_doubt,
             "the metric": metric == 1 or is_in_doubt,
         }
         for who, says in told.items():

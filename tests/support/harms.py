@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.core.rotation import Rotation
+from snaprotd.ledger.rows import UnreadableRow, read_rotation
 from snaprotd.ledger.salvage import salvaged
 
 
@@ -79,7 +81,7 @@ class Told:
     is_followed: bool = False
     """Something is owed to it, or an old stop may turn out to have struck."""
     is_open: bool = False
-    """A rotation of it is open, which tells the same."""
+    """A rotation of it is open that tells the same. One that was just claimed does not, before it is saved."""
 
 
 def is_ledger(path: Path) -> bool:
@@ -95,8 +97,15 @@ def told_by(ledger: Path) -> Told:
         return Told()
     with closing(sqlite3.connect(ledger)) as connection:
         (followed,) = connection.execute("SELECT count(*) FROM powers WHERE is_followed").fetchone()
-        (opened,) = connection.execute("SELECT count(*) FROM rotations WHERE is_open").fetchone()
-    return Told(is_followed=bool(followed), is_open=bool(opened))
+        bodies = [body for (body,) in connection.execute("SELECT body FROM rotations WHERE is_open AND needs <= 1")]
+    return Told(is_followed=bool(followed), is_open=any(one.power.is_followed for one in map(_rotation, bodies) if one))
+
+
+def _rotation(body: str) -> Rotation | None:
+    try:
+        return read_rotation(body)
+    except UnreadableRow:
+        return None
 
 
 def befall(ledger: Path, harm: Harm) -> None:
@@ -115,7 +124,8 @@ def is_promise_known(before: Told, after: Told) -> bool:
     nobody can know of it any more: that is the one case that is not judged. (A ledger that is deleted under a living
     process is written again from memory.)
     """
-    return not before.is_followed or after.is_followed or (before.is_open and after.is_open)
+    was_told = before.is_followed or before.is_open
+    return not was_told or after.is_followed or after.is_open
 
 
 def is_owed_on(ledger: Path) -> bool:
