@@ -154,7 +154,7 @@ class Process:
         """As a daemon does at its start; where the disk is full it tries again at its ticks."""
         while True:
             try:
-                await self._take_over(everything=not self._is_second)
+                await self.take_over(everything=not self._is_second)
                 return
             except LedgerError:
                 await asyncio.sleep(TICK)
@@ -163,7 +163,7 @@ class Process:
         ledger: Any = self.tools.ledger
         ledger.is_disk_full = False
 
-    async def _take_over(self, *, everything: bool = False) -> None:
+    async def take_over(self, *, everything: bool = False) -> None:
         await self.rotations.take_over(everything=everything)
         await self.rotations.keeper.take_up()
 
@@ -209,7 +209,7 @@ class Process:
             with suppress(LedgerError):
                 if await self._is_over(slot):
                     return
-                await self._take_over()  # as a daemon does at each tick
+                await self.take_over()  # as a daemon does at each tick
 
     async def _is_over(self, slot: datetime) -> bool:
         """Whether the slot's rotation has ended, or nobody will go on with it."""
@@ -346,7 +346,14 @@ class History(Story):
             loop.call_later(self.thaws_after + HOUR, self._end_the_thawed, frozen)
 
     def _end_the_thawed(self, process: Process) -> None:
-        self._ending = asyncio.create_task(process.end())
+        self._ending = asyncio.create_task(self._leave_to_the_other(process))
+
+    async def _leave_to_the_other(self, process: Process) -> None:
+        """What it followed the other one takes up, as a daemon does at its next tick."""
+        await process.end()
+        if self.living is not None and not self.living.is_dead:
+            with suppress(LedgerError):
+                await self.living.take_over()
 
     @staticmethod
     async def _end_everything() -> None:
