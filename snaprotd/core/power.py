@@ -40,7 +40,7 @@ class Power:
     whose: str = ""
     """The e-mail of the account in which that stop was promised; empty where it could not be told."""
     held_off_since: datetime | None = None
-    """When that stop was promised, by the wall clock: for people, and never for a decision."""
+    """When that stop was promised, by the wall clock: for people, and to tell whether the ledger may be an old copy."""
     stop_acknowledged: bool = False
     """A stop has been acknowledged, and may not have been carried out yet."""
     hard_stop: bool = False

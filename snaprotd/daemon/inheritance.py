@@ -27,7 +27,7 @@ from snaprotd.ledger.salvage import salvaged
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.token import TokenError
 from snaprotd.wiring.access import Transport
-from snaprotd.wiring.assembly import account_of, ledger_or_none, terms_of
+from snaprotd.wiring.assembly import ledger_or_none, terms_of
 
 log = structlog.get_logger("snaprotd.daemon")
 
@@ -42,7 +42,6 @@ class Inheritance:
         self._transport = transport
         self._tools = tools
         self._board = board
-        self._account = account_of(config)
         self._terms = terms_of(config)
         self._folder = state_directory(environ)
         self._own = Path(config.state).absolute()
@@ -56,7 +55,7 @@ class Inheritance:
         for place in list(self._left):
             if await self._is_done_with(place):
                 self._left.remove(place)
-                self._note([self._own, *self._left])
+                note_in_force(self._folder, [self._own, *self._left])
 
     async def drain(self, timeout: float) -> bool:
         """Go on until nothing is owed to another account's server. True if nothing is."""
@@ -69,13 +68,7 @@ class Inheritance:
         await asyncio.gather(*self._paying.values(), return_exceptions=True)
         with suppress(LedgerError):
             if not await self._tools.ledger.starts.followed() and not await self._tools.ledger.open_rotations():
-                self._note([place for place in self._left if place != self._own])
-
-    def _note(self, places: Sequence[Path]) -> None:
-        try:
-            note_in_force(self._folder, places)
-        except OSError as error:
-            log.warning("which ledger is in force cannot be noted", folder=str(self._folder), error=str(error))
+                note_in_force(self._folder, [place for place in self._left if place != self._own])
 
     async def _is_done_with(self, place: Path) -> bool:
         """Whether nothing is owed by that ledger any more that would not be seen to otherwise."""
@@ -86,8 +79,9 @@ class Inheritance:
                 self._missed.add(place)
                 log.warning("nobody knows what a ledger owes that was in force before", reason=str(error))
             return False
-        ours = [record for record in owed if record.account in ("", self._account)]
-        theirs = [record for record in owed if record not in ours]
+        is_ours = self._tools.ledger.starts.is_ours
+        ours = [record for record in owed if is_ours(record.account)]
+        theirs = [record for record in owed if not is_ours(record.account)]
         brought = place == self._own or not ours or await self._bring_over(place, ours)
         if theirs and (place not in self._paying or self._paying[place].done()):
             self._paying[place] = asyncio.create_task(self._pay(place, theirs))
@@ -96,18 +90,16 @@ class Inheritance:
     async def _bring_over(self, place: Path, owed: Sequence[ServerPower]) -> bool:
         """Owe it from now on. False where a process that uses the other ledger sees to a server itself."""
         async with ledger_or_none(place, self._terms) as other:
-            other.starts.account = self._account
+            other.starts.account = self._tools.ledger.starts.account
             with suppress(LedgerError):
                 await other.starts.adopt()
-            left = [record for record in owed if await _is_seen_to(other, record)]
-            for record in owed:
-                if record in left:
-                    continue
+            unattended = [record for record in owed if not await _is_seen_to(other, record)]
+            for record in unattended:
                 await self._tools.ledger.starts.inherit(record)
                 log.warning("a start that another ledger owes is taken up", server=record.label, ledger=str(place))
                 with suppress(LedgerError):
-                    await other.starts.let_go(record.server_id, f"owed by the ledger {self._own} from then on")
-        return not left
+                    await other.starts.let_go(record.server_id, f"snaprotd: the ledger {self._own} owes it since")
+        return len(unattended) == len(owed)
 
     async def _pay(self, place: Path, owed: Sequence[ServerPower]) -> None:
         names = ", ".join(record.label for record in owed)

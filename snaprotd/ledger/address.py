@@ -8,6 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import structlog
+
+log = structlog.get_logger("snaprotd.ledger")
+
 IN_FORCE = "ledgers-in-force"
 """The file in `$STATE_DIRECTORY` that names, a line each, the ledgers that may owe a start: the one in force and those
 before it. A configuration that names another `state` says nothing of them."""
@@ -41,13 +45,16 @@ def ledgers_in_force(folder: Path | None) -> list[Path]:
 
 
 def note_in_force(folder: Path | None, places: Sequence[Path]) -> None:
-    """Have `ledgers_in_force` answer with these. Raises `OSError` where that cannot be written."""
+    """Have `ledgers_in_force` answer with these. Where that cannot be written it is told, and stays as it was."""
     absolute = list(dict.fromkeys(path.absolute() for path in places))
     if folder is None or ledgers_in_force(folder) == absolute:
         return
     fresh = folder / f"{IN_FORCE}.new"
-    with fresh.open("w") as file:
-        file.writelines(f"{path}\n" for path in absolute)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(folder / IN_FORCE)
+    try:
+        with fresh.open("w") as file:
+            file.writelines(f"{path}\n" for path in absolute)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(folder / IN_FORCE)
+    except OSError as error:
+        log.warning("which ledger is in force cannot be noted", folder=str(folder), error=str(error))

@@ -32,6 +32,10 @@ class Starts:
         self.terms = Terms()
         """What is kept beside a promise, so that it can be paid without any configuration."""
 
+    def is_ours(self, account: str) -> bool:
+        """What was written before accounts were told apart is this account's."""
+        return account in ("", self.account)
+
     def record_of(self, rotation: Rotation) -> ServerPower:
         """The record of a rotation's server, as it is kept."""
         return promises.record_of(rotation, self.account, self.terms)
@@ -46,7 +50,7 @@ class Starts:
             rows = (await connection.execute(promises.followed())).all()
             elsewhere = await self._elsewhere(connection, grace)
         # Another account's server is not found in this one: its promise would be given up as if it were gone.
-        ours = [row for row in rows if row.account in ("", self.account)]
+        ours = [row for row in rows if self.is_ours(row.account)]
         return [promises.read_power(row) for row in ours if row.server_id not in elsewhere]
 
     async def is_elsewhere(self, server_id: str) -> bool:

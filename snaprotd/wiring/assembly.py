@@ -75,7 +75,9 @@ async def open_tools(
 ) -> AsyncIterator[Tools]:
     """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
     async with open_cloud(config, environ, metrics.requests, transport) as cloud, await open_ledger(config) as ledger:
-        _note_in_force(config, environ)
+        # Before anything is promised: a file that names another ledger must not hide what this one will owe.
+        folder = state_directory(environ)
+        note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
         try:
             await ledger.starts.adopt()
         except LedgerError as error:
@@ -94,15 +96,6 @@ async def open_tools(
             )
         finally:
             await inventory.aclose()
-
-
-def _note_in_force(config: Config, environ: Mapping[str, str]) -> None:
-    """Before anything is promised: a file that names another ledger must not hide what this one will owe."""
-    folder = state_directory(environ)
-    try:
-        note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
-    except OSError as error:
-        log.warning("which ledger is in force cannot be noted", folder=str(folder), error=str(error))
 
 
 @asynccontextmanager

@@ -14,8 +14,9 @@ import pytest
 
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.store import Ledger
-from snaprotd.simulator import Fault, World
-from tests.support.daemons import Watched, daemon_on, kill, look_around_less, power, write_config
+from snaprotd.simulator import Fault
+from tests.support.daemons import Watched, daemon_on, kill, look_around_less, power
+from tests.support.promised import Stopped
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
@@ -33,26 +34,11 @@ def reading(status: int) -> Fault:
     return Fault(kind="status", status=status, method="GET", path="/servers/12345/")
 
 
-class Night:
-    """One server, switched off for its snapshot at five past three, and daemons that look after it."""
+class Night(Stopped):
+    """A server that is switched off at five past three, and daemons that look after it."""
 
     def __init__(self, folder: Path, *faults: Fault, more: str = "", **keys: str) -> None:
-        self.world = World(snapshot_seconds=(200, 200))
-        self.world.add_server("web-01")
-        self.world.faults.extend(faults)
-        policy = "".join(f", {key}: {value}" for key, value in keys.items())
-        entry = f'{{id: 12345, name: web, schedule: "5 3 * * *", stop_first: true{policy}}}'
-        self.path = write_config(folder, f"[{entry}]\n{more}")
-        self.folder = folder
-
-    @property
-    def status(self) -> str:
-        return self.world.status_of("12345")
-
-    @property
-    def history(self) -> list[str]:
-        """What the server has been, from the first on."""
-        return [status for _, status in self.world.servers["12345"].history]
+        super().__init__(folder, *faults, schedule="5 3 * * *", seconds=200, more=more, **keys)
 
     @asynccontextmanager
     async def daemon_that_has_asked(self) -> AsyncIterator[Watched]:

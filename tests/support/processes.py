@@ -13,7 +13,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -155,19 +155,22 @@ async def living(process: asyncio.subprocess.Process | Fork, output: Path) -> As
 
 
 @asynccontextmanager
-async def running(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
+async def running(
+    *arguments: str, output: Path, errors: int | None = None, program: Sequence[str] = ("-m", "snaprotd"), **more: str
+) -> AsyncIterator[Daemon]:
     """A command that goes on until it is told to end; it is killed if the test has not ended it.
 
-    What it prints is added to the file `output`, standard output and standard error alike.
+    What it prints is added to the file `output`; its errors too, where there is no descriptor `errors`.
+    `program` is what Python is told to run.
     """
     with output.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "snaprotd", *arguments),
+            *(*program, *arguments),
             env=environment(**more),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
-            stderr=log,
+            stderr=log if errors is None else errors,
         )
     async with living(process, output) as life:
         yield life

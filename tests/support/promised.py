@@ -83,21 +83,20 @@ class Way(WorldTransport):
         return False
 
 
-class Promise:
-    """One server that is switched off for its snapshot at five past three, and daemons that look after it."""
+class Stopped:
+    """One server that is switched off for its snapshot."""
 
-    def __init__(self, folder: Path, *faults: Fault, schedule: str = ONCE, more: str = "", **keys: str) -> None:
+    def __init__(
+        self, folder: Path, *faults: Fault, schedule: str, seconds: float, more: str = "", **keys: str
+    ) -> None:
+        """`seconds` is how long a snapshot takes; `keys` are its policy's, `more` stands below it in the file."""
         self.folder = folder
-        self.world = World(snapshot_seconds=(100, 100))
+        self.world = World(snapshot_seconds=(seconds, seconds))
         self.world.add_server("web-01")
         self.world.faults.extend(faults)
-        self.way = Way(self.world)
-        self.environ: dict[str, str] = {}
         policy = "".join(f", {key}: {value}" for key, value in keys.items())
         entry = f'{{id: 12345, name: web, schedule: "{schedule}", stop_first: true{policy}}}'
-        self.path = write_config(folder, f"[{entry}]\ndiscover_interval: 1h\n{more}")
-        self.watched: Watched
-        self._running: asyncio.Task[int] | None = None
+        self.path = write_config(folder, f"[{entry}]\n{more}")
 
     @property
     def status(self) -> str:
@@ -105,7 +104,20 @@ class Promise:
 
     @property
     def history(self) -> list[str]:
+        """What the server has been, from the first on."""
         return [status for _, status in self.world.servers["12345"].history]
+
+
+class Promise(Stopped):
+    """A server that is switched off at five past three, and daemons that look after it."""
+
+    def __init__(self, folder: Path, *faults: Fault, schedule: str = ONCE, more: str = "", **keys: str) -> None:
+        more = f"discover_interval: 1h\n{more}"
+        super().__init__(folder, *faults, schedule=schedule, seconds=100, more=more, **keys)
+        self.way = Way(self.world)
+        self.environ: dict[str, str] = {}
+        self.watched: Watched
+        self._running: asyncio.Task[int] | None = None
 
     async def begin(self) -> Watched:
         self.watched = Watched(self.path, self.world, environ=self.environ, transport=self.way)

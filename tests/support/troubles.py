@@ -9,10 +9,10 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-from tests.support.processes import PATIENCE, Daemon, environment, judge_output, living
+from tests.support.processes import PATIENCE, Daemon, environment, judge_output, running
 
 
 async def run_for_a_reader_who_leaves(*arguments: str, lines: int, errors_too: bool, **more: str) -> int:
@@ -63,21 +63,10 @@ main()
 """
 
 
-@asynccontextmanager
-async def running_unread(*arguments: str, output: Path, errors: int, **more: str) -> AsyncIterator[Daemon]:
+def running_unread(*arguments: str, output: Path, errors: int, **more: str) -> AbstractAsyncContextManager[Daemon]:
     """As `running`, but standard error is the descriptor `errors`, and only five lines may wait for its reader."""
-    settings = environment(SNAPROTD_LOG_LEVEL="DEBUG", **more)
-    with output.open("ab") as out:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-c", OF_A_SHORT_QUEUE, *arguments),
-            env=settings,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=out,
-            stderr=errors,
-        )
-    async with living(process, output) as life:
-        yield life
+    program = ("-c", OF_A_SHORT_QUEUE)
+    return running(*arguments, output=output, errors=errors, program=program, SNAPROTD_LOG_LEVEL="DEBUG", **more)
 
 
 @asynccontextmanager
