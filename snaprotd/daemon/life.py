@@ -23,7 +23,7 @@ from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.daemon.view import DaemonView, Standing
 from snaprotd.engine.board import Board
-from snaprotd.engine.rotations import Rotations
+from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Rotations
 from snaprotd.engine.run import Tools
 from snaprotd.observe.metrics import Metrics
 from snaprotd.web.site import serving
@@ -38,14 +38,8 @@ TICK = 15.0
 INVENTORY_EVERY = 60.0
 """Seconds between two readings of the whole account, at the least four polls, at the most `discover_interval`."""
 
-LEDGER_EVERY = 3.0
-"""Seconds between two looks whether the ledger's file is there still."""
-
 HISTORY_EVERY = 86400.0
 """Seconds between two times that old rotations are forgotten."""
-
-LEASE_RENEWAL = 10.0
-"""Seconds between two renewals of the leases, at the most."""
 
 
 class Daemon:

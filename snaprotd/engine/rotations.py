@@ -14,8 +14,15 @@ from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.claims import Claim, Claimed, Mark
+from snaprotd.ledger.store import Ledger
 
 log = structlog.get_logger("snaprotd.rotations")
+
+LEASE_RENEWAL = 10.0
+"""Seconds between two renewals of the leases, at the most."""
+
+LEDGER_EVERY = 3.0
+"""Seconds between two looks whether the ledger's file is there still."""
 
 FINAL_PATIENCE = 600.0
 """Seconds that a process which must end goes on trying to start the servers it holds off."""
@@ -56,6 +63,12 @@ class Permits:
     def _back(self) -> None:
         self._taken -= 1
         self._freed.set()
+
+
+async def mend_ledger(ledger: Ledger, board: Board, keeper: Keeper) -> None:
+    """See that the ledger's file is there still, and write again what this process holds where it is not."""
+    if await ledger.mend(list(board.running.values())):
+        await keeper.save_all()
 
 
 class Rotations:
@@ -120,8 +133,7 @@ class Rotations:
 
     async def mend_ledger(self) -> None:
         """See that the ledger's file is there still, and write again what it is to hold where it is not."""
-        if await self._tools.ledger.mend(list(self._board.running.values())):
-            await self.keeper.save_all()
+        await mend_ledger(self._tools.ledger, self._board, self.keeper)
 
     async def keep_leases(self, every: float) -> None:
         """Renew the leases, for ever. A ledger that cannot be written is tried again."""

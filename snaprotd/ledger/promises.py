@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import Row, Select, case, select
+from sqlalchemy import Row, Select, case, func, or_, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,6 +20,7 @@ from snaprotd.ledger.schema import POWERS
 log = structlog.get_logger("snaprotd.ledger")
 
 _BODY = TypeAdapter(ServerPower)
+_READ = select(*(column for column in POWERS.columns if column.name != "is_followed"))
 
 
 def row_of(kept: ServerPower) -> dict[str, Any]:
@@ -56,22 +57,33 @@ def record_of(rotation: Rotation, account: str, terms: Terms) -> ServerPower:
 
 
 def read_power(row: Row[Any] | Mapping[str, Any]) -> ServerPower:
-    """The power of a server. Where its body cannot be read, what is owed is still told by the other columns."""
+    """The power of a server. Where its body cannot be read, what is owed is still told by the other columns.
+
+    Where one of those cannot be read either, the body tells it; where nothing does, a start is owed.
+    """
     named = row if isinstance(row, Mapping) else row._mapping
+    label = str(named["label"])
     try:
         kept = _BODY.validate_json(named["body"])
     except (ValidationError, ValueError, TypeError):
-        log.error("the record of a server's power cannot be read whole: what is owed is paid", server=named["label"])
+        log.error("the record of a server's power cannot be read whole: what is owed is paid", server=label)
         kept = ServerPower(
-            account=named["account"],
-            server_id=named["server_id"],
-            label=named["label"],
-            power=Power(went_off=True, request_age=0.0, earlier_age=0.0),  # nothing says which stops have struck
-            terms=Terms(base_url=named["base_url"], token_file=named["token_file"]),
-            let_go=named["let_go"],
+            account=str(named["account"]),
+            server_id=str(named["server_id"]),
+            label=label,
+            # Nothing says which stops have struck.
+            power=Power(asked=_number(named["released"], 0) + 1, went_off=True, request_age=0.0, earlier_age=0.0),
+            terms=Terms(base_url=str(named["base_url"]), token_file=str(named["token_file"])),
         )
-    asked, released = int(named["asked"]), int(named["released"])
-    return replace(kept, power=replace(kept.power, asked=asked, released=released), let_go=named["let_go"])
+    asked = _number(named["asked"], kept.power.asked)
+    released = _number(named["released"], kept.power.released)
+    power = replace(kept.power, asked=asked, released=released)
+    return replace(kept, power=power, let_go=str(named["let_go"]))
+
+
+def _number(value: Any, otherwise: int) -> int:
+    """A column's number: SQLite keeps whatever was written, of whatever type."""
+    return value if isinstance(value, int) else otherwise
 
 
 def row_names() -> list[str]:
@@ -91,20 +103,26 @@ def save_power() -> Any:
 
 
 def followed() -> Select[Any]:
-    """The rows of servers to which something is owed, or whose last stop has not been seen to strike."""
-    return select(POWERS).where(POWERS.c.is_followed)
+    """The rows of servers to which something is owed, or whose last stop has not been seen to strike.
+
+    A row that is damaged is among them: what was written in it is for `read_power` to say.
+    """
+    told = POWERS.c
+    numbers = (func.typeof(column) != "integer" for column in (told.asked, told.released))
+    return _READ.where(or_(told.is_followed, told.asked > told.released, *numbers))
 
 
 def power_of(account: str, server_id: str) -> Select[Any]:
-    return select(POWERS).where(POWERS.c.account == account, POWERS.c.server_id == server_id)
+    return _READ.where(POWERS.c.account == account, POWERS.c.server_id == server_id)
 
 
-async def inherit(connection: AsyncConnection, account: str, owed: ServerPower) -> None:
+async def inherit(connection: AsyncConnection, account: str, owed: ServerPower) -> ServerPower:
     """Owe what another ledger owes to a server of the account."""
     row = (await connection.execute(power_of(account, owed.server_id))).first()
     known = Power() if row is None else read_power(row).power
     record = replace(owed, account=account, power=inherited(known, owed.power))
     await connection.execute(save_power(), [row_of(record)])
+    return record
 
 
 async def let_go(connection: AsyncConnection, account: str, server_id: str, words: str) -> ServerPower | None:

@@ -1,21 +1,28 @@
-"""What a ledger's file still tells of starts that are owed, where it cannot be used as a ledger.
+"""What a ledger still tells of starts that are owed, where it cannot be used as a ledger, and what stands in for it.
 
-Read by SQLite alone, without writing anything: from a full or read-only disk, from a file that a newer snaprotd wrote,
-from one whose rows are damaged.
+Its file is read by SQLite alone, without writing anything: from a full or read-only disk, from a file that a newer
+snaprotd wrote, from one whose rows are damaged. Where nothing can be read of it, or it is gone, the copies tell.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.core.power import merged
 from snaprotd.core.promise import ServerPower, Terms
+from snaprotd.ledger.copies import Copies, Key
 from snaprotd.ledger.promises import read_power
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
+from snaprotd.ledger.sqlite import decoded, sqlite_engine
+from snaprotd.ledger.store import Ledger
 
 LONGEST = 5.0
 """Seconds for which another user of the file is waited for."""
@@ -27,15 +34,22 @@ disk; and where there is none of it at all. Only the last one misses what was wr
 
 
 def salvaged(path: Path) -> list[ServerPower]:
-    """The servers to which a start is owed, as far as the file tells; none where it has no such table.
+    """The servers to which a start is owed, as far as the file and the copies tell; none where neither has any.
 
-    Raises `LedgerError` where there is no file, or none that can be read at all.
+    Raises `LedgerError` where there is no file, or none that can be read at all, and no copy either.
     """
-    found: dict[tuple[str, str], ServerPower] = {}
-    for record in _all(path):
-        key = (record.account, record.server_id)
-        if key not in found:
-            found[key] = record
+    copies = Copies(path).read()
+    found: dict[Key, ServerPower] = {}
+    try:
+        for record in _all(path):
+            found.setdefault((record.account, record.server_id), record)
+    except LedgerError:
+        if not copies:
+            raise
+    for copy in copies:
+        known = found.get((copy.account, copy.server_id), copy)
+        later = copy if copy.power.asked > known.power.asked else known
+        found[copy.account, copy.server_id] = replace(later, power=merged(known.power, copy.power))
     return [record for record in found.values() if record.power.held_off]
 
 
@@ -56,6 +70,7 @@ def _all(path: Path) -> Iterator[ServerPower]:
 def _opened(path: Path, how: str) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?{how}", uri=True, timeout=LONGEST)
     connection.row_factory = sqlite3.Row
+    connection.text_factory = decoded
     return connection
 
 
@@ -66,7 +81,7 @@ def _has(connection: sqlite3.Connection, table: str) -> bool:
 
 def _powers(connection: sqlite3.Connection) -> Iterator[ServerPower]:
     if _has(connection, "powers"):
-        for row in connection.execute("SELECT * FROM powers WHERE asked > released"):
+        for row in connection.execute("SELECT * FROM powers"):
             yield read_power(dict(row))
 
 
@@ -86,3 +101,17 @@ def _promises_of_rotations(connection: sqlite3.Connection) -> Iterator[ServerPow
             power=rotation.power,
             terms=Terms(settle=rotation.settle),
         )
+
+
+class NoLedger(Ledger):
+    """Stands in where the ledger at `path` cannot be used: whatever is asked of it fails, and says why.
+
+    The copies are kept all the same.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(sqlite_engine(Path(os.devnull)), path, owner="", lease=60.0, lock=None)
+        self._why = why
+
+    def _transaction(self) -> NoReturn:
+        raise LedgerError(self._why)

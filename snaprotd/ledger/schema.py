@@ -16,6 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
     delete,
     insert,
+    inspect,
     select,
     text,
 )
@@ -100,11 +101,16 @@ def migrate(connection: Connection) -> None:
         return
     if version == 1:
         _from_1(connection)
+    TABLES.create_all(connection)  # one that was dropped is made again
     if version < SCHEMA_VERSION:
-        TABLES.create_all(connection)
         for key, value in (("schema", SCHEMA_VERSION), ("readable_by", READABLE_BY)):
             connection.execute(delete(META).where(META.c.key == key))
             connection.execute(insert(META).values(key=key, value=str(value)))
+
+
+def lacks_tables(connection: Connection) -> bool:
+    """Whether a table was dropped."""
+    return not set(TABLES.tables) <= set(inspect(connection).get_table_names())
 
 
 def _number(connection: Connection, key: str, default: int) -> int:

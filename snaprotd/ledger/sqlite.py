@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from sqlite3 import OperationalError
 from typing import Any
@@ -50,12 +50,26 @@ async def open_engine(path: Path, *, alone: bool) -> AsyncEngine:
 
 
 def file_of(engine: AsyncEngine) -> tuple[int, int] | None:
-    """Which file stands at the ledger's path; None where there is none."""
+    """Which file stands at the ledger's path; None where there is none, or an empty one."""
     try:
         status = os.stat(str(engine.url.database))
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return (status.st_dev, status.st_ino) if status.st_size else None
+
+
+def clear_away(path: Path) -> None:
+    """Where the ledger's file is gone or empty: delete what is left beside it, which belongs to nothing any more.
+
+    Whoever has it open keeps what he has open. An empty file goes too: its other users are to see that it was lost. The
+    folder is made again where it is gone.
+    """
+    with suppress(FileNotFoundError):
+        if path.stat().st_size:
+            return
+    path.parent.mkdir(exist_ok=True)
+    for left in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        left.unlink(missing_ok=True)
 
 
 async def _migrate(engine: AsyncEngine, path: Path) -> None:
@@ -90,6 +104,7 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
     def configure(connection: Any, _: object) -> None:
         # Autocommit in the driver, so that the transactions are those that SQLAlchemy begins.
         connection.isolation_level = None
+        connection.run_async(_decode)
         cursor = connection.cursor()
         mode = "EXCLUSIVE" if alone else "NORMAL"
         for pragma in (f"busy_timeout={BUSY * 1000:g}", f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
@@ -103,6 +118,15 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+async def _decode(connection: Any) -> None:
+    connection.text_factory = decoded
+
+
+def decoded(text: bytes) -> str:
+    """A text that was damaged says what is left of it, and does not hide all the other rows."""
+    return text.decode(errors="replace")
 
 
 def _use_wal(connection: Any, cursor: Any) -> None:

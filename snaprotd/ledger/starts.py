@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger import promises, statements
+from snaprotd.ledger.claims import uptime
+from snaprotd.ledger.copies import Copies, Key
+
+log = structlog.get_logger("snaprotd.ledger")
+
+TOLD_WITHIN = 10.0
+"""Seconds in which a process that lives has written its promises again into a ledger that was lost."""
 
 
 class Starts:
@@ -20,11 +30,15 @@ class Starts:
     def __init__(
         self,
         transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+        copies: Copies,
         *,
         owner: str,
         lease: Callable[[], float],
     ) -> None:
         self._transaction = transaction
+        self.copies = copies
+        self._untold: dict[Key, float] = {}
+        """What only a copy tells, and since when that is known, by a clock that no one sets."""
         self._owner = owner
         self._lease = lease
         self.account = ""
@@ -68,12 +82,17 @@ class Starts:
         """The slots that the ledger knows of a server."""
         async with self._transaction() as connection:
             slots = await connection.scalars(statements.slots_of(self.account, server_id))
-            return {statements.instant_of(slot) for slot in slots}
+            return {instant for slot in slots if (instant := statements.instant_of(slot)) is not None}
 
     async def save(self, kept: ServerPower) -> None:
         """Write what is known of a server's power outside of any rotation."""
-        async with self._transaction() as connection:
-            await connection.execute(promises.save_power(), [promises.row_of(kept)])
+        try:
+            async with self._transaction() as connection:
+                await connection.execute(promises.save_power(), [promises.row_of(kept)])
+        except LedgerError:
+            await self.copies.keep(kept, told=False)
+            raise
+        await self.copies.keep(kept, told=True)
 
     async def kept(self, account: str, server_id: str) -> ServerPower | None:
         """What is kept of one server's power, whoever wrote it."""
@@ -90,15 +109,46 @@ class Starts:
     async def let_go(self, server_id: str, words: str) -> ServerPower | None:
         """Let go of what is owed to a server; `words` say who does, when and why. None where nothing is."""
         async with self._transaction() as connection:
-            return await promises.let_go(connection, self.account, server_id, words)
+            record = await promises.let_go(connection, self.account, server_id, words)
+        if record is not None:
+            await self.copies.keep(record, told=True)
+        return record
 
     async def inherit(self, owed: ServerPower) -> None:
         """Owe what another ledger owes. It is for the caller to see that the other one does not any more."""
         async with self._transaction() as connection:
-            await promises.inherit(connection, self.account, owed)
+            record = await promises.inherit(connection, self.account, owed)
+        await self.copies.keep(record, told=True)
+
+    async def take_in(self, *, at_once: bool = False) -> None:
+        """Have the ledger tell what only a copy tells: its file was lost, or put back as it was once.
+
+        Not before `TOLD_WITHIN` seconds, unless `at_once`: another process may be writing it again just now.
+        """
+        copies = await asyncio.to_thread(self.copies.read)
+        if not copies and not self._untold:
+            return
+        now, before, self._untold = uptime(), self._untold, {}
+        for copy in copies:
+            key = (copy.account, copy.server_id)
+            known = await self.kept(*key)
+            if known is not None and not _goes_beyond(copy, known):
+                await self.copies.keep(known, told=True)
+            elif at_once or now - before.get(key, now) >= TOLD_WITHIN:
+                log.error(
+                    "the ledger lacks what a copy beside it tells of a server: it is written again", server=copy.label
+                )
+                await self.save(copy)
+            else:
+                self._untold[key] = before.get(key, now)
 
     async def adopt(self) -> None:
         """What was written before accounts were told apart is this account's."""
         async with self._transaction() as connection:
             for statement in statements.adopt(self.account):
                 await connection.execute(statement)
+
+
+def _goes_beyond(copy: ServerPower, known: ServerPower) -> bool:
+    """The copy tells of a later stop, or that one was paid which the ledger still owes."""
+    return copy.power.asked > known.power.asked or copy.power.released > known.power.released

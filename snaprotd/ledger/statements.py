@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from sqlalchemy import Delete, Select, Update, case, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -13,6 +14,8 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.rows import written_rotation
 from snaprotd.ledger.schema import MARKS, META, POWERS, ROTATIONS
+
+log = structlog.get_logger("snaprotd.ledger")
 
 
 def alive(now: float) -> Any:
@@ -97,10 +100,11 @@ def abandoned(
     return query
 
 
-def take(ids: Collection[str], tenure: dict[str, Any]) -> Update:
-    """Take these rotations over, from whoever had them."""
+def take(ids: Collection[str], tenure: dict[str, Any]) -> Any:
+    """Take these rotations over, from whoever had them; answers with their epochs."""
     columns = ROTATIONS.c
-    return update(ROTATIONS).where(columns.id.in_(list(ids))).values(epoch=columns.epoch + 1, **tenure)
+    taken = update(ROTATIONS).where(columns.id.in_(list(ids))).values(epoch=columns.epoch + 1, **tenure)
+    return taken.returning(columns.id, columns.epoch)
 
 
 def set_aside(ids: Collection[str]) -> Update:
@@ -131,6 +135,15 @@ def slots_of(account: str, server_id: str) -> Select[Any]:
 
 
 # -- what was ----------------------------------------------------------------------------------------------------------
+
+
+def latest_of_each(column: Any) -> Select[Any]:
+    """Of each server the latest instant in that column. What is no instant would sort after all that are."""
+    return (
+        select(ROTATIONS.c.server_id, func.max(column))
+        .where(column.like("____-__-__T%"))
+        .group_by(ROTATIONS.c.server_id)
+    )
 
 
 def history(server_id: str | None, limit: int) -> Select[Any]:
@@ -198,5 +211,11 @@ def text_of(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def instant_of(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def instant_of(text: Any) -> datetime | None:
+    """The instant in a row; None where it was damaged, which is told."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except (ValueError, TypeError):
+        log.error("a time in the ledger cannot be read, and is left out", time=str(text)[:80])
+        return None
+    return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)

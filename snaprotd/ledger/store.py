@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from snaprotd.core.errors import LeaseLost, LedgerError
@@ -26,10 +26,11 @@ from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger import promises, statements
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
+from snaprotd.ledger.copies import Copies
 from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
-from snaprotd.ledger.schema import MARKS, ROTATIONS
-from snaprotd.ledger.sqlite import file_of, open_engine, transaction
+from snaprotd.ledger.schema import MARKS, ROTATIONS, lacks_tables
+from snaprotd.ledger.sqlite import clear_away, file_of, open_engine, transaction
 from snaprotd.ledger.starts import Starts
 from snaprotd.ledger.statements import instant_of, text_of
 
@@ -46,17 +47,18 @@ class Ledger:
     rotation turns out to belong to somebody else.
     """
 
-    def __init__(self, engine: AsyncEngine, *, owner: str, lease: float, lock: FolderLock | None) -> None:
+    def __init__(self, engine: AsyncEngine, path: Path, *, owner: str, lease: float, lock: FolderLock | None) -> None:
         self._engine = engine
+        self._path = path
         self._file = file_of(engine)
-        self.name = name_of(str(engine.url.database))
+        self.name = name_of(str(path))
         """What it is called wherever it is shown; without what may be secret of its address."""
         self._owner = owner
         self.lease = lease
         """Length of a lease, in seconds."""
         self._lock = lock
         self._held: dict[str, Lease] = {}
-        self.starts = Starts(lambda: self._transaction(), owner=owner, lease=lambda: self.lease)
+        self.starts = Starts(lambda: self._transaction(), Copies(path), owner=owner, lease=lambda: self.lease)
         """What is owed to servers."""
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
@@ -76,7 +78,11 @@ class Ledger:
             if folder_lock is not None:
                 folder_lock.release()
             raise
-        return cls(engine, owner=owner, lease=lease, lock=folder_lock)
+        ledger = cls(engine, path, owner=owner, lease=lease, lock=folder_lock)
+        if ledger.is_sole_user:
+            with suppress(LedgerError):  # a ledger that can only be read
+                await ledger.starts.take_in(at_once=True)
+        return ledger
 
     async def __aenter__(self) -> Ledger:
         return self
@@ -138,6 +144,8 @@ class Ledger:
             )
             if saved is not None and rotation.power.asked:
                 await connection.execute(promises.save_power(), [promises.row_of(self.starts.record_of(rotation))])
+        if saved is not None and rotation.power.asked:
+            await self.starts.copies.keep(self.starts.record_of(rotation), told=True)
         if saved is None:
             self._held.pop(rotation.id, None)
             raise LeaseLost(f"another process has taken over rotation {rotation.id}")
@@ -192,17 +200,16 @@ class Ledger:
         )
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).all()
-            ours = [row for row in rows if row.needs <= FORMAT]
-            understood = [(rotation, row.epoch + 1) for row in ours for rotation in readable(row.body)]
+            ours = [row for row in rows if isinstance(row.needs, int) and row.needs <= FORMAT]
+            understood = {row.id: rotation for row in ours for rotation in readable(row.body) if rotation.id == row.id}
             self._unknown |= {row.id: unknown for row in ours if (unknown := unknown_in(row.body))}
-            taken = {rotation.id for rotation, _ in understood}
-            if taken:
-                await connection.execute(statements.take(taken, self._tenure()))
-            await self._set_aside(connection, [row for row in rows if row.id not in taken])
-            with_power = [(await self._with_power(connection, rotation), epoch) for rotation, epoch in understood]
-        for rotation, epoch in with_power:
-            self._hold(rotation.id, epoch=epoch, since=began)
-        return [rotation for rotation, _ in with_power]
+            taken = await connection.execute(statements.take(understood, self._tenure())) if understood else ()
+            epochs = {row.id: row.epoch for row in taken}
+            await self._set_aside(connection, [row for row in rows if row.id not in epochs])
+            with_power = [await self._with_power(connection, understood[one]) for one in epochs]
+        for rotation in with_power:
+            self._hold(rotation.id, epoch=epochs[rotation.id], since=began)
+        return with_power
 
     async def _set_aside(self, connection: AsyncConnection, rows: Sequence[Any]) -> None:
         if not rows:
@@ -217,20 +224,35 @@ class Ledger:
     # -- the whole ---------------------------------------------------------------------------------------------
 
     async def mend(self, rotations: Iterable[Rotation]) -> bool:
-        """Where the file was deleted or replaced under us: write again what this process holds. True if it was so."""
+        """Where the file was deleted, emptied or replaced under us, or has lost a table: write again what this process
+        holds. True if it was so.
+        """
         if self._file == file_of(self._engine):
-            return False
-        log.error("the ledger's file was deleted or replaced: it is written again from memory", ledger=self.name)
-        left, self._engine = self._engine, await open_engine(Path(self.name), alone=False)
+            if not await self._lacks_tables():
+                return False
+            log.error("tables are missing in the ledger: they are made again from memory", ledger=self.name)
+            await self._engine.dispose()
+        else:
+            log.error("the ledger's file was deleted or replaced: it is written again from memory", ledger=self.name)
+            await self._engine.dispose()  # before the next one is opened: they would share the memory of the users
+            clear_away(self._path)
+            self.starts.copies.forget()
+        self._engine = await open_engine(self._path, alone=False)
         self._file = file_of(self._engine)
-        await left.dispose()
         began = uptime()
         for rotation in rotations:
             async with self._transaction() as connection:
                 await connection.execute(statements.claim(rotation, self._tenure(), account=self.starts.account))
-                await connection.execute(promises.save_power(), [promises.row_of(self.starts.record_of(rotation))])
+            await self.starts.save(self.starts.record_of(rotation))
             self._hold(rotation.id, epoch=1, since=began)
         return True
+
+    async def _lacks_tables(self) -> bool:
+        try:
+            async with self._transaction() as connection:
+                return await connection.run_sync(lacks_tables)
+        except LedgerError:
+            return False  # told by whoever asks whether it can be written
 
     async def probe(self) -> None:
         """Write one row, always the same: raises `LedgerError` where the ledger cannot be written."""
@@ -261,17 +283,17 @@ class Ledger:
 
     async def last_started(self) -> Mapping[str, datetime]:
         """For each server when its latest rotation began."""
-        return await self._latest(select(ROTATIONS.c.server_id, func.max(ROTATIONS.c.started_at)))
+        return await self._latest(statements.latest_of_each(ROTATIONS.c.started_at))
 
     async def last_succeeded(self) -> Mapping[str, datetime]:
         """For each server when its latest successful rotation ended."""
         succeeded = ROTATIONS.c.result == Result.SUCCESS
-        return await self._latest(select(ROTATIONS.c.server_id, func.max(ROTATIONS.c.finished_at)).where(succeeded))
+        return await self._latest(statements.latest_of_each(ROTATIONS.c.finished_at).where(succeeded))
 
     async def _latest(self, query: Any) -> Mapping[str, datetime]:
         async with self._transaction() as connection:
-            rows = await connection.execute(query.group_by(ROTATIONS.c.server_id))
-            return {server_id: instant_of(text) for server_id, text in rows}
+            rows = await connection.execute(query)
+            return {server_id: instant for server_id, text in rows if (instant := instant_of(text)) is not None}
 
     async def _bodies(self, query: Any) -> list[Rotation]:
         async with self._transaction() as connection:
@@ -283,8 +305,9 @@ class Ledger:
         async with self._transaction() as connection:
             rows = (await connection.execute(select(MARKS))).all()
         return {
-            row.server_id: Mark(server_id=row.server_id, seen_until=instant_of(row.seen_until), schedule=row.schedule)
+            row.server_id: Mark(server_id=row.server_id, seen_until=seen, schedule=row.schedule)
             for row in rows
+            if (seen := instant_of(row.seen_until)) is not None
         }
 
     async def keep_marks(self, server_ids: Collection[str]) -> None:

@@ -21,7 +21,7 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.events import Observers
 from snaprotd.engine.run import Drain, Tools
 from snaprotd.ledger.address import ledgers_in_force, note_in_force, why_unusable
-from snaprotd.ledger.no_ledger import NoLedger
+from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.provider.inventory import Inventory
@@ -133,7 +133,7 @@ async def ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
         ledger = await Ledger.open(path, owner=uuid.uuid4().hex, lease=lease)
     except LedgerError as error:
         log.error("a ledger cannot be written: going on from memory", ledger=str(path), error=str(error))
-        yield NoLedger(str(error))
+        yield NoLedger(path, str(error))
         return
     async with ledger:
         yield ledger

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from statistics import median
 
 from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, servers_of
@@ -16,6 +17,7 @@ from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.loop import insist_on_rotation
+from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, mend_ledger
 from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claimed, ServerBusy
@@ -23,9 +25,6 @@ from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.rows import busy_words
 from snaprotd.wiring.assembly import account_of, new_rotation, open_ledger_to_read, open_tools
-
-LEASE_RENEWAL = 10.0
-"""Seconds between two renewals of the lease while a rotation runs."""
 
 
 async def read_history(config: Config, name: str | None, limit: int) -> list[Rotation]:
@@ -85,18 +84,27 @@ async def rotate_now(
         _obey_signals(tools, say)
         target = await _target(config, tools, name)
         usual = await _usual_duration(tools.ledger, target.server_id)
-        leases = asyncio.create_task(_keep_leases(tools.ledger))
         keeper = Keeper(tools, board, serves=lambda _: False)
+        keeping = [
+            asyncio.create_task(_every(LEASE_RENEWAL, tools.ledger.renew)),
+            asyncio.create_task(_every(LEDGER_EVERY, lambda: mend_ledger(tools.ledger, board, keeper))),
+        ]
+
+        def show_here(rotation: Rotation) -> None:
+            (board.take_down if rotation.is_finished else board.show)(rotation)
+            show(rotation, usual)
+
         try:
-            await _finish_interrupted(tools, target, lambda rotation: show(rotation, usual))
-            rotation = await _rotate(config, tools, target, description, lambda rotation: show(rotation, usual))
+            await _finish_interrupted(tools, target, show_here)
+            rotation = await _rotate(config, tools, target, description, show_here)
             keeper.keep(tools.ledger.starts.record_of(rotation))
             # Where nobody else has this ledger, nobody else would see a stop strike that has not been seen to.
             await keeper.settle(watched_too=tools.ledger.is_sole_user and not tools.drain.requested.is_set())
             return rotation
         finally:
             await keeper.aclose()
-            leases.cancel()
+            for task in keeping:
+                task.cancel()
 
 
 async def _usual_duration(ledger: Ledger, server_id: str) -> float | None:
@@ -153,13 +161,11 @@ async def _run(rotation: Rotation, tools: Tools, show: Callable[[Rotation], None
     return ended
 
 
-async def _keep_leases(ledger: Ledger) -> None:
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
     while True:
-        await asyncio.sleep(LEASE_RENEWAL)
-        try:
-            await ledger.renew()
-        except SnaprotdError:
-            continue  # the rotation's own next save says what is wrong
+        await asyncio.sleep(seconds)
+        with suppress(SnaprotdError):  # the rotation's own next save says what is wrong
+            await work()
 
 
 def _obey_signals(tools: Tools, say: Callable[[str], None]) -> None:

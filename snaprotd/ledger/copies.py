@@ -1,0 +1,98 @@
+"""A copy of each promise, in a small file of its own beside the ledger's.
+
+The ledger's file may be deleted, cut short or written over while a server is off because of us. What is owed stands in
+a second place, which shares nothing with the first: it is on disk before the stop goes out, and is deleted when the
+ledger has it that nothing is owed any more. Where the two differ they merge by maximum, as any two records do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import structlog
+
+from snaprotd.core.power import merged
+from snaprotd.core.promise import ServerPower
+from snaprotd.ledger.promises import read_power, row_of
+
+log = structlog.get_logger("snaprotd.ledger")
+
+LONGEST = 1024 * 1024
+"""Bytes of a copy that are read."""
+
+Key = tuple[str, str]
+"""The account and the id of a server."""
+
+
+class Copies:
+    """The copies of one ledger's promises, as one process keeps them. What cannot be written is told, and no more."""
+
+    def __init__(self, ledger: Path) -> None:
+        self._folder = ledger.with_name(f"owed-by-{ledger.name}")
+        self._kept: dict[Key, tuple[object, ...] | None] = {}
+        """What was written last of each server; None where there is no copy."""
+
+    def read(self) -> list[ServerPower]:
+        """All that can be read. One that cannot is told."""
+        found = (self._read(file) for file in sorted(self._folder.glob("*.json")))
+        return [record for record in found if record is not None]
+
+    def forget(self) -> None:
+        """The copies may be gone: each is written again when it is kept."""
+        self._kept.clear()
+
+    async def keep(self, record: ServerPower, *, told: bool) -> None:
+        """Have the copy say what the record does. `told`: the ledger says it too, so it may go where that is over."""
+        power = record.power
+        is_over = told and not power.is_followed
+        wanted = None if is_over else (power.asked, power.released, power.is_followed, record.let_go)
+        key = (record.account, record.server_id)
+        if key in self._kept and self._kept[key] == wanted:
+            return
+        try:
+            await asyncio.to_thread(self._write, record, told)
+        except OSError as error:
+            log.warning("a promise has no copy beside the ledger", server=record.label, error=str(error))
+        else:
+            self._kept[key] = wanted
+
+    def _write(self, record: ServerPower, told: bool) -> None:
+        file = self._file(record)
+        before = self._read(file) if file.exists() else None
+        if before is not None:
+            record = replace(record, power=merged(record.power, before.power))  # another process may know of more
+        if told and not record.power.is_followed:
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # others are owed something
+                self._folder.rmdir()
+            return
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        fresh = file.with_suffix(f".{os.getpid()}")
+        with fresh.open("w") as written:
+            json.dump(row_of(record), written)
+            written.flush()
+            os.fsync(written.fileno())
+        fresh.replace(file)
+
+    def _file(self, record: ServerPower) -> Path:
+        """Named so that a person sees of which server it is; the rest keeps the servers of two accounts apart."""
+        whose = hashlib.sha256(f"{record.account}\0{record.server_id}".encode()).hexdigest()[:16]
+        return self._folder / f"{quote(record.server_id, safe='')[:80]}-{whose}.json"
+
+    @staticmethod
+    def _read(file: Path) -> ServerPower | None:
+        try:
+            with file.open("rb") as opened:
+                return read_power(json.loads(opened.read(LONGEST)))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            log.error(
+                "the copy of a promise cannot be read: look whether its server runs", file=file.name, error=str(error)
+            )
+            return None
