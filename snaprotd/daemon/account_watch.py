@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -39,6 +39,7 @@ class AccountWatch:
         schedules: Schedules,
         board: Board,
         look_after: LookAfter,
+        first_listed: Callable[[], Awaitable[None]],
         now: Callable[[], datetime],
     ) -> None:
         self._config = config
@@ -51,6 +52,7 @@ class AccountWatch:
         self._schedules = schedules
         self._board = board
         self._look_after = look_after
+        self._first_listed = first_listed
         self._now = now
         self._assessments = Assessments()
         self._discovered_at: float | None = None
@@ -100,6 +102,8 @@ class AccountWatch:
         if {_identity(target) for target in targets} != set(map(_identity, self._schedules.targets.values())):
             await self._look_after(at_start=first)
         if complete:
+            if first:
+                await self._first_listed()
             self._discovered_at = moment
             self._note_missing(self.targets())
             await self.forget_others()

@@ -21,6 +21,7 @@ from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.schedules import Remembered, Schedules
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
+from snaprotd.daemon.unexplained import ask_about_unexplained
 from snaprotd.daemon.view import DaemonView, Standing
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Rotations
@@ -126,6 +127,7 @@ class Daemon:
             schedules=self._schedules,
             board=board,
             look_after=self._look_after,
+            first_listed=self._ask_about_unexplained,
             now=tools.now,
         )
         self._ledger_watch = LedgerWatch(tools.ledger, board)
@@ -162,7 +164,7 @@ class Daemon:
             log.error("what ledgers owe that were in force before is not known yet", error=str(error))
         try:
             await self._rotations.take_over(everything=self._tools.ledger.is_sole_user)
-            await self._rotations.keeper.take_up()
+            await self._rotations.take_up()
         except LedgerError as error:
             log.error("interrupted rotations cannot be taken over yet", error=str(error))
 
@@ -225,13 +227,20 @@ class Daemon:
         """What other processes have left, or done."""
         if not self.standing.stop.is_set():
             await self._inheritance.take_up()
-            await self._rotations.keeper.take_up()
+            await self._rotations.take_up()
             await self._rotations.take_over()
             await self._note_others()
 
+    async def _ask_about_unexplained(self) -> None:
+        targets = self._schedules.targets.values()
+        if await ask_about_unexplained(self._tools, self._config, targets, self._tools.now()):
+            await self._rotations.take_up()
+
     async def _note_others(self) -> None:
-        """What other processes have done meanwhile, as `snaprotd now` does, is known to the status too."""
+        """What other processes do or have done meanwhile, as `snaprotd now` does, is known here too."""
         now = self._tools.now()
+        found = await self._tools.ledger.open_rotations()
+        self.board.elsewhere = {one.id: one for one in found if one.id not in self.board.running}
         for rotation in await self._tools.ledger.ended_since(self._noted_until):
             self.board.of(rotation.server_id).note_end(rotation)
         self._noted_until = now

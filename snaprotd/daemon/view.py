@@ -82,9 +82,8 @@ class DaemonView:
 
     def in_words(self) -> str:
         """How it stands, in one line for `systemctl status`."""
-        running = list(self._board.running.values())
-        off = [rotation.label for rotation in running if rotation.is_owed]
-        off += [debt.label for debt in self._board.debts.values()]
+        running = self._board.running
+        off = [label for _, label in self._board.held_off]
         is_ending = self._standing.stop.is_set()
         words = ["ending" if is_ending else count(len(self._schedules.targets), "server")]
         if running:

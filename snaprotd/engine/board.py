@@ -63,6 +63,8 @@ class Board:
         self._by_id: dict[str, ServerFacts] = {}
         self.running: dict[str, Rotation] = {}
         """The latest record of each rotation that this process is responsible for, by its id."""
+        self.elsewhere: dict[str, Rotation] = {}
+        """The open rotations of other processes, as the ledger was last read, by their ids."""
         self.debts: dict[tuple[str, str], ServerPower] = {}
         """The servers that a start is owed to and that no rotation sees to, by account and id."""
         self.ledger_writable: bool | None = None
@@ -81,6 +83,12 @@ class Board:
     def of(self, server_id: str) -> ServerFacts:
         """What is known of a server. One that was removed is not shown any more: its facts go nowhere."""
         return self._by_id.get(server_id) or ServerFacts(server_id)
+
+    @property
+    def held_off(self) -> list[tuple[str, str]]:
+        """The id and the label of each server that a start is owed to, as far as was seen, whoever sees to it."""
+        owed = [(one.server_id, one.label) for one in (self.elsewhere | self.running).values() if one.is_owed]
+        return owed + [(one.server_id, one.label) for one in self.debts.values()]
 
     # -- rotations ---------------------------------------------------------------------------------------------
 

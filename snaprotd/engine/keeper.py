@@ -147,7 +147,6 @@ class Keeper:
     async def take_up(self) -> None:
         """Take care of every server that the ledger names and nobody else sees to. Raises `LedgerError`."""
         grace = TAKEN_UP_WITHIN if self._leases == "go by" else 0.0
-        await self._tools.ledger.starts.take_in()
         followed = await self._tools.ledger.starts.followed(grace=grace)
         for record in followed:
             self.keep(record)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from snaprotd.core.errors import LeaseLost, LedgerError
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Rotation, Step, resumed
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper
@@ -65,10 +66,12 @@ class Permits:
         self._freed.set()
 
 
-async def mend_ledger(ledger: Ledger, board: Board, keeper: Keeper) -> None:
-    """See that the ledger's file is there still, and write again what this process holds where it is not."""
-    if await ledger.mend(list(board.running.values())):
+async def mend_ledger(ledger: Ledger, board: Board, keeper: Keeper) -> bool:
+    """See that the ledger's file is there still, and write again what this process holds where it is not: True then."""
+    mended = await ledger.mend(list(board.running.values()))
+    if mended:
         await keeper.save_all()
+    return mended
 
 
 class Rotations:
@@ -88,6 +91,8 @@ class Rotations:
         self.permits = Permits(max_concurrent)
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = finished
+        self._untold: list[ServerPower] = []
+        """What only copies beside the ledger tell."""
 
     async def begin(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
         """Claim a new rotation and, if it is ours, run it in the background."""
@@ -129,11 +134,26 @@ class Rotations:
             if rotation.held_off:
                 log.error("the ledger cannot be written: starting the server", server=rotation.label)
                 self.keeper.keep(self._tools.ledger.starts.record_of(rotation), is_abandoned=True)
-        await self.keeper.take_up()
+        await self.take_up()
 
     async def mend_ledger(self) -> None:
         """See that the ledger's file is there still, and write again what it is to hold where it is not."""
-        await mend_ledger(self._tools.ledger, self._board, self.keeper)
+        mended = await mend_ledger(self._tools.ledger, self._board, self.keeper)
+        if mended or self._untold or await self._tools.ledger.starts.take_in():
+            await self.take_up()
+
+    async def take_up(self) -> None:
+        """Take care of every server that something is owed to and nobody else sees to. Raises `LedgerError`.
+
+        What only a copy tells is shown as long as it may be that another process is writing it down.
+        """
+        before, self._untold = self._untold, await self._tools.ledger.starts.take_in()
+        for record in before:
+            self._board.clear_debt(record)
+        await self.keeper.take_up()
+        for record in self._untold:
+            if record.power.is_owed and not self.serves(record.server_id):
+                self._board.show_debt(record)
 
     async def keep_leases(self, every: float) -> None:
         """Renew the leases, for ever. A ledger that cannot be written is tried again."""

@@ -90,7 +90,7 @@ class Copies:
     def _read(file: Path) -> ServerPower | None:
         try:
             with file.open("rb") as opened:
-                return read_power(json.loads(opened.read(LONGEST)))
+                return read_power(dict(json.loads(opened.read(LONGEST))))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.error(
                 "the copy of a promise cannot be read: look whether its server runs", file=file.name, error=str(error)

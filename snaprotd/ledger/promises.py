@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import Row, Select, case, func, or_, select
+from sqlalchemy import Row, Select, and_, case, func, or_, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,6 +20,7 @@ from snaprotd.ledger.schema import POWERS
 log = structlog.get_logger("snaprotd.ledger")
 
 _BODY = TypeAdapter(ServerPower)
+_DAMAGED = tuple(func.typeof(column) != "integer" for column in (POWERS.c.asked, POWERS.c.released))
 _READ = select(*(column for column in POWERS.columns if column.name != "is_followed"))
 
 
@@ -83,7 +84,7 @@ def read_power(row: Row[Any] | Mapping[str, Any]) -> ServerPower:
 
 def _number(value: Any, otherwise: int) -> int:
     """A column's number: SQLite keeps whatever was written, of whatever type."""
-    return value if isinstance(value, int) else otherwise
+    return value if isinstance(value, int) and value >= 0 else otherwise
 
 
 def row_names() -> list[str]:
@@ -91,13 +92,17 @@ def row_names() -> list[str]:
 
 
 def save_power() -> Any:
-    """Write rows of `row_of`. Two records of one server merge: the later stop counts, what was paid stays paid."""
+    """Write rows of `row_of`. Two records of one server merge: the later stop counts, what was paid stays paid.
+
+    One that was damaged is written over: the record was read from what is left of it.
+    """
     insertion = upsert(POWERS)
     new, old = insertion.excluded, POWERS.c
-    is_older = (old.asked > new.asked) | ((old.asked == new.asked) & (old.released > new.released))
+    is_whole = and_(*(~is_damaged for is_damaged in _DAMAGED))
+    is_older = is_whole & ((old.asked > new.asked) | ((old.asked == new.asked) & (old.released > new.released)))
     keys = {"account", "server_id"}
     kept = {name: case((is_older, old[name]), else_=new[name]) for name in set(row_names()) - keys}
-    kept["released"] = case((old.released > new.released, old.released), else_=new.released)
+    kept["released"] = case((is_whole & (old.released > new.released), old.released), else_=new.released)
     kept["let_go"] = case((new.let_go == "", old.let_go), else_=new.let_go)  # who writes may not know of it
     return insertion.on_conflict_do_update(index_elements=["account", "server_id"], set_=kept)
 
@@ -108,8 +113,7 @@ def followed() -> Select[Any]:
     A row that is damaged is among them: what was written in it is for `read_power` to say.
     """
     told = POWERS.c
-    numbers = (func.typeof(column) != "integer" for column in (told.asked, told.released))
-    return _READ.where(or_(told.is_followed, told.asked > told.released, *numbers))
+    return _READ.where(or_(told.is_followed, told.asked > told.released, *_DAMAGED))
 
 
 def power_of(account: str, server_id: str) -> Select[Any]:

@@ -59,7 +59,7 @@ def _all(path: Path) -> Iterator[ServerPower]:
         try:
             with closing(_opened(path, how)) as connection:
                 records = [*_powers(connection), *_promises_of_rotations(connection)]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:
             why = why or error
             continue
         yield from records

@@ -83,7 +83,7 @@ async def transaction(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConn
     try:
         async with engine.begin() as connection:
             yield connection
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, UnicodeError) as error:  # the last: of a name or a message in a damaged file
         reason = getattr(error, "orig", None) or error
         raise LedgerError(f"the ledger {name} cannot be used: {reason}") from error
 

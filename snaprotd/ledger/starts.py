@@ -15,7 +15,6 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger import promises, statements
-from snaprotd.ledger.claims import uptime
 from snaprotd.ledger.copies import Copies, Key
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -38,7 +37,7 @@ class Starts:
         self._transaction = transaction
         self.copies = copies
         self._untold: dict[Key, float] = {}
-        """What only a copy tells, and since when that is known, by a clock that no one sets."""
+        """What only a copy tells, and since when that is known, by the loop's clock."""
         self._owner = owner
         self._lease = lease
         self.account = ""
@@ -120,16 +119,15 @@ class Starts:
             record = await promises.inherit(connection, self.account, owed)
         await self.copies.keep(record, told=True)
 
-    async def take_in(self, *, at_once: bool = False) -> None:
+    async def take_in(self, *, at_once: bool = False) -> list[ServerPower]:
         """Have the ledger tell what only a copy tells: its file was lost, or put back as it was once.
 
-        Not before `TOLD_WITHIN` seconds, unless `at_once`: another process may be writing it again just now.
+        Not before `TOLD_WITHIN` seconds, unless `at_once`: another process may be writing it again just now. Answers
+        with what is waited for.
         """
-        copies = await asyncio.to_thread(self.copies.read)
-        if not copies and not self._untold:
-            return
-        now, before, self._untold = uptime(), self._untold, {}
-        for copy in copies:
+        untold = []
+        now, before, self._untold = asyncio.get_running_loop().time(), self._untold, {}
+        for copy in await asyncio.to_thread(self.copies.read):
             key = (copy.account, copy.server_id)
             known = await self.kept(*key)
             if known is not None and not _goes_beyond(copy, known):
@@ -141,6 +139,8 @@ class Starts:
                 await self.save(copy)
             else:
                 self._untold[key] = before.get(key, now)
+                untold.append(copy)
+        return untold
 
     async def adopt(self) -> None:
         """What was written before accounts were told apart is this account's."""

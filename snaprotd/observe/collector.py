@@ -68,8 +68,7 @@ class ServerCollector(Collector):
         family = _gauge("snaprotd_server_stopped_by_us", "1 while we hold the server off, or owe it a start, as seen.")
         labels = {facts.server_id: label for label, facts in servers.items()}
         held = {}
-        owed = [(one.server_id, one.label) for one in self._board.running.values() if one.is_owed]
-        for server_id, label in (*owed, *((one.server_id, one.label) for one in self._board.debts.values())):
+        for server_id, label in self._board.held_off:
             # A server that left the configuration while it was off stays visible until it is on again: under the
             # label that it had, or under its id where that is another server's now.
             held[labels.get(server_id, server_id if label in servers else label)] = 1

@@ -101,8 +101,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "start_in_doubt": Kind(
             severity=ALARM,
-            says="by the ledger a start is owed to the server, but a newer snapshot of ours is not in the ledger: "
-            "that may be an old copy, so nothing is started",
+            says="the server is off, perhaps because of us, and a newer snapshot of ours is not in the ledger: it may "
+            "be an old copy, or a new one after a loss, so nothing is started",
             do="Start the server in the provider's panel if it is to run, else let go of the start: "
             "`snaprotd leave-off {server}`.",
             alerts=("SnaprotdServerHeldOff",),

@@ -229,7 +229,7 @@ def owed_row(owed: ServerPower) -> Json:
     """A start that is owed, as the ledger has it."""
     power = owed.power
     if power.in_doubt:
-        why = "was stopped by snaprotd, as this ledger has it, which may be an old copy: it is not started"
+        why = "may be off because of snaprotd, but the ledger may be an old copy, or a new one: it is not started"
     elif power.went_off:
         why = "was stopped by snaprotd, and was not seen running since"
     else:

@@ -27,6 +27,7 @@ from tests.support.harms import (
     delete_ledger,
     disk_is_read_only,
     is_promise_known,
+    put_right,
     told_by,
 )
 from tests.support.lives import MortalLedger
@@ -143,6 +144,7 @@ class Watch(Promise):
         with disk_is_read_only(self.ledger, really=is_read_only):
             await pay_what_is_owed([self.ledger], {"VPS_API_TOKEN": self.world.token}, why, transport=self.way)
         await asyncio.sleep(HOUR)
+        put_right(self.ledger, harm)
 
     async def pass_time(self, seconds: float, *, every: float = 211.0) -> None:
         until = asyncio.get_running_loop().time() + seconds

@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from snaprotd.core import schedule
 from snaprotd.core.errors import ConfigError, LeaseLost
 from snaprotd.core.policy import Retention
-from snaprotd.daemon.life import LEASE_RENEWAL, TICK
+from snaprotd.daemon.life import TICK
 from snaprotd.engine.loop import run_rotation
+from snaprotd.engine.rotations import LEASE_RENEWAL
 from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.store import Ledger

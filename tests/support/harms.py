@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Rotation
+from snaprotd.ledger.copies import Copies
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
 from snaprotd.ledger.salvage import salvaged
 
@@ -28,6 +30,8 @@ class Harm(StrEnum):
     BOTH_DAMAGED = "both rows are damaged"
     BOTH_DELETED = "both rows are deleted"
     LEDGER_DELETED = "the ledger is deleted"
+    LEDGER_OVERWRITTEN = "the ledger is written over"
+    COPIES_DELETED = "the copies of promises are deleted"
     FILE_REFUSED = "the configuration is refused at the restart"
     DISK_READ_ONLY = "the disk is read-only at the restart"
     DISK_FULL = "the disk is full at the restart, and for a while"
@@ -54,11 +58,12 @@ FORGETS_THE_SLOT = frozenset(
         Harm.BOTH_DAMAGED,
         Harm.BOTH_DELETED,
         Harm.LEDGER_DELETED,
+        Harm.LEDGER_OVERWRITTEN,
     }
 )
 """After these nobody knows what was asked for in a slot: whether a snapshot is asked for once only is not judged."""
 
-BEFORE_THE_DAEMON = frozenset({Harm.FILE_REFUSED, Harm.DISK_READ_ONLY})
+BEFORE_THE_DAEMON = frozenset({Harm.FILE_REFUSED, Harm.DISK_READ_ONLY, Harm.LEDGER_OVERWRITTEN})
 """With these the daemon cannot begin: what is owed is paid first, and then the process ends."""
 
 
@@ -76,7 +81,7 @@ def delete_ledger(ledger: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What a ledger's own columns still tell of the server."""
+    """What a ledger's own columns, or the copy beside it, still tell of the server."""
 
     is_followed: bool = False
     """Something is owed to it, or an old stop may turn out to have struck."""
@@ -93,12 +98,16 @@ def is_ledger(path: Path) -> bool:
 
 
 def told_by(ledger: Path) -> Told:
+    copied = any(copy.power.is_followed for copy in Copies(ledger).read())
     if not is_ledger(ledger):
-        return Told()
+        return Told(is_followed=copied)
     with closing(sqlite3.connect(ledger)) as connection:
         (followed,) = connection.execute("SELECT count(*) FROM powers WHERE is_followed").fetchone()
         bodies = [body for (body,) in connection.execute("SELECT body FROM rotations WHERE is_open AND needs <= 1")]
-    return Told(is_followed=bool(followed), is_open=any(one.power.is_followed for one in map(_rotation, bodies) if one))
+    return Told(
+        is_followed=bool(followed) or copied,
+        is_open=any(one.power.is_followed for one in map(_rotation, bodies) if one),
+    )
 
 
 def _rotation(body: str) -> Rotation | None:
@@ -112,17 +121,26 @@ def befall(ledger: Path, harm: Harm) -> None:
     """Do to the ledger what `harm` says; the disk and the configuration are for the next process to meet."""
     if harm is Harm.LEDGER_DELETED:
         delete_ledger(ledger)
+    elif harm is Harm.LEDGER_OVERWRITTEN:
+        delete_ledger(ledger)
+        ledger.write_bytes(b"no ledger" * 1000)
+    elif harm is Harm.COPIES_DELETED:
+        shutil.rmtree(ledger.with_name(f"owed-by-{ledger.name}"), ignore_errors=True)
     elif harm in EDITS and is_ledger(ledger):
         edit(ledger, *EDITS[harm])
+
+
+def put_right(ledger: Path, harm: Harm) -> None:
+    """What a person does when the process has said why it cannot begin."""
+    if harm is Harm.LEDGER_OVERWRITTEN:
+        delete_ledger(ledger)
 
 
 def is_promise_known(before: Told, after: Told) -> bool:
     """Whether the promise to start the server again outlives a harm, done while no process lived.
 
-    It is written twice: in the row of the server's power, whose columns tell it where the body cannot be read, and in
-    that of the open rotation. What one of the two still tells is kept. Where both are gone, or the ledger with them,
-    nobody can know of it any more: that is the one case that is not judged. (A ledger that is deleted under a living
-    process is written again from memory.)
+    It is written three times: in the row of the server's power, whose columns tell it where the body cannot be read, in
+    that of the open rotation, and in a file beside the ledger. What one of them still tells is kept.
     """
     was_told = before.is_followed or before.is_open
     return not was_told or after.is_followed or after.is_open

@@ -33,6 +33,7 @@ from tests.support.harms import (
     disk_is_read_only,
     is_owed_on,
     is_promise_known,
+    put_right,
     told_by,
 )
 from tests.support.lives import Story, night
@@ -165,7 +166,7 @@ class Process:
 
     async def take_over(self, *, everything: bool = False) -> None:
         await self.rotations.take_over(everything=everything)
-        await self.rotations.keeper.take_up()
+        await self.rotations.take_up()
 
     async def _watch_account(self) -> None:
         keeper = self.rotations.keeper
@@ -312,7 +313,6 @@ class History(Story):
         await self._end_everything()
         harm = next(self._harms, Harm.NONE)
         self.met.add(harm)
-        self.is_judged = self.is_judged and not self.is_ledger_missing
         before = told_by(self.ledger_path)
         befall(self.ledger_path, harm)
         self.is_judged = self.is_judged and is_promise_known(before, told_by(self.ledger_path))
@@ -336,6 +336,7 @@ class History(Story):
         if owed and self.is_judged:
             self.witnessed.judge_last_resort(paid=paid, was_active=self.was_active)
         await asyncio.sleep(HOUR)
+        put_right(self.ledger_path, harm)
 
     def _go_on_beside_a_frozen_one(self) -> None:
         frozen, self.living = self.living, Process(self, is_second=True)

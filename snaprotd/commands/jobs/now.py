@@ -161,7 +161,7 @@ async def _run(rotation: Rotation, tools: Tools, show: Callable[[Rotation], None
     return ended
 
 
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+async def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     while True:
         await asyncio.sleep(seconds)
         with suppress(SnaprotdError):  # the rotation's own next save says what is wrong

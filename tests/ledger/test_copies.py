@@ -1,0 +1,197 @@
+"""The copy of each promise beside the ledger, and what it still tells when the ledger's file does not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from snaprotd.core import power
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower, Terms
+from snaprotd.ledger.copies import Copies
+from snaprotd.ledger.salvage import NoLedger, salvaged
+from snaprotd.ledger.store import Ledger
+from tests.support.daemons import Line, logged
+from tests.support.harms import delete_ledger
+
+NOW = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
+OWED = ServerPower(
+    account="vps.invalid",
+    server_id="12345",
+    label="web",
+    power=power.promised(Power(), NOW),
+    terms=Terms(base_url="https://vps.invalid/api/v1", token_file="/etc/snaprotd/token"),
+)
+PAID = replace(OWED, power=replace(power.released(OWED.power), unstruck=False))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "owed-by-state.db"
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def blocked(folder: Path) -> None:
+    folder.touch()
+
+
+async def opened(path: Path) -> Ledger:
+    return await Ledger.open(path, owner="one")
+
+
+async def owing(path: Path) -> None:
+    async with await opened(path) as ledger:
+        await ledger.starts.save(OWED)
+
+
+def overwritten(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 200)
+
+
+def without_header(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(bytes(100))
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def emptied(path: Path) -> None:
+    delete_ledger(path)
+    path.touch()
+
+
+LOSSES = pytest.mark.parametrize(
+    "lose", [overwritten, without_header, cut_in_half, emptied, delete_ledger, Path.unlink]
+)
+
+
+@LOSSES
+async def test_a_promise_outlives_whatever_becomes_of_the_ledgers_file(
+    path: Path, lose: Callable[[Path], None]
+) -> None:
+    await owing(path)
+    lose(path)
+    (found,) = salvaged(path)
+    assert (found.server_id, found.label, found.terms, found.power.is_payable) == ("12345", "web", OWED.terms, True)
+
+
+@pytest.mark.parametrize("lose", [emptied, delete_ledger])
+async def test_a_new_ledger_owes_at_once_what_the_lost_one_owed(path: Path, lose: Callable[[Path], None]) -> None:
+    await owing(path)
+    lose(path)
+    async with await opened(path) as ledger:
+        assert [record.label for record in await ledger.starts.owed()] == ["web"]
+
+
+async def test_an_old_copy_of_the_ledger_owes_what_was_promised_since(path: Path, tmp_path: Path) -> None:
+    async with await opened(path) as ledger:
+        await ledger.starts.save(PAID)
+    shutil.copy(path, path.with_name("old"))
+    async with await opened(path) as ledger:
+        await ledger.starts.save(replace(OWED, power=power.promised(PAID.power, NOW)))
+    path.with_name("old").replace(path)
+    async with await opened(path) as ledger:
+        assert [record.power.asked for record in await ledger.starts.owed()] == [2]
+
+
+async def test_a_copy_is_deleted_when_the_ledger_has_it_that_nothing_is_owed(path: Path, folder: Path) -> None:
+    await owing(path)
+    assert [file.name[:6] for file in files(folder)] == ["12345-"]
+    async with await opened(path) as ledger:
+        await ledger.starts.save(PAID)
+    assert folder not in files(path.parent)
+
+
+async def test_what_is_paid_while_the_ledger_cannot_be_written_is_not_owed_by_it_again(path: Path) -> None:
+    await owing(path)
+    none = NoLedger(path, "a disk that is full")
+    with pytest.raises(LedgerError):
+        await none.starts.save(PAID)
+    await none.close()
+    assert salvaged(path) == []
+    async with await opened(path) as ledger:
+        assert await ledger.starts.owed() == []
+
+
+async def test_two_processes_that_keep_one_copy_lose_nothing_of_the_later_stop(path: Path) -> None:
+    later = replace(OWED, power=power.promised(PAID.power, NOW))
+    await Copies(path).keep(later, told=True)
+    for record, told in ((OWED, True), (PAID, True), (PAID, False)):
+        await Copies(path).keep(record, told=told)
+        (copy,) = Copies(path).read()
+        assert (copy.power.asked, copy.power.held_off) == (2, True)
+
+
+async def test_servers_of_two_accounts_with_one_id_have_two_copies(path: Path) -> None:
+    for account in ("one.invalid", "two.invalid"):
+        await Copies(path).keep(replace(OWED, account=account), told=True)
+    assert {copy.account for copy in Copies(path).read()} == {"one.invalid", "two.invalid"}
+
+
+@pytest.mark.parametrize("server_id", ["../../etc/passwd", "a/b", "x" * 64, "ä" * 64, "", "."])
+async def test_an_id_of_any_kind_names_a_file_in_the_folder(path: Path, folder: Path, server_id: str) -> None:
+    await Copies(path).keep(replace(OWED, server_id=server_id), told=True)
+    assert [copy.server_id for copy in Copies(path).read()] == [server_id]
+    assert [file.parent for file in files(folder)] == [folder]
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"asked": 1}'])
+async def test_a_copy_that_cannot_be_read_is_told_and_hides_no_other(
+    path: Path, folder: Path, text: bytes, log: list[Line]
+) -> None:
+    await Copies(path).keep(OWED, told=True)
+    (folder / "0-damaged.json").write_bytes(text)
+    assert [copy.server_id for copy in Copies(path).read()] == ["12345"]
+    (line,) = logged(log, "the copy of a promise cannot be read: look whether its server runs")
+    assert line["file"] == "0-damaged.json"
+
+
+async def test_a_copy_that_cannot_be_written_keeps_nobody_from_promising(
+    path: Path, folder: Path, log: list[Line]
+) -> None:
+    blocked(folder)
+    await owing(path)
+    assert [found.label for found in salvaged(path)] == ["web"]
+    assert len(logged(log, "a promise has no copy beside the ledger")) == 1
+
+
+async def test_what_another_process_may_be_writing_again_is_waited_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does so within seconds of the loss; it may need its server off."""
+    await owing(path)
+    async with await opened(path) as ledger:
+        delete_ledger(path)
+        await ledger.mend([])
+        assert [record.label for record in await ledger.starts.take_in()] == ["web"]
+        assert [record.label for record in await ledger.starts.take_in()] == ["web"]
+        assert await ledger.starts.owed() == []
+        monkeypatch.setattr("snaprotd.ledger.starts.TOLD_WITHIN", 0.0)
+        assert await ledger.starts.take_in() == []
+        assert [record.label for record in await ledger.starts.owed()] == ["web"]
+
+
+async def test_a_row_that_is_whole_again_is_not_taken_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snaprotd.ledger.starts.TOLD_WITHIN", 0.0)
+    await owing(path)
+    async with await opened(path) as ledger:
+        known = await ledger.starts.kept("vps.invalid", "12345")
+        assert await ledger.starts.take_in() == []
+        assert await ledger.starts.kept("vps.invalid", "12345") == known
