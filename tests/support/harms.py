@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -93,8 +93,9 @@ def is_ledger(path: Path) -> bool:
     """There is one, and its tables are made."""
     if not path.exists():
         return False
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(sqlite3.connect(path)) as connection, suppress(sqlite3.DatabaseError):
         return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'powers'").fetchone() is not None
+    return False
 
 
 def told_by(ledger: Path) -> Told:

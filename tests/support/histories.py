@@ -155,7 +155,9 @@ class Process:
         """As a daemon does at its start; where the disk is full it tries again at its ticks."""
         while True:
             try:
+                await self.tools.ledger.starts.take_in(at_once=not self._is_second)
                 await self.take_over(everything=not self._is_second)
+                await self._take_in_later()
                 return
             except LedgerError:
                 await asyncio.sleep(TICK)
@@ -187,6 +189,13 @@ class Process:
         await asyncio.sleep(3)
         await self.rotations.mend_ledger()
         self.history.is_ledger_missing = False
+        await self._take_in_later()
+
+    async def _take_in_later(self) -> None:
+        """What only a copy tells is left to others for a while, and taken in at a later tick."""
+        if await self.tools.ledger.starts.take_in():
+            await asyncio.sleep(TICK)
+            await self.rotations.take_up()
 
     async def _go_through_nights(self) -> None:
         history = self.history
