@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.core.power import given_up
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger import promises, statements
@@ -107,8 +109,14 @@ class Starts:
 
     async def let_go(self, server_id: str, words: str) -> ServerPower | None:
         """Let go of what is owed to a server; `words` say who does, when and why. None where nothing is."""
-        async with self._transaction() as connection:
-            record = await promises.let_go(connection, self.account, server_id, words)
+        try:
+            async with self._transaction() as connection:
+                record = await promises.let_go(connection, self.account, server_id, words)
+        except LedgerError:
+            for copy in await asyncio.to_thread(self.copies.read):
+                if copy.server_id == server_id and self.is_ours(copy.account):
+                    await self.copies.keep(replace(copy, power=given_up(copy.power), let_go=words), told=False)
+            raise
         if record is not None:
             await self.copies.keep(record, told=True)
         return record

@@ -51,7 +51,7 @@ async def open_ledger_to_read(config: Config) -> AsyncIterator[Ledger | None]:
 
     Without the folder's lock: a daemon that starts meanwhile may still know that it is alone.
     """
-    if not _ledger_path(config).exists():
+    if not _exists(_ledger_path(config)):
         yield None
         return
     async with await open_ledger(config, lock=False) as ledger:
@@ -127,9 +127,14 @@ async def tools_by_terms(
 
 @asynccontextmanager
 async def ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
-    """A ledger that is not the configuration's; one that fails at whatever is asked, where it cannot be written."""
+    """A ledger that is not the configuration's; one that fails at whatever is asked, where it cannot be written.
+
+    None is made where there is none: it may be on a volume that is not there just now.
+    """
     lease = terms.request_timeout + LEASE_BEYOND_REQUEST
     try:
+        if not _exists(path):
+            raise LedgerError(f"there is no ledger at {path}")
         ledger = await Ledger.open(path, owner=uuid.uuid4().hex, lease=lease)
     except LedgerError as error:
         log.error("a ledger cannot be written: going on from memory", ledger=str(path), error=str(error))
@@ -137,6 +142,10 @@ async def ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
         return
     async with ledger:
         yield ledger
+
+
+def _exists(path: Path) -> bool:
+    return path.exists()
 
 
 def account_of(config: Config) -> str:

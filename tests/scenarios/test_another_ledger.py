@@ -143,7 +143,8 @@ async def test_a_ledger_that_is_not_there_is_asked_again_when_it_is(tmp_path: Pa
     one = Moved(tmp_path)
     await one.is_left_off()
     one.names_the_new_ledger()
-    files = [one.old.with_name(one.old.name + end) for end in ("", "-wal", "-shm")]
+    name = one.old.name
+    files = [one.old.with_name(each) for each in (name, f"{name}-wal", f"{name}-shm", f"owed-by-{name}")]
     away = {file: file.with_name(f"away-{file.name}") for file in files if file.exists()}
     for file, place in away.items():
         file.rename(place)

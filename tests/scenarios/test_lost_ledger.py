@@ -1,16 +1,24 @@
-"""The ledger's file is deleted or replaced while a daemon uses it."""
+"""The ledger's file is deleted or replaced, while a daemon uses it or while nobody lives."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from snaprotd.core import power
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Step
+from snaprotd.ledger.copies import Copies
 from snaprotd.ledger.salvage import salvaged
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged
+from tests.support.harms import edit
+from tests.support.promised import Promise, looked_after
 
 pytestmark = pytest.mark.usefixtures("one_clock")
 
@@ -68,3 +76,107 @@ async def test_a_rotation_goes_on_over_the_loss_of_its_ledger_and_the_next_slots
         assert [ended.result for ended in watched.ended] == ["success"] * 3
     assert len(world.created) == 3
     assert world.status_of("12345") == "active"
+
+
+# -- while nobody lives ------------------------------------------------------------------------------------------------
+
+
+async def left_off(one: Promise) -> None:
+    watched = await one.begin()
+    await watched.reaches(Step.WAIT)
+    await one.kill()
+    assert one.status == "stopped"
+
+
+@pytest.mark.usefixtures("few_ticks", "silence")
+@pytest.mark.parametrize("lose", [deleted, replaced])
+async def test_what_the_lost_ledger_owed_the_new_one_owes(tmp_path: Path, lose: Callable[[Path], None]) -> None:
+    one = Promise(tmp_path)
+    await left_off(one)
+    lose(tmp_path / "state.db")
+    async with looked_after(one):
+        await one.until(lambda: one.status == "active", 120)
+
+
+@pytest.mark.usefixtures("silence")
+async def test_what_only_a_copy_tells_is_shown_and_paid_by_a_daemon_that_lives(tmp_path: Path) -> None:
+    """The ledger was deleted under it, and so is the process that had stopped the server."""
+    one = Promise(tmp_path)
+    watched = await one.begin()
+    ledger = watched.daemon._tools.ledger
+    one.world._switch(one.world.servers["12345"], "stop")
+    await asyncio.sleep(2 * MINUTE)
+    owed = power.promised(Power(), datetime.now(UTC))
+    record = ServerPower(account=ledger.starts.account, server_id="12345", label="web", power=owed)
+    await Copies(tmp_path / "state.db").keep(record, told=True)
+    await asyncio.sleep(4)
+    report = await one.report()
+    assert (report["state"], report["servers"][0]["stopped_by_us_since"] is not None) == ("alarm", True)
+    await one.until(lambda: one.status == "active", 2 * MINUTE)
+    await asyncio.sleep(10 * MINUTE)
+    assert await one.end() == 0
+    assert Copies(tmp_path / "state.db").read() == []
+
+
+@pytest.mark.usefixtures("few_ticks", "silence")
+async def test_where_nothing_is_left_of_a_ledger_a_person_is_asked_why_the_server_is_off(tmp_path: Path) -> None:
+    one = Promise(tmp_path)
+    await left_off(one)
+    deleted(tmp_path / "state.db")
+    shutil.rmtree(tmp_path / "owed-by-state.db")
+    await asyncio.sleep(5 * MINUTE)
+    one.way.posts.clear()
+    watched = await one.begin()
+    await asyncio.sleep(10 * MINUTE)
+    report = await one.report()
+    assert report["state"] == "alarm"
+    assert any("perhaps because of us" in problem["text"] for problem in report["problems"])
+    assert watched.value("snaprotd_server_stopped_by_us", "web") == 1
+    assert (one.status, one.way.posts) == ("stopped", [])
+    await answered(one)
+    assert (await one.report())["state"] == "ok"
+    await one.end()
+
+
+async def answered(one: Promise) -> None:
+    """A person starts the server in the provider's panel."""
+    one.world._switch(one.world.servers["12345"], "start")
+    await asyncio.sleep(10 * MINUTE)
+    assert one.status == "active"
+
+
+@pytest.mark.usefixtures("few_ticks", "silence")
+@pytest.mark.parametrize("age", [timedelta(days=2), None], ids=["an old snapshot", "none"])
+async def test_a_server_that_is_off_by_itself_is_nobodys_question(tmp_path: Path, age: timedelta | None) -> None:
+    one = Promise(tmp_path)
+    one.world._switch(one.world.servers["12345"], "stop")
+    if age is not None:
+        slot = datetime.now(UTC) - age
+        one.world.add_snapshot("12345", f"snaprotd-main-{slot:%Y%m%dT%H%M%SZ}")
+    watched = await one.begin()
+    await asyncio.sleep(10 * MINUTE)
+    assert watched.value("snaprotd_server_stopped_by_us", "web") == 0
+    await one.end()
+
+
+# -- what else happens to it under a daemon ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("table", ["powers", "rotations", "marks"])
+async def test_a_table_that_was_dropped_is_made_again_with_what_is_known(tmp_path: Path, table: str) -> None:
+    world = a_world(snapshot_seconds=(900, 900))
+    path = configure(tmp_path, entry("10 3 * * *", "stop_first: true"))
+    watched = Watched(path, world)
+    running = asyncio.create_task(watched.daemon.run())
+    await watched.reaches(Step.WAIT)
+    edit(tmp_path / "state.db", f"DROP TABLE {table}")
+    await asyncio.sleep(3.5)
+    assert [record.server_id for record in salvaged(tmp_path / "state.db")] == ["12345"]
+    assert len(await watched.daemon._tools.ledger.open_rotations()) == 1
+    await kill(watched)
+    running.cancel()
+    async with daemon_on(path, world) as after:
+        await asyncio.sleep(40 * MINUTE)
+        assert world.status_of("12345") == "active"
+        assert [ended.result for ended in after.ended] == ["success"]

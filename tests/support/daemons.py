@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from snaprotd.config import file as config
 from snaprotd.config.settings import Config
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Rotation, Step
 from snaprotd.daemon.life import Daemon
 from snaprotd.simulator import Fault, World
@@ -150,11 +151,17 @@ class Watched:
 
 
 async def kill(watched: Watched) -> None:
-    """All that the process was doing ends at once, and its timer with it."""
+    """All that the process was doing ends at once, and its timer with it.
+
+    Not within a transaction: the test's own process lives on, and with it the connection that would be left open.
+    """
     watched.daemon._schedules.stop()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
+    async with AsyncExitStack() as stack:
+        with suppress(LedgerError):
+            await stack.enter_async_context(watched.daemon._tools.ledger._transaction())
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
 
 
