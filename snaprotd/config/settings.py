@@ -16,6 +16,8 @@ from snaprotd.core.model import PROVIDER_LIMIT, Server
 from snaprotd.core.policy import Policy, Retention, Rules
 from snaprotd.core.schedule import Schedule
 
+SYSTEM_STATE = Path("/var/lib/snaprotd")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ApiSettings:
@@ -103,6 +105,14 @@ def state_directory(environ: Mapping[str, str]) -> Path | None:
     """The folder that the service manager keeps for us; None where there is none."""
     folder = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd names all of several, with colons
     return Path(folder) if folder else None
+
+
+def shared_directory(environ: Mapping[str, str]) -> Path | None:
+    """Where processes that no service manager keeps a folder for may leave word for each other; None where nowhere.
+
+    What is found there may be another daemon's of this machine.
+    """
+    return None if state_directory(environ) or not SYSTEM_STATE.is_dir() else SYSTEM_STATE
 
 
 # -- servers of the account

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -462,8 +463,33 @@ def test_a_file_that_is_not_utf_8_is_refused_with_its_line(tmp_path: Path) -> No
     assert refusal(tmp_path / "x") == f"{tmp_path}/x: not UTF-8 text (line 2): save the file as UTF-8"
 
 
-def test_an_endless_file_is_refused() -> None:
-    assert refusal(Path("/dev/zero")) == "/dev/zero: larger than 4 MiB: this is no configuration of snaprotd"
+def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as file:
+        file.truncate(2**40)  # sparse: it takes no room
+    assert refusal(tmp_path / "x") == f"{tmp_path}/x: larger than 4 MiB: this is no configuration of snaprotd"
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
+def test_what_is_no_file_is_refused_at_once_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "a pipe":
+            os.mkfifo(path)
+        elif kind == "a socket":
+            listener.bind(str(path))
+        else:
+            path.symlink_to("/dev/zero")
+        for read in (load, digest_of):
+            with pytest.raises(ConfigError, match=f"x: {kind}, not a file"):
+                read(path)
+
+
+def test_a_file_behind_symbolic_links_is_read(tmp_path: Path) -> None:
+    """As Kubernetes mounts it."""
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "x").write_text(SMALLEST)
+    (tmp_path / "x").symlink_to("..data/x")
+    assert len(load(tmp_path / "x", {}).entries) == 1
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
