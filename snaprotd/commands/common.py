@@ -106,8 +106,8 @@ def unforeseen(error: BaseException) -> SnaprotdError:
     place = ways[0][-1].rpartition("/")[2] if ways[0] else "an unknown place"
     what = " ".join(str(error).split()) or "no reason was given"
     return SnaprotdError(
-        f"internal error, {type(error).__name__} at {place}: {what}. It is a mistake in snaprotd, perhaps about something "
-        "damaged that it has read: please report it with the log's line `internal error`, which says how it came there"
+        f"internal error, {type(error).__name__} at {place}: {what}. It is a mistake in snaprotd, perhaps about "
+        "something damaged that it has read: please report it with the line `internal error` of the log"
     )
 
 

@@ -1,4 +1,4 @@
-"""Lengths of time, instants, ids, hosts and kinds of files, as they are written: on the page, in tables and messages."""
+"""Lengths of time, instants, ids, hosts, kinds of files, as they are written: on the page, in tables and messages."""
 
 from __future__ import annotations
 

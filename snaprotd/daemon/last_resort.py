@@ -86,18 +86,15 @@ def debts_of(place: Path) -> list[ServerPower]:
         raise LedgerError(f"the ledger {place} cannot be read: {type(error).__name__}: {error}") from error
 
 
-async def _debts(places: Sequence[Path]) -> tuple[list[Debt], bool]:
-    """What is owed, and whether that is all, for certain."""
+async def _debts(places: Sequence[Path]) -> list[Debt]:
     owed: list[Debt] = []
-    is_all = True
     for place in places:
         try:
             owed += [(place, record) for record in await asyncio.to_thread(debts_of, place)]
         except LedgerError as error:
             if await asyncio.to_thread(place.is_file):  # most of these places hold no ledger
                 log.error("nobody knows what a ledger owes", reason=str(error))
-                is_all = is_all and "locked" not in str(error)
-    return owed, is_all
+    return owed
 
 
 # -- paying --------------------------------------------------------------------------------------------------------
@@ -113,12 +110,12 @@ async def pay_what_is_owed(
 ) -> bool:
     """See every server running that the ledgers name. True if nothing is owed any more, and nothing is watched.
 
-    False where the process was asked to end before, where something cannot be paid from here, or where a ledger was
-    busy: then it is to be tried again. `remains` are those of the refused file, which may name the token.
+    False where the process was asked to end before, or where something cannot be paid from here: it is to be tried
+    again. `remains` are those of the refused file, which may name the token.
     """
-    owed, is_all = await _debts(places)
+    owed = await _debts(places)
     if not owed:
-        return is_all
+        return True
     names = ", ".join(record.label for _, record in owed)
     log.error("the daemon cannot go on, and a start is owed: servers are started first", servers=names, error=str(why))
     async with AsyncExitStack() as stack:
@@ -129,7 +126,7 @@ async def pay_what_is_owed(
         extending = asyncio.create_task(_extend(ServiceNotifier(environ)))
         stack.callback(extending.cancel)
         cashier = Cashier(stack, Board(), environ, transport, remains)
-        return await cashier.pay(owed, stopped) and is_all
+        return await cashier.pay(owed, stopped)
 
 
 @dataclass(frozen=True)

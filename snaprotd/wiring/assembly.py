@@ -41,7 +41,7 @@ ThisMachine = Callable[[str | None], Machine]
 async def open_ledger(config: Config, *, lock: bool = True) -> Ledger:
     """The ledger that `state` names. Raises `LedgerError` where it cannot be used."""
     lease = config.api.timeout + LEASE_BEYOND_REQUEST
-    ledger = await Ledger.open(_ledger_path(config), owner=uuid.uuid4().hex, lease=lease, lock=lock)
+    ledger = await Ledger.open(ledger_path(config), owner=uuid.uuid4().hex, lease=lease, lock=lock)
     ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)
     return ledger
 
@@ -52,7 +52,7 @@ async def open_ledger_to_read(config: Config) -> AsyncIterator[Ledger | None]:
 
     Without the folder's lock: a daemon that starts meanwhile may still know that it is alone.
     """
-    if not _ledger_path(config).exists():
+    if not ledger_path(config).exists():
         yield None
         return
     async with await open_ledger(config, lock=False) as ledger:
@@ -62,7 +62,8 @@ async def open_ledger_to_read(config: Config) -> AsyncIterator[Ledger | None]:
             raise LedgerError(f"the ledger {name_of(config.state)} is damaged: {error}") from error
 
 
-def _ledger_path(config: Config) -> Path:
+def ledger_path(config: Config) -> Path:
+    """The file of the ledger. Raises `ConfigError` where this version cannot open what `state` names."""
     if why := why_unusable(config.state):
         raise ConfigError([Mistake(source=str(config.path), path="state", message=why)])
     return Path(config.state)
