@@ -15,10 +15,10 @@ import structlog
 from click.shell_completion import CompletionItem
 
 from snaprotd import logs
-from snaprotd.config.file import find_config
+from snaprotd.config.file import find_config, named_config
 from snaprotd.config.file import load as load_file
 from snaprotd.config.settings import Config
-from snaprotd.core.errors import ConfigError, SnaprotdError
+from snaprotd.core.errors import SnaprotdError
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -63,12 +63,9 @@ def server_argument(*, many: bool = False, required: bool = True) -> Callable[[C
     )
 
 
-def config_path(path: str | None) -> Path | None:
-    """Where the configuration would be; None where there is none."""
-    try:
-        return find_config(path, os.environ)
-    except ConfigError:
-        return None
+def config_path(path: str | None) -> Path:
+    """Where the configuration is, or would be."""
+    return named_config(path, os.environ)[0]
 
 
 def load(path: str | None) -> Config:

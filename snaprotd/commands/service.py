@@ -79,8 +79,9 @@ async def _last_resort(path: str | None, why: Exception) -> bool:
     """In an event loop of its own: nothing of what has failed goes on beside it."""
     from snaprotd.daemon.last_resort import ledgers_named, pay_what_is_owed
 
-    remains = remains_of(config_path(path))
-    return await pay_what_is_owed(ledgers_named(remains, os.environ), os.environ, why, remains=remains)
+    file = config_path(path)
+    remains = remains_of(file)
+    return await pay_what_is_owed(ledgers_named(file, remains, os.environ), os.environ, why, remains=remains)
 
 
 @click.command()

@@ -34,12 +34,7 @@ LARGEST_FILE = 4 * 1024 * 1024
 
 def find_config(explicit: str | Path | None, environ: Mapping[str, str]) -> Path:
     """`--config`, then $SNAPROTD_CONFIG, then /etc/snaprotd/config.yaml. Raises ConfigError if it does not exist."""
-    if explicit:
-        path, origin = Path(explicit), "named by --config"
-    elif environ.get("SNAPROTD_CONFIG"):
-        path, origin = Path(environ["SNAPROTD_CONFIG"]), "named by $SNAPROTD_CONFIG"
-    else:
-        path, origin = SYSTEM_PATH, "the default: name another one with --config PATH or $SNAPROTD_CONFIG"
+    path, origin = named_config(explicit, environ)
     try:
         path.stat()
     except FileNotFoundError:
@@ -47,6 +42,15 @@ def find_config(explicit: str | Path | None, environ: Mapping[str, str]) -> Path
     except (OSError, ValueError):
         pass  # to read it fails too, and says why
     return path
+
+
+def named_config(explicit: str | Path | None, environ: Mapping[str, str]) -> tuple[Path, str]:
+    """As `find_config`, whether it exists or not; and who named it, in words."""
+    if explicit:
+        return Path(explicit), "named by --config"
+    if environ.get("SNAPROTD_CONFIG"):
+        return Path(environ["SNAPROTD_CONFIG"]), "named by $SNAPROTD_CONFIG"
+    return SYSTEM_PATH, "the default: name another one with --config PATH or $SNAPROTD_CONFIG"
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:

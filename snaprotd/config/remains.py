@@ -45,11 +45,11 @@ class Remains:
 NOTHING = Remains()
 
 
-def remains_of(path: Path | None) -> Remains:
+def remains_of(path: Path) -> Remains:
     """What is left of the file; nothing where it cannot be read. Never raises."""
     raw = b""
     with suppress(ConfigError):
-        raw = beginning_of(path) if path is not None else b""
+        raw = beginning_of(path)
     found: dict[str, dict[str, None]] = {key: {} for key in _KEYS}
     words: dict[str, None] = {}
     for text in _texts(raw):

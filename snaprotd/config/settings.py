@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,12 +109,24 @@ def state_directory(environ: Mapping[str, str]) -> Path | None:
     return Path(folder) if folder else None
 
 
-def shared_directory(environ: Mapping[str, str]) -> Path | None:
-    """Where processes that no service manager keeps a folder for may leave word for each other; None where nowhere.
+def notes_directory(config: Path, environ: Mapping[str, str]) -> Path | None:
+    """Where it is noted which ledgers are in force: a folder of this configuration file's own; None where nowhere.
 
-    What is found there may be another daemon's of this machine.
+    It is the service manager's, which keeps one for each daemon, else one for the file's name: the notes are needed
+    where nothing can be read of the file any more.
     """
-    return None if state_directory(environ) or not SYSTEM_STATE.is_dir() else SYSTEM_STATE
+    folder = state_directory(environ)
+    if folder is not None:
+        return folder
+    home = environ.get("HOME", "")
+    state_home = environ.get("XDG_STATE_HOME") or (home and f"{home}/.local/state")
+    if os.access(SYSTEM_STATE, os.W_OK | os.X_OK):
+        base = SYSTEM_STATE
+    elif os.path.isabs(state_home):
+        base = Path(state_home, "snaprotd")
+    else:
+        return None
+    return base / "of-config" / hashlib.sha256(os.fsencode(config.absolute())).hexdigest()[:16]
 
 
 # -- servers of the account

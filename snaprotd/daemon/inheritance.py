@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from snaprotd.config.remains import Remains
-from snaprotd.config.settings import Config, shared_directory, state_directory
+from snaprotd.config.settings import Config, notes_directory
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower
 from snaprotd.daemon.last_resort import Cashier, debts_of
@@ -43,8 +43,7 @@ class Inheritance:
         self._board = board
         self._terms = terms_of(config)
         self._remains = Remains(base_urls=(config.api.base_url,))
-        self._folder = state_directory(environ)
-        self._shared = shared_directory(environ)
+        self._folder = notes_directory(config.path, environ)
         self._own = Path(config.state).absolute()
         self._left = list(dict.fromkeys([self._own, *ledgers_in_force(self._folder)]))
         self._keepers: list[Keeper] = []
@@ -81,9 +80,6 @@ class Inheritance:
         with suppress(LedgerError):
             if not await self._tools.ledger.starts.followed() and not await self._tools.ledger.open_rotations():
                 note_in_force(self._folder, [place for place in self._left if place != self._own])
-                # What else stands there may be another daemon's of this machine, and is not ours to take up.
-                others = [place for place in ledgers_in_force(self._shared) if place != self._own]
-                note_in_force(self._shared, others)
 
     async def _is_done_with(self, place: Path) -> bool:
         """Whether nothing is owed by that ledger any more that would not be seen to otherwise."""

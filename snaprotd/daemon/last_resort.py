@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from snaprotd.config.remains import NOTHING, Remains
-from snaprotd.config.settings import default_state, shared_directory, state_directory
+from snaprotd.config.settings import default_state, notes_directory
 from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.words import kind_of_file
@@ -53,12 +53,11 @@ Debt = tuple[Path, ServerPower]
 # -- which ledgers there are, and what they owe --------------------------------------------------------------------
 
 
-def ledgers_named(remains: Remains, environ: Mapping[str, str]) -> list[Path]:
-    """Where a ledger may be: by what is left of a refused file, by default, and where there was one before."""
+def ledgers_named(config: Path, remains: Remains, environ: Mapping[str, str]) -> list[Path]:
+    """Where a ledger may be: by what is left of the refused file `config`, by default, and where there was one before."""
     named = [state for state in remains.states if "://" not in state]
     named += [word for word in remains.words if _is_database(word)]
-    folders = (state_directory(environ), shared_directory(environ))
-    before = [str(place) for folder in folders for place in ledgers_in_force(folder)]
+    before = map(str, ledgers_in_force(notes_directory(config, environ)))
     places: dict[str, Path] = {}
     for place in (*named, default_state(environ), *before):
         with suppress(OSError, ValueError):  # no name of a file, or our own folder is gone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from snaprotd.config.remains import NOTHING, Remains
-from snaprotd.config.settings import Config, Target, shared_directory, state_directory
+from snaprotd.config.settings import Config, Target, notes_directory
 from snaprotd.core.errors import ConfigError, LedgerError, Mistake
 from snaprotd.core.model import Machine
 from snaprotd.core.promise import Terms
@@ -81,8 +81,11 @@ async def open_tools(
     """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
     async with open_cloud(config, environ, metrics.requests, transport) as cloud, await open_ledger(config) as ledger:
         # Before anything is promised: a file that names another ledger must not hide what this one will owe.
-        for folder in (state_directory(environ), shared_directory(environ)):
-            note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
+        folder = notes_directory(config.path, environ)
+        with suppress(OSError):  # to note it fails too, and says why
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
         try:
             await ledger.starts.adopt()
         except LedgerError as error:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from snaprotd.config import yaml_nodes
 from snaprotd.config.file import digest_of, find_config, json_schema, load, parse
-from snaprotd.config.settings import Config, Target, resolve
+from snaprotd.config.settings import Config, Target, notes_directory, resolve
 from snaprotd.config.shape import ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys, shown_duration
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.model import Server
@@ -138,6 +138,16 @@ def test_the_state_is_in_the_directory_that_systemd_gives() -> None:
 
 def test_the_first_of_several_state_directories_is_taken() -> None:
     assert config("", STATE_DIRECTORY="/var/lib/a:/var/lib/b").state == "/var/lib/a/state.db"
+
+
+def test_each_file_has_a_folder_for_notes_of_its_own(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path)}
+    one, same, other = (notes_directory(Path(name), home) for name in ("/c.yaml", "/c.yaml", "/d.yaml"))
+    assert one is not None
+    assert (one == same, one == other, tmp_path / ".local/state/snaprotd" in one.parents) == (True, False, True)
+    assert notes_directory(Path("/c.yaml"), {"STATE_DIRECTORY": "/given", **home}) == Path("/given")
+    xdg = notes_directory(Path("/c.yaml"), {"XDG_STATE_HOME": str(tmp_path / "x"), **home})
+    assert (xdg is not None and tmp_path / "x/snaprotd" in xdg.parents, notes_directory(Path("c"), {})) == (True, None)
 
 
 def test_a_state_in_the_file_wins_over_the_environment() -> None:

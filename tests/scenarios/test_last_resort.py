@@ -150,14 +150,16 @@ SPOILED = pytest.mark.parametrize(
 
 @SPOILED
 async def test_a_refused_file_does_not_leave_a_server_off(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
-    """The server is started and watched, then the code of the reason tells systemd not to try again."""
+    """The server is started and watched, then the code of the reason tells systemd not to try again.
+
+    Nobody keeps a folder for the daemon, and of most of these files nothing can be read: where the ledger is was noted.
+    """
     async with orphan(tmp_path) as one:
         spoil(one.config)
-        async with daemon(one.config, STATE_DIRECTORY=str(tmp_path)) as life:
+        async with daemon(one.config) as life:
             await life.ended()
             one.is_on_after(REFUSED, life)
-        spoiled_again = daemon(one.config, STATE_DIRECTORY=str(tmp_path))
-        async with spoiled_again as life:  # nothing is owed any more
+        async with daemon(one.config) as life:  # nothing is owed any more
             assert await life.ended() == REFUSED
         assert len(one.provider.asked("start")) == 1
 
@@ -171,12 +173,11 @@ async def test_a_file_that_was_refused_by_the_daemon_that_was_killed_does_not_le
 
 
 @pytest.mark.parametrize("spoil", [has_an_unknown_key, is_not_yaml, is_no_text, is_json])
-async def test_the_line_of_the_ledger_is_read_from_a_refused_file(
-    tmp_path: Path, spoil: Callable[[Path], None]
-) -> None:
+async def test_where_the_ledger_is_is_read_from_a_refused_file(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """What was noted is gone."""
     async with orphan(tmp_path) as one:
         spoil(one.config)
-        async with daemon(one.config) as life:
+        async with daemon(one.config, XDG_STATE_HOME=str(tmp_path)) as life:
             await life.ended()
             one.is_on_after(REFUSED, life)
 

@@ -18,7 +18,6 @@ from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.daemon.last_resort import debts_of, ledgers_named, pay_what_is_owed
 from snaprotd.engine.keeper import Keeper
-from snaprotd.ledger.address import note_in_force
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Request, World
 from tests.support.daemons import Line, a_world, logged
@@ -165,26 +164,12 @@ async def test_what_fails_unforeseen_is_not_taken_for_paid(tmp_path: Path, monke
 # -- the ledgers --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "var"
-    folder.mkdir()
-    monkeypatch.setattr("snaprotd.config.settings.SYSTEM_STATE", folder)
-    return folder
-
-
-def test_the_ledger_in_force_is_found_where_no_service_manager_keeps_a_folder(tmp_path: Path, shared: Path) -> None:
-    note_in_force(shared, [tmp_path / "there.db"])
-    assert tmp_path / "there.db" in ledgers_named(NOTHING, {})
-    assert tmp_path / "there.db" not in ledgers_named(NOTHING, {"STATE_DIRECTORY": str(tmp_path)})
-
-
 def test_a_word_of_the_file_is_a_place_where_it_names_a_database(tmp_path: Path) -> None:
     base, text = tmp_path / "state.db", tmp_path / "text.db"
     with closing(sqlite3.connect(base)) as connection:
         connection.execute("CREATE TABLE t (c)")
     text.write_text("state")
-    found = ledgers_named(Remains(words=(str(base), str(text), str(tmp_path), "\0")), {})
+    found = ledgers_named(tmp_path / "c.yaml", Remains(words=(str(base), str(text), str(tmp_path), "\0")), {})
     assert (base in found, text in found, tmp_path in found) == (True, False, False)
 
 

@@ -181,7 +181,7 @@ async def test_what_ledgers_owe_that_the_configuration_does_not_name_is_listed(t
     environ = {"STATE_DIRECTORY": str(tmp_path)}
     found = read_owed(path, environ, config.load(path, environ))
     assert (found.rows, found.missing) == ([ROW], [tmp_path / "new.db"])
-    assert read_owed(None, environ, None).rows == [ROW]
+    assert read_owed(tmp_path / "none.yaml", environ, None).rows == [ROW]
 
 
 async def test_a_ledger_that_cannot_be_read_is_told_and_is_not_taken_for_one_that_owes_nothing(tmp_path: Path) -> None:

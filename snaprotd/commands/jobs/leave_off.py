@@ -12,7 +12,7 @@ from pathlib import Path
 
 from snaprotd.commands.jobs.now import id_in
 from snaprotd.config.remains import remains_of
-from snaprotd.config.settings import Config, state_directory
+from snaprotd.config.settings import Config, notes_directory
 from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.words import Json, zulu
 from snaprotd.daemon.last_resort import debts_of, ledgers_named
@@ -49,16 +49,17 @@ class Owed:
     """A sentence for each."""
 
 
-def read_owed(path: Path | None, environ: Mapping[str, str], config: Config | None) -> Owed:
+def read_owed(path: Path, environ: Mapping[str, str], config: Config | None) -> Owed:
     """By the ledger of the configuration and those before it; without one, by whatever the daemon would find then.
 
     They are read as the daemon reads them where it cannot begin, whatever their state is. Raises `ConfigError` where
     this version cannot open what `state` names.
     """
     if config is None:
-        places = ledgers_named(remains_of(path), environ)
+        places = ledgers_named(path, remains_of(path), environ)
     else:
-        places = list(dict.fromkeys([ledger_path(config).absolute(), *ledgers_in_force(state_directory(environ))]))
+        before = ledgers_in_force(notes_directory(path, environ))
+        places = list(dict.fromkeys([ledger_path(config).absolute(), *before]))
     owed = Owed(rows=[], told=[], missing=[], unreadable=[])
     for place in places:
         try:
