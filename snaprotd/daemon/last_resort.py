@@ -54,7 +54,7 @@ Debt = tuple[Path, ServerPower]
 
 
 def ledgers_named(config: Path, remains: Remains, environ: Mapping[str, str]) -> list[Path]:
-    """Where a ledger may be: by what is left of the refused file `config`, by default, and where there was one before."""
+    """Where a ledger may be: by what is left of the refused file `config`, by default, where there was one before."""
     named = [state for state in remains.states if "://" not in state]
     named += [word for word in remains.words if _is_database(word)]
     before = map(str, ledgers_in_force(notes_directory(config, environ)))

@@ -207,6 +207,15 @@ def test_a_configuration_that_cannot_be_read_is_78_and_says_why(line: str, alone
     assert alone[line] == Ended(code=78, out="", err=f"{UNREADABLE[line]}\n")
 
 
+async def test_a_database_that_this_version_cannot_open_is_a_mistake_like_others(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text('state: postgresql://me:hush@db/x\nservers: [{id: 1, schedule: "@daily"}]\n')
+    for line in ("check", "check --online", "ledger owed", "run"):
+        told = await run(*line.split(), "--config", str(path))
+        assert (told.code, f"{path}: state: PostgreSQL is not supported by this version" in told.err) == (78, True)
+        assert "hush" not in told.err + told.out
+
+
 def test_the_schema_is_one_and_takes_the_example(alone: dict[str, Ended]) -> None:
     told = alone["schema"]
     assert (told.code, told.err) == (0, "")
