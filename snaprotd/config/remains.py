@@ -10,17 +10,23 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import yaml
 from yaml.events import AliasEvent, CollectionEndEvent, MappingStartEvent, NodeEvent, ScalarEvent, SequenceStartEvent
 
 from snaprotd.config.file import beginning_of
-from snaprotd.config.yaml_nodes import LOADER, UNSEEN
+from snaprotd.config.yaml_nodes import LOADER, MAX_DEPTH, UNSEEN
 from snaprotd.core.errors import ConfigError
 
+MOST_NAMED = 100
+"""Values of one key."""
 MOST_WORDS = 2000
 """Words that may be paths, of one file."""
+
+MOST_EVENTS = 1_000_000
+"""Parts of a text that are read as YAML; libyaml becomes slow with what is nested deep."""
 
 _KEYS = ("state", "token_file", "base_url")
 _COMMENT = re.compile(r"(?m)(?:^|(?<=\s))#.*$")
@@ -28,7 +34,7 @@ _LINE = re.compile(
     rf"""["']?\b({"|".join(_KEYS)})\b["']?\s*:\s*(?:[&!]\S*\s+)?("[^"\n]*"|'[^'\n]*'|[^\s"'][^\n]*)""", re.IGNORECASE
 )
 """A key and what follows it, where the text around it is no YAML; also in the next line."""
-_PATH = re.compile(r"""[^\s"'{}\[\],:]*/[^\s"'{}\[\],]+|[^\s"'{}\[\],/]+\.db\b""")
+_WORD = re.compile(r"""[^\s"'{}\[\],:]+""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +62,13 @@ def remains_of(path: Path) -> Remains:
         for key, value in (*_by_yaml(text), *_by_line(text)):
             if value and key.lower() in found:
                 found[key.lower()][value] = None
-        words |= dict.fromkeys(_PATH.findall(_COMMENT.sub("", text)))
-    states, token_files, base_urls = (tuple(found[key]) for key in _KEYS)
+        words |= dict.fromkeys(filter(_may_be_a_path, _WORD.findall(_COMMENT.sub("", text))))
+    states, token_files, base_urls = (tuple(found[key])[:MOST_NAMED] for key in _KEYS)
     return Remains(states=states, token_files=token_files, base_urls=base_urls, words=tuple(words)[:MOST_WORDS])
+
+
+def _may_be_a_path(word: str) -> bool:
+    return "/" in word or word.endswith(".db")
 
 
 def _texts(raw: bytes) -> list[str]:
@@ -77,7 +87,9 @@ def _by_yaml(text: str) -> Iterator[tuple[str, str]]:
     around: list[str | None] = []
     """For each collection around: the key that waits for its value; None where a key comes next; empty in a list."""
     with suppress(yaml.YAMLError, ValueError):
-        for event in yaml.parse(text, Loader=LOADER):
+        for event in islice(yaml.parse(text, Loader=LOADER), MOST_EVENTS):
+            if len(around) > MAX_DEPTH:
+                return
             if isinstance(event, MappingStartEvent):
                 around.append(None)
             elif isinstance(event, SequenceStartEvent):
