@@ -112,6 +112,6 @@ async def test_what_a_damaged_ledger_holds_is_told_in_a_sentence(tmp_path: Path,
         told = await run(*line.split(), "--config", str(path))
         assert told.code in (0, 1), told.err
         if told.code:
-            assert told.err.splitlines()[-1].startswith("snaprotd: "), told.err
+            assert told.err.splitlines()[-1].startswith("snaprotd: the ledger "), told.err
         if damage == "random bytes":
             assert told.code == 1

@@ -20,7 +20,7 @@ from snaprotd.daemon.last_resort import debts_of, ledgers_named, pay_what_is_owe
 from snaprotd.engine.keeper import Keeper
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Request, World
-from tests.support.daemons import Line, a_world, logged
+from tests.support.daemons import Line, a_world, logged, power
 from tests.support.promised import HOUR, MINUTE
 from tests.support.world_transport import WorldTransport
 
@@ -81,10 +81,11 @@ async def test_a_token_that_comes_back_while_others_are_paid_is_used(tmp_path: P
     one = Left(tmp_path, "web-01", "web-02")
     await one.owes("12345", one.file("late"))
     await one.owes("12346", one.file("there", GOOD))
-    one.world.start_seconds = 5 * MINUTE
-    asyncio.get_running_loop().call_later(2 * MINUTE, one.file, "late", GOOD)
-    assert await one.is_paid()
-    assert one.statuses == ["active", "active"]
+    one.world.faults.append(power("start_never", "start", server_id="12346", times=None))
+    asyncio.get_running_loop().call_later(MINUTE, one.file, "late", GOOD)
+    with pytest.raises(TimeoutError):
+        await one.is_paid(within=5 * MINUTE)
+    assert one.statuses == ["active", "stopped"]
 
 
 async def test_where_nothing_can_be_paid_it_is_told_at_once_by_the_servers_names(
