@@ -15,7 +15,7 @@ import click
 
 from snaprotd import __version__, logs
 from snaprotd.commands import act, forecast, look, owed, service
-from snaprotd.commands.common import FAILED
+from snaprotd.commands.common import FAILED, level_or, unforeseen
 from snaprotd.config.mistakes import render_mistake
 from snaprotd.core.errors import ConfigError, SnaprotdError
 
@@ -62,6 +62,10 @@ def _run() -> int:
         return FAILED  # nobody reads any more, so nobody need be told
     except OSError as error:
         _say(f"snaprotd: {error.strerror or error}")
+        return FAILED
+    except Exception as error:
+        logs.configure(level=level_or("WARNING"))
+        _say(f"snaprotd: {logs.redactor.clean(str(unforeseen(error)))}")
         return FAILED
     return code if isinstance(code, int) else 0
 

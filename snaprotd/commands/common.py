@@ -7,21 +7,25 @@ import json
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, ParamSpec, TypeVar
 
 import click
+import structlog
 from click.shell_completion import CompletionItem
 
 from snaprotd import logs
-from snaprotd.config.file import find_config
+from snaprotd.config.file import find_config, named_config
 from snaprotd.config.file import load as load_file
 from snaprotd.config.settings import Config
-from snaprotd.core.errors import ConfigError, SnaprotdError
+from snaprotd.core.errors import SnaprotdError
 
 FAILED = 1
 WRONG_USAGE = 2
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+log = structlog.get_logger("snaprotd")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,12 +63,9 @@ def server_argument(*, many: bool = False, required: bool = True) -> Callable[[C
     )
 
 
-def config_path(path: str | None) -> Path | None:
-    """Where the configuration would be; None where there is none."""
-    try:
-        return find_config(path, os.environ)
-    except ConfigError:
-        return None
+def config_path(path: str | None) -> Path:
+    """Where the configuration is, or would be."""
+    return named_config(path, os.environ)[0]
 
 
 def load(path: str | None) -> Config:
@@ -76,12 +77,35 @@ def begin(level: str = "WARNING", *, never_wait: bool = False) -> None:
 
     One that may hold a server off must `never_wait` for who reads there.
     """
-    level = os.environ.get("SNAPROTD_LOG_LEVEL", level).upper()
-    if level not in LEVELS:
-        raise click.UsageError(f"SNAPROTD_LOG_LEVEL is `{level}`: there are {', '.join(LEVELS)}")
     if never_wait:
         logs.never_wait()
-    logs.configure(level=level)
+    asked = os.environ.get("SNAPROTD_LOG_LEVEL", level).upper()
+    logs.configure(level=level_or(level))
+    if asked not in LEVELS:
+        raise click.UsageError(f"SNAPROTD_LOG_LEVEL is `{asked}`: there are {', '.join(LEVELS)}")
+
+
+def level_or(level: str) -> str:
+    """From which level on the log is written: as the environment has it, else `level`."""
+    asked = os.environ.get("SNAPROTD_LOG_LEVEL", level).upper()
+    return asked if asked in LEVELS else level
+
+
+def unforeseen(error: BaseException) -> SnaprotdError:
+    """A mistake of ours as a sentence, with its place; the way that led there is in the log, without any value."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    ways = [
+        [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(one.__traceback__)] for one in causes
+    ]
+    log.error("internal error", error=repr(error), causes=list(map(repr, causes[1:])), ways=ways)
+    place = ways[0][-1].rpartition("/")[2] if ways[0] else "an unknown place"
+    what = " ".join(str(error).split()) or "no reason was given"
+    return SnaprotdError(
+        f"internal error, {type(error).__name__} at {place}: {what}. It is a mistake in snaprotd, perhaps about "
+        "something damaged that it has read: please report it with the line `internal error` of the log"
+    )
 
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:

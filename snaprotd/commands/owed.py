@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import click
 
-from snaprotd.commands.common import as_json, begin, load, print_json, server_argument, wait_for, with_config
+from snaprotd.commands.common import (
+    as_json,
+    begin,
+    config_path,
+    load,
+    print_json,
+    server_argument,
+    wait_for,
+    with_config,
+)
 from snaprotd.commands.jobs.status_client import refuse_another_ledger
+from snaprotd.core.errors import ConfigError, LedgerError
+
+if TYPE_CHECKING:
+    from snaprotd.commands.jobs.leave_off import Owed
 
 
 @click.command(name="leave-off")
@@ -49,24 +65,42 @@ def ledger() -> None:
 @with_config
 @as_json
 def owed(path: str | None, as_json: bool) -> int:
-    """Show the servers that a start is owed to, from the ledger. No daemon is needed.
+    """Show the servers that a start is owed to, and those that are watched since they were started.
 
     \b
     Example:
       snaprotd ledger owed --json
+
+    From the ledger: no daemon is needed. A file that is refused is told of in the end.
     """
     from snaprotd.commands.jobs.leave_off import read_owed
 
     begin()
-    rows = wait_for(read_owed(load(path)))
-    if as_json:
-        print_json(rows)
-        return 0
-    for row in rows:
-        click.echo(f"{row['server_id']}  since {row['since']}  {row['why']}")
-    if not rows:
-        click.echo("Nothing is owed.")
+    place, refused = config_path(path), None
+    try:
+        found = read_owed(place, os.environ, load(path))
+    except ConfigError as error:  # it does not hide what is owed, any more than it keeps the daemon from paying it
+        found, refused = read_owed(place, os.environ, None), error
+    _show_owed(found, as_json=as_json, whatever_is_found=refused is not None)
+    if refused is not None:
+        for sentence in found.unreadable:
+            click.echo(f"snaprotd: {sentence}", err=True)
+        raise refused
+    if found.unreadable:
+        raise LedgerError("; ".join(found.unreadable))
     return 0
+
+
+def _show_owed(found: Owed, *, as_json: bool, whatever_is_found: bool) -> None:
+    if as_json:
+        print_json(found.rows)
+    for row in () if as_json else found.rows:
+        click.echo(f"{row['server_id']}  since {row['since']}  {row['why']}")
+    if found.missing and not (whatever_is_found and found.told):
+        places = ", ".join(map(str, found.missing))
+        click.echo(f"There is no ledger at {places}: what it would owe is not known.", err=as_json)
+    elif not (found.rows or found.unreadable or as_json):
+        click.echo("Nothing is owed.")
 
 
 COMMANDS = (leave_off, ledger)

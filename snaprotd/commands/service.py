@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from datetime import timedelta
+from typing import NoReturn
 
 import click
+import structlog
 from click.shell_completion import get_completion_class
 
-from snaprotd.commands.common import FAILED, WRONG_USAGE, begin, config_path, load, print_json, wait_for, with_config
+from snaprotd import logs
+from snaprotd.commands.common import (
+    FAILED,
+    WRONG_USAGE,
+    begin,
+    config_path,
+    level_or,
+    load,
+    print_json,
+    unforeseen,
+    wait_for,
+    with_config,
+)
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.config.file import json_schema
-from snaprotd.core.errors import ConfigError, LedgerError
+from snaprotd.config.remains import remains_of
+from snaprotd.core.errors import ConfigError, Mistake, SnaprotdError
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
 from snaprotd.simulator import FAULT_HELP, Fault
+
+log = structlog.get_logger("snaprotd")
 
 
 @click.command()
@@ -28,24 +46,42 @@ def run(path: str | None) -> int:
 
     SIGTERM takes no new work, sees every server that is held off started again, and ends with 0.
     """
-    from snaprotd.daemon.last_resort import ledgers_named, pay_what_is_owed
+    try:
+        begin("INFO", never_wait=True)
+        return wait_for(_live(path))
+    except (Exception, asyncio.CancelledError) as error:  # whatever it was, a server may be off because of us
+        return _ended_by(error, path)
+
+
+async def _live(path: str | None) -> int:
     from snaprotd.daemon.life import Daemon
 
-    begin("INFO", never_wait=True)
+    daemon = Daemon(load(path), os.environ)
+    daemon.obey_signals()
+    return await daemon.run()
 
-    async def live() -> int:
-        try:
-            daemon = Daemon(load(path), os.environ)
-            daemon.obey_signals()
-            return await daemon.run()
-        except (ConfigError, LedgerError) as error:
-            # What is owed is paid before anybody is told why the daemon cannot begin.
-            places = ledgers_named(config_path(path), os.environ)
-            if not await pay_what_is_owed(places, os.environ, error):
-                return FAILED
-            raise
 
-    return wait_for(live())
+def _ended_by(error: BaseException, path: str | None) -> NoReturn:
+    """What is owed is paid before anybody is told why the daemon ended. Only then 78 may say: do not try again."""
+    logs.configure(level=level_or("INFO"))
+    why = error if isinstance(error, SnaprotdError | click.ClickException) else unforeseen(error)
+    try:
+        is_paid = wait_for(_last_resort(path, why))
+    except (Exception, asyncio.CancelledError) as another:
+        log.error("what is owed may not be paid", error=str(unforeseen(another)))
+        is_paid = False
+    if isinstance(why, ConfigError) and not is_paid:
+        raise SnaprotdError(str(why)) from error
+    raise why from error
+
+
+async def _last_resort(path: str | None, why: Exception) -> bool:
+    """In an event loop of its own: nothing of what has failed goes on beside it."""
+    from snaprotd.daemon.last_resort import ledgers_named, pay_what_is_owed
+
+    file = config_path(path)
+    remains = remains_of(file)
+    return await pay_what_is_owed(ledgers_named(file, remains, os.environ), os.environ, why, remains=remains)
 
 
 @click.command()
@@ -60,7 +96,7 @@ def check(path: str | None, online: bool) -> int:
     """
     settings = load(path)
     if why := why_unusable(settings.state):
-        click.echo(f"{settings.path}: state: {why}", err=True)
+        raise ConfigError([Mistake(source=str(settings.path), path="state", message=why)])
     click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
     if not online:
         return 0

@@ -22,6 +22,7 @@ from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.policy import Policy
 from snaprotd.core.schedule import DEFAULT_TIMEZONE, Schedule
+from snaprotd.core.words import kind_of_file
 
 SYSTEM_PATH = Path("/etc/snaprotd/config.yaml")
 LARGEST_FILE = 4 * 1024 * 1024
@@ -33,12 +34,7 @@ LARGEST_FILE = 4 * 1024 * 1024
 
 def find_config(explicit: str | Path | None, environ: Mapping[str, str]) -> Path:
     """`--config`, then $SNAPROTD_CONFIG, then /etc/snaprotd/config.yaml. Raises ConfigError if it does not exist."""
-    if explicit:
-        path, origin = Path(explicit), "named by --config"
-    elif environ.get("SNAPROTD_CONFIG"):
-        path, origin = Path(environ["SNAPROTD_CONFIG"]), "named by $SNAPROTD_CONFIG"
-    else:
-        path, origin = SYSTEM_PATH, "the default: name another one with --config PATH or $SNAPROTD_CONFIG"
+    path, origin = named_config(explicit, environ)
     try:
         path.stat()
     except FileNotFoundError:
@@ -46,6 +42,15 @@ def find_config(explicit: str | Path | None, environ: Mapping[str, str]) -> Path
     except (OSError, ValueError):
         pass  # to read it fails too, and says why
     return path
+
+
+def named_config(explicit: str | Path | None, environ: Mapping[str, str]) -> tuple[Path, str]:
+    """As `find_config`, whether it exists or not; and who named it, in words."""
+    if explicit:
+        return Path(explicit), "named by --config"
+    if environ.get("SNAPROTD_CONFIG"):
+        return Path(environ["SNAPROTD_CONFIG"]), "named by $SNAPROTD_CONFIG"
+    return SYSTEM_PATH, "the default: name another one with --config PATH or $SNAPROTD_CONFIG"
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -65,20 +70,36 @@ def digest_of(path: Path) -> str:
 
 
 def _content(path: Path) -> bytes:
+    raw = beginning_of(path)
+    if len(raw) > LARGEST_FILE:
+        raise _unreadable(path, f"larger than {LARGEST_FILE // 1024**2} MiB: this is no configuration of snaprotd")
+    return raw
+
+
+def beginning_of(path: Path) -> bytes:
+    """The file's content, of a larger one than `LARGEST_FILE` a byte more than that. Raises ConfigError.
+
+    What is no file is not even opened: a pipe without a writer would be waited for, and some devices act.
+    """
     try:
-        with open(path, "rb") as file:
-            raw = file.read(LARGEST_FILE + 1)
+        _refuse_no_file(path, path.stat().st_mode)
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            _refuse_no_file(path, os.fstat(file.fileno()).st_mode)  # it may be another one by now
+            return file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         raise _unreadable(path, "no such file") from None
-    except IsADirectoryError:
-        raise _unreadable(path, "a directory, not a file: name the file in it") from None
     except PermissionError:
         raise _unreadable(path, "permission denied: the user that runs snaprotd may not read it") from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(raw) > LARGEST_FILE:
-        raise _unreadable(path, f"larger than {LARGEST_FILE // 1024**2} MiB: this is no configuration of snaprotd")
-    return raw
+
+
+def _refuse_no_file(path: Path, mode: int) -> None:
+    kind = kind_of_file(mode)
+    if kind == "a directory":
+        raise _unreadable(path, "a directory, not a file: name the file in it")
+    if kind:
+        raise _unreadable(path, f"{kind}, not a file: it is read again and again, so write it to a file")
 
 
 def _unreadable(path: Path, message: str) -> ConfigError:

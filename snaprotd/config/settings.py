@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from snaprotd.config.shape import shown_duration
 from snaprotd.core.model import PROVIDER_LIMIT, Server
 from snaprotd.core.policy import Policy, Retention, Rules
 from snaprotd.core.schedule import Schedule
+
+SYSTEM_STATE = Path("/var/lib/snaprotd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,26 @@ def state_directory(environ: Mapping[str, str]) -> Path | None:
     """The folder that the service manager keeps for us; None where there is none."""
     folder = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd names all of several, with colons
     return Path(folder) if folder else None
+
+
+def notes_directory(config: Path, environ: Mapping[str, str]) -> Path | None:
+    """Where it is noted which ledgers are in force: a folder of this configuration file's own; None where nowhere.
+
+    It is the service manager's, which keeps one for each daemon, else one for the file's name: the notes are needed
+    where nothing can be read of the file any more.
+    """
+    folder = state_directory(environ)
+    if folder is not None:
+        return folder
+    home = environ.get("HOME", "")
+    state_home = environ.get("XDG_STATE_HOME") or (home and f"{home}/.local/state")
+    if os.access(SYSTEM_STATE, os.W_OK | os.X_OK):
+        base = SYSTEM_STATE
+    elif os.path.isabs(state_home):
+        base = Path(state_home, "snaprotd")
+    else:
+        return None
+    return base / "of-config" / hashlib.sha256(os.fsencode(config.absolute())).hexdigest()[:16]
 
 
 # -- servers of the account

@@ -36,7 +36,7 @@ MAX_NODES = 400_000
 MAX_ALIASED = 100_000
 """Nodes that aliases may add, all together: 10,000 servers may share a list, ten lines may not become a billion."""
 
-_LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 _BOOLEANS = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
@@ -48,14 +48,14 @@ _LONGEST_INTEGER = 18
 """Digits: what a signed 64-bit number always holds."""
 _LONG_INTEGER = re.compile(rf"[-+]?[1-9][0-9]{{{_LONGEST_INTEGER},}}")
 
-_UNSEEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+UNSEEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 """What YAML does not allow, and the line breaks that no editor counts."""
 _ESCAPED_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def read(text: str) -> Document:
     """Read one YAML document. Never raises: what is wrong is in `flaws`."""
-    unseen = list(islice(_UNSEEN.finditer(text.removeprefix("\ufeff")), 20))
+    unseen = list(islice(UNSEEN.finditer(text.removeprefix("\ufeff")), 20))
     if unseen:
         return Document(root=None, flaws=tuple(_unseen_flaw(text.removeprefix("\ufeff"), found) for found in unseen))
     reading = _Reading(text)
@@ -84,7 +84,7 @@ class _Reading:
 
     def __init__(self, text: str) -> None:
         self._text = text.removeprefix("\ufeff")
-        self._events: Iterator[Event] = yaml.parse(self._text, Loader=_LOADER)
+        self._events: Iterator[Event] = yaml.parse(self._text, Loader=LOADER)
         self._anchors: dict[str, Node] = {}
         self._aliased = 0
         self._count = 0

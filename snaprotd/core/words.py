@@ -1,7 +1,8 @@
-"""Lengths of time, instants, ids, numbers and hosts, as they are written: on the page, in tables, messages and JSON."""
+"""Lengths of time, instants, ids, hosts, kinds of files, as they are written: on the page, in tables and messages."""
 
 from __future__ import annotations
 
+import stat
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
@@ -76,3 +77,11 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def kind_of_file(mode: int) -> str:
+    """What an inode of this mode is where it is no regular file, such as `a pipe`; empty where it is one."""
+    if stat.S_ISREG(mode):
+        return ""
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")

@@ -15,17 +15,16 @@ from pathlib import Path
 
 import structlog
 
-from snaprotd.config.settings import Config, state_directory
+from snaprotd.config.remains import Remains
+from snaprotd.config.settings import Config, notes_directory
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower
-from snaprotd.daemon.last_resort import keepers_by_terms
+from snaprotd.daemon.last_resort import Cashier, debts_of
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.run import Tools
 from snaprotd.ledger.address import ledgers_in_force, note_in_force
-from snaprotd.ledger.salvage import salvaged
 from snaprotd.ledger.store import Ledger
-from snaprotd.provider.token import TokenError
 from snaprotd.wiring.access import Transport
 from snaprotd.wiring.assembly import ledger_or_none, terms_of
 
@@ -43,19 +42,31 @@ class Inheritance:
         self._tools = tools
         self._board = board
         self._terms = terms_of(config)
-        self._folder = state_directory(environ)
+        self._remains = Remains(base_urls=(config.api.base_url,))
+        self._folder = notes_directory(config.path, environ)
         self._own = Path(config.state).absolute()
         self._left = list(dict.fromkeys([self._own, *ledgers_in_force(self._folder)]))
         self._keepers: list[Keeper] = []
         self._paying: dict[Path, asyncio.Task[None]] = {}
         self._missed: set[Path] = set()
+        self._complaints: dict[str, str] = {}
 
     async def take_up(self) -> None:
         """Take up what is left. Raises `LedgerError` where our own ledger cannot be written: it is tried again."""
+        failure: Exception | None = None
         for place in list(self._left):
-            if await self._is_done_with(place):
+            try:
+                is_done = await self._is_done_with(place)
+            except Exception as error:  # the other ledgers are none the worse for it
+                failure = failure or error
+                continue
+            if is_done:
                 self._left.remove(place)
                 note_in_force(self._folder, [self._own, *self._left])
+        if isinstance(failure, LedgerError):
+            raise failure
+        if failure is not None:
+            raise LedgerError(f"what a ledger before owes cannot be taken up: {failure!r}") from failure
 
     async def drain(self, timeout: float) -> bool:
         """Go on until nothing is owed to another account's server. True if nothing is."""
@@ -73,7 +84,7 @@ class Inheritance:
     async def _is_done_with(self, place: Path) -> bool:
         """Whether nothing is owed by that ledger any more that would not be seen to otherwise."""
         try:
-            owed = await asyncio.to_thread(salvaged, place)
+            owed = await asyncio.to_thread(debts_of, place)
         except LedgerError as error:
             if place not in self._missed:
                 self._missed.add(place)
@@ -84,6 +95,9 @@ class Inheritance:
         theirs = [record for record in owed if not is_ours(record.account)]
         brought = place == self._own or not ours or await self._bring_over(place, ours)
         if theirs and (place not in self._paying or self._paying[place].done()):
+            if place not in self._paying:
+                names = ", ".join(record.label for record in theirs)
+                log.error("a start is owed to servers of another account", servers=names, ledger=str(place))
             self._paying[place] = asyncio.create_task(self._pay(place, theirs))
         return brought and not theirs
 
@@ -102,19 +116,12 @@ class Inheritance:
         return len(unattended) == len(owed)
 
     async def _pay(self, place: Path, owed: Sequence[ServerPower]) -> None:
-        names = ", ".join(record.label for record in owed)
-        log.error("a start is owed to servers of another account", servers=names, ledger=str(place))
         for record in owed:
             self._board.show_debt(record)
         async with AsyncExitStack() as stack:
-            records = [(place, record) for record in owed]
-            try:
-                keepers = await keepers_by_terms(stack, records, self._board, self._environ, self._transport)
-            except TokenError as error:
-                log.error("what is owed cannot be paid from here", servers=names, error=str(error))
-                return
-            self._keepers += keepers
-            await asyncio.gather(*(keeper.until_paid() for keeper in keepers))
+            parts = (self._board, self._environ, self._transport, self._remains)
+            cashier = Cashier(stack, *parts, keepers=self._keepers, complaints=self._complaints)
+            await cashier.pay([(place, record) for record in owed], asyncio.Event())
 
 
 async def _is_seen_to(ledger: Ledger, record: ServerPower) -> bool:

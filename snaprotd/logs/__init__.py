@@ -26,14 +26,15 @@ class Redactor:
     """Takes secrets out of a finished line. It is the last thing that happens to it, whatever wrote it."""
 
     def __init__(self) -> None:
-        self._secrets: Callable[[], tuple[str, ...]] = lambda: ()
+        self._sources: tuple[Callable[[], tuple[str, ...]], ...] = ()
 
     def hide(self, secrets: Callable[[], tuple[str, ...]]) -> None:
-        """`secrets` is asked for each line: a token that is rotated is known at once."""
-        self._secrets = secrets
+        """`secrets` is asked for each line: a token that is rotated is known at once. What was hidden stays hidden."""
+        self._sources = (*self._sources, secrets)
 
     def clean(self, line: str) -> str:
-        for secret in sorted(self._secrets(), key=len, reverse=True):  # one may be the beginning of another
+        secrets = {secret for source in self._sources for secret in source()}
+        for secret in sorted(secrets, key=len, reverse=True):  # one may be the beginning of another
             for form in {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]}:
                 line = line.replace(form, "[token]")
         return _TOKENS.sub("[token]", line)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from snaprotd.core.errors import SnaprotdError
+from snaprotd.core.words import kind_of_file
 
 LONGEST = 4096
 """Bytes of the longest token that is believed; a larger file is something else."""
+
+TRIED_ANEW_AFTER = 10
+"""Requests that are signed with another place's token before the first one has a turn again: that it was refused may
+have been a moment's, and the other one may be another account's."""
 
 _Stamp = tuple[int, int, int]
 
@@ -33,60 +38,113 @@ class Token:
     __str__ = __repr__
 
 
-class TokenSource:
-    """The token of the place that `token_source` chose."""
+class _Place:
+    """One place for a token, and what was read there last."""
 
-    def __init__(self, token: Token, path: Path | None = None, stamp: _Stamp | None = None) -> None:
-        self._token = token
-        self._path = path
-        self._stamp = stamp
-        self._earlier: str | None = None
+    def __init__(self, origin: str, path: Path | None = None, *, text: str = "") -> None:
+        """`text` is what stands in a variable of the environment, where there is no `path`."""
+        self.origin = origin
+        self.path = path
+        self.token: Token | None = None
+        self.secrets: tuple[str, ...] = ()
+        self._text = text
+        self._stamp: _Stamp | None = None
 
     def __repr__(self) -> str:
-        return f"TokenSource({self._token!r})"
+        return f"_Place({self.token or self.origin!r})"
 
-    @property
-    def origin(self) -> str:
-        """Where the token comes from, in words."""
-        return self._token.origin
+    def read(self) -> None:
+        """Raises `TokenError` where there is no usable token now; what was read before stays as it is."""
+        # The stamp is taken before the content: a change between the two is then seen as one.
+        stamp = _stamp(self.path) if self.path else None
+        token = _read(self.path, self.origin) if self.path else _checked(self._text, self.origin)
+        if self.token is None or self.token.text != token.text:
+            self.secrets = (token.text, *self.secrets[:1])
+        self.token, self._stamp = token, stamp
 
-    def get(self) -> str:
-        """The token as of now: its file is read again where it has changed."""
-        if self._path is not None and _stamp(self._path) != self._stamp:
-            self.refresh()
-        return self._token.text
-
-    def refresh(self) -> bool:
-        """Read the token again at once; True if it is another one.
+    def get(self) -> str | None:
+        """The token as of now: its file is read again where it has changed. None where there never was one.
 
         Where the file is missing or half written just now, the token known so far stays in force and the file is
         tried again next time: the provider is the judge of a token, not the moment of a look.
         """
-        if self._path is None or self._stamp is None:
-            return False
-        stamp = _stamp(self._path)
+        if self.path is not None and (self.token is None or _stamp(self.path) != self._stamp):
+            self.read_if_possible()
+        return self.known
+
+    @property
+    def known(self) -> str | None:
+        """The token as it was read last."""
+        return None if self.token is None else self.token.text
+
+    def read_if_possible(self) -> None:
         try:
-            token = _read(self._path, self.origin)
+            self.read()
         except TokenError:
-            return False
-        changed = token.text != self._token.text
-        if changed:
-            self._earlier = self._token.text
-        self._token, self._stamp = token, stamp
-        return changed
+            return
+
+
+class TokenSource:
+    """The token of one place; of several, the first that the provider does not refuse."""
+
+    def __init__(self, *places: _Place) -> None:
+        self._places = places
+        self._at = 0
+        self._signed = 0
+
+    def __repr__(self) -> str:
+        return f"TokenSource({', '.join(map(repr, self._places))})"
+
+    @property
+    def origin(self) -> str:
+        """Where the token comes from, in words."""
+        return self._places[self._at].origin
+
+    def get(self) -> str:
+        """The token as of now."""
+        self._signed += 1
+        if self._signed > TRIED_ANEW_AFTER:
+            self._begin_at(0)
+        for _ in self._places:
+            token = self._places[self._at].get()
+            if token is not None:
+                return token
+            self._begin_at(self._at + 1)
+        raise TokenError(f"{self.origin} cannot be read")
+
+    def refresh(self) -> bool:
+        """The token was refused: read it again, and where it is the same one, go on to the next place's.
+
+        True if it is another one now.
+        """
+        place = self._places[self._at]
+        before = place.known
+        place.read_if_possible()
+        if place.known != before:
+            return True
+        for _ in self._places[1:]:
+            self._begin_at(self._at + 1)
+            if self._places[self._at].get() not in (None, before):
+                return True
+        self._begin_at(self._at + 1)
+        return False
+
+    def _begin_at(self, place: int) -> None:
+        self._at, self._signed = place % len(self._places), 0
 
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown: the token, and the one before it, which may still be valid."""
-        return (self._token.text,) if self._earlier is None else (self._token.text, self._earlier)
+        return tuple(secret for place in self._places for secret in place.secrets)
 
     def warnings(self) -> list[str]:
         """Sentences about a token that works but is not well kept."""
+        path = self._places[self._at].path
         try:
-            mode = self._path.stat().st_mode if self._path is not None else 0
+            mode = path.stat().st_mode if path is not None else 0
         except OSError as error:
             return [f"{self.origin} can no longer be read ({error.strerror}): the token read before is still used"]
-        if mode & stat.S_IROTH and stat.S_ISREG(mode):
-            return [f"{self.origin} can be read by every user of this machine: run chmod 600 {self._path}"]
+        if mode & stat.S_IROTH:
+            return [f"{self.origin} can be read by every user of this machine: run chmod 600 {path}"]
         return []
 
 
@@ -97,48 +155,99 @@ def token_source(token_file: Path | None, environ: Mapping[str, str]) -> TokenSo
     read once here. Raises `TokenError` where no place is set, or where the chosen one holds no usable token: a place
     that was named is never passed over in silence.
     """
-    if token_file is not None:
-        return _from_file(token_file, f"the token file {token_file}")
+    places = [_file(token_file)] if token_file is not None else _of_environment(environ)
+    if not places:
+        raise TokenError(
+            "no API token: api.token_file, $SNAPROTD_TOKEN_FILE, $CREDENTIALS_DIRECTORY/token and $VPS_API_TOKEN are"
+            " all unset; write the token to a file that only this user can read and name that file in api.token_file"
+        )
+    places[0].read()
+    return TokenSource(places[0])
+
+
+def first_accepted(
+    token_files: Sequence[Path], environ: Mapping[str, str], *, environment_first: bool = False
+) -> TokenSource:
+    """The token of the first of these files and of the environment's places that the provider does not refuse.
+
+    For a start that is owed: nobody knows any more whose token it was asked with. Raises `TokenError`, with what is
+    wrong with each, where no place holds a usable one now.
+    """
+    groups = [[_file(path) for path in dict.fromkeys(token_files)], _of_environment(environ)]
+    places = [place for group in (reversed(groups) if environment_first else groups) for place in group]
+    complaints = []
+    for place in places:
+        try:
+            place.read()
+        except TokenError as error:
+            complaints.append(str(error))
+    if len(complaints) == len(places):
+        raise TokenError("; ".join(complaints) or "no API token: no place for one is known")
+    return TokenSource(*places)
+
+
+def _file(path: Path) -> _Place:
+    return _Place(f"the token file {path}", path)
+
+
+def _of_environment(environ: Mapping[str, str]) -> list[_Place]:
+    """The places that are set, the one that counts first."""
+    places = []
     if named := environ.get("SNAPROTD_TOKEN_FILE"):
-        return _from_file(Path(named), f"the token file {named} ($SNAPROTD_TOKEN_FILE)")
+        places.append(_Place(f"the token file {named} ($SNAPROTD_TOKEN_FILE)", Path(named)))
     if directory := environ.get("CREDENTIALS_DIRECTORY"):
         path = Path(directory, "token")
-        if path.exists():
-            return _from_file(path, f"the token file {path} ($CREDENTIALS_DIRECTORY)")
+        if _is_there(path):
+            places.append(_Place(f"the token file {path} ($CREDENTIALS_DIRECTORY)", path))
     if text := environ.get("VPS_API_TOKEN"):
-        return TokenSource(_checked(text, "the environment variable VPS_API_TOKEN"))
-    raise TokenError(
-        "no API token: api.token_file, $SNAPROTD_TOKEN_FILE, $CREDENTIALS_DIRECTORY/token and $VPS_API_TOKEN are all"
-        " unset; write the token to a file that only this user can read and name that file in api.token_file"
-    )
+        places.append(_Place("the environment variable VPS_API_TOKEN", text=text))
+    return places
 
 
-def _from_file(path: Path, origin: str) -> TokenSource:
-    # The stamp is taken before the content: a change between the two is then seen as one.
-    stamp = _stamp(path)
-    return TokenSource(_read(path, origin), path, stamp)
+def _is_there(path: Path) -> bool:
+    """One that cannot be looked at is: to read it says why."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _stamp(path: Path) -> _Stamp | None:
-    """What changes when a file does; None for what is no file: a pipe (`<(pass vps)`) can be read only once."""
+    """What changes when a file does; None where there is none."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return None
-    return (status.st_mtime_ns, status.st_size, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def _read(path: Path, origin: str) -> Token:
     try:
-        with path.open("rb") as file:
-            content = file.read(LONGEST + 1)
-    except OSError as error:
+        content = _content(path, origin)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise TokenError(
-            f"{origin} cannot be read: {error.strerror}; create it, or make it readable for the user snaprotd runs as"
+            f"{origin} cannot be read: {why}; create it, or make it readable for the user snaprotd runs as"
         ) from error
     if len(content) > LONGEST:
         raise TokenError(f"{origin} is longer than {LONGEST} bytes: it should hold the token and nothing else")
     return _checked(content.decode("utf-8", "replace"), origin)
+
+
+def _content(path: Path, origin: str) -> bytes:
+    """The beginning of a file. What is none is not even opened: a pipe without a writer would be waited for."""
+    _refuse_no_file(os.stat(path).st_mode, origin)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        _refuse_no_file(os.fstat(file.fileno()).st_mode, origin)  # it may be another one by now
+        return file.read(LONGEST + 1)
+
+
+def _refuse_no_file(mode: int, origin: str) -> None:
+    if kind := kind_of_file(mode):
+        raise TokenError(f"{origin} is {kind}, not a file: write the token to a file, or put it into $VPS_API_TOKEN")
 
 
 def _checked(text: str, origin: str) -> Token:

@@ -226,9 +226,11 @@ def ids_of(texts: Sequence[str], targets: Sequence[Target], servers: Sequence[Se
 
 
 def owed_row(owed: ServerPower) -> Json:
-    """A start that is owed, as the ledger has it."""
+    """A start that is owed, or a server that is watched because of one, as the ledger has it."""
     power = owed.power
-    if power.in_doubt:
+    if power.watched:
+        why = "runs again, and is only watched: it is started once more if a stop of snaprotd still strikes"
+    elif power.in_doubt:
         why = "may be off because of snaprotd, but the ledger may be an old copy, or a new one: it is not started"
     elif power.went_off:
         why = "was stopped by snaprotd, and was not seen running since"

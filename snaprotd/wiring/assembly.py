@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from snaprotd.config.settings import Config, Target, state_directory
+from snaprotd.config.remains import NOTHING, Remains
+from snaprotd.config.settings import Config, Target, notes_directory
 from snaprotd.core.errors import ConfigError, LedgerError, Mistake
 from snaprotd.core.model import Machine
 from snaprotd.core.promise import Terms
@@ -20,7 +21,7 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.events import Observers
 from snaprotd.engine.run import Drain, Tools
-from snaprotd.ledger.address import ledgers_in_force, note_in_force, why_unusable
+from snaprotd.ledger.address import ledgers_in_force, name_of, note_in_force, why_unusable
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
@@ -40,7 +41,7 @@ ThisMachine = Callable[[str | None], Machine]
 async def open_ledger(config: Config, *, lock: bool = True) -> Ledger:
     """The ledger that `state` names. Raises `LedgerError` where it cannot be used."""
     lease = config.api.timeout + LEASE_BEYOND_REQUEST
-    ledger = await Ledger.open(_ledger_path(config), owner=uuid.uuid4().hex, lease=lease, lock=lock)
+    ledger = await Ledger.open(ledger_path(config), owner=uuid.uuid4().hex, lease=lease, lock=lock)
     ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)
     return ledger
 
@@ -51,14 +52,18 @@ async def open_ledger_to_read(config: Config) -> AsyncIterator[Ledger | None]:
 
     Without the folder's lock: a daemon that starts meanwhile may still know that it is alone.
     """
-    if not _exists(_ledger_path(config)):
+    if not _exists(ledger_path(config)):
         yield None
         return
     async with await open_ledger(config, lock=False) as ledger:
-        yield ledger
+        try:
+            yield ledger
+        except (ValueError, TypeError, KeyError) as error:  # of what its rows should hold, it holds something else
+            raise LedgerError(f"the ledger {name_of(config.state)} is damaged: {error}") from error
 
 
-def _ledger_path(config: Config) -> Path:
+def ledger_path(config: Config) -> Path:
+    """The file of the ledger. Raises `ConfigError` where this version cannot open what `state` names."""
     if why := why_unusable(config.state):
         raise ConfigError([Mistake(source=str(config.path), path="state", message=why)])
     return Path(config.state)
@@ -76,7 +81,10 @@ async def open_tools(
     """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
     async with open_cloud(config, environ, metrics.requests, transport) as cloud, await open_ledger(config) as ledger:
         # Before anything is promised: a file that names another ledger must not hide what this one will owe.
-        folder = state_directory(environ)
+        folder = notes_directory(config.path, environ)
+        with suppress(OSError):  # to note it fails too, and says why
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
         note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
         try:
             await ledger.starts.adopt()
@@ -100,13 +108,22 @@ async def open_tools(
 
 @asynccontextmanager
 async def tools_by_terms(
-    terms: Terms, path: Path, environ: Mapping[str, str], transport: Transport | None = None
+    terms: Terms,
+    path: Path,
+    environ: Mapping[str, str],
+    transport: Transport | None = None,
+    remains: Remains = NOTHING,
 ) -> AsyncIterator[Tools]:
-    """What it takes to pay a start without a configuration. Raises `TokenError` where no token can be found.
+    """What it takes to pay a start without a configuration. Raises `TokenError` where no token can be found now.
+
+    `remains` are those of the file, where there is one: it may name the token.
 
     The ledger at `path` is written where that can be; where not, nothing is lost but the record of what is done here.
     """
-    async with cloud_by_terms(terms, environ, transport) as cloud, ledger_or_none(path, terms) as ledger:
+    async with (
+        cloud_by_terms(terms, environ, transport, remains) as cloud,
+        ledger_or_none(path, terms) as ledger,
+    ):
         ledger.starts.account = account_at(terms.base_url)
         inventory = Inventory(cloud)
         try:

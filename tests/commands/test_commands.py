@@ -26,7 +26,7 @@ import yaml
 from click.testing import CliRunner
 
 from snaprotd import __version__
-from snaprotd.commands.cli import cli
+from snaprotd.commands.cli import _run, cli
 from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
@@ -205,6 +205,30 @@ def test_a_bad_configuration_is_78_with_every_mistake_at_its_place(
 @pytest.mark.parametrize("line", UNREADABLE)
 def test_a_configuration_that_cannot_be_read_is_78_and_says_why(line: str, alone: dict[str, Ended]) -> None:
     assert alone[line] == Ended(code=78, out="", err=f"{UNREADABLE[line]}\n")
+
+
+def test_a_mistake_of_ours_is_a_sentence_and_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise RuntimeError("told\nin two lines")
+
+    monkeypatch.setattr(sys, "argv", ["snaprotd", "schema"])
+    monkeypatch.setattr("snaprotd.commands.service.json_schema", fails)
+    monkeypatch.setattr("snaprotd.logs.configure", lambda **_: None)
+    assert _run() == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("snaprotd: internal error, RuntimeError at test_commands.py:")
+    assert "fails: told in two lines. " in last
+
+
+async def test_a_database_that_this_version_cannot_open_is_a_mistake_like_others(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text('state: postgresql://me:hush@db/x\nservers: [{id: 1, schedule: "@daily"}]\n')
+    for line in ("check", "check --online", "ledger owed", "run"):
+        told = await run(*line.split(), "--config", str(path))
+        assert (told.code, f"{path}: state: PostgreSQL is not supported by this version" in told.err) == (78, True)
+        assert "hush" not in told.err + told.out
 
 
 def test_the_schema_is_one_and_takes_the_example(alone: dict[str, Ended]) -> None:

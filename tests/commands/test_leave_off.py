@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +35,10 @@ async def test_a_start_is_let_go_without_a_daemon_and_history_says_by_whom(tmp_p
     path = write_config(tmp_path, "http://127.0.0.1:1/api/v1", SERVERS)
     none_yet = await run("leave-off", "web-01", "--config", str(path))
     assert (none_yet.code, "there is no ledger at" in none_yet.err) == (1, True)
-    assert (await run("ledger", "owed", "--json", "--config", str(path))).json == []
+    nothing = await run("ledger", "owed", "--json", "--config", str(path))
+    assert (nothing.json, "There is no ledger at" in nothing.err) == ([], True)
+    in_words = await run("ledger", "owed", "--config", str(path))
+    assert in_words.out == f"There is no ledger at {tmp_path / 'state.db'}: what it would owe is not known.\n"
     await owe(tmp_path, "127.0.0.1:1")
     owed = await run("ledger", "owed", "--config", str(path))
     assert (
@@ -74,3 +78,40 @@ async def test_beside_a_daemon_that_asks_for_the_start_it_asks_no_more(tmp_path:
             life.send(signal.SIGTERM)
             assert await life.ended() == 0
     assert world.status_of("12345") == "stopped"
+
+
+async def test_a_refused_file_does_not_hide_what_is_owed(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "http://127.0.0.1:1/api/v1", SERVERS + "bogus: 1\n")
+    await owe(tmp_path, "127.0.0.1:1")
+    told = await run("ledger", "owed", "--config", str(path))
+    assert (told.code, told.out.startswith("12345  since"), "bogus: unknown key" in told.err) == (78, True, True)
+    as_json = await run("ledger", "owed", "--json", "--config", str(path))
+    assert (as_json.code, [row["server_id"] for row in as_json.json]) == (78, [12345])
+
+
+DAMAGE = {
+    "random bytes": None,
+    "text that is none": "UPDATE powers SET body = CAST(x'ff00fe' AS TEXT), label = CAST(x'ff' AS TEXT)",
+    "a rotation of the wrong types": "INSERT INTO rotations (id, server_id, slot, is_open, body, epoch, lease_until,"
+    " started_at) VALUES ('x', '12345', 'x', 1, CAST(x'ff00fe' AS TEXT), 'x', 'x', CAST(x'ff' AS TEXT))",
+    "another type": "UPDATE powers SET asked = 'x', released = x'ff'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_what_a_damaged_ledger_holds_is_told_in_a_sentence(tmp_path: Path, damage: str) -> None:
+    path = write_config(tmp_path, "http://127.0.0.1:1/api/v1", SERVERS)
+    await owe(tmp_path, "127.0.0.1:1")
+    ledger = tmp_path / "state.db"
+    if (statement := DAMAGE[damage]) is None:
+        ledger.write_bytes(bytes(range(256)) * 64)
+    else:
+        with closing(sqlite3.connect(ledger)) as connection, connection:
+            connection.execute(statement)
+    for line in ("ledger owed", "ledger owed --json", "history", "leave-off web-01", "leave-off 12345"):
+        told = await run(*line.split(), "--config", str(path))
+        assert told.code in (0, 1), told.err
+        if told.code:
+            assert told.err.splitlines()[-1].startswith("snaprotd: the ledger "), told.err
+        if damage == "random bytes":
+            assert told.code == 1

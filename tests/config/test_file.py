@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from snaprotd.config import yaml_nodes
 from snaprotd.config.file import digest_of, find_config, json_schema, load, parse
-from snaprotd.config.settings import Config, Target, resolve
+from snaprotd.config.settings import Config, Target, notes_directory, resolve
 from snaprotd.config.shape import ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys, shown_duration
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.model import Server
@@ -137,6 +138,16 @@ def test_the_state_is_in_the_directory_that_systemd_gives() -> None:
 
 def test_the_first_of_several_state_directories_is_taken() -> None:
     assert config("", STATE_DIRECTORY="/var/lib/a:/var/lib/b").state == "/var/lib/a/state.db"
+
+
+def test_each_file_has_a_folder_for_notes_of_its_own(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path)}
+    one, same, other = (notes_directory(Path(name), home) for name in ("/c.yaml", "/c.yaml", "/d.yaml"))
+    assert one is not None
+    assert (one == same, one == other, tmp_path / ".local/state/snaprotd" in one.parents) == (True, False, True)
+    assert notes_directory(Path("/c.yaml"), {"STATE_DIRECTORY": "/given", **home}) == Path("/given")
+    xdg = notes_directory(Path("/c.yaml"), {"XDG_STATE_HOME": str(tmp_path / "x"), **home})
+    assert (xdg is not None and tmp_path / "x/snaprotd" in xdg.parents, notes_directory(Path("c"), {})) == (True, None)
 
 
 def test_a_state_in_the_file_wins_over_the_environment() -> None:
@@ -462,8 +473,33 @@ def test_a_file_that_is_not_utf_8_is_refused_with_its_line(tmp_path: Path) -> No
     assert refusal(tmp_path / "x") == f"{tmp_path}/x: not UTF-8 text (line 2): save the file as UTF-8"
 
 
-def test_an_endless_file_is_refused() -> None:
-    assert refusal(Path("/dev/zero")) == "/dev/zero: larger than 4 MiB: this is no configuration of snaprotd"
+def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as file:
+        file.truncate(2**40)  # sparse: it takes no room
+    assert refusal(tmp_path / "x") == f"{tmp_path}/x: larger than 4 MiB: this is no configuration of snaprotd"
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
+def test_what_is_no_file_is_refused_at_once_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "a pipe":
+            os.mkfifo(path)
+        elif kind == "a socket":
+            listener.bind(str(path))
+        else:
+            path.symlink_to("/dev/zero")
+        for read in (load, digest_of):
+            with pytest.raises(ConfigError, match=f"x: {kind}, not a file"):
+                read(path)
+
+
+def test_a_file_behind_symbolic_links_is_read(tmp_path: Path) -> None:
+    """As Kubernetes mounts it."""
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "x").write_text(SMALLEST)
+    (tmp_path / "x").symlink_to("..data/x")
+    assert len(load(tmp_path / "x", {}).entries) == 1
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])

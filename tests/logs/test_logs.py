@@ -45,14 +45,14 @@ def _own_logging() -> Iterator[None]:
     """Each test configures the log; afterwards it is as it was."""
     root = logging.getLogger()
     levels = {name: logging.getLogger(name).level for name in ("", *_libraries())}
-    handlers, settings, secrets = list(root.handlers), structlog.get_config(), logs.redactor._secrets
+    handlers, settings, secrets = list(root.handlers), structlog.get_config(), logs.redactor._sources
     yield
     root.handlers[:] = handlers
     for name, level in levels.items():
         logging.getLogger(name or None).setLevel(level)
     structlog.configure(**settings)
     structlog.contextvars.clear_contextvars()
-    logs.redactor._secrets = secrets
+    logs.redactor._sources = secrets
 
 
 def _libraries() -> tuple[str, ...]:

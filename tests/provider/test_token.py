@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
+import socket
 from pathlib import Path
 
 import pytest
 
-from snaprotd.provider.token import TokenError, TokenSource, token_source
+from snaprotd.provider.token import TRIED_ANEW_AFTER, TokenError, TokenSource, first_accepted, token_source
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_what_is_no_token_is_refused_without_being_quoted(tmp_path: Path, conten
 
 
 def test_a_directory_is_no_token(tmp_path: Path) -> None:
-    with pytest.raises(TokenError, match="Is a directory"):
+    with pytest.raises(TokenError, match="is a directory, not a file"):
         token_source(tmp_path, {})
 
 
@@ -154,14 +154,25 @@ def test_a_token_of_the_environment_never_changes() -> None:
     assert (source.refresh(), source.get(), source.warnings()) == (False, "vps_plain", [])
 
 
-def test_a_pipe_is_read_only_once(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_text, args=("vps_piped\n",))
-    writer.start()
-    source = token_source(pipe, {})
-    writer.join()
-    assert (source.get(), source.refresh(), source.get()) == ("vps_piped", False, "vps_piped")
+@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
+def test_what_is_no_file_is_refused_at_once_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "token"
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "a pipe":
+            os.mkfifo(path)
+        elif kind == "a socket":
+            listener.bind(str(path))
+        else:
+            path.symlink_to("/dev/zero")
+        with pytest.raises(TokenError, match=f"is {kind}, not a file"):
+            token_source(path, {})
+
+
+def test_a_pipe_in_place_of_the_file_leaves_the_token_in_force(file: Path) -> None:
+    source = token_source(file, {})
+    file.unlink()
+    os.mkfifo(file)
+    assert (source.get(), source.refresh(), source.get()) == ("vps_first", False, "vps_first")
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o440, False), (0o644, True), (0o604, True)])
@@ -179,7 +190,7 @@ def test_a_file_that_is_gone_is_warned_of(file: Path) -> None:
 
 def test_the_token_is_in_no_repr(file: Path) -> None:
     source: TokenSource = token_source(file, {})
-    shown = f"{source!r} {source} {source._token!r} {source._token}"
+    shown = f"{source!r} {source} {source._places[0].token!r} {source._places[0].token}"
     assert "vps_first" not in shown
     assert str(file) in shown
 
@@ -189,3 +200,53 @@ def test_the_token_before_stays_a_secret(file: Path) -> None:
     replaced(file, "vps_second")
     source.get()
     assert source.secrets() == ("vps_second", "vps_first")
+
+
+# -- of several places, for a start that is owed ----------------------------------------------------------------------
+
+
+def kept_and_named(tmp_path: Path) -> tuple[Path, Path]:
+    kept, named = tmp_path / "kept", tmp_path / "named"
+    kept.write_text("vps_kept")
+    named.write_text("vps_named")
+    return kept, named
+
+
+def test_the_first_token_that_is_not_refused_is_used(tmp_path: Path) -> None:
+    source = first_accepted(kept_and_named(tmp_path), {"VPS_API_TOKEN": "vps_plain"})
+    used = [source.get()]
+    while source.refresh() and len(used) < 4:
+        used.append(source.get())
+    assert used == ["vps_kept", "vps_named", "vps_plain", "vps_kept"]
+
+
+def test_the_first_place_has_a_turn_again_soon(tmp_path: Path) -> None:
+    """It may have been refused by mistake, and what is accepted may be another account's."""
+    source = first_accepted(kept_and_named(tmp_path), {})
+    source.refresh()
+    used = [source.get() for _ in range(TRIED_ANEW_AFTER + 1)]
+    assert (used[0], used[-1]) == ("vps_named", "vps_kept")
+
+
+def test_the_same_token_in_two_places_is_tried_once(tmp_path: Path) -> None:
+    kept, named = kept_and_named(tmp_path)
+    named.write_text("vps_kept")
+    assert not first_accepted([kept, named], {}).refresh()
+
+
+def test_a_place_that_holds_none_yet_is_passed_over_until_it_does(tmp_path: Path) -> None:
+    kept, named = kept_and_named(tmp_path)
+    kept.unlink()
+    source = first_accepted([kept, named], {})
+    before = source.get()
+    kept.write_text("vps_kept")
+    source.refresh()
+    assert (before, source.get()) == ("vps_named", "vps_kept")
+
+
+def test_where_no_place_holds_one_it_is_told_of_each(tmp_path: Path) -> None:
+    with pytest.raises(TokenError, match=r"kept cannot be read.*VPS_API_TOKEN holds more than one word") as caught:
+        first_accepted([tmp_path / "kept"], {"VPS_API_TOKEN": "Bearer vps_secret"})
+    assert "secret" not in str(caught.value)
+    with pytest.raises(TokenError, match="no place for one is known"):
+        first_accepted([], {})

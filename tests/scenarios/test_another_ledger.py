@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from snaprotd.config.remains import remains_of
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
@@ -162,7 +163,7 @@ async def test_a_refused_file_that_names_another_ledger_pays_what_the_old_one_ow
     one = Moved(tmp_path)
     await one.is_left_off()
     one.names_the_new_ledger()
-    places = ledgers_named(one.path, one.environ)
+    places = ledgers_named(one.path, remains_of(one.path), one.environ)
     assert one.old in places
     assert await pay_what_is_owed(places, {"VPS_API_TOKEN": one.world.token}, ConfigError([]), one.way)
     assert one.status == "active"

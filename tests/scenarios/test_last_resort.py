@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,9 +16,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.store import Ledger
@@ -31,6 +34,7 @@ from tests.support.processes import (
     environment,
     living,
     provider,
+    running,
     write_config,
 )
 from tests.support.troubles import running_on_a_full_disk
@@ -117,6 +121,20 @@ def is_a_folder(path: Path) -> None:
     path.mkdir()
 
 
+def is_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def leads_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def is_json(path: Path) -> None:
+    path.write_text(json.dumps(yaml.safe_load(path.read_text()) | {"no_such_key": 1}))
+
+
 def is_missing(path: Path) -> None:
     path.unlink()
 
@@ -126,20 +144,22 @@ def is_empty(path: Path) -> None:
 
 
 SPOILED = pytest.mark.parametrize(
-    "spoil", [has_an_unknown_key, is_not_yaml, is_no_text, is_a_folder, is_missing, is_empty]
+    "spoil", [has_an_unknown_key, is_not_yaml, is_no_text, is_a_folder, is_a_pipe, leads_nowhere, is_missing, is_empty]
 )
 
 
 @SPOILED
 async def test_a_refused_file_does_not_leave_a_server_off(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
-    """The server is started and watched, then the code of the reason tells systemd not to try again."""
+    """The server is started and watched, then the code of the reason tells systemd not to try again.
+
+    Nobody keeps a folder for the daemon, and of most of these files nothing can be read: where the ledger is was noted.
+    """
     async with orphan(tmp_path) as one:
         spoil(one.config)
-        async with daemon(one.config, STATE_DIRECTORY=str(tmp_path)) as life:
+        async with daemon(one.config) as life:
             await life.ended()
             one.is_on_after(REFUSED, life)
-        spoiled_again = daemon(one.config, STATE_DIRECTORY=str(tmp_path))
-        async with spoiled_again as life:  # nothing is owed any more
+        async with daemon(one.config) as life:  # nothing is owed any more
             assert await life.ended() == REFUSED
         assert len(one.provider.asked("start")) == 1
 
@@ -152,15 +172,60 @@ async def test_a_file_that_was_refused_by_the_daemon_that_was_killed_does_not_le
         one.is_on_after(REFUSED, life)
 
 
-@pytest.mark.parametrize("spoil", [has_an_unknown_key, is_not_yaml])
-async def test_the_line_of_the_ledger_is_read_from_a_refused_file(
-    tmp_path: Path, spoil: Callable[[Path], None]
-) -> None:
+@pytest.mark.parametrize("spoil", [has_an_unknown_key, is_not_yaml, is_no_text, is_json])
+async def test_where_the_ledger_is_is_read_from_a_refused_file(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """What was noted is gone."""
     async with orphan(tmp_path) as one:
         spoil(one.config)
-        async with daemon(one.config) as life:
+        async with daemon(one.config, XDG_STATE_HOME=str(tmp_path)) as life:
             await life.ended()
             one.is_on_after(REFUSED, life)
+
+
+ENDS_UNFORESEEN = """
+import asyncio, sys
+import snaprotd.daemon.life as life
+from snaprotd.__main__ import main
+
+async def run(daemon):
+    await asyncio.sleep(0.1)
+    raise {error}
+
+life.Daemon.run = run
+main()
+"""
+
+
+@pytest.mark.parametrize("error", ["ValueError('no date')", "asyncio.CancelledError"])
+async def test_whatever_ends_the_daemon_leaves_no_server_off_and_is_told_in_a_sentence(
+    tmp_path: Path, error: str
+) -> None:
+    async with orphan(tmp_path) as one:
+        start = partial(running, program=("-c", ENDS_UNFORESEEN.format(error=error)))
+        async with daemon(one.config, start=start) as life:
+            await life.ended()
+            one.is_on_after(1, life)
+            kind = error.partition("(")[0].rpartition(".")[2]
+            *log, last = life.said.splitlines()
+            assert last.startswith(f"snaprotd: internal error, {kind} at <string>:8 run: ")
+            (told,) = [line for line in map(json.loads, log) if line["event"] == "internal error"]
+            assert "<string>:8 run" in told["ways"][0]
+
+
+async def test_a_log_level_that_there_is_not_leaves_no_server_off(tmp_path: Path) -> None:
+    async with orphan(tmp_path) as one, daemon(one.config, SNAPROTD_LOG_LEVEL="LOUD") as life:
+        await life.ended()
+        one.is_on_after(2, life)
+
+
+async def test_a_token_that_is_gone_is_told_after_what_another_one_has_paid(tmp_path: Path) -> None:
+    """The file is good. Nothing is ended by 78, so that it is tried again."""
+    async with orphan(tmp_path) as one:
+        one.config.write_text(one.config.read_text().replace('"timeout"', '"token_file": "/nowhere", "timeout"'))
+        async with daemon(one.config) as life:
+            await life.ended()
+            one.is_on_after(1, life)
+            assert "snaprotd: the token file /nowhere cannot be read" in life.said.splitlines()[-1]
 
 
 async def test_where_no_token_can_be_had_nothing_is_waited_for(tmp_path: Path) -> None:

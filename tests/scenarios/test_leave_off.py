@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from snaprotd.commands.jobs.now import read_let_go
 from snaprotd.config import file as config
 from snaprotd.core.power import Power, promised
 from snaprotd.core.promise import ServerPower
+from snaprotd.ledger.address import note_in_force
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
 from tests.support.daemons import Line, a_world, configure, daemon_on, entry, logged, power
@@ -148,15 +150,45 @@ async def test_the_next_stop_owes_a_start_again_and_who_let_go_before_is_still_k
     assert starts(world)
 
 
+WHY = "s12345 was stopped by snaprotd, and was not seen running since"
+ROW = {"server_id": 12345, "since": "2025-01-16T01:00:00Z", "why": WHY}
+
+
 async def test_what_is_owed_is_listed_until_it_is_let_go(tmp_path: Path) -> None:
     path = the_file(tmp_path)
     settings = config.load(path, {})
-    assert await read_owed(settings) == []
+    assert read_owed(path, {}, settings).missing == [tmp_path / "state.db"]
     await owe(tmp_path)
-    why = "s12345 was stopped by snaprotd, and was not seen running since"
-    assert await read_owed(settings) == [{"server_id": 12345, "since": "2025-01-16T01:00:00Z", "why": why}]
+    assert read_owed(path, {}, settings).rows == [ROW]
     await let_go(path)
-    assert await read_owed(settings) == []
+    assert read_owed(path, {}, settings).rows == []
+
+
+async def test_a_server_that_is_only_watched_is_listed_too(tmp_path: Path) -> None:
+    path = the_file(tmp_path)
+    await owe(tmp_path, replace(OWED, power=replace(OWED.power, watched=True, came_back=True)))
+    (row,) = read_owed(path, {}, config.load(path, {})).rows
+    assert row.keys() == ROW.keys()
+    assert "runs again, and is only watched" in row["why"]
+
+
+async def test_what_ledgers_owe_that_the_configuration_does_not_name_is_listed(tmp_path: Path) -> None:
+    """One that was in force before a good file; and whatever the daemon would find without one."""
+    await owe(tmp_path)
+    note_in_force(tmp_path, [tmp_path / "state.db"])
+    path = tmp_path / "new.yaml"
+    path.write_text(the_file(tmp_path).read_text().replace("state.db", "new.db"))
+    environ = {"STATE_DIRECTORY": str(tmp_path)}
+    found = read_owed(path, environ, config.load(path, environ))
+    assert (found.rows, found.missing) == ([ROW], [tmp_path / "new.db"])
+    assert read_owed(tmp_path / "none.yaml", environ, None).rows == [ROW]
+
+
+async def test_a_ledger_that_cannot_be_read_is_told_and_is_not_taken_for_one_that_owes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(bytes(range(256)) * 64)
+    path = the_file(tmp_path)
+    found = read_owed(path, {}, config.load(path, {}))
+    assert (found.rows, found.told, found.missing, len(found.unreadable)) == ([], [], [], 1)
 
 
 async def test_a_write_by_who_does_not_know_of_it_does_not_undo_it(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def environment(**more: str) -> dict[str, str]:
         # Compiling all libraries anew would take each process two seconds where nothing may be written beside them.
         "PYTHONPYCACHEPREFIX": str(ROOT / ".pytest_cache" / "bytecode"),
         "COLUMNS": "100",
+        "XDG_STATE_HOME": str(ROOT / ".pytest_cache" / "state"),  # nothing is noted in anybody's home
         "VPS_API_TOKEN": TOKEN,
         **more,
     }

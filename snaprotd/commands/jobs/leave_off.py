@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import getpass
+import os
 import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from snaprotd.commands.jobs.now import id_in
-from snaprotd.config.settings import Config
-from snaprotd.core.errors import SnaprotdError
+from snaprotd.config.remains import remains_of
+from snaprotd.config.settings import Config, notes_directory
+from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.words import Json, zulu
-from snaprotd.ledger.address import name_of
+from snaprotd.daemon.last_resort import debts_of, ledgers_named
+from snaprotd.ledger.address import ledgers_in_force, name_of
 from snaprotd.report.rows import owed_row
-from snaprotd.wiring.assembly import open_ledger_to_read
+from snaprotd.wiring.assembly import ledger_path, open_ledger_to_read
 
 
 async def leave_off(config: Config, name: str, reason: str) -> str | None:
@@ -31,11 +37,40 @@ async def leave_off(config: Config, name: str, reason: str) -> str | None:
         return words if kept else None
 
 
-async def read_owed(config: Config) -> list[Json]:
-    """The servers that a start is owed to, with since when and why."""
-    async with open_ledger_to_read(config) as ledger:
-        owed = [] if ledger is None else await ledger.starts.owed()
-    return [owed_row(one) for one in owed]
+@dataclass(frozen=True, kw_only=True)
+class Owed:
+    """What ledgers tell of starts that are owed, and which of them do not tell."""
+
+    rows: list[Json]
+    """The servers that a start is owed to, or that are watched because of one."""
+    told: list[Path]
+    missing: list[Path]
+    unreadable: list[str]
+    """A sentence for each."""
+
+
+def read_owed(path: Path, environ: Mapping[str, str], config: Config | None) -> Owed:
+    """By the ledger of the configuration and those before it; without one, by whatever the daemon would find then.
+
+    They are read as the daemon reads them where it cannot begin, whatever their state is. Raises `ConfigError` where
+    this version cannot open what `state` names.
+    """
+    if config is None:
+        places = ledgers_named(path, remains_of(path), environ)
+    else:
+        before = ledgers_in_force(notes_directory(path, environ))
+        places = list(dict.fromkeys([ledger_path(config).absolute(), *before]))
+    owed = Owed(rows=[], told=[], missing=[], unreadable=[])
+    for place in places:
+        try:
+            owed.rows.extend(map(owed_row, debts_of(place)))
+            owed.told.append(place)
+        except LedgerError as error:
+            if os.path.lexists(place):
+                owed.unreadable.append(str(error))
+            else:
+                owed.missing.append(place)
+    return owed
 
 
 def _who() -> str:

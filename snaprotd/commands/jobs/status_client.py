@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from http.client import HTTPException
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
@@ -65,6 +66,8 @@ def read_status(url: str, *, timeout: float = TIMEOUT) -> dict[str, Any]:
         # Without the environment's proxies: the daemon is near.
         with build_opener(ProxyHandler({})).open(address, timeout=timeout) as answer:
             report = json.loads(answer.read(LARGEST))
+    except HTTPError as error:
+        raise Unreachable(f"what answers at {url} tells no status: {_answer(error)}") from error
     except URLError as error:
         reason = getattr(error.reason, "strerror", None) or error.reason
         raise Unreachable(
@@ -75,6 +78,15 @@ def read_status(url: str, *, timeout: float = TIMEOUT) -> dict[str, Any]:
     if not isinstance(report, dict) or report.get("version") != VERSION:
         raise Unreachable(f"what answers at {url} is no snaprotd of this version")
     return report
+
+
+def _answer(error: HTTPError) -> str:
+    """Its status, and the first line of what it says: a daemon whose ledger cannot be read says so."""
+    said = ""
+    with suppress(OSError, HTTPException):
+        said = error.read(300).decode(errors="replace").partition("\n")[0]
+    is_sentence = bool(said) and said.isprintable() and not said.startswith("<")
+    return f"{error.code} {error.reason}" + (f": {said}" if is_sentence else "")
 
 
 def _is_address(text: str) -> bool:
