@@ -101,8 +101,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "start_in_doubt": Kind(
             severity=ALARM,
-            says="by the ledger a start is owed to the server, but a newer snapshot of ours is not in the ledger: "
-            "that may be an old copy, so nothing is started",
+            says="by the ledger a start is owed to the server, but somebody else may have switched it off since: "
+            "no process saw it meanwhile, or the ledger may be an old copy; so nothing is started",
             do="Start the server in the provider's panel if it is to run, else let go of the start: "
             "`snaprotd leave-off {server}`.",
             alerts=("SnaprotdServerHeldOff",),

@@ -229,7 +229,7 @@ def owed_row(owed: ServerPower) -> Json:
     """A start that is owed, as the ledger has it."""
     power = owed.power
     if power.in_doubt:
-        why = "was stopped by snaprotd, as this ledger has it, which may be an old copy: it is not started"
+        why = "was stopped by snaprotd, but somebody else may have switched it off since: it is not started"
     elif power.went_off:
         why = "was stopped by snaprotd, and was not seen running since"
     else:
