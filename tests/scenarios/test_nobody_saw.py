@@ -71,6 +71,18 @@ async def test_what_is_found_off_when_nothing_of_ours_could_strike_any_more_is_a
     await one.end()
 
 
+async def test_one_look_that_may_be_stale_pays_nothing(tmp_path: Path) -> None:
+    one = Left(tmp_path)
+    await one.is_left()
+    one.switch("stop")
+    await asyncio.sleep(DAY)
+    one.way.lags_at, one.way.lags_for = 0, MINUTE
+    await one.begin()
+    await asyncio.sleep(HOUR)
+    assert any(WHO in text for text in await one.problems())
+    await one.end()
+
+
 async def test_what_is_found_off_before_was_our_stop_that_was_sent_twice(tmp_path: Path) -> None:
     one = Left(tmp_path)
     await one.is_left()
