@@ -13,6 +13,9 @@ from snaprotd.core.power import SETTLE_MARGIN, Power, aged
 UNACCOUNTED = 300.0
 """Seconds without a process after which it is asked whether the record of a stop is of an old copy of the ledger."""
 
+CLOCKS_ARE_SET = 300.0
+"""Seconds of a time that no process has counted which are not believed: the wall clock may have been set meanwhile."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
@@ -89,7 +92,7 @@ def taken_up(power: Power, now: datetime, *, settle: float) -> Power:
     alone = (now - power.running_since).total_seconds() - power.running_for
     if alone <= 0:
         return power
-    older = aged(power, alone)
+    older = aged(power, max(alone - CLOCKS_ARE_SET, 0.0))
     if not power.held_off or alone < settle * SETTLE_MARGIN or older.may_have_struck:
         return older
     return replace(older, unwatched=True, running_for=None)

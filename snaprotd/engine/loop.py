@@ -115,7 +115,9 @@ def _pause(outcome: Outcome, poll_interval: float, *, urgent: bool) -> float:
     What the provider asks for is heard, but it is no order: not while a server is off, nor for a day.
     """
     longest = LONGEST_PAUSE_WHILE_OFF if urgent else LONGEST_PAUSE
-    to_tick = min(until_tick(poll_interval), longest)
+    to_tick = until_tick(poll_interval)
+    if urgent:
+        to_tick = min(to_tick, longest)
     match outcome:
         case Waiting(soon=True):
             return 0.0

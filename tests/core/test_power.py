@@ -316,6 +316,11 @@ def test_each_start_waits_twice_as_long_as_the_one_before_it_and_there_is_no_las
     assert after + 15.0 <= START_BACKOFF_CAP  # the next look is a poll later
 
 
+def test_where_polls_are_far_apart_two_starts_are_no_farther_apart_than_else() -> None:
+    """A server that is off is looked at every minute."""
+    assert Power(starts=1, start_age=START_BACKOFF_CAP - 60).may_be_asked_to_start(3600.0)
+
+
 words = ("active", "stopping", "stopped", "starting", "restoring", "")
 happenings = st.one_of(
     st.builds(look, st.sampled_from([a_server(status=word) for word in words])),
@@ -392,13 +397,15 @@ def at(seconds: float) -> datetime:
     [
         (RAN, at(0), 0, False),
         (RAN, at(-86400), 0, False),  # the clock was set back
-        (RAN, at(149), 149, False),
-        (RAN, at(150), 150, True),
-        (replace(RAN, unstruck=True), at(3600), 3600, False),
-        (replace(RAN, unstruck=True), at(86100), 86100, True),
-        (replace(RAN, earlier_age=7200.0), at(79199), 79199, False),
-        (replace(RAN, earlier_age=7200.0), at(79200), 79200, True),
-        (replace(RAN, released=1, unstruck=True), at(3600), 3600, False),
+        (RAN, at(149), 0, False),
+        (RAN, at(150), 0, True),
+        (RAN, at(1000), 700, True),
+        (replace(RAN, unstruck=True), at(3600), 3300, False),
+        (replace(RAN, unstruck=True), at(86399), 86099, False),
+        (replace(RAN, unstruck=True), at(86400), 86100, True),
+        (replace(RAN, earlier_age=7200.0), at(79499), 79199, False),
+        (replace(RAN, earlier_age=7200.0), at(79500), 79200, True),
+        (replace(RAN, released=1, unstruck=True), at(3600), 3300, False),
         (replace(RAN, running_since=None), at(86400), 0, False),  # written by an earlier version
         (replace(RAN, watched=False), at(86400), 0, False),  # it is owed
         (OFF, at(86400), 0, False),
@@ -410,7 +417,6 @@ def test_what_ran_grows_older_by_the_clock_while_no_process_counts(
     after = taken_up(record, now, settle=120.0)
     aged = power.aged(record, seconds)
     assert after == (replace(aged, unwatched=True, running_for=None) if unwatched else aged)
-    assert taken_up(after, now, settle=120.0) == after
 
 
 def test_a_doubt_is_kept_until_the_server_runs_or_is_stopped_anew() -> None:
