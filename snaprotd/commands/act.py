@@ -56,7 +56,7 @@ def now(server: str, path: str | None, description: str, as_json: bool) -> int:
     refuse_another_ledger(settings)
     with moving_line() as say:
         rotation = wait_for(
-            rotate_now(settings, os.environ, server, description=description, show=_steps_shown(say), say=say)
+            rotate_now(settings, os.environ, server, description=description, show=_steps_shown(say), say=say.for_good)
         )
     if as_json:
         print_json(outcome_of(rotation))

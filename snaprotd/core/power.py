@@ -11,8 +11,9 @@ look proves nothing, for a read may be stale; nor does an error answer, for a pr
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from snaprotd.core.errors import LONGEST_PAUSE_WHILE_OFF
 from snaprotd.core.model import Server
 
 SETTLE_MARGIN = 1.25
@@ -22,11 +23,11 @@ was made at the very end of it still needs a moment to be listed."""
 START_BACKOFF_CAP = 300.0
 """Seconds between two start requests at the most. There is no last one."""
 
-UNACCOUNTED = 300.0
-"""Seconds without a process after which it is asked whether the record of a stop is of an old copy of the ledger."""
-
 UNSTRUCK_FOR = 86400.0
 """Seconds for which a server that is found off was switched off by our stop, where that was never seen to strike."""
+
+GONE_FOR = 30 * 86400.0
+"""Seconds for which a server that was gone while it was off because of us is started if it comes back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +70,22 @@ class Power:
     """It was seen running again since then, once at least."""
     running_for: float | None = None
     """Age of the first of the looks, without a break, that showed it running; none of our requests came since."""
+    running_since: datetime | None = None
+    """When that was, by the wall clock as of the last look."""
     watched: bool = False
     """It was seen running in two looks a poll apart, and is only watched: nobody waits for it any more."""
+    unwatched: bool = False
+    """Then no process saw it for longer than a request of ours may take: if it is off, who knows by whom."""
     missing_for: float | None = None
     """Age of the first of the answers, without a break, that there is no such server."""
+    gone_for: float | None = None
+    """How long ago its start was given up because there was no such server; our stop is still the last word."""
     went_off_at: datetime | None = None
     """When it was first seen off, by the wall clock: for people, and never for a decision."""
     off_for: float = 0.0
     """Length of the time in which it was seen off because of us, until it was seen running."""
     in_doubt: bool = False
-    """The ledger may be an old copy, and the server off by somebody's wish since: a person is asked."""
+    """The server may be off by somebody's wish since, as far as this ledger can tell: a person is asked."""
 
     @property
     def held_off(self) -> bool:
@@ -96,6 +103,11 @@ class Power:
         return self.is_owed and not self.in_doubt
 
     @property
+    def is_looked_for(self) -> bool:
+        """Somebody is to look at the server: to start it, or to see whether it is gone."""
+        return self.is_payable or (self.is_owed and self.missing_for is not None)
+
+    @property
     def awaits_stop(self) -> bool:
         """A stop was sent, was not seen to strike, and is waited for."""
         return self.held_off and self.unstruck and not self.waited_out
@@ -107,8 +119,13 @@ class Power:
 
     @property
     def is_followed(self) -> bool:
-        """It is still looked after: something is owed or watched, or an old stop may turn out to have struck."""
-        return self.held_off or (self.unstruck and _may_yet(self.stop_age)) or _may_yet(self.earlier_age)
+        """It is still looked after: something is owed or watched, or may turn out to be."""
+        return self.held_off or self.may_have_struck or (self.gone_for is not None and self.gone_for < GONE_FOR)
+
+    @property
+    def may_have_struck(self) -> bool:
+        """An old stop that was not seen to strike: if the server is off, it was that one."""
+        return (self.unstruck and _may_yet(self.stop_age)) or _may_yet(self.earlier_age)
 
     def stop_is_open(self, *, settle: float, start_timeout: float) -> bool:
         """The last stop was not seen to strike, and may yet: no other is sent, and who asked for it waits for it.
@@ -120,45 +137,19 @@ class Power:
             patience = max(patience, start_timeout)
         return self.unstruck and self.power_open is not None and self.power_open < patience
 
-    def may_strike(self, *, settle: float, stop_timeout: float, start_timeout: float) -> bool:
-        """A request of ours may still change the server's power. All times are in seconds.
-
-        A stop that was seen to strike is over, and only what was sent twice on its way may follow within `settle`. One
-        that was not may strike for as long as the server may take for anything, counted from its time-out.
-        """
-        settled = settle * SETTLE_MARGIN
-        late = self.stop_age if self.unstruck else None
-        return (self.request_age is not None and self.request_age < settled) or (
-            late is not None and late < 2 * stop_timeout + start_timeout + settled
-        )
-
-    def is_unaccounted_for(self, now: datetime) -> bool:
-        """Since the stop more time has passed than processes have counted: nobody knows what was done meanwhile."""
-        if self.held_off_since is None or self.stop_age is None:
-            return False
-        return (now - self.held_off_since).total_seconds() - self.stop_age > UNACCOUNTED
-
     def may_be_asked_to_start(self, poll_interval: float) -> bool:
-        """The last start request is old enough for another: each waits twice as long as the one before it."""
-        backoff = min(poll_interval * 2.0 ** min(self.starts, 30), START_BACKOFF_CAP)
+        """The last start request is old enough for another: each waits twice as long as the one before it.
+
+        At the limit it is one look before it, for the next one may come a little later.
+        """
+        to_next_look = min(poll_interval, LONGEST_PAUSE_WHILE_OFF)
+        backoff = min(poll_interval * 2.0 ** min(self.starts, 30), START_BACKOFF_CAP - to_next_look)
         return not self.starts or self.start_age >= backoff
 
 
 def _may_yet(age: float | None) -> bool:
     """A stop of that age that was not seen to strike may still turn out to have struck."""
     return age is not None and age < UNSTRUCK_FOR
-
-
-def merged(one: Power, other: Power) -> Power:
-    """Two records of one server: the later stop counts, and what was paid for stays paid."""
-    later = other if (other.asked, other.released) > (one.asked, one.released) else one
-    doubted = any(known.in_doubt for known in (one, other) if known.asked == later.asked)
-    return replace(later, released=max(one.released, other.released), in_doubt=doubted)
-
-
-def inherited(known: Power, owed: Power) -> Power:
-    """What another ledger owes, owed from now on by the one that knows `known`: the numbers of its stops go on."""
-    return replace(owed, asked=max(known.asked, known.released) + 1, released=known.released)
 
 
 def aged(power: Power, seconds: float) -> Power:
@@ -170,13 +161,14 @@ def aged(power: Power, seconds: float) -> Power:
     return replace(
         power,
         start_age=power.start_age + seconds,
-        off_for=power.off_for + seconds if power.is_off_because_of_us else power.off_for,
+        off_for=power.off_for + seconds if power.is_off_because_of_us and not power.in_doubt else power.off_for,
         power_open=older(power.power_open),
         request_age=older(power.request_age),
         stop_age=older(power.stop_age),
         earlier_age=older(power.earlier_age),
         running_for=older(power.running_for),
         missing_for=older(power.missing_for),
+        gone_for=older(power.gone_for),
     )
 
 
@@ -224,7 +216,7 @@ def _stop_promised(power: Power) -> Power:
 
 def _requested(power: Power) -> Power:
     """Something is about to be asked of the server: looks before that prove nothing about it."""
-    return replace(power, request_age=0.0, running_for=None, watched=False)
+    return replace(power, request_age=0.0, running_for=None, watched=False, unwatched=False, gone_for=None)
 
 
 def acknowledged(power: Power) -> Power:
@@ -276,8 +268,8 @@ def seen(power: Power, server: Server, now: datetime, *, apart: float) -> Power:
     after = replace(power, running_for=None, watched=False, missing_for=None)
     if not power.held_off and not (power.is_followed and server.is_stopped):
         return after  # off, or on its way, and not by us
-    asked = power.asked if power.held_off else power.asked + 1  # the old stop has struck after all: it is owed again
-    return replace(
+    asked = power.asked if power.held_off else power.asked + 1  # our stop is the last word after all: it is owed again
+    off = replace(
         after,
         asked=asked,
         went_off=True,
@@ -285,13 +277,23 @@ def seen(power: Power, server: Server, now: datetime, *, apart: float) -> Power:
         earlier_age=power.earlier_age if power.held_off or power.unstruck else None,  # else it was that one
         came_back=False,
         went_off_at=power.went_off_at or now,
+        gone_for=None,
     )
+    return doubted(off) if power.unwatched and server.is_stopped else off
 
 
 def _seen_running(power: Power, now: datetime, apart: float) -> Power:
     since = power.running_for or 0.0
     proven = power.running_for is not None and since >= apart
-    after = replace(power, running_for=since, watched=proven, missing_for=None)
+    after = replace(
+        power,
+        running_for=since,
+        running_since=now - timedelta(seconds=since),
+        watched=proven or power.watched,
+        unwatched=power.unwatched and not proven,
+        missing_for=None,
+        gone_for=None if proven else power.gone_for,
+    )
     if power.went_off and not power.came_back:
         return replace(after, came_back=True, off_for=_off_for(power, now))
     return after
@@ -299,7 +301,9 @@ def _seen_running(power: Power, now: datetime, apart: float) -> Power:
 
 def _off_for(power: Power, now: datetime) -> float:
     """With the seconds in which no process was there to count them."""
-    return power.off_for if power.went_off_at is None else max(power.off_for, (now - power.went_off_at).total_seconds())
+    if power.went_off_at is None or power.in_doubt:
+        return power.off_for
+    return max(power.off_for, (now - power.went_off_at).total_seconds())
 
 
 def waited_out(power: Power) -> Power:
@@ -321,8 +325,11 @@ def start_promised(power: Power) -> Power:
 
 
 def doubted(power: Power) -> Power:
-    """Something was done with the server since that the ledger does not know: a person is asked."""
-    return replace(power, in_doubt=True)
+    """Something may have been done with the server that the ledger does not know: a person is asked.
+
+    How long it has been off because of us, if at all, nobody knows either.
+    """
+    return replace(power, in_doubt=True, off_for=0.0)
 
 
 def suspected(power: Power, since: datetime) -> Power:
@@ -335,9 +342,17 @@ def suspected(power: Power, since: datetime) -> Power:
 
 def released(power: Power) -> Power:
     """The promise is kept, or let go: the server was seen running when no request of ours can strike any more."""
-    return replace(power, released=power.asked, stop_acknowledged=False, power_open=None, in_doubt=False)
+    return replace(
+        power, released=power.asked, stop_acknowledged=False, power_open=None, in_doubt=False, unwatched=False
+    )
 
 
 def given_up(power: Power) -> Power:
-    """There is no server any more that could be started; or a person has let go of the start."""
-    return replace(released(power), unstruck=False, earlier_age=None)
+    """A person has let go of the start, or of one that may turn out to be owed: no record of before is later."""
+    asked = power.asked if power.held_off else power.asked + 1
+    return replace(released(replace(power, asked=asked)), unstruck=False, earlier_age=None, gone_for=None)
+
+
+def gone(power: Power) -> Power:
+    """There is no server that could be started. If it comes back, its start is owed, or in doubt, as it was."""
+    return replace(given_up(power), gone_for=0.0, in_doubt=power.in_doubt)

@@ -1,10 +1,20 @@
-"""What is kept with a server: its power, and what it takes to pay its start without any configuration."""
+"""What is kept with a server: its power, and what it takes to pay its start without any configuration.
+
+How two such records are one, and what one of them is worth after a time in which no process counted.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
-from snaprotd.core.power import Power
+from snaprotd.core.power import SETTLE_MARGIN, Power, aged
+
+UNACCOUNTED = 300.0
+"""Seconds without a process after which it is asked whether the record of a stop is of an old copy of the ledger."""
+
+CLOCKS_ARE_SET = 300.0
+"""Seconds of a time that no process has counted which are not believed: the wall clock may have been set meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +46,53 @@ class ServerPower:
     """Who let go of a start that was owed, when and why; empty where nobody has."""
 
     def may_strike(self) -> bool:
-        """A request of ours may still change the server's power."""
-        terms = self.terms
-        return self.power.may_strike(
-            settle=terms.settle, stop_timeout=terms.stop_timeout, start_timeout=terms.start_timeout
+        """A request of ours may still change the server's power.
+
+        A stop that was seen to strike is over, and only what was sent twice on its way may follow within `settle`. One
+        that was not may strike for as long as the server may take for anything, counted from its time-out.
+        """
+        power, settled = self.power, self.terms.settle * SETTLE_MARGIN
+        late = power.stop_age if power.unstruck else None
+        return (power.request_age is not None and power.request_age < settled) or (
+            late is not None and late < 2 * self.terms.stop_timeout + self.terms.start_timeout + settled
         )
 
     def lets_go_of(self, owing: Power) -> bool:
         """Whether the start that is owed by `owing` was let go of, as this record has it."""
         return not self.power.is_followed and self.power.released >= owing.asked
+
+
+def merged(one: Power, other: Power) -> Power:
+    """Two records of one server: the later stop counts, and what was paid for stays paid."""
+    later = other if (other.asked, other.released) > (one.asked, one.released) else one
+    doubted = any(known.in_doubt for known in (one, other) if known.asked == later.asked)
+    return replace(later, released=max(one.released, other.released), in_doubt=doubted)
+
+
+def inherited(known: Power, owed: Power) -> Power:
+    """What another ledger owes, owed from now on by the one that knows `known`: the numbers of its stops go on."""
+    return replace(owed, asked=max(known.asked, known.released) + 1, released=known.released)
+
+
+def is_unaccounted_for(power: Power, now: datetime) -> bool:
+    """Since the stop more time has passed than processes have counted: nobody knows what was done meanwhile."""
+    if power.held_off_since is None or power.stop_age is None:
+        return False
+    return (now - power.held_off_since).total_seconds() - power.stop_age > UNACCOUNTED
+
+
+def taken_up(power: Power, now: datetime, *, settle: float) -> Power:
+    """The record as it is when it is read: what was seen to run has aged while no process counted. `settle` in seconds.
+
+    What is owed has not: the less time it seems to have taken, the longer a late stop is waited for. What ran, and was
+    then seen by nobody for longer than a request of ours may be late, is `unwatched`: looks before that prove nothing.
+    """
+    if power.is_owed or power.running_for is None or power.running_since is None:
+        return power
+    alone = (now - power.running_since).total_seconds() - power.running_for
+    if alone <= 0:
+        return power
+    older = aged(power, max(alone - CLOCKS_ARE_SET, 0.0))
+    if not power.held_off or alone < settle * SETTLE_MARGIN or older.may_have_struck:
+        return older
+    return replace(older, unwatched=True, running_for=None)

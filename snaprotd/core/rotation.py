@@ -243,7 +243,15 @@ def judge(rotation: Rotation, error: CloudError) -> Outcome:
 
 def out_of_patience(rotation: Rotation) -> bool:
     """The present step has waited for as long as its policy allows. A start is never given up."""
-    return not rotation.create_is_unsettled and rotation.waited > _patience(rotation)
+    return patience_left(rotation) < 0
+
+
+def patience_left(rotation: Rotation) -> float:
+    """Seconds that the present step may go on waiting; less than none where it has waited too long already.
+
+    Whatever it waits for counts: an answer, the next poll, or its turn to ask.
+    """
+    return float("inf") if rotation.create_is_unsettled else _patience(rotation) - rotation.waited
 
 
 def _patience(rotation: Rotation) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 import structlog
@@ -17,11 +16,11 @@ import structlog
 from snaprotd.core import power
 from snaprotd.core.errors import CloudError, LedgerError, NotFound
 from snaprotd.core.model import Server
-from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Done, Failed, Outcome, Waiting
 from snaprotd.engine.board import Board
-from snaprotd.engine.run import Tools, Transition, until_tick
+from snaprotd.engine.kept import Kept
+from snaprotd.engine.run import Tools, until_tick
 from snaprotd.engine.switching import pay
 
 log = structlog.get_logger("snaprotd.keeper")
@@ -36,82 +35,6 @@ LONGEST_WAIT = 60.0
 Leases = Literal["go by", "wait for", "ignore"]
 """`go by`: leave the server, which is taken up again at a tick after the lease has run out. `wait for`: where no tick
 comes, until it has run out. `ignore`: whoever holds it is dead."""
-
-
-class Kept:
-    """One server in the keeper's care: a debtor without a rotation."""
-
-    def __init__(self, record: ServerPower, tools: Tools) -> None:
-        self._record = record
-        self._clock = asyncio.get_running_loop().time
-        self._aged_at = self._since = self._clock()
-        self.tools = tools
-        self.server_id, self.instance = record.server_id, record.terms.instance
-        self.left = asyncio.Event()
-        """Somebody else sees to the server now."""
-        self.is_abandoned = False
-        """Whoever holds a lease of its rotation is dead."""
-
-    @property
-    def record(self) -> ServerPower:
-        """The record as of now."""
-        moment = self._clock()
-        aged = power.aged(self._record.power, moment - self._aged_at)
-        self._record, self._aged_at = replace(self._record, power=aged), moment
-        return self._record
-
-    def merge(self, record: ServerPower) -> None:
-        """What else is known of the server."""
-        self._record = replace(record, power=power.merged(self.record.power, record.power))
-
-    async def is_let_go(self) -> bool:
-        """Whether a person has let go of the start meanwhile, as the ledger has it. Raises `LedgerError`."""
-        record = await self.tools.ledger.starts.kept(self._record.account, self.server_id)
-        if record is None or not record.lets_go_of(self.power):
-            return False
-        self.merge(record)
-        self.update_power(power.given_up)
-        log.warning("nothing is owed to the server any more", server=record.label, let_go=record.let_go or None)
-        return True
-
-    @property
-    def power(self) -> Power:
-        return self.record.power
-
-    @property
-    def start_timeout(self) -> float:
-        return self._record.terms.start_timeout
-
-    @property
-    def start_is_overdue(self) -> bool:
-        return self._clock() - self._since > self.start_timeout
-
-    def look(self, server: Server | None) -> None:
-        """None: it was not found."""
-        now, apart = self.tools.now(), self.tools.poll_interval
-        self.update_power(lambda known: power.seen(known, server, now, apart=apart) if server else power.missing(known))
-
-    def update_power(self, transition: Transition) -> ServerPower:
-        self._record = replace(self.record, power=transition(self.power))
-        return self._record
-
-    async def save_power_if_possible(self, transition: Transition = lambda known: known) -> bool:
-        self.update_power(transition)
-        try:
-            await self.tools.ledger.starts.save(self.record)
-        except LedgerError as error:
-            log.error("the ledger cannot be written: going on from memory", error=str(error))
-            return False
-        return True
-
-    def guard(self) -> None:
-        """A start too many does no harm: there is nothing to guard."""
-
-    def start_failed(self) -> None:
-        """Told by the log; no rotation has failed."""
-
-    async def server(self) -> Server:
-        return await self.tools.inventory.server(self.server_id, urgent=True)
 
 
 class Keeper:
@@ -247,12 +170,13 @@ class Keeper:
         """
         if kept.power.is_owed:
             self._board.show_debt(kept.record)
-            if kept.power.is_payable and kept.server_id not in self._paying:
+            if kept.power.is_looked_for and kept.server_id not in self._paying:
                 self._paying.add(kept.server_id)
                 self._in_background(self._pay(kept))
             return
         self._board.clear_debt(kept.record)
-        if has_looked and kept.power.held_off and not kept.record.may_strike():
+        ran_for = kept.power.running_for or 0.0
+        if has_looked and kept.power.held_off and ran_for >= self._tools.poll_interval and not kept.record.may_strike():
             # The server ran in two looks, and no request of ours can strike any more.
             kept.update_power(power.released)
             log.info("the server runs, and stays on: its start is paid", server=kept.record.label)
@@ -271,7 +195,7 @@ class Keeper:
         record = kept.record
         log.warning("a start is owed to the server, and no rotation sees to it", server=record.label)
         try:
-            while kept.power.is_payable and not kept.left.is_set() and not await self._is_let_go(kept):
+            while kept.power.is_looked_for and not kept.left.is_set() and not await self._is_let_go(kept):
                 if await self._is_seen_to_elsewhere(kept):
                     if self._leases == "go by":
                         self._drop(kept.server_id)
@@ -284,7 +208,7 @@ class Keeper:
                 await kept.save_power_if_possible()
                 if self._kept.get(kept.server_id) is kept:
                     self._board.show_debt(kept.record)
-                if kept.power.is_payable:
+                if kept.power.is_looked_for:
                     await _wait(kept.left, _pause(outcome, self._tools.poll_interval))
         finally:
             self._paying.discard(kept.server_id)

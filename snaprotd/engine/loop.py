@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import structlog
 
@@ -37,6 +38,7 @@ async def run_rotation(run: Run) -> Rotation:
 async def _visit_and_save(run: Run) -> None:
     step = run.rotation.step
     structlog.contextvars.bind_contextvars(step=str(step))
+    longest = inf
     if _starts_ahead_of_its_turn(run):
         # The process is about to end. The step itself is for the next process.
         outcome = await _visit(run, start)
@@ -45,15 +47,16 @@ async def _visit_and_save(run: Run) -> None:
         before = run.rotation
         run.update(lambda rotation: ended(advance(rotation, outcome), run.tools.now()))
         _tell(before, run.rotation, outcome)
+        longest = run.patience_left
     await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
-        pause = _pause(outcome, run.tools.poll_interval, held_off=run.rotation.held_off)
-        await run.tools.drain.sleep(pause, held_off=run.outlives_a_drain)
+        pause = _pause(outcome, run.tools.poll_interval, urgent=run.is_urgent)
+        await run.tools.drain.sleep(min(pause, longest), held_off=run.outlives_a_drain)
 
 
 async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome:
     """One visit of a step, with every foreseen error turned into an outcome."""
-    run.begin_visit()
+    run.begin_visit(is_start=step is start)
     try:
         return await step(run)
     except LeaseLost:
@@ -106,13 +109,15 @@ def _stopped_by_drain(run: Run) -> bool:
     return drain.requested.is_set() and not run.rotation.needs_its_process
 
 
-def _pause(outcome: Outcome, poll_interval: float, *, held_off: bool) -> float:
+def _pause(outcome: Outcome, poll_interval: float, *, urgent: bool) -> float:
     """Seconds to the next visit.
 
     What the provider asks for is heard, but it is no order: not while a server is off, nor for a day.
     """
-    longest = LONGEST_PAUSE_WHILE_OFF if held_off else LONGEST_PAUSE
+    longest = LONGEST_PAUSE_WHILE_OFF if urgent else LONGEST_PAUSE
     to_tick = until_tick(poll_interval)
+    if urgent:
+        to_tick = min(to_tick, longest)
     match outcome:
         case Waiting(soon=True):
             return 0.0

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import inf
 from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
@@ -16,14 +17,18 @@ from snaprotd.core.errors import Busy, CloudError, LedgerError, NotSent
 from snaprotd.core.model import Machine, Server, Snapshot
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
+from snaprotd.core.promise import taken_up
 from snaprotd.core.retention import refuse_deletion
-from snaprotd.core.rotation import Rotation, Step, aged
+from snaprotd.core.rotation import Rotation, Step, aged, patience_left
 from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Provider
 from snaprotd.provider.inventory import Inventory
 
 log = structlog.get_logger("snaprotd.rotation")
+
+CERTAINLY = 1.0
+"""Seconds after the end of a step's time in which nobody asks whether it is over yet."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,7 +37,7 @@ Transition = Callable[[Power], Power]
 
 
 class CalledOff(NotSent):
-    """The process is to end, and what a rotation was waiting to ask was not asked."""
+    """What a rotation was waiting to ask was not asked: the process is to end, or the time of its step has run out."""
 
 
 class Drain:
@@ -94,11 +99,12 @@ class Run:
 
     def __init__(self, rotation: Rotation, tools: Tools, show: Callable[[Rotation], None] = lambda _: None) -> None:
         """`show` is told of each change."""
-        self._rotation = rotation
+        self._rotation = _taken_up(rotation, tools.now())
         self._aged_at = asyncio.get_running_loop().time()
         self._unguarded = False
         self._seen: Server | None = None
         self._call: asyncio.Event | None = None
+        self._ends_at: float | None = None
         self._looked_at = self._aged_at
         self.tools = tools
         self._show = show
@@ -131,6 +137,16 @@ class Run:
         return self.update(_of_creation(transition, *args, **kwargs))
 
     @property
+    def is_urgent(self) -> bool:
+        """The server is off until what is asked now is answered, as far as was seen."""
+        return self._rotation.is_payable
+
+    @property
+    def patience_left(self) -> float:
+        """Seconds after which the step has waited too long for certain."""
+        return max(patience_left(self.rotation), 0.0) + CERTAINLY
+
+    @property
     def outlives_a_drain(self) -> bool:
         """A process that is to end waits for it: it hears the call to hurry only.
 
@@ -140,10 +156,15 @@ class Run:
         refused = self._rotation.is_refused_its_stop and not self.tools.drain.requested.is_set()
         return self._rotation.needs_its_process and not refused
 
-    def begin_visit(self) -> None:
-        """From now on a drain that was not asked for yet calls off what is still to be asked, but for a start."""
+    def begin_visit(self, *, is_start: bool) -> None:
+        """From now on a drain that was not asked for yet calls off what is still to be asked, but for a start.
+
+        So does the end of the step's time; but a visit has as long as one request may take.
+        """
         call = self.tools.drain.call(held_off=self.outlives_a_drain)
-        self._call = None if call.is_set() or self._rotation.step is Step.START else call
+        self._call = None if call.is_set() or is_start else call
+        left = max(self.patience_left, self.tools.request_timeout)
+        self._ends_at = None if is_start or left == inf else asyncio.get_running_loop().time() + left
 
     async def save(self, change: Change = lambda rotation: rotation) -> None:
         """Change the record and have it on disk before anything else is done.
@@ -233,17 +254,19 @@ class Run:
     def guard(self) -> None:
         """Called when the bytes of a request are about to go out: raise `LeaseLost` unless it is still ours.
 
-        Raises `CalledOff` where the process is to end, as it may while a turn is waited for.
+        Raises `CalledOff` where the process is to end, or the time of the step has run out, as it may while a turn is
+        waited for.
         """
         if self._call is not None and self._call.is_set():
             raise CalledOff("the process is about to end: the request was not sent")
+        if self._ends_at is not None and asyncio.get_running_loop().time() > self._ends_at:
+            raise CalledOff(self._rotation.note or "there was no turn for the request")
         if not self._unguarded:
             self.tools.ledger.guard(self._rotation.id, self.tools.request_timeout)
 
     async def server(self) -> Server:
         """A server that is held off is looked at before anything else is asked: its start waits for the look."""
-        urgent = self._rotation.held_off
-        asked = self.tools.inventory.server(self._rotation.server_id, urgent=urgent)
+        asked = self.tools.inventory.server(self._rotation.server_id, urgent=self.is_urgent)
         self._seen = await self._unless_called_off(asked)
         return self._seen
 
@@ -257,18 +280,22 @@ class Run:
         return stops_itself(policy, server, self.tools.machine()) if server is not None else ""
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
-        return await self._unless_called_off(self.tools.inventory.snapshots(self._rotation.server_id))
+        asked = self.tools.inventory.snapshots(self._rotation.server_id, urgent=self.is_urgent)
+        return await self._unless_called_off(asked)
 
     async def _unless_called_off(self, asked: Awaitable[T]) -> T:
-        """The answer to a look, which may be long in coming; `CalledOff` where the process is to end meanwhile."""
-        if self._call is None:
-            return await asked
-        look, call = asyncio.ensure_future(asked), asyncio.ensure_future(self._call.wait())
+        """The answer to a look, which may be long in coming.
+
+        Raises `CalledOff` where the process is to end meanwhile, or the time of the step has run out.
+        """
+        look, call = asyncio.ensure_future(asked), asyncio.ensure_future((self._call or asyncio.Event()).wait())
+        left = None if self._ends_at is None else self._ends_at - asyncio.get_running_loop().time()
         try:
-            await asyncio.wait([look, call], return_when=asyncio.FIRST_COMPLETED)
-            if not look.done():
-                raise CalledOff("the process is about to end: the answer was not waited for")
-            return look.result()
+            await asyncio.wait([look, call], return_when=asyncio.FIRST_COMPLETED, timeout=left)
+            if look.done():
+                return look.result()
+            why = "the process is about to end: the answer was not waited for"
+            raise CalledOff(why if call.done() else self._rotation.note or "there was no answer")
         finally:
             call.cancel()
             if not look.cancel() and not look.cancelled():
@@ -297,6 +324,13 @@ class Run:
         self.tools.observer.deleted(self._rotation, success=True)
         self.update(lambda rotation: replace(rotation, deleted=(*rotation.deleted, snapshot.id)))
         return None
+
+
+def _taken_up(rotation: Rotation, now: datetime) -> Rotation:
+    """With what is known of the server's power by now; what an earlier rotation switched off is not this one's."""
+    known = taken_up(rotation.power, now, settle=rotation.settle)
+    is_new = rotation.step is Step.LOOK and not known.is_owed
+    return replace(rotation, power=replace(known, off_for=0.0) if is_new else known)
 
 
 def _of_power(transition: Callable[Concatenate[Power, P], Power], *args: P.args, **kwargs: P.kwargs) -> Change:

@@ -104,7 +104,7 @@ async def _create(run: Run, server: Server) -> Outcome:
     await run.save_creation(creation.promised)
     try:
         made = await run.tools.cloud.create_snapshot(
-            server, rotation.snapshot_name, rotation.description, guard=run.guard
+            server, rotation.snapshot_name, rotation.description, guard=run.guard, urgent=run.is_urgent
         )
     except Unclear:
         run.update_creation(creation.lost)

@@ -18,6 +18,7 @@ from snaprotd.core.model import Server, Snapshot
 from snaprotd.core.ownership import taken_since
 from snaprotd.core.policy import OnStopTimeout
 from snaprotd.core.power import Power
+from snaprotd.core.promise import is_unaccounted_for
 from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Waiting, hard_stop_begun, hard_stop_undone
 from snaprotd.engine.run import Run, Tools, Transition
 
@@ -112,6 +113,8 @@ async def start(run: Run) -> Outcome:
         if run.rotation.stop_is_open:
             return Waiting("the server is active; a stop may yet be carried out, so it is watched a while longer")
         run.update_power(power.waited_out)
+    if isinstance(outcome, Done) and run.rotation.power.in_doubt and run.rotation.error is None:
+        return Failed("the server is off, and is not started: somebody else may have switched it off")
     if isinstance(outcome, Done) and run.rotation.held_off and run.rotation.power.came_back:
         run.tools.observer.back_on(run.server_id, run.rotation.power.off_for)
     return outcome
@@ -168,6 +171,8 @@ async def pay(debtor: Debtor) -> Outcome:
     debtor.look(server)
     if server.is_active:
         return Done() if debtor.power.watched else Waiting("the server is active; one more look makes it certain")
+    if debtor.power.in_doubt:
+        return Done()
     if server.is_untouchable:
         return Waiting(f"the server is {server.status}: it will be started when that is over")
     # A server that hangs between two states for all of `start_timeout` is asked again too.
@@ -189,11 +194,11 @@ async def _newer_than_the_debt(debtor: Debtor) -> Snapshot | None:
     cannot be read says nothing, and the start is not kept waiting for it.
     """
     since = debtor.power.held_off_since
-    if since is None or not debtor.instance or not debtor.power.is_unaccounted_for(debtor.tools.now()):
+    if since is None or not debtor.instance or not is_unaccounted_for(debtor.power, debtor.tools.now()):
         return None
     try:
         async with asyncio.timeout(LONGEST_LOOK):
-            snapshots = await debtor.tools.inventory.snapshots(debtor.server_id)
+            snapshots = await debtor.tools.inventory.snapshots(debtor.server_id, urgent=True)
             known = await debtor.tools.ledger.starts.slots_of(debtor.server_id)
     except (CloudError, LedgerError, TimeoutError) as error:
         log.warning("whether the ledger is an old copy cannot be told: the server is started", error=str(error))
@@ -214,7 +219,7 @@ async def _is_gone(debtor: Debtor, error: NotFound) -> Outcome:
         return Waiting(f"the server that is to be started is not found, and the token is another account's: {error}")
     if await debtor.tools.inventory.has(debtor.server_id):
         return Waiting(f"the server that is to be started is not found, and is in the list: {error}")
-    debtor.update_power(power.given_up)
+    debtor.update_power(power.gone)
     return Failed(f"the server that was to be started is gone: {error}")
 
 
@@ -222,7 +227,7 @@ async def _is_of_this_account(debtor: Debtor) -> bool:
     """The account that is asked now is the one in which the server was stopped."""
     if not debtor.power.whose:
         return debtor.tools.knows_its_account
-    return (await debtor.tools.cloud.token_owner()).email == debtor.power.whose
+    return (await debtor.tools.cloud.token_owner(urgent=True)).email == debtor.power.whose
 
 
 async def _ask_to_start(debtor: Debtor, server: Server) -> Outcome:

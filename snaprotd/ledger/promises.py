@@ -12,8 +12,8 @@ from sqlalchemy import Row, Select, and_, case, func, or_, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from snaprotd.core.power import Power, given_up, inherited
-from snaprotd.core.promise import ServerPower, Terms
+from snaprotd.core.power import Power, given_up
+from snaprotd.core.promise import ServerPower, Terms, inherited
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.schema import POWERS
 

@@ -21,7 +21,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from snaprotd.core.errors import LeaseLost, LedgerError
-from snaprotd.core.power import merged
+from snaprotd.core.promise import merged
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger import promises, statements
 from snaprotd.ledger.address import name_of

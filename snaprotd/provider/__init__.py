@@ -66,7 +66,7 @@ class Provider(Protocol):
     A `guard` is called after every wait, and every few seconds while one lasts; what it raises reaches the caller as it
     is, and nothing is sent.
 
-    What is urgent, and every start, waits behind nothing that is not: a server is off until it is answered.
+    What is `urgent`, and every start, waits behind nothing that is not: a server is off until it is answered.
     """
 
     @property
@@ -78,10 +78,12 @@ class Provider(Protocol):
     async def server(self, server_id: str, *, urgent: bool = False) -> Server:
         """Raises `NotFound` where the account has no such server."""
 
-    async def snapshots(self, server_id: str | None = None) -> list[Snapshot]:
+    async def snapshots(self, server_id: str | None = None, *, urgent: bool = False) -> list[Snapshot]:
         """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""
 
-    async def create_snapshot(self, server: Server, name: str, description: str = "", *, guard: Guard) -> Snapshot:
+    async def create_snapshot(
+        self, server: Server, name: str, description: str = "", *, guard: Guard, urgent: bool = False
+    ) -> Snapshot:
         """Ask for a snapshot; it is in progress when this returns.
 
         Raises `Unclear` where it may have been carried out, or may yet be. After every other error it was not:
@@ -97,7 +99,7 @@ class Provider(Protocol):
     async def restore_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
         """Overwrite the server with the snapshot."""
 
-    async def token_owner(self) -> TokenOwner:
+    async def token_owner(self, *, urgent: bool = False) -> TokenOwner:
         """Whose token it is. Any token that works can ask this."""
 
     def adjust(self, *, token: TokenSource, requests_per_second: float, timeout: float) -> None:

@@ -117,9 +117,13 @@ class Inventory:
         """Up to `few` servers are asked for one by one; for more the whole account is listed, where that is cheaper."""
         self._cloud = cloud
         self._few = few
-        self._snapshot_rounds = _Rounds(self._answer_snapshots)
-        self._server_rounds = _Rounds(self._answer_servers)
-        self._urgent_rounds = _Rounds(partial(self._answer_servers, urgent=True))
+        self._snapshot_rounds: dict[bool, _Rounds[tuple[Snapshot, ...]]] = {
+            one: _Rounds(partial(self._answer_snapshots, urgent=one)) for one in (False, True)
+        }
+        self._server_rounds: dict[bool, _Rounds[Server]] = {
+            one: _Rounds(partial(self._answer_servers, urgent=one)) for one in (False, True)
+        }
+        """Each by whether it is urgent."""
         self._known: dict[str, ServerHoldings] = {}
         self._servers: dict[str, Server] = {}
         self._empty_since: dict[str, float] = {}
@@ -140,16 +144,16 @@ class Inventory:
         """The account's servers, as last listed, by their ids: also those whose snapshots could not be read."""
         return MappingProxyType(self._servers)
 
-    async def snapshots(self, server_id: str) -> tuple[Snapshot, ...]:
-        """The server's snapshots as of now. Empty, too, where there is no such server."""
-        return await self._snapshot_rounds.ask(server_id)
+    async def snapshots(self, server_id: str, *, urgent: bool = False) -> tuple[Snapshot, ...]:
+        """The server's snapshots as of now. Empty, too, where there is no such server. `urgent` as for `server`."""
+        return await self._snapshot_rounds[urgent].ask(server_id)
 
     async def server(self, server_id: str, *, urgent: bool = False) -> Server:
         """The server as of now. Raises `NotFound` where the account has none of that id.
 
         An urgent question waits for no other, and shares its requests with urgent ones only.
         """
-        return await (self._urgent_rounds if urgent else self._server_rounds).ask(server_id)
+        return await self._server_rounds[urgent].ask(server_id)
 
     async def servers(self, *, urgent: bool = False) -> tuple[Server, ...]:
         """All servers as of now. Raises `Doubtful`, with the `readable` ones, where some cannot be read."""
@@ -213,23 +217,25 @@ class Inventory:
 
     async def aclose(self) -> None:
         """Give up the rounds in flight."""
-        await self._snapshot_rounds.aclose()
-        await self._server_rounds.aclose()
-        await self._urgent_rounds.aclose()
+        for urgent in (False, True):
+            await self._snapshot_rounds[urgent].aclose()
+            await self._server_rounds[urgent].aclose()
 
     # -- rounds --------------------------------------------------------------------------------------------------
 
-    async def _answer_snapshots(self, ids: frozenset[str], deliver: Deliver[tuple[Snapshot, ...]]) -> None:
+    async def _answer_snapshots(
+        self, ids: frozenset[str], deliver: Deliver[tuple[Snapshot, ...]], *, urgent: bool
+    ) -> None:
         began = datetime.now(UTC)
 
         async def look(server_id: str) -> None:
-            seen = await _outcome(self._snapshots_of(server_id))
+            seen = await _outcome(self._snapshots_of(server_id, urgent=urgent))
             deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
 
         if self._is_cheaper_singly(ids, "snapshots"):
             await asyncio.gather(*map(look, ids))
             return
-        lists = await self._lists_at_once()
+        lists = await self._lists_at_once(urgent=urgent)
         if lists is None:
             await asyncio.gather(*map(look, ids))
             return
@@ -237,7 +243,7 @@ class Inventory:
             seen = lists.get(server_id, ())
             deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
 
-    async def _answer_servers(self, ids: frozenset[str], deliver: Deliver[Server], *, urgent: bool = False) -> None:
+    async def _answer_servers(self, ids: frozenset[str], deliver: Deliver[Server], *, urgent: bool) -> None:
         async def look(server_id: str) -> None:
             deliver(server_id, await _outcome(self._cloud.server(server_id, urgent=urgent)))
 
@@ -256,8 +262,8 @@ class Inventory:
 
     # -- lists ---------------------------------------------------------------------------------------------------
 
-    async def _snapshots_of(self, server_id: str) -> tuple[Snapshot, ...]:
-        return tuple(await self._cloud.snapshots(server_id))
+    async def _snapshots_of(self, server_id: str, *, urgent: bool = False) -> tuple[Snapshot, ...]:
+        return tuple(await self._cloud.snapshots(server_id, urgent=urgent))
 
     async def _readable_servers(self, *, urgent: bool) -> tuple[Server, ...]:
         try:
@@ -267,11 +273,11 @@ class Inventory:
         self._listed["servers"] = len(servers)
         return servers
 
-    async def _lists_at_once(self) -> dict[str, tuple[Snapshot, ...] | Exception] | None:
+    async def _lists_at_once(self, *, urgent: bool = False) -> dict[str, tuple[Snapshot, ...] | Exception] | None:
         """The whole account's snapshots by server, where there are any; None where none of it can be relied on."""
         doubtful: dict[str, tuple[Snapshot, ...] | Exception] = {}
         try:
-            listed: Iterable[Snapshot] = await self._whole_list()
+            listed: Iterable[Snapshot] = await self._whole_list(urgent=urgent)
         except Doubtful as doubt:
             if doubt.about is None:
                 return None
@@ -283,15 +289,15 @@ class Inventory:
         self._listed["snapshots"] = sum(map(len, by_server.values()))
         return {**by_server, **doubtful}
 
-    async def _whole_list(self) -> Iterable[Snapshot]:
+    async def _whole_list(self, *, urgent: bool) -> Iterable[Snapshot]:
         """The list of all snapshots, read again where it changed between two of its pages, as it often does at work."""
         for _ in range(READ_AGAIN):
             try:
-                return await self._cloud.snapshots()
+                return await self._cloud.snapshots(urgent=urgent)
             except Doubtful as doubt:
                 if doubt.about is not None:
                     raise
-        return await self._cloud.snapshots()
+        return await self._cloud.snapshots(urgent=urgent)
 
     async def _lists_of_all(self, servers: Iterable[Server]) -> dict[str, tuple[Snapshot, ...] | Exception]:
         """The snapshots of every server: at once, or one after the other where that cannot be relied on."""

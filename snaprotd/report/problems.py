@@ -101,8 +101,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "start_in_doubt": Kind(
             severity=ALARM,
-            says="the server is off, perhaps because of us, and a newer snapshot of ours is not in the ledger: it may "
-            "be an old copy, or a new one after a loss, so nothing is started",
+            says="the server is off, perhaps because of us, perhaps by somebody's wish since: no process saw it "
+            "meanwhile, or the ledger is an old copy, or a new one after a loss; so nothing is started",
             do="Start the server in the provider's panel if it is to run, else let go of the start: "
             "`snaprotd leave-off {server}`.",
             alerts=("SnaprotdServerHeldOff",),

@@ -231,7 +231,7 @@ def owed_row(owed: ServerPower) -> Json:
     if power.watched:
         why = "runs again, and is only watched: it is started once more if a stop of snaprotd still strikes"
     elif power.in_doubt:
-        why = "may be off because of snaprotd, but the ledger may be an old copy, or a new one: it is not started"
+        why = "may be off because of snaprotd, but somebody else may have switched it off since: it is not started"
     elif power.went_off:
         why = "was stopped by snaprotd, and was not seen running since"
     else:

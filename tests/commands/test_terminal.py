@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from snaprotd.core.model import snapshot_name
+from snaprotd.simulator import World
 from tests.report.test_status import HISTORY, REPORT, held_to, many
-from tests.support.processes import Provider, next_second, run
+from tests.support.processes import TOKEN, Provider, next_second, provider, run, write_config
 from tests.support.scenes import Fleet, at_work, fleet, night
 from tests.support.stages import Stage
-from tests.support.terminals import run_in_terminal
+from tests.support.terminals import CTRL_C, run_in_terminal
 
 pytestmark = pytest.mark.real_time
+
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,24 @@ async def test_now_shows_a_line_that_moves_through_the_steps(tmp_path: Path) -> 
         await next_second()
         second = await run_in_terminal("now", "app-02", "--config", str(told.config), columns=100)
         assert "(usually" in second.text
+
+
+async def test_now_that_is_ended_at_once_says_what_it_leaves(tmp_path: Path) -> None:
+    """After a second Ctrl-C, on lines that stay; and the terminal has its cursor again."""
+    world = World(token=TOKEN, stop_seconds=0.1, snapshot_seconds=(600, 600))
+    world.add_server("web-01")
+    async with provider(world) as api:
+        path = write_config(
+            tmp_path, api.base_url, 'listen: off\nservers: [{id: 12345, schedule: "@yearly", stop_first: true}]\n'
+        )
+        pressed = once("5/7 wait", CTRL_C), once("asked to end: a server that is held off is started first", CTRL_C)
+        shown = await run_in_terminal(
+            *("now", "12345", "--config", str(path)),
+            answers=lambda text: next((key for one in pressed if (key := one(text))), None),
+        )
+    assert shown.code == 128 + signal.SIGINT
+    assert "ended at once; a server that was held off is OFF" in shown.text
+    assert shown.raw.rindex(SHOW_CURSOR) > shown.raw.rindex(HIDE_CURSOR)
 
 
 async def test_restore_says_what_is_lost_and_asks_for_the_servers_name(tmp_path: Path) -> None:

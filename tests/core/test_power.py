@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from snaprotd.core import power
 from snaprotd.core.model import Server
 from snaprotd.core.ownership import taken_since
-from snaprotd.core.power import START_BACKOFF_CAP, UNACCOUNTED, Power
+from snaprotd.core.power import GONE_FOR, START_BACKOFF_CAP, Power
+from snaprotd.core.promise import UNACCOUNTED, ServerPower, Terms, is_unaccounted_for, merged, taken_up
 from tests.support.nouns import a_server, a_snapshot
 
 NOW = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
@@ -33,6 +34,12 @@ PAID = replace(BACK, released=1, watched=True, running_for=20.0)
 """The start was paid."""
 UNSTRUCK = replace(TAKEN, released=1, watched=True, running_for=20.0, stop_age=80000.0, request_age=80000.0)
 """It was let go as paid, but the stop was never seen to strike."""
+
+
+GONE = replace(OFF, released=1, stop_acknowledged=False, gone_for=60.0)
+"""Its start was given up, for there was no such server."""
+UNWATCHED = replace(BACK, watched=True, unwatched=True, running_for=None)
+"""It ran, and then nobody saw it for long."""
 
 
 ACTIVE, STOPPING, STOPPED = (a_server(status=status) for status in ("active", "stopping", "stopped"))
@@ -53,6 +60,7 @@ def changes(before: Power, after: Power) -> dict[str, Any]:
 
 
 STOP_PROMISED = {"held_off_since": NOW, "power_open": 0.0, "request_age": 0.0, "stop_age": 0.0, "unstruck": True}
+LET_GO = {"released": 1, "stop_acknowledged": False, "power_open": None}
 SEEN_OFF = {"went_off": True, "went_off_at": NOW, "unstruck": False}
 
 TRANSITIONS: dict[str, tuple[Power, Callable[[Power], Power], dict[str, Any]]] = {
@@ -99,12 +107,16 @@ TRANSITIONS: dict[str, tuple[Power, Callable[[Power], Power], dict[str, Any]]] =
     "the hard stop is undone": (replace(TAKEN, hard_stop=True), power.hard_stop_undone, {"hard_stop": False}),
     "the stop times out": (TAKEN, power.timed_out, {"power_open": 0.0, "stop_timed_out": True}),
     "where nothing was asked, nothing times out": (Power(), power.timed_out, {}),
-    "it is seen still running, once": (TAKEN, look(ACTIVE), {"running_for": 0.0}),
-    "it is seen still running, twice but at once": (replace(TAKEN, running_for=14.9), look(ACTIVE), {}),
+    "it is seen still running, once": (TAKEN, look(ACTIVE), {"running_for": 0.0, "running_since": NOW}),
+    "it is seen still running, twice but at once": (
+        replace(TAKEN, running_for=14.9),
+        look(ACTIVE),
+        {"running_since": NOW - timedelta(seconds=14.9)},
+    ),
     "it is seen still running, twice and a poll apart: it is only watched": (
         replace(TAKEN, running_for=15.0),
         look(ACTIVE),
-        {"watched": True},
+        {"watched": True, "running_since": NOW - timedelta(seconds=15)},
     ),
     "it is seen on its way: the stop may still strike": (
         TAKEN,
@@ -128,11 +140,15 @@ TRANSITIONS: dict[str, tuple[Power, Callable[[Power], Power], dict[str, Any]]] =
         {"asked": 2, "earlier_age": None, "went_off": True, "went_off_at": NOW},
     ),
     "it is seen off again": (OFF, look(STOPPED), {}),
-    "it is seen running again, once": (OFF, look(ACTIVE), {"came_back": True, "running_for": 0.0, "off_for": 420.0}),
+    "it is seen running again, once": (
+        OFF,
+        look(ACTIVE),
+        {"came_back": True, "running_for": 0.0, "running_since": NOW, "off_for": 420.0},
+    ),
     "it was counted for longer than the clock says": (
         replace(OFF, off_for=500.0),
         look(ACTIVE),
-        {"came_back": True, "running_for": 0.0},
+        {"came_back": True, "running_for": 0.0, "running_since": NOW},
     ),
     "a stale look said that it ran": (BACK, look(STOPPED), {"came_back": False, "running_for": None}),
     "a late stop strikes while it is watched": (
@@ -170,10 +186,54 @@ TRANSITIONS: dict[str, tuple[Power, Callable[[Power], Power], dict[str, Any]]] =
         power.released,
         {"released": 1, "stop_acknowledged": False, "power_open": None},
     ),
-    "there is no server any more": (
+    "it is let go": (
         TAKEN,
         power.given_up,
         {"released": 1, "stop_acknowledged": False, "power_open": None, "unstruck": False},
+    ),
+    "what may turn out to be owed is let go: a record that does not know of it is no later one": (
+        UNSTRUCK,
+        power.given_up,
+        {"asked": 2, "released": 2, "stop_acknowledged": False, "power_open": None, "unstruck": False},
+    ),
+    "there is no server any more": (OFF, power.gone, {"gone_for": 0.0, **LET_GO}),
+    "there is no server any more that a person is asked about": (
+        replace(OFF, in_doubt=True),
+        power.gone,
+        {"gone_for": 0.0, **LET_GO},
+    ),
+    "what was gone comes back, off still": (GONE, look(STOPPED), {"asked": 2, "gone_for": None}),
+    "what was gone comes back after a month": (replace(GONE, gone_for=GONE_FOR), look(STOPPED), {}),
+    "what was gone comes back between two states": (GONE, look(STOPPING), {}),
+    "what was gone comes back and runs, once": (
+        GONE,
+        look(ACTIVE),
+        {"running_for": 0.0, "running_since": NOW, "came_back": True, "off_for": 420.0},
+    ),
+    "what was gone comes back and runs, twice": (
+        replace(GONE, came_back=True, running_for=15.0),
+        look(ACTIVE),
+        {"running_since": NOW - timedelta(seconds=15), "watched": True, "gone_for": None},
+    ),
+    "what nobody watched is off": (
+        UNWATCHED,
+        look(STOPPED),
+        {"watched": False, "came_back": False, "in_doubt": True, "off_for": 0.0},
+    ),
+    "what nobody watched runs, once": (
+        UNWATCHED,
+        look(ACTIVE),
+        {"running_for": 0.0, "running_since": NOW},
+    ),
+    "what nobody watched runs, twice": (
+        replace(UNWATCHED, running_for=15.0),
+        look(ACTIVE),
+        {"running_since": NOW - timedelta(seconds=15), "unwatched": False},
+    ),
+    "a server in doubt runs again: for how long it was off because of us nobody knows": (
+        replace(OFF, in_doubt=True, off_for=0.0),
+        look(ACTIVE),
+        {"running_for": 0.0, "running_since": NOW, "came_back": True},
     ),
 }
 
@@ -202,7 +262,9 @@ SETTLED, LATE = 50.0, 2 * 100.0 + 600.0 + 50.0
     ids=["it struck", "it struck long ago", "never struck", "never, long ago", "a start is young", "untouched"],
 )
 def test_a_stop_that_was_not_seen_to_strike_may_do_so_for_longer(record: Power, may: bool) -> None:
-    assert record.may_strike(settle=40.0, stop_timeout=100.0, start_timeout=600.0) is may
+    terms = Terms(settle=40.0, stop_timeout=100.0, start_timeout=600.0)
+    kept = ServerPower(account="", server_id="1", label="web", power=record, terms=terms)
+    assert kept.may_strike() is may
 
 
 @pytest.mark.parametrize(("age", "open_still"), [(49.9, True), (50.0, False), (None, False)])
@@ -228,6 +290,8 @@ def test_a_stop_that_was_acknowledged_or_timed_out_is_waited_for_as_long_as_a_st
         (PAID, False, False, False),
         (UNSTRUCK, False, False, True),
         (replace(UNSTRUCK, stop_age=86400.0), False, False, False),
+        (GONE, False, False, True),
+        (replace(GONE, gone_for=GONE_FOR), False, False, False),
     ],
 )
 def test_what_is_owed_what_is_watched_and_what_is_over(
@@ -238,18 +302,23 @@ def test_what_is_owed_what_is_watched_and_what_is_over(
 
 def test_of_two_records_the_later_stop_counts_and_what_was_paid_stays_paid() -> None:
     again = power.promised(PAID, NOW)
-    assert power.merged(PAID, again) == power.merged(again, PAID) == again
-    assert power.merged(OFF, PAID) == power.merged(PAID, OFF) == PAID
-    assert power.merged(replace(again, released=0), PAID).released == 1
+    assert merged(PAID, again) == merged(again, PAID) == again
+    assert merged(OFF, PAID) == merged(PAID, OFF) == PAID
+    assert merged(replace(again, released=0), PAID).released == 1
 
 
-@pytest.mark.parametrize(("starts", "after"), [(0, 0.0), (1, 30.0), (2, 60.0), (3, 120.0), (5, 300.0), (4000, 300.0)])
+@pytest.mark.parametrize(("starts", "after"), [(0, 0.0), (1, 30.0), (2, 60.0), (3, 120.0), (5, 285.0), (4000, 285.0)])
 def test_each_start_waits_twice_as_long_as_the_one_before_it_and_there_is_no_last_one(
     starts: int, after: float
 ) -> None:
     assert Power(starts=starts, start_age=after).may_be_asked_to_start(15.0)
     assert starts == 0 or not Power(starts=starts, start_age=after - 0.1).may_be_asked_to_start(15.0)
-    assert after <= START_BACKOFF_CAP
+    assert after + 15.0 <= START_BACKOFF_CAP  # the next look is a poll later
+
+
+def test_where_polls_are_far_apart_two_starts_are_no_farther_apart_than_else() -> None:
+    """A server that is off is looked at every minute."""
+    assert Power(starts=1, start_age=START_BACKOFF_CAP - 60).may_be_asked_to_start(3600.0)
 
 
 words = ("active", "stopping", "stopped", "starting", "restoring", "")
@@ -304,16 +373,59 @@ def test_time_that_no_process_has_counted(
     stopped_before: timedelta, counted: float | None, is_unaccounted: bool
 ) -> None:
     record = replace(OFF, held_off_since=NOW - stopped_before, stop_age=counted)
-    assert record.is_unaccounted_for(NOW) is is_unaccounted
+    assert is_unaccounted_for(record, NOW) is is_unaccounted
+
+
+RAN = replace(
+    BACK,
+    watched=True,
+    running_for=20.0,
+    running_since=NOW - timedelta(seconds=40),
+    request_age=60.0,
+    stop_age=300.0,
+)
+"""As it was written 20 s ago: it ran in two looks, and a request of ours could still strike."""
+
+
+def at(seconds: float) -> datetime:
+    """So long after it was written."""
+    return NOW + timedelta(seconds=seconds - 20)
+
+
+@pytest.mark.parametrize(
+    ("record", "now", "seconds", "unwatched"),
+    [
+        (RAN, at(0), 0, False),
+        (RAN, at(-86400), 0, False),  # the clock was set back
+        (RAN, at(149), 0, False),
+        (RAN, at(150), 0, True),
+        (RAN, at(1000), 700, True),
+        (replace(RAN, unstruck=True), at(3600), 3300, False),
+        (replace(RAN, unstruck=True), at(86399), 86099, False),
+        (replace(RAN, unstruck=True), at(86400), 86100, True),
+        (replace(RAN, earlier_age=7200.0), at(79499), 79199, False),
+        (replace(RAN, earlier_age=7200.0), at(79500), 79200, True),
+        (replace(RAN, released=1, unstruck=True), at(3600), 3300, False),
+        (replace(RAN, running_since=None), at(86400), 0, False),  # written by an earlier version
+        (replace(RAN, watched=False), at(86400), 0, False),  # it is owed
+        (OFF, at(86400), 0, False),
+    ],
+)
+def test_what_ran_grows_older_by_the_clock_while_no_process_counts(
+    record: Power, now: datetime, seconds: float, unwatched: bool
+) -> None:
+    after = taken_up(record, now, settle=120.0)
+    aged = power.aged(record, seconds)
+    assert after == (replace(aged, unwatched=True, running_for=None) if unwatched else aged)
 
 
 def test_a_doubt_is_kept_until_the_server_runs_or_is_stopped_anew() -> None:
     doubted = power.doubted(OFF)
     assert doubted.is_owed
     assert not doubted.is_payable
-    assert power.merged(OFF, doubted).in_doubt
-    assert power.merged(doubted, OFF).in_doubt
-    assert not power.merged(doubted, power.promised(OFF, NOW)).in_doubt
+    assert merged(OFF, doubted).in_doubt
+    assert merged(doubted, OFF).in_doubt
+    assert not merged(doubted, power.promised(OFF, NOW)).in_doubt
     assert not power.released(doubted).in_doubt
     assert not power.promised(doubted, NOW).in_doubt
 

@@ -77,9 +77,6 @@ LATER: dict[str, Any] = {}
 """Keys of a policy that came later, each as it is written where nobody has set it."""
 
 
-"""What is written of a server's power since then; of a row without it, no more is known."""
-
-
 POWER_LATER = {
     "asked": 1,
     "released": 0,
@@ -91,6 +88,9 @@ POWER_LATER = {
     "running_for": None,
     "watched": False,
     "missing_for": None,
+    "gone_for": None,
+    "running_since": None,
+    "unwatched": False,
     "in_doubt": False,
     "whose": "",
 }

@@ -79,20 +79,27 @@ async def results(*asked: Awaitable[Any]) -> list[Any]:
     return await asyncio.gather(*asked, return_exceptions=True)
 
 
+SNAPSHOTS = ("snapshots", "/snapshots/", "/snapshots/1")
+
+
 # -- sharing ---------------------------------------------------------------------------------------------------
 
 
-async def test_an_urgent_look_neither_waits_for_the_round_of_others_nor_shares_it() -> None:
+@pytest.mark.parametrize(("what", "of_all", "of_one"), [("server", "/servers/", "/servers/1/"), SNAPSHOTS])
+async def test_an_urgent_look_neither_waits_for_the_round_of_others_nor_shares_it(
+    what: str, of_all: str, of_one: str
+) -> None:
     account = Account(size=8)
-    account.slow = {"/servers/": 20.0}
+    account.slow = {of_all: 20.0}
     async with opened(account) as inventory:
-        others = [asyncio.create_task(inventory.server(str(number))) for number in range(1, 6)]
+        look = getattr(inventory, what)
+        others = [asyncio.create_task(look(str(number))) for number in range(1, 6)]
         await asyncio.sleep(1)
         began = asyncio.get_running_loop().time()
-        assert (await inventory.server("1", urgent=True)).id == "1"
+        assert await look("1", urgent=True)
         assert asyncio.get_running_loop().time() - began < 1
         await asyncio.gather(*others)
-    assert account.requests == ["/servers/", "/servers/1/"]
+    assert account.requests == [of_all, of_one]
 
 
 async def test_two_hundred_looks_at_once_are_one_list_request() -> None:

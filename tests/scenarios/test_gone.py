@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import httpx
 import pytest
 
 from snaprotd.commands.jobs.by_hand import by_hand
+from snaprotd.commands.jobs.leave_off import leave_off
+from snaprotd.config import file as config
 from snaprotd.core.errors import CloudError
 from snaprotd.core.model import snapshot_name
 from snaprotd.core.rotation import Step
@@ -172,3 +175,74 @@ async def test_an_answer_in_between_makes_the_time_begin_anew_for_which_a_server
         assert [one.error for one in watched.ended] == [None]
         assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 0
     assert world.status_of("12345") == "active"
+
+
+# -- a server that was gone, and comes back --------------------------------------------------------------------------
+
+
+class Vanishing:
+    """A server that vanishes while it is off because of us, until its start is given up; another one stays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = a_world("web-01", "web-02")
+        self.path = configure(folder, nightly())
+
+    @property
+    def status(self) -> str:
+        return self.world.status_of("12345")
+
+    @asynccontextmanager
+    async def is_given_up(self) -> AsyncIterator[Watched]:
+        """With the daemon that has given it up."""
+        async with daemon_on(self.path, self.world) as watched:
+            await held_off(watched, self.world)
+            self.left = self.world.servers.pop("12345")
+            await asyncio.sleep(20 * MINUTE)
+            assert [one.result for one in watched.ended] == ["failure"]
+            assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 0
+            yield watched
+
+    def comes_back(self) -> None:
+        self.world.servers["12345"] = self.left
+
+
+async def test_a_server_that_comes_back_still_off_is_started(tmp_path: Path) -> None:
+    one = Vanishing(tmp_path)
+    async with one.is_given_up():
+        await asyncio.sleep(3 * HOUR)
+        one.comes_back()
+        await asyncio.sleep(10 * MINUTE)
+        assert one.status == "active"
+
+
+async def test_a_server_that_comes_back_under_another_process_is_started_too(tmp_path: Path) -> None:
+    one = Vanishing(tmp_path)
+    async with one.is_given_up():
+        pass
+    await asyncio.sleep(24 * HOUR)
+    one.comes_back()
+    async with daemon_on(one.path, one.world):
+        await asyncio.sleep(10 * MINUTE)
+        assert one.status == "active"
+
+
+async def test_a_server_that_comes_back_and_runs_is_paid(tmp_path: Path) -> None:
+    """Two looks tell so: who switches it off after that is none of ours."""
+    one = Vanishing(tmp_path)
+    async with one.is_given_up():
+        one.comes_back()
+        one.world.set_status("12345", "active")
+        await asyncio.sleep(10 * MINUTE)
+        one.world.set_status("12345", "stopped")
+        await asyncio.sleep(HOUR)
+        assert one.status == "stopped"
+
+
+async def test_a_server_that_comes_back_when_its_start_was_let_go_stays_off(tmp_path: Path) -> None:
+    one = Vanishing(tmp_path)
+    async with one.is_given_up():
+        assert await leave_off(config.load(one.path, {}), "s12345", "it was deleted")
+    one.comes_back()
+    async with daemon_on(one.path, one.world):
+        await asyncio.sleep(HOUR)
+        assert one.status == "stopped"

@@ -64,6 +64,8 @@ async def test_what_a_person_switched_off_is_not_started_for_an_old_copy(tmp_pat
     assert one.status == "stopped"
     assert one.way.posts == []
     assert set(one.world.snapshots) - taken
+    assert [one.result for one in watched.ended] == ["failure"] * 2  # none of them says that all went well
+    assert [round(one.power.off_for) for one in watched.ended] == [0, 0]
     assert (await one.report())["state"] == "alarm"
     assert await one.end() == 0
 
@@ -79,6 +81,22 @@ async def test_it_is_over_when_the_server_runs_again(tmp_path: Path) -> None:
     await asyncio.sleep(DAY)  # and the next night stops it, and starts it
     assert one.way.posts == ["stop", "start"]
     assert one.status == "active"
+    await one.end()
+
+
+async def test_a_server_that_is_gone_is_nothing_to_be_asked_about(tmp_path: Path) -> None:
+    one = await old_copy(tmp_path)
+    one.world.add_server("web-02")
+    watched = await one.begin()
+    await asyncio.sleep(HOUR)
+    left = one.world.servers.pop("12345")
+    await asyncio.sleep(HOUR)
+    assert watched.value("snaprotd_server_stopped_by_us", "web") == 0
+    assert not any("old copy" in text for text in await one.texts())
+    one.world.servers["12345"] = left  # off still, and for the same reason
+    await asyncio.sleep(HOUR)
+    assert any("old copy" in text for text in await one.texts())
+    assert one.way.posts == []
     await one.end()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import re
+import signal
 import struct
 import sys
 import termios
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from tests.support.forks import Fork, Streams
 from tests.support.processes import LOOK_EVERY, PATIENCE, TOKEN, environment
 
+CTRL_C = "\x03"
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -76,7 +78,8 @@ async def run_in_terminal(
 ) -> Shown:
     """Run a command in a terminal of so many columns.
 
-    `answers` is given all that was shown so far, whenever more is, and tells what is typed then (None: nothing).
+    `answers` is given all that was shown so far, whenever more is, and tells what is typed then (None: nothing). Of
+    Ctrl-C the terminal makes a signal.
     """
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -98,7 +101,9 @@ async def run_in_terminal(
             return
         shown.extend(piece)
         typed = answers(shown.decode(errors="replace"))
-        if typed is not None:
+        if typed == CTRL_C:
+            process.send_signal(signal.SIGINT)
+        elif typed is not None:
             os.write(ours, typed.encode())
 
     asyncio.get_running_loop().add_reader(ours, read)

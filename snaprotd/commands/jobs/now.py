@@ -7,6 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from statistics import median
+from typing import Protocol
 
 from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, servers_of
 from snaprotd.config.settings import Config, Target, resolve
@@ -66,6 +67,12 @@ Show = Callable[[Rotation, float | None], None]
 """Is shown a rotation whenever something has changed, and how many seconds those of its server usually take."""
 
 
+class ForGood(Protocol):
+    """Is told what is to be read by whoever watches; with `is_last` the process ends right after it."""
+
+    def __call__(self, text: str, *, is_last: bool = False) -> None: ...
+
+
 async def rotate_now(
     config: Config,
     environ: Mapping[str, str],
@@ -73,9 +80,11 @@ async def rotate_now(
     *,
     description: str,
     show: Show,
-    say: Callable[[str], None],
+    say: ForGood,
 ) -> Rotation:
     """Run one rotation of the named server at once; an interrupted one of the same server is finished first.
+
+    `say` is told what a person must read.
 
     Raises `UnknownServer`, and `SnaprotdError` where a rotation of the server is open in another process.
     """
@@ -168,7 +177,7 @@ async def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
             await work()
 
 
-def _obey_signals(tools: Tools, say: Callable[[str], None]) -> None:
+def _obey_signals(tools: Tools, say: ForGood) -> None:
     """The first Ctrl-C ends in order: a server that is held off is started again. The second ends at once."""
 
     def begin(_: str) -> None:
@@ -176,7 +185,8 @@ def _obey_signals(tools: Tools, say: Callable[[str], None]) -> None:
         tools.drain.requested.set()
 
     def at_once() -> None:
-        say("ended at once; a server that was held off is OFF until a daemon, or its next start, goes on with it")
+        off = "ended at once; a server that was held off is OFF until a daemon, or its next start, goes on with it"
+        say(off, is_last=True)
 
     on_end_asked(begin, at_once)
     # The terminal was closed; the work goes on all the same.

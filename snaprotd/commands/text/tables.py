@@ -116,7 +116,7 @@ def now_text(rotation: Rotation) -> RenderableType:
             f"interrupted: {rotation.label} at step {rotation.step}; the next start of snaprotd goes on with it"
         )
     if rotation.error is None:
-        off = f", was off for {duration(rotation.power.off_for)}" if rotation.power.went_off else ""
+        off = f", was off for {duration(rotation.power.off_for)}" if rotation.power.off_for >= 1 else ""
         text = f": {rotation.label} has {rotation.snapshot_name} (id {rotation.snapshot_id}){off}{deleted}"
     else:
         text = f": {rotation.label}: at step {rotation.failed_step}: {rotation.error}{deleted}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -47,7 +47,14 @@ def _write(text: str) -> None:
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
 
 
-Say = Callable[[str], None]
+class Say(Protocol):
+    """Says how things stand."""
+
+    def __call__(self, text: str) -> None:
+        """Until something else is said."""
+
+    def for_good(self, text: str, *, is_last: bool = False) -> None:
+        """On a line that stays. After what `is_last` the process may end at any moment."""
 
 
 @contextmanager
@@ -66,31 +73,44 @@ def moving_line() -> Iterator[Say]:
 @contextmanager
 def _on_terminal() -> Iterator[Say]:
     line = _MovingLine()
-    with Live(line, console=console(sys.stderr), refresh_per_second=4, transient=True):
-        yield line.say
+    with Live(line, console=console(sys.stderr), refresh_per_second=4, transient=True) as line.live:
+        yield line
 
 
 @contextmanager
 def _line_by_line() -> Iterator[Say]:
-    last = ""
+    yield _Lines()
 
-    def say(text: str) -> None:
-        nonlocal last
-        if text != last:
-            last = text
+
+class _Lines:
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, text: str) -> None:
+        if text != self._last:
+            self._last = text
             with suppress(OSError):  # nobody reads any more; the work goes on all the same
                 print(text, file=sys.stderr, flush=True)
 
-    yield say
+    def for_good(self, text: str, *, is_last: bool = False) -> None:
+        self(text)
 
 
 class _MovingLine:
+    live: Live
+
     def __init__(self) -> None:
         self._text = ""
         self._began = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def __call__(self, text: str) -> None:
         self._text = text
+
+    def for_good(self, text: str, *, is_last: bool = False) -> None:
+        if is_last:
+            self.live.stop()  # the cursor is there again, and the line is gone
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
     def __rich__(self) -> Text:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)

@@ -100,11 +100,11 @@ class VpsOrg:
         call = self._call("GET", "/servers/{id}/", server_id, urgent=urgent)
         return await self._retried(call, lambda body: answers.read_server(body, asked=server_id))
 
-    async def snapshots(self, server_id: str | None = None) -> list[Snapshot]:
+    async def snapshots(self, server_id: str | None = None, *, urgent: bool = False) -> list[Snapshot]:
         """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""
         query = {} if server_id is None else {"server_id": _checked(server_id)}
         found, doubts, complaint = await self._list(
-            SNAPSHOTS, query, lambda entry: answers.read_snapshot(entry, asked=server_id)
+            SNAPSHOTS, query, lambda entry: answers.read_snapshot(entry, asked=server_id), urgent=urgent
         )
         if server_id is not None:
             # The provider may not know the filter, and give the whole account's.
@@ -118,13 +118,15 @@ class VpsOrg:
             raise Doubtful(message, readable=tuple(found), about=concerned if limited else None)
         return found
 
-    async def create_snapshot(self, server: Server, name: str, description: str = "", *, guard: Guard) -> Snapshot:
+    async def create_snapshot(
+        self, server: Server, name: str, description: str = "", *, guard: Guard, urgent: bool = False
+    ) -> Snapshot:
         """Ask for a snapshot; it is in progress when this returns.
 
         Raises `Unclear` where it may have been carried out, or may yet be. After every other error it was not.
         """
         body = {"server_id": server.ref, "name": name, "description": description}
-        call = self._call("POST", SNAPSHOTS, body=body, guard=guard)
+        call = self._call("POST", SNAPSHOTS, body=body, guard=guard, urgent=urgent)
         return await self._once(call, lambda answer: answers.read_created(answer, server, name))
 
     async def delete_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
@@ -149,9 +151,9 @@ class VpsOrg:
         call = self._call("POST", "/snapshots/{id}/restore/", snapshot_id, body={}, guard=guard)
         await self._once(call, lambda _: None)
 
-    async def token_owner(self) -> TokenOwner:
+    async def token_owner(self, *, urgent: bool = False) -> TokenOwner:
         """Whose token it is. Any token that works can ask this."""
-        return await self._retried(self._call("GET", "/account/me/"), answers.read_token_owner)
+        return await self._retried(self._call("GET", "/account/me/", urgent=urgent), answers.read_token_owner)
 
     # -- lists ---------------------------------------------------------------------------------------------------
 
