@@ -18,8 +18,7 @@ from urllib.parse import quote
 
 import structlog
 
-from snaprotd.core.power import merged
-from snaprotd.core.promise import ServerPower
+from snaprotd.core.promise import ServerPower, merged
 from snaprotd.ledger.promises import read_power, row_of
 
 log = structlog.get_logger("snaprotd.ledger")

@@ -16,8 +16,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.power import merged
-from snaprotd.core.promise import ServerPower, Terms
+from snaprotd.core.promise import ServerPower, Terms, merged
 from snaprotd.ledger.copies import Copies, Key
 from snaprotd.ledger.promises import read_power
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
