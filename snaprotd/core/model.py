@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -17,7 +17,7 @@ SLOT_FORMAT = "%Y%m%dT%H%M%SZ"
 
 
 class Owner(StrEnum):
-    """Whose a snapshot is, told by its name alone: the provider knows no labels."""
+    """Whose a snapshot is, told by its name and by our ledger: the provider knows no labels."""
 
     MANAGED = "managed"
     FOREIGN = "foreign"
@@ -58,6 +58,18 @@ class Server:
     hostname: str = ""
     """As the account has it, empty where it shows none; so is the address."""
     ip_address: str = ""
+    also: tuple[int | str, ...] = ()
+    """Its further ids, exactly as the provider gave them: it is one server by any of them."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return (self.id, *map(str, self.also))
+
+    def called(self, server_id: str) -> Server:
+        """The same server under another of its ids."""
+        refs = {str(ref): ref for ref in (self.ref, *self.also)}
+        others = tuple(ref for text, ref in refs.items() if text != server_id)
+        return replace(self, id=server_id, ref=refs.get(server_id, server_id), also=others)
 
     @property
     def is_active(self) -> bool:
@@ -88,6 +100,12 @@ class Snapshot:
     created_at: datetime | None = None
     """An instant with its zone, or None where the provider's text could not be read as one."""
     description: str = ""
+    also: tuple[str, ...] = ()
+    """Its further ids."""
+    server_also: tuple[str, ...] = ()
+    """Further ids of its server."""
+    in_ledger: bool | None = None
+    """Whether a row of our ledger names it. None where the ledger cannot know: its name is believed then."""
 
     @property
     def is_completed(self) -> bool:
@@ -107,7 +125,7 @@ class Machine:
     def sign_in(self, server: Server) -> str:
         """By what `server` looks like this machine, such as `host name web-01`; empty where it does not."""
         if self.own_server is not None:
-            return "own_server names it" if self.own_server == server.id != NO_SERVER else ""
+            return "own_server names it" if self.own_server in {*server.ids} - {NO_SERVER} else ""
         theirs = [_host_name(text) for text in (server.hostname, server.name)]
         for name in self.names:
             if any(_is_one_host(_host_name(name), their) for their in theirs):

@@ -55,6 +55,7 @@ class AccountWatch:
         self._assessments = Assessments()
         self._discovered_at: float | None = None
         self._missing: frozenset[str] = frozenset()
+        self._doubled: frozenset[str] = frozenset()
 
     def apply(self, config: Config) -> None:
         self._config = config
@@ -119,6 +120,10 @@ class AccountWatch:
         for label in missing - self._missing:
             log.error("the account has no such server", server=label)
         self._missing = missing
+        doubled = self._config.server_ids - {target.server_id for target in targets}
+        for other in doubled - self._doubled:
+            log.error("another id of a server that is configured already: its entry is left out", id=other)
+        self._doubled = doubled
         for target in targets:
             self._schedules.facts(target).missing = target.label in missing
 

@@ -216,7 +216,7 @@ def ids_of(texts: Sequence[str], targets: Sequence[Target], servers: Sequence[Se
     ids = []
     for text in texts:
         exact = {target.server_id for target in targets if text in (target.server_id, target.label)}
-        exact |= {server.id for server in servers if server.id == text}
+        exact |= {server.id for server in servers if text in server.ids}
         found = exact or {server.id for server in servers if server.name == text}
         if len(found) != 1:
             names = f"{len(found)} servers are named {text}: use an id ({', '.join(sorted(found))})"
