@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 PROVIDER_LIMIT = 5
@@ -14,6 +16,9 @@ NO_SERVER = "none"
 """In place of an id: the machine that snaprotd runs on is no server of the account."""
 
 SLOT_FORMAT = "%Y%m%dT%H%M%SZ"
+
+DOUBT = 900.0
+"""Seconds of whole lists for which one that has lost everything is not believed."""
 
 
 class Owner(StrEnum):
@@ -160,3 +165,49 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 def snapshot_name(instance: str, slot: datetime) -> str:
     """The name of the one snapshot of `slot`, e.g. `snaprotd-main-20250116T033000Z`."""
     return f"snaprotd-{instance}-{slot.astimezone(UTC):{SLOT_FORMAT}}"
+
+
+# -- names read --------------------------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"snaprotd-([a-z0-9_]{1,32})-([0-9]{8}T[0-9]{6}Z)")
+
+
+@dataclass(frozen=True)
+class NameRead:
+    """What a name says that a daemon has given."""
+
+    instance: str
+    slot: datetime
+
+
+@lru_cache(maxsize=4096)
+def _as_written(name: str) -> NameRead | None:
+    """What the name says; None where no daemon has given it."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        return NameRead(match[1], datetime.strptime(match[2], SLOT_FORMAT).replace(tzinfo=UTC))
+    except ValueError:
+        return None
+
+
+def name_read(name: str) -> NameRead | None:
+    """What the name says, also where the provider has changed its case or put blanks around it."""
+    return _as_written(_restored(name))
+
+
+def bears_our_name(name: str, instance: str) -> bool:
+    """Whether this instance names so, to the letter, what it takes."""
+    made = _as_written(name)
+    return made is not None and made.instance == instance
+
+
+def is_named(snapshot: Snapshot, name: str) -> bool:
+    """Whether it bears this name, as the provider may write it."""
+    return _restored(snapshot.name) == _restored(name)
+
+
+def _restored(name: str) -> str:
+    head, dash, slot = name.strip().rpartition("-")
+    return f"{head.lower()}{dash}{slot.upper()}"

@@ -41,9 +41,6 @@ INVENTORY_EVERY = 60.0
 LEDGER_EVERY = 3.0
 """Seconds between two looks whether the ledger's file is there still."""
 
-HISTORY_EVERY = 86400.0
-"""Seconds between two times that old rotations are forgotten."""
-
 LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the leases, at the most."""
 
@@ -180,7 +177,6 @@ class Daemon:
         for name, work in {
             "tick": _every(lambda: TICK, self._tick),
             "ledger": _every(lambda: LEDGER_EVERY, self._rotations.mend_ledger),
-            "history": _every(lambda: HISTORY_EVERY, self._tools.ledger.forget_old),
             "inventory": _every(self._inventory_interval, self._account.read),
             "leases": _for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
             "reload": _for_ever(self._watch.watch),

@@ -16,7 +16,7 @@ from snaprotd.core.errors import Busy, CloudError, LedgerError, NotSent
 from snaprotd.core.model import Machine, Server, Snapshot
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
-from snaprotd.core.retention import refuse_deletion
+from snaprotd.core.retention import ForbiddenDeletion, refuse_deletion
 from snaprotd.core.rotation import Rotation, Step, aged
 from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
@@ -259,6 +259,15 @@ class Run:
     async def snapshots(self) -> tuple[Snapshot, ...]:
         return await self._unless_called_off(self.tools.inventory.snapshots(self._rotation.server_id))
 
+    async def snapshots_to_judge(self) -> tuple[Snapshot, ...]:
+        """The snapshots, each with what the ledger knows of it: its name alone does not tell whose it is.
+
+        Raises `LedgerError` where the ledger cannot be read.
+        """
+        listed, ids = await self.snapshots(), self.tools.inventory.ids_of(self.server_id)
+        recollection = await self.tools.ledger.recall(ids, listed, self.tools.now())
+        return recollection.marked(listed, self.instance)
+
     async def _unless_called_off(self, asked: Awaitable[T]) -> T:
         """The answer to a look, which may be long in coming; `CalledOff` where the process is to end meanwhile."""
         if self._call is None:
@@ -283,7 +292,11 @@ class Run:
         whoever has decided that it goes.
         """
         rules, now = self._rotation.rules, self.tools.now()
-        refuse_deletion(snapshot.id, listed, rules, now=now, last_may_go=last_may_go)
+        try:
+            refuse_deletion(snapshot.id, listed, rules, now=now, last_may_go=last_may_go)
+        except ForbiddenDeletion:
+            self.tools.observer.deleted(self._rotation, success=False)
+            raise
         await self.save()
         log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=reason)
         try:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ import structlog
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from snaprotd.core.creation import Recollection, alive_until, mark_of_life
 from snaprotd.core.errors import LeaseLost, LedgerError
+from snaprotd.core.model import Snapshot, name_read
 from snaprotd.core.power import merged
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger import promises, statements
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.rows import FORMAT, readable, unknown_in
+from snaprotd.ledger.rows import FORMAT, read_lives, read_trace, readable, unknown_in, written_lives
 from snaprotd.ledger.schema import MARKS, ROTATIONS
 from snaprotd.ledger.sqlite import file_of, open_engine, transaction
 from snaprotd.ledger.starts import Starts
@@ -233,9 +235,23 @@ class Ledger:
         return True
 
     async def probe(self) -> None:
-        """Write one row, always the same: raises `LedgerError` where the ledger cannot be written."""
+        """Leave a mark of life, always in the same row: raises `LedgerError` where the ledger cannot be written."""
         async with self._transaction() as connection:
-            await connection.execute(statements.alive(time.time()))
+            lives = read_lives(await connection.scalar(statements.LIVES))
+            marked = mark_of_life(lives, datetime.fromtimestamp(time.time(), UTC))
+            await connection.execute(statements.keep_lives(written_lives(marked)))
+
+    async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
+        """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""
+        slots = {made.slot for one in snapshots if (made := name_read(one.name))}
+        ids = [its_id for one in snapshots if name_read(one.name) is None for its_id in (one.id, *one.also)]
+        query = statements.naming(self.starts.account, server_ids, slots, ids)
+        async with self._transaction() as connection:
+            rows = (await connection.execute(query)).all() if snapshots else []
+            lives = read_lives(await connection.scalar(statements.LIVES))
+        # Whoever asks is there now, though the last mark is some seconds old.
+        traces = tuple(read_trace(row.id, instant_of(row.slot), row.body, is_open=row.is_open) for row in rows)
+        return Recollection(traces=traces, lives=alive_until(lives, now))
 
     async def open_rotations(self) -> list[Rotation]:
         return await self._bodies(statements.open_bodies(self.starts.account))
@@ -244,10 +260,12 @@ class Ledger:
         """The latest rotations, newest first, open ones too."""
         return await self._bodies(statements.history(server_id, limit))
 
-    async def forget_old(self, keep: int = KEPT_HISTORY) -> None:
-        """Forget the rotations of a server but for the newest `keep`, and the last of each result."""
+    async def forget_old(self, spared: Collection[str] = (), keep: int = KEPT_HISTORY) -> None:
+        """Forget the rotations of a server but for the newest `keep`, the last of each result, and those `spared`."""
         async with self._transaction() as connection:
-            await connection.execute(statements.forget(keep))
+            old = set(await connection.scalars(statements.forgettable(keep))) - set(spared)
+            if old:
+                await connection.execute(statements.FORGET, [{"row": one} for one in old])
 
     async def latest(self) -> Mapping[str, Rotation]:
         """For each server its latest rotation that has ended."""

@@ -52,6 +52,10 @@ class Names:
         """The id under which the server is shown that `server_id` is an id of."""
         return self._shown.get(server_id, server_id)
 
+    def ids_of(self, server_id: str) -> frozenset[str]:
+        """Every id of the server that `server_id` is an id of, that one too."""
+        return self._identities.of(server_id)
+
     def as_called(self, servers: Iterable[Server]) -> tuple[Server, ...]:
         """These servers, as they are shown; from now on each is known by any of its ids."""
         listed = tuple(servers)

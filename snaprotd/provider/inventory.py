@@ -15,15 +15,13 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from snaprotd.core.errors import CloudError
-from snaprotd.core.model import Server, Snapshot, SnapshotState
+from snaprotd.core.model import DOUBT, Server, Snapshot, SnapshotState
 from snaprotd.provider import Doubtful, Provider
 from snaprotd.provider.identity import Names, by_any_id
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
 
 READ_AGAIN = 2
 """Times that a list of many pages is read again, before each server is asked for by itself."""
-DOUBT = 900.0
-"""Seconds of whole lists for which one that has lost everything is not believed."""
 
 T = TypeVar("T")
 
@@ -42,9 +40,9 @@ class ServerHoldings:
 class Inventory:
     """The account's servers and snapshots, as fresh looks and as last seen.
 
-    A list of a server's snapshots that is empty, where the last one had more than failed ones, is `Doubtful` until it has been empty for
-    `DOUBT` seconds: providers have answered 200 with an empty list in a bad moment, and a rotation that believes it
-    takes a second snapshot.
+    A list of a server's snapshots that is empty, where the last one had others than failed ones, is `Doubtful` until it
+    has been empty for `DOUBT` seconds: providers have answered 200 with an empty list in a bad moment, and a rotation
+    that believes it takes a second snapshot.
 
     A server is one server by any of its ids. It is shown under the one by which it is `call`ed, else under the
     provider's first; it can be asked for by any.
@@ -71,6 +69,10 @@ class Inventory:
     def call(self, server_ids: Iterable[str]) -> None:
         """The ids by which servers are called from now on, wherever they have others as well."""
         self._names.call(server_ids)
+
+    def ids_of(self, server_id: str) -> frozenset[str]:
+        """Every id that the server is known by."""
+        return self._names.ids_of(server_id)
 
     @property
     def known(self) -> Mapping[str, ServerHoldings]:

@@ -12,6 +12,7 @@ from snaprotd.core.room import make_room
 from snaprotd.core.words import free_slots
 from snaprotd.provider.identity import by_any_id
 from snaprotd.provider.inventory import ServerHoldings
+from snaprotd.report.assessment import assess
 from snaprotd.report.rows import blocked_words
 
 READING = frozenset({"read", "read_only", "read-only", "readonly"})
@@ -55,6 +56,7 @@ def findings_of(found: Found) -> Iterator[Finding]:
     for target in found.targets:
         yield _of_target(found, target)
         yield from _notes_on(found, target)
+        yield from _names_on(found, target)
     yield from _uncovered(found)
 
 
@@ -98,6 +100,12 @@ def _notes_on(found: Found, target: Target) -> Iterator[Finding]:
             f"{target.label}: this looks like the machine that snaprotd runs on ({sign}); its policy does not stop it"
         )
         yield Finding(ok=True, note=True, text=text)
+
+
+def _names_on(found: Found, target: Target) -> Iterator[Finding]:
+    held = found.known.get(target.server_id)
+    if held is not None and (names := assess(found.config, target, held, found.now).strange_names):
+        yield Finding(ok=False, text=f"{target.label}: {names}")
 
 
 def _of_target(found: Found, target: Target) -> Finding:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Machine, Owner, Server, Snapshot
+from snaprotd.core.model import Machine, Owner, Server, Snapshot, bears_our_name
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.promise import ServerPower
@@ -187,6 +187,12 @@ def snapshot_rows(
             owner = owner_of(snapshot, instance=config.instance, adopt=adopt.get(server_id, ()))
             rows.append(snapshot_row(snapshot, owner))
     return rows
+
+
+def strangers_among(rows: Iterable[Json], instance: str) -> set[object]:
+    """The ids of those that bear our name and are not ours."""
+    named = [row for row in rows if bears_our_name(row["name"], instance)]
+    return {row["id"] for row in named if row["owner"] is Owner.FOREIGN}
 
 
 def _age(snapshot: Snapshot) -> tuple[datetime, str]:

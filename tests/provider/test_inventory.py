@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from snaprotd.core.errors import NotFound, Permanent, Refused, Temporary
+from snaprotd.core.model import DOUBT
 from snaprotd.provider import Doubtful
-from snaprotd.provider.inventory import DOUBT, Inventory
+from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import VpsOrg
 
@@ -478,12 +479,12 @@ async def test_the_account_is_shown_under_the_ids_that_the_configuration_uses() 
     async with opened(with_uuids(3), called=("u-1", "2")) as inventory:
         await inventory.refresh()
         assert set(inventory.known) == set(inventory.seen_servers) == {"u-1", "2", "3"}
-        assert {held.server.id: one.server_id for held in inventory.known.values() for one in held.snapshots} == {
+        assert {key: one.server_id for key, held in inventory.known.items() for one in held.snapshots} == {
             "u-1": "u-1",
             "2": "2",
             "3": "3",
         }
-        assert await inventory.has("1") and await inventory.has("u-1") and not await inventory.has("u-9")
+        assert [await inventory.has(one) for one in ("1", "u-1", "u-9")] == [True, True, False]
         inventory.call(["1"])
         await inventory.refresh()
         assert set(inventory.known) == {"1", "2", "3"}
