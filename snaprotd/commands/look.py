@@ -14,7 +14,7 @@ from snaprotd.commands.text.tables import history_text, list_text, plan_text, st
 from snaprotd.commands.text.terminal import show
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.words import Json
-from snaprotd.report.rows import history_row, people_plan_of, plan_of, snapshot_rows
+from snaprotd.report.rows import history_row, people_plan_of, plan_of, snapshot_rows, strangers_among
 
 
 @click.command()
@@ -73,7 +73,7 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
     if as_json:
         print_json(rows)
     elif rows or account.is_whole:
-        show(list_text(rows, account.now, account.headings))
+        show(list_text(rows, account.now, account.headings, strangers_among(rows, settings.instance)))
     for complaint in account.complaints:
         click.echo(f"snaprotd: {complaint}", err=True)
     return 0 if account.is_whole else FAILED

@@ -67,6 +67,11 @@ class Config:
     digest: str
     """SHA-256 of the file's content, in hexadecimal."""
 
+    @property
+    def server_ids(self) -> frozenset[str]:
+        """The ids by which servers are named."""
+        return frozenset(entry.key for entry in self.entries if entry.key is not None)
+
     def rules_of(self, target: Target) -> Rules:
         """What decides over the snapshots of one server."""
         return Rules(policy=target.policy, instance=self.instance, limit=self.limit)
@@ -135,12 +140,14 @@ def notes_directory(config: Path, environ: Mapping[str, str]) -> Path | None:
 def resolve(config: Config, servers: Sequence[Server] | None) -> tuple[Target, ...]:
     """The servers to look after: those named by id, and those of `servers` (the account's) that a `match` names.
 
-    An `id` wins over any `match`, an earlier `match` over a later one. None: only those named by id.
+    An `id` wins over any `match`, an earlier `match` over a later one, and of two ids of one server the one that the
+    account shows it by. None: only those named by id.
     """
+    doubled = {one for server in servers or () for one in server.ids if one != server.id} & config.server_ids
     named = [
         Target(server_id=entry.key, label=entry.name or entry.key, policy=entry.policy, entry=entry)
         for entry in config.entries
-        if entry.key is not None
+        if entry.key is not None and entry.key not in doubled
     ]
     return (*named, *_matched(config, named, servers or ()))
 

@@ -1,9 +1,15 @@
-"""The one snapshot of a rotation: whether it was asked for, what is open about that, and which one it is."""
+"""The one snapshot of a rotation: whether it was asked for, what is open about that, and which one it is.
+
+And the other way round: what the ledger knows of a snapshot that bears our name.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
+from snaprotd.core.model import DOUBT, Snapshot, name_read
 from snaprotd.core.power import SETTLE_MARGIN
 
 
@@ -18,6 +24,25 @@ class Creation:
     snapshot_id: str | None = None
     unseen: float = 0.0
     """How long ago the snapshot was asked for or last seen in the list."""
+    create_asked: bool = False
+    """A request for it has been about to go out, whatever became of it: one of its name may be its doing."""
+    accepted: bool = False
+    """The provider has said that it takes the snapshot, and which one that is was lost."""
+    passed_over: tuple[str, ...] = ()
+    """The ids that bore its name before anything was asked for: none of them is it."""
+    had_others: bool = False
+    """The list showed snapshots of the server when this one was asked for."""
+
+    @property
+    def was_asked(self) -> bool:
+        return self.create_asked or self.creates > 0
+
+    def is_hidden(self, listed: int) -> bool:
+        """A list of `listed` snapshots has lost all that it held when this one was asked for, and this one with them.
+
+        It is not believed until it has had time to mend.
+        """
+        return self.had_others and not listed and self.create_open is not None and self.create_open < DOUBT
 
     def is_unsettled(self, settle: float) -> bool:
         """A request for the snapshot may still be carried out: look for it, and send no other. `settle` in seconds."""
@@ -33,9 +58,16 @@ def aged(creation: Creation, seconds: float) -> Creation:
     )
 
 
-def promised(creation: Creation) -> Creation:
-    """The snapshot is about to be asked for."""
-    return replace(creation, create_open=0.0, creates=creation.creates + 1)
+def promised(creation: Creation, *, had_others: bool = False, passed_over: tuple[str, ...] = ()) -> Creation:
+    """The snapshot is about to be asked for; what bears its name by now is another one."""
+    asked = replace(creation, create_open=0.0, creates=creation.creates + 1, create_asked=True)
+    others = tuple(dict.fromkeys((*creation.passed_over, *passed_over)))
+    return replace(asked, had_others=had_others or creation.had_others, passed_over=others)
+
+
+def accepted(creation: Creation) -> Creation:
+    """It will be there, by the provider's word: look for it, and never ask again."""
+    return replace(creation, create_open=0.0, accepted=True)
 
 
 def lost(creation: Creation) -> Creation:
@@ -61,3 +93,102 @@ def made(creation: Creation, snapshot_id: str) -> Creation:
 def seen(creation: Creation, snapshot_id: str) -> Creation:
     """The list shows it."""
     return replace(creation, snapshot_id=snapshot_id, unseen=0.0)
+
+
+# -- what the ledger knows ---------------------------------------------------------------------------------------------
+
+PAUSE_IN_LIFE = timedelta(minutes=1)
+"""Between two marks of one life: some looks at the clock, each of which leaves a mark."""
+
+CLOCKS_APART = timedelta(hours=1)
+"""By how much the provider's clock may be ahead of ours where an id is recognised that came back under another name."""
+
+LIVES_KEPT = 100
+"""Lives of a ledger that are remembered. What is older is believed by its name, as what was before the first."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """A time in which whatever was taken stands in the ledger."""
+
+    begin: datetime
+    end: datetime
+
+
+def mark_of_life(lives: tuple[Life, ...], now: datetime) -> tuple[Life, ...]:
+    """The lives, with a mark at `now`.
+
+    What lies in the future was written by a clock that was ahead: it is no time in which we were there.
+    """
+    past = [Life(one.begin, min(one.end, now)) for one in lives if one.begin <= now]
+    if past and now - past[-1].end <= PAUSE_IN_LIFE:
+        return (*past[:-1], Life(past[-1].begin, now))
+    return (*past, Life(now, now))[-LIVES_KEPT:]
+
+
+def alive_until(lives: tuple[Life, ...], now: datetime) -> tuple[Life, ...]:
+    """The lives as of `now`, at which the last one may go on."""
+    goes_on = bool(lives) and now - lives[-1].end <= PAUSE_IN_LIFE
+    return mark_of_life(lives, now) if goes_on else lives
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What a rotation's row tells of the snapshot of its slot."""
+
+    row: str
+    """The rotation's id."""
+    slot: datetime
+    is_open: bool = False
+    snapshot_id: str | None = None
+    has_more: bool = True
+    """A request for it may have made one whose id the row does not have."""
+    passed_over: frozenset[str] = frozenset()
+    """The ids that bore the name before anything was asked for."""
+    ended_at: datetime | None = None
+
+    def names(self, snapshot: Snapshot, slot: datetime | None) -> bool:
+        """Whether it is about that snapshot, whose name, if it is one of ours, tells `slot`."""
+        ids = {snapshot.id, *snapshot.also}
+        if self.snapshot_id in ids:
+            return slot is not None or not self._is_older_than(snapshot)
+        return self.has_more and slot is not None and slot == self.slot and not ids & self.passed_over
+
+    def _is_older_than(self, snapshot: Snapshot) -> bool:
+        """The rotation had ended before the snapshot was taken: a provider may give an id again."""
+        at = snapshot.created_at
+        return self.ended_at is not None and at is not None and at > self.ended_at + CLOCKS_APART
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recollection:
+    """What the ledger knows of the snapshots of one server."""
+
+    traces: tuple[Trace, ...] = ()
+    lives: tuple[Life, ...] = ()
+
+    def marked(self, snapshots: Iterable[Snapshot], instance: str) -> tuple[Snapshot, ...]:
+        """The snapshots, each with whether the ledger names it; None where it cannot know."""
+        return tuple(replace(one, in_ledger=self._knows(one, instance)) for one in snapshots)
+
+    def rows_of(self, snapshots: Iterable[Snapshot], instance: str) -> set[str]:
+        """The ids of the rows that name one of these."""
+        told = [(one, _slot_told(one.name, instance)) for one in snapshots]
+        return {trace.row for trace in self.traces for one, slot in told if trace.names(one, slot)}
+
+    def _knows(self, snapshot: Snapshot, instance: str) -> bool | None:
+        slot = _slot_told(snapshot.name, instance)
+        if any(trace.names(snapshot, slot) for trace in self.traces):
+            return True
+        life = next((life for life in self.lives if slot is not None and life.begin <= slot <= life.end), None)
+        if life is None:
+            return None
+        # A rotation that began in an earlier life may have gone on in one of which this ledger, a copy, has nothing.
+        is_cut = life is not self.lives[-1] and any(trace.is_open and trace.slot == slot for trace in self.traces)
+        return None if is_cut else False
+
+
+def _slot_told(name: str, instance: str) -> datetime | None:
+    """The slot that a name of ours tells."""
+    made = name_read(name)
+    return made.slot if made is not None and made.instance == instance else None

@@ -36,6 +36,10 @@ class Unclear(Temporary):
     """The answer to a request that changes something was lost: it may have been carried out, or may yet be."""
 
 
+class Accepted(Unclear):
+    """The provider has said that it made what was asked for, and which one that is was lost: never ask again."""
+
+
 class NotSent(Temporary):
     """The request never left this machine, for certain: there was no connection."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 PROVIDER_LIMIT = 5
@@ -15,9 +17,12 @@ NO_SERVER = "none"
 
 SLOT_FORMAT = "%Y%m%dT%H%M%SZ"
 
+DOUBT = 900.0
+"""Seconds of whole lists for which one that has lost everything is not believed."""
+
 
 class Owner(StrEnum):
-    """Whose a snapshot is, told by its name alone: the provider knows no labels."""
+    """Whose a snapshot is, told by its name and by our ledger: the provider knows no labels."""
 
     MANAGED = "managed"
     FOREIGN = "foreign"
@@ -58,6 +63,18 @@ class Server:
     hostname: str = ""
     """As the account has it, empty where it shows none; so is the address."""
     ip_address: str = ""
+    also: tuple[int | str, ...] = ()
+    """Its further ids, exactly as the provider gave them: it is one server by any of them."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return (self.id, *map(str, self.also))
+
+    def called(self, server_id: str) -> Server:
+        """The same server under another of its ids."""
+        refs = {str(ref): ref for ref in (self.ref, *self.also)}
+        others = tuple(ref for text, ref in refs.items() if text != server_id)
+        return replace(self, id=server_id, ref=refs.get(server_id, server_id), also=others)
 
     @property
     def is_active(self) -> bool:
@@ -88,6 +105,12 @@ class Snapshot:
     created_at: datetime | None = None
     """An instant with its zone, or None where the provider's text could not be read as one."""
     description: str = ""
+    also: tuple[str, ...] = ()
+    """Its further ids."""
+    server_also: tuple[str, ...] = ()
+    """Further ids of its server."""
+    in_ledger: bool | None = None
+    """Whether a row of our ledger names it. None where the ledger cannot know: its name is believed then."""
 
     @property
     def is_completed(self) -> bool:
@@ -107,7 +130,7 @@ class Machine:
     def sign_in(self, server: Server) -> str:
         """By what `server` looks like this machine, such as `host name web-01`; empty where it does not."""
         if self.own_server is not None:
-            return "own_server names it" if self.own_server == server.id != NO_SERVER else ""
+            return "own_server names it" if self.own_server in {*server.ids} - {NO_SERVER} else ""
         theirs = [_host_name(text) for text in (server.hostname, server.name)]
         for name in self.names:
             if any(_is_one_host(_host_name(name), their) for their in theirs):
@@ -142,3 +165,49 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 def snapshot_name(instance: str, slot: datetime) -> str:
     """The name of the one snapshot of `slot`, e.g. `snaprotd-main-20250116T033000Z`."""
     return f"snaprotd-{instance}-{slot.astimezone(UTC):{SLOT_FORMAT}}"
+
+
+# -- names read --------------------------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"snaprotd-([a-z0-9_]{1,32})-([0-9]{8}T[0-9]{6}Z)")
+
+
+@dataclass(frozen=True)
+class NameRead:
+    """What a name says that a daemon has given."""
+
+    instance: str
+    slot: datetime
+
+
+@lru_cache(maxsize=4096)
+def _as_written(name: str) -> NameRead | None:
+    """What the name says; None where no daemon has given it."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        return NameRead(match[1], datetime.strptime(match[2], SLOT_FORMAT).replace(tzinfo=UTC))
+    except ValueError:
+        return None
+
+
+def name_read(name: str) -> NameRead | None:
+    """What the name says, also where the provider has changed its case or put blanks around it."""
+    return _as_written(_restored(name))
+
+
+def bears_our_name(name: str, instance: str) -> bool:
+    """Whether this instance names so, to the letter, what it takes."""
+    made = _as_written(name)
+    return made is not None and made.instance == instance
+
+
+def is_named(snapshot: Snapshot, name: str) -> bool:
+    """Whether it bears this name, as the provider may write it."""
+    return _restored(snapshot.name) == _restored(name)
+
+
+def _restored(name: str) -> str:
+    head, dash, slot = name.strip().rpartition("-")
+    return f"{head.lower()}{dash}{slot.upper()}"

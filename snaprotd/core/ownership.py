@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from functools import lru_cache
 
-from snaprotd.core.model import SLOT_FORMAT, Owner, Snapshot, SnapshotState
+from snaprotd.core.model import Owner, Snapshot, SnapshotState, bears_our_name, name_read
 from snaprotd.core.policy import Rules
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -17,8 +15,6 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 """A date before this is a placeholder (the year 1, the Unix epoch), not the day a snapshot was taken."""
-
-_NAME = re.compile(r"snaprotd-([a-z0-9_]{1,32})-([0-9]{8}T[0-9]{6}Z)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +25,10 @@ class Judged:
     owner: Owner
     doubt: str | None
     """What is wrong with its date, or None."""
+    is_twin: bool = False
+    """A newer completed one of ours has the same name: they are one restore point."""
+    is_stranger: bool = False
+    """It bears our name and is not ours."""
 
     @property
     def is_ours(self) -> bool:
@@ -36,7 +36,7 @@ class Judged:
 
     @property
     def is_candidate(self) -> bool:
-        return self.is_ours and self.snapshot.is_completed and self.doubt is None
+        return self.is_ours and self.snapshot.is_completed and self.doubt is None and not self.is_twin
 
     @property
     def is_scrap(self) -> bool:
@@ -45,55 +45,59 @@ class Judged:
 
 
 def owner_of(snapshot: Snapshot, *, instance: str, adopt: tuple[str, ...]) -> Owner:
-    """Tell whose a snapshot is by its name.
+    """Tell whose a snapshot is: by the ledger where it knows that, else by its name.
 
     A pattern of `adopt`, however wide, never takes what another instance made: two daemons on one account
     must not delete each other's.
     """
-    made = _made(snapshot.name)
-    if made is not None:
-        return Owner.MANAGED if made.instance == instance else Owner.FOREIGN
+    if (made := name_read(snapshot.name)) is not None and made.instance != instance:
+        return Owner.FOREIGN
+    believed = bears_our_name(snapshot.name, instance) and not _is_older_than_its_slot(snapshot)
+    if snapshot.in_ledger or (snapshot.in_ledger is None and believed):
+        return Owner.MANAGED
     adopted = any(fnmatchcase(snapshot.name, pattern) for pattern in adopt)
     return Owner.MANAGED if adopted else Owner.FOREIGN
+
+
+def _is_older_than_its_slot(snapshot: Snapshot) -> bool:
+    """It was there before the slot in its name: it cannot have been taken for it."""
+    made, at = name_read(snapshot.name), snapshot.created_at
+    if made is None or at is None or at.utcoffset() is None or at < EARLIEST:
+        return False
+    return at < made.slot - CLOCK_TOLERANCE
 
 
 def taken_since(
     since: datetime, snapshots: Iterable[Snapshot], *, instance: str, known: Collection[datetime]
 ) -> Snapshot | None:
     """The newest snapshot of ours by its name whose slot lies after `since` and is none of those that are `known`."""
-    slots = {one: made.slot for one in snapshots if (made := _made(one.name)) and made.instance == instance}
+    slots = {one: made.slot for one in snapshots if (made := name_read(one.name)) and made.instance == instance}
     later = [one for one, slot in slots.items() if slot > since + CLOCK_TOLERANCE and slot not in known]
     return max(later, key=lambda one: slots[one], default=None)
 
 
-@dataclass(frozen=True)
-class _Made:
-    """What a name says that a daemon has given."""
-
-    instance: str
-    slot: datetime
-
-
-@lru_cache(maxsize=4096)
-def _made(name: str) -> _Made | None:
-    """What the name says; None where no daemon has given it."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return None
-    try:
-        return _Made(match[1], datetime.strptime(match[2], SLOT_FORMAT).replace(tzinfo=UTC))
-    except ValueError:
-        return None
-
-
 def newest_first(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> list[Judged]:
     """Everything that is there, newest first, what has no date to trust last."""
-    latest, instance, adopt = now.astimezone(UTC) + CLOCK_TOLERANCE, rules.instance, rules.policy.adopt
-    seen = [
-        Judged(snapshot=one, owner=owner_of(one, instance=instance, adopt=adopt), doubt=_doubt(one.created_at, latest))
-        for one in snapshots
-    ]
-    return sorted(seen, key=age_order, reverse=True)
+    latest = now.astimezone(UTC) + CLOCK_TOLERANCE
+    return _with_twins(sorted((_judged(one, rules, latest) for one in snapshots), key=age_order, reverse=True), rules)
+
+
+def _judged(snapshot: Snapshot, rules: Rules, latest: datetime) -> Judged:
+    owner = owner_of(snapshot, instance=rules.instance, adopt=rules.policy.adopt)
+    is_stranger = owner is Owner.FOREIGN and bears_our_name(snapshot.name, rules.instance)
+    return Judged(snapshot=snapshot, owner=owner, doubt=_doubt(snapshot.created_at, latest), is_stranger=is_stranger)
+
+
+def _with_twins(seen: list[Judged], rules: Rules) -> list[Judged]:
+    """Of those that have one name of ours only the newest counts: names that others give may repeat by intent."""
+    names: set[str] = set()
+    judged = []
+    for one in seen:
+        name = one.snapshot.name
+        counts = one.is_candidate and bears_our_name(one.snapshot.name, rules.instance)
+        judged.append(replace(one, is_twin=True) if counts and name in names else one)
+        names |= {name} if counts else set()
+    return judged
 
 
 def _doubt(created_at: datetime | None, latest: datetime) -> str | None:

@@ -332,14 +332,6 @@ def doubted(power: Power) -> Power:
     return replace(power, in_doubt=True, off_for=0.0)
 
 
-def suspected(power: Power, since: datetime) -> Power:
-    """The server is off, and may be so because of a stop of ours that is in no record: a person is asked."""
-    asked = max(power.asked, power.released) + 1
-    return replace(
-        power, asked=asked, held_off_since=since, went_off=True, went_off_at=since, came_back=False, in_doubt=True
-    )
-
-
 def released(power: Power) -> Power:
     """The promise is kept, or let go: the server was seen running when no request of ours can strike any more."""
     return replace(

@@ -74,6 +74,14 @@ def inherited(known: Power, owed: Power) -> Power:
     return replace(owed, asked=max(known.asked, known.released) + 1, released=known.released)
 
 
+def suspected(power: Power, since: datetime) -> Power:
+    """The server is off, and may be so because of a stop of ours that is in no record: a person is asked."""
+    asked = max(power.asked, power.released) + 1
+    return replace(
+        power, asked=asked, held_off_since=since, went_off=True, went_off_at=since, came_back=False, in_doubt=True
+    )
+
+
 def is_unaccounted_for(power: Power, now: datetime) -> bool:
     """Since the stop more time has passed than processes have counted: nobody knows what was done meanwhile."""
     if power.held_off_since is None or power.stop_age is None:

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from snaprotd.core.model import Owner, Snapshot, SnapshotState
 from snaprotd.core.ownership import Judged, newest_first
 from snaprotd.core.policy import Policy, Retention, Rules
+from snaprotd.core.words import STRANGER
 
 PERIODS = {
     "hourly": "%Y-%m-%d %Hh",
@@ -26,6 +27,9 @@ PERIODS = {
 }
 """The period rules of `Retention`, and how each names a period. What has one name is one period, so the hour that is
 repeated when daylight saving ends is one too. Weeks are ISO weeks."""
+
+
+TWIN = "the same restore point as a newer one of this name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,9 @@ def plan_retention(snapshots: Sequence[Snapshot], rules: Rules, *, now: datetime
 
     decisions = []
     for one in seen:
-        if not one.is_candidate:
+        if one.is_twin:
+            delete, why = True, TWIN
+        elif not one.is_candidate:
             delete, why = one.is_scrap, _why_no_candidate(one)
         elif one.snapshot.id in kept:
             delete, why = False, ", ".join(ruled[one.snapshot.id])
@@ -104,7 +110,8 @@ def _share(seen: list[Judged], limit: int) -> _Share:
     """
     foreign = sum(not one.is_ours for one in seen)
     newest = next((place for place, one in enumerate(seen) if one.is_candidate), 0)
-    unfinished = sum(one.is_ours and not one.is_candidate and not one.is_scrap for one in seen[newest:])
+    settled = [one for one in seen if one.is_candidate or one.is_scrap or one.is_twin]
+    unfinished = sum(one.is_ours and one not in settled for one in seen[newest:])
     holders = f"one of {limit} slots stays free"
     if foreign and unfinished:
         holders = f"others hold {foreign} and unfinished ones {unfinished} of {limit} slots"
@@ -160,7 +167,7 @@ def _why_over(snapshot: Snapshot, keep: Retention, ruled: dict[str, list[str]], 
 
 def _why_no_candidate(one: Judged) -> str:
     if not one.is_ours:
-        return "not made by snaprotd"
+        return STRANGER if one.is_stranger else "not made by snaprotd"
     if one.snapshot.state is SnapshotState.IN_PROGRESS:
         return "in progress"
     if one.snapshot.state is SnapshotState.UNKNOWN:
@@ -194,7 +201,7 @@ def _why_forbidden(one: Judged, judged: Sequence[Judged], *, last_may_go: bool) 
     """Why a snapshot must stay, or an empty text."""
     if not one.is_ours:
         return "it is not ours"
-    if not (one.is_candidate or one.is_scrap):
+    if not (one.is_candidate or one.is_scrap or one.is_twin):
         return one.doubt or f"it is {one.snapshot.status or 'without a status'}"
     newest = next((other for other in judged if other.is_candidate), None)
     theirs = any(other.snapshot.is_completed for other in judged if not other.is_ours)

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from snaprotd.core.model import Snapshot, SnapshotState, snapshot_name
 from snaprotd.core.ownership import Judged, age_order, newest_first, owner_of
 from snaprotd.core.policy import Policy, Rules, WhenFull
-from snaprotd.core.retention import Decision, demand_sense, kept_by_rules, plan_retention, rules_in_words
+from snaprotd.core.retention import TWIN, Decision, demand_sense, kept_by_rules, plan_retention, rules_in_words
 
 NAMES_SHOWN = 5
 """Names listed of each owner where a server is blocked; the rest is counted."""
@@ -46,6 +46,9 @@ def make_room(snapshots: Sequence[Snapshot], rules: Rules, *, now: datetime) -> 
     if scrap:
         return Room(delete=scrap[-1], reason=f"delete: {full}, failed")
     room = None
+    twins = [one.snapshot for one in seen if one.is_twin]
+    if twins and policy.when_full is not WhenFull.REFUSE:
+        return Room(delete=twins[-1], reason=f"delete: {full}, {TWIN}")
     if policy.when_full is not WhenFull.REFUSE:
         room = _replace_ours(seen, policy, full)
     if room is None and policy.when_full is WhenFull.REPLACE_LAST:

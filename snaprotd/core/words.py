@@ -11,6 +11,9 @@ from zoneinfo import ZoneInfo
 Json = dict[str, Any]
 """An object of JSON: plain values by name."""
 
+STRANGER = "bears our name, not in the ledger"
+"""Of a snapshot that is named as ours are, and is none."""
+
 
 def duration(seconds: float | None) -> str:
     """`40 s`, `6 min`, `5 h`, `12 d`, `3 y`: one unit, rounded down; a dash for None."""

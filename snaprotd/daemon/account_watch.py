@@ -15,10 +15,14 @@ from snaprotd.core.errors import CloudError, LedgerError
 from snaprotd.core.model import Server
 from snaprotd.daemon.schedules import Schedules
 from snaprotd.engine.board import Board, Holdings
+from snaprotd.engine.recollections import Recollections
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Doubtful
 from snaprotd.provider.inventory import Inventory
 from snaprotd.report.assessment import Assessment, Assessments
+
+HISTORY_EVERY = 86400.0
+"""Seconds between two times that old rotations are forgotten."""
 
 log = structlog.get_logger("snaprotd.account")
 
@@ -57,6 +61,9 @@ class AccountWatch:
         self._assessments = Assessments()
         self._discovered_at: float | None = None
         self._missing: frozenset[str] = frozenset()
+        self._doubled: frozenset[str] = frozenset()
+        self._recollections = Recollections(inventory, ledger, now)
+        self._forget_at = 0.0
 
     def apply(self, config: Config) -> None:
         self._config = config
@@ -70,6 +77,9 @@ class AccountWatch:
             if not isinstance(failure, Doubtful):
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
         self.has_answered = True
+        await self._recollections.refresh(self._config.instance)
+        if failure is None:
+            await self._forget_old()
         await self._discover(complete=failure is None)
         self._board.inventory_listed_at = self._inventory.last_success
         for count, target in enumerate(list(self._schedules.targets.values())):
@@ -83,6 +93,17 @@ class AccountWatch:
         except CloudError as error:
             return error
         return None
+
+    async def _forget_old(self) -> None:
+        """Forget old rotations, once a day, but for those whose snapshots exist: by its row one is known for sure."""
+        moment, rows = asyncio.get_running_loop().time(), self._recollections.rows()
+        if moment < self._forget_at or rows is None:
+            return
+        try:
+            await self._ledger.forget_old(rows)
+        except LedgerError as error:
+            log.error("old rotations could not be deleted", error=str(error))
+        self._forget_at = moment + HISTORY_EVERY
 
     def servers(self) -> list[Server]:
         """The account's servers, as last listed."""
@@ -123,12 +144,16 @@ class AccountWatch:
         for label in missing - self._missing:
             log.error("the account has no such server", server=label)
         self._missing = missing
+        doubled = self._config.server_ids - {target.server_id for target in targets}
+        for other in doubled - self._doubled:
+            log.error("another id of a server that is configured already: its entry is left out", id=other)
+        self._doubled = doubled
         for target in targets:
             self._schedules.facts(target).missing = target.label in missing
 
     def assessment(self, target: Target) -> Assessment | None:
         """What the server's snapshots mean; None before they have been listed, or where the list makes no sense."""
-        held = self._inventory.known.get(target.server_id)
+        held = self._recollections.held(target.server_id)
         if held is None:
             return None
         try:

@@ -39,9 +39,6 @@ TICK = 15.0
 INVENTORY_EVERY = 60.0
 """Seconds between two readings of the whole account, at the least four polls, at the most `discover_interval`."""
 
-HISTORY_EVERY = 86400.0
-"""Seconds between two times that old rotations are forgotten."""
-
 
 class Daemon:
     """One daemon, from `run` to its end."""
@@ -176,7 +173,6 @@ class Daemon:
         for name, work in {
             "tick": _every(lambda: TICK, self._tick),
             "ledger": _every(lambda: LEDGER_EVERY, self._rotations.mend_ledger),
-            "history": _every(lambda: HISTORY_EVERY, self._tools.ledger.forget_old),
             "inventory": _every(self._inventory_interval, self._account.read),
             "leases": _for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
             "reload": _for_ever(self._watch.watch),

@@ -13,10 +13,9 @@ from datetime import datetime, timedelta
 import structlog
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core import power
 from snaprotd.core.ownership import taken_since
 from snaprotd.core.power import Power
-from snaprotd.core.promise import ServerPower
+from snaprotd.core.promise import ServerPower, suspected
 from snaprotd.engine.run import Tools
 
 log = structlog.get_logger("snaprotd.daemon")
@@ -43,7 +42,7 @@ async def ask_about_unexplained(tools: Tools, config: Config, targets: Iterable[
         if known.is_followed or newest is None:
             continue
         log.error("a server is off, and the ledger does not know of our last snapshot of it", server=target.label)
-        suspicion = power.suspected(known, newest.created_at or now)
+        suspicion = suspected(known, newest.created_at or now)
         terms = replace(starts.terms, start_timeout=target.policy.start_timeout.total_seconds())
         await starts.save(
             ServerPower(

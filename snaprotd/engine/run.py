@@ -18,7 +18,7 @@ from snaprotd.core.model import Machine, Server, Snapshot
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.promise import taken_up
-from snaprotd.core.retention import refuse_deletion
+from snaprotd.core.retention import ForbiddenDeletion, refuse_deletion
 from snaprotd.core.rotation import Rotation, Step, aged, patience_left
 from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
@@ -254,8 +254,7 @@ class Run:
     def guard(self) -> None:
         """Called when the bytes of a request are about to go out: raise `LeaseLost` unless it is still ours.
 
-        Raises `CalledOff` where the process is to end, or the time of the step has run out, as it may while a turn is
-        waited for.
+        Raises `CalledOff` where the process is to end, or the step's time has run out while a turn was waited for.
         """
         if self._call is not None and self._call.is_set():
             raise CalledOff("the process is about to end: the request was not sent")
@@ -266,8 +265,7 @@ class Run:
 
     async def server(self) -> Server:
         """A server that is held off is looked at before anything else is asked: its start waits for the look."""
-        asked = self.tools.inventory.server(self._rotation.server_id, urgent=self.is_urgent)
-        self._seen = await self._unless_called_off(asked)
+        self._seen = await self._unless_called_off(self.tools.inventory.server(self.server_id, urgent=self.is_urgent))
         return self._seen
 
     async def stops_itself(self) -> str:
@@ -280,8 +278,16 @@ class Run:
         return stops_itself(policy, server, self.tools.machine()) if server is not None else ""
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
-        asked = self.tools.inventory.snapshots(self._rotation.server_id, urgent=self.is_urgent)
-        return await self._unless_called_off(asked)
+        return await self._unless_called_off(self.tools.inventory.snapshots(self.server_id, urgent=self.is_urgent))
+
+    async def snapshots_to_judge(self) -> tuple[Snapshot, ...]:
+        """The snapshots, each with what the ledger knows of it: its name alone does not tell whose it is.
+
+        Raises `LedgerError` where the ledger cannot be read.
+        """
+        listed, ids = await self.snapshots(), self.tools.inventory.ids_of(self.server_id)
+        recollection = await self.tools.ledger.recall(ids, listed, self.tools.now())
+        return recollection.marked(listed, self.instance)
 
     async def _unless_called_off(self, asked: Awaitable[T]) -> T:
         """The answer to a look, which may be long in coming.
@@ -294,8 +300,7 @@ class Run:
             await asyncio.wait([look, call], return_when=asyncio.FIRST_COMPLETED, timeout=left)
             if look.done():
                 return look.result()
-            why = "the process is about to end: the answer was not waited for"
-            raise CalledOff(why if call.done() else self._rotation.note or "there was no answer")
+            raise CalledOff("the process is about to end" if call.done() else self._rotation.note or "no answer came")
         finally:
             call.cancel()
             if not look.cancel() and not look.cancelled():
@@ -310,7 +315,11 @@ class Run:
         whoever has decided that it goes.
         """
         rules, now = self._rotation.rules, self.tools.now()
-        refuse_deletion(snapshot.id, listed, rules, now=now, last_may_go=last_may_go)
+        try:
+            refuse_deletion(snapshot.id, listed, rules, now=now, last_may_go=last_may_go)
+        except ForbiddenDeletion:
+            self.tools.observer.deleted(self._rotation, success=False)
+            raise
         await self.save()
         log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=reason)
         try:

@@ -14,8 +14,9 @@ from functools import partial
 import structlog
 
 from snaprotd.core import creation
-from snaprotd.core.errors import Busy, CloudError, Full, Permanent, Temporary, Unclear
-from snaprotd.core.model import Server, Snapshot, SnapshotState
+from snaprotd.core.errors import Accepted, Busy, CloudError, Full, Permanent, Temporary, Unclear
+from snaprotd.core.model import Owner, Server, Snapshot, SnapshotState, is_named
+from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import WhenFull
 from snaprotd.core.retention import Decision, plan_retention
 from snaprotd.core.room import make_room as room_on
@@ -29,6 +30,7 @@ from snaprotd.core.rotation import (
     Waiting,
     prune_failed,
 )
+from snaprotd.core.words import STRANGER
 from snaprotd.engine.run import Run
 from snaprotd.engine.switching import start, stop
 
@@ -40,11 +42,13 @@ log = structlog.get_logger("snaprotd.rotation")
 
 async def look(run: Run) -> Outcome:
     """Is there anything to do, and may the server be touched at all?"""
-    snapshots = await run.snapshots()
+    snapshots = await run.snapshots_to_judge()
     mine = _mine(run.rotation, snapshots)
     if mine is not None:
         run.update_creation(creation.seen, mine.id)
         return Done()
+    for other in _others_of_that_name(run.rotation, snapshots):
+        log.error(f"passed over: a snapshot {STRANGER}", snapshot=other.name, snapshot_id=other.id)
     server = await run.server()
     if why := await run.stops_itself():
         return Failed(why)
@@ -58,7 +62,7 @@ async def look(run: Run) -> Outcome:
 async def make_room(run: Run) -> Outcome:
     """Where the server is at the limit, delete one snapshot of ours if the policy allows it."""
     rotation = run.rotation
-    snapshots = await run.snapshots()
+    snapshots = await run.snapshots_to_judge()
     room = room_on(snapshots, rotation.rules, now=run.tools.now())
     if room.free:
         return Done()
@@ -82,30 +86,46 @@ async def stop_another(run: Run) -> Outcome:
 async def snapshot(run: Run) -> Outcome:
     """Ask for the snapshot, once. While the fate of a request is open, look for its snapshot and send no other."""
     rotation = run.rotation
-    snapshots = await run.snapshots()
+    # What was asked for is known without the ledger, which may be unusable by now.
+    snapshots = await (run.snapshots() if rotation.creation.was_asked else run.snapshots_to_judge())
     mine = _mine(rotation, snapshots)
     if mine is not None:
         run.update_creation(creation.made, mine.id)
         return Done()
-    if rotation.create_is_unsettled:
-        return Waiting("the answer to the request for the snapshot was lost: looking for it")
-    creates = rotation.creation.creates
-    if creates >= MAX_CREATES:
-        return Failed(f"asked {creates} times for the snapshot, no answer and no snapshot")
+    if (why := _why_not_asked(rotation, snapshots)) is not None:
+        return why
     if len(snapshots) >= rotation.rules.limit:
         return Failed(_full(rotation, snapshots, run.tools.now()))
     server = await run.server()
     run.look(server)
-    return _unfit(run.rotation, server) or await _create(run, server)
+    return _unfit(run.rotation, server) or await _create(run, server, snapshots)
 
 
-async def _create(run: Run, server: Server) -> Outcome:
+def _why_not_asked(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> Outcome | None:
+    """Why no request for the snapshot may go out, or None."""
+    made = rotation.creation
+    if rotation.create_is_unsettled:
+        return Waiting("the answer to the request for the snapshot was lost: looking for it")
+    if made.accepted:
+        return Waiting("the provider has said that it takes the snapshot: looking for it")
+    if made.is_hidden(len(snapshots)):
+        return Waiting("the list has lost all snapshots since this one was asked for: it is not believed yet")
+    if made.creates >= MAX_CREATES:
+        return Failed(f"asked {made.creates} times for the snapshot, no answer and no snapshot")
+    return None
+
+
+async def _create(run: Run, server: Server, listed: tuple[Snapshot, ...]) -> Outcome:
     rotation = run.rotation
-    await run.save_creation(creation.promised)
+    others = tuple(one.id for one in _others_of_that_name(rotation, listed))
+    await run.save_creation(creation.promised, had_others=bool(listed), passed_over=others)
     try:
         made = await run.tools.cloud.create_snapshot(
             server, rotation.snapshot_name, rotation.description, guard=run.guard, urgent=run.is_urgent
         )
+    except Accepted:
+        run.update_creation(creation.accepted)
+        raise
     except Unclear:
         run.update_creation(creation.lost)
         raise
@@ -118,6 +138,9 @@ async def _create(run: Run, server: Server) -> Outcome:
     except Permanent:
         run.update_creation(creation.refused)
         raise
+    if made.id in {one.id for one in listed}:
+        run.update_creation(creation.accepted)
+        return Waiting(f"the answer to the request for the snapshot has the id of another one, {made.id}")
     run.update_creation(creation.made, made.id)
     return Done()
 
@@ -179,7 +202,7 @@ async def _look_at_server(run: Run) -> None:
 async def prune(run: Run) -> Outcome:
     """Delete what retention no longer keeps, one at a time, oldest first, looking before each."""
     rotation = run.rotation
-    snapshots = await run.snapshots()
+    snapshots = await run.snapshots_to_judge()
     mine = _mine(rotation, snapshots)
     if mine is None or not mine.is_completed:
         return Waiting("the list does not show the new snapshot as completed: nothing is deleted on such a list")
@@ -229,8 +252,28 @@ ACTIONS: Mapping[Step, Callable[[Run], Awaitable[Outcome]]] = {
 
 
 def _mine(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> Snapshot | None:
-    """This slot's snapshot: by its name, which is ours alone."""
-    return next((one for one in snapshots if one.name == rotation.snapshot_name), None)
+    """This slot's snapshot: the one whose id the provider has given, whatever its name.
+
+    By its name where no id is known, or where the list has not shown that id for `settle` seconds.
+    """
+    made = rotation.creation
+    by_id = next((one for one in snapshots if made.snapshot_id in (one.id, *one.also)), None)
+    if by_id is not None or (made.snapshot_id is not None and made.unseen <= rotation.settle):
+        return by_id
+    return next((one for one in snapshots if _may_be_mine(rotation, one)), None)
+
+
+def _may_be_mine(rotation: Rotation, one: Snapshot) -> bool:
+    """Whether one that bears the slot's name was taken for it: after its request, else as far as it is ours at all."""
+    if not is_named(one, rotation.snapshot_name):
+        return False
+    if rotation.creation.was_asked:
+        return one.id not in rotation.creation.passed_over
+    return owner_of(one, instance=rotation.rules.instance, adopt=()) is Owner.MANAGED
+
+
+def _others_of_that_name(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> list[Snapshot]:
+    return [one for one in snapshots if is_named(one, rotation.snapshot_name) and not _may_be_mine(rotation, one)]
 
 
 def _wait_for_others(run: Run, snapshots: tuple[Snapshot, ...]) -> Outcome | None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
 import structlog
-from pydantic import TypeAdapter
+from pydantic import AwareDatetime, TypeAdapter
 
-from snaprotd.core.creation import Creation
+from snaprotd.core.creation import Creation, Life, Trace
 from snaprotd.core.policy import Policy
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Rotation
@@ -21,6 +22,9 @@ from snaprotd.core.rotation import Rotation
 log = structlog.get_logger("snaprotd.ledger")
 
 _ROTATION = TypeAdapter(Rotation)
+_CREATIONS = TypeAdapter(Creation)
+_INSTANT = TypeAdapter(AwareDatetime | None)
+_LIVES = TypeAdapter(tuple[Life, ...])
 
 _POWER = frozenset(field.name for field in fields(Power))
 _CREATION = frozenset(field.name for field in fields(Creation))
@@ -83,6 +87,37 @@ def unknown_in(body: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return {name: value for name, value in flat.items() if name not in _KNOWN} if isinstance(flat, dict) else {}
+
+
+def read_trace(row: str, slot: datetime, body: str, *, is_open: bool) -> Trace:
+    """What a row tells of its snapshot. One that cannot be read may have made any of its slot."""
+    try:
+        flat = json.loads(body)
+        creation = _CREATIONS.validate_python(_taken(flat, _CREATION))
+        ended = _INSTANT.validate_python(flat.get("finished_at"))
+    except (ValueError, RecursionError, AttributeError):
+        return Trace(row=row, slot=slot, is_open=is_open)
+    return Trace(
+        row=row,
+        slot=slot,
+        is_open=is_open,
+        snapshot_id=creation.snapshot_id,
+        has_more=creation.was_asked and (creation.snapshot_id is None or creation.creates > 1),
+        passed_over=frozenset(creation.passed_over),
+        ended_at=ended,
+    )
+
+
+def read_lives(text: Any) -> tuple[Life, ...]:
+    """The times in which a process could write; none where they cannot be read."""
+    try:
+        return tuple(_LIVES.validate_json(text or "[]"))
+    except ValueError:
+        return ()
+
+
+def written_lives(lives: tuple[Life, ...]) -> str:
+    return _LIVES.dump_json(lives).decode()
 
 
 def _taken(given: Mapping[str, Any], names: frozenset[str] | set[str]) -> dict[str, Any]:

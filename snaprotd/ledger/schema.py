@@ -108,7 +108,7 @@ def migrate(connection: Connection) -> None:
             connection.execute(insert(META).values(key=key, value=str(value)))
 
 
-def lacks_tables(connection: Connection) -> bool:
+def is_short(connection: Connection) -> bool:
     """Whether a table was dropped."""
     return not set(TABLES.tables) <= set(inspect(connection).get_table_names())
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.address import name_of
-from snaprotd.ledger.schema import migrate
+from snaprotd.ledger.schema import is_short, migrate
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -70,6 +70,15 @@ def clear_away(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     for left in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
         left.unlink(missing_ok=True)
+
+
+async def lacks_tables(engine: AsyncEngine, name: str) -> bool:
+    """Whether a table was dropped. One that cannot be asked is told by whoever asks whether it can be written."""
+    try:
+        async with transaction(engine, name) as connection:
+            return await connection.run_sync(is_short)
+    except LedgerError:
+        return False
 
 
 async def _migrate(engine: AsyncEngine, path: Path) -> None:

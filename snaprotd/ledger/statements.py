@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Delete, Select, Update, case, delete, func, or_, select, update
+from sqlalchemy import Select, Update, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from snaprotd.core.rotation import Rotation
+from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.rows import written_rotation
 from snaprotd.ledger.schema import MARKS, META, POWERS, ROTATIONS
 
 log = structlog.get_logger("snaprotd.ledger")
 
+LIVES = select(META.c.value).where(META.c.key == "lives")
 
-def alive(now: float) -> Any:
-    """Note that a process could write at that time."""
-    insertion = upsert(META).values(key="alive", value=f"{now:.0f}")
+
+def keep_lives(text: str) -> Any:
+    """Note the times in which a process could write."""
+    insertion = upsert(META).values(key="lives", value=text)
     return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
 
 
@@ -134,6 +138,16 @@ def slots_of(account: str, server_id: str) -> Select[Any]:
     return select(ROTATIONS.c.slot).where(_of(account), ROTATIONS.c.server_id == server_id)
 
 
+def naming(account: str, server_ids: Collection[str], slots: Collection[datetime], ids: Collection[str]) -> Select[Any]:
+    """The rows of a server's rotations that are of one of these slots, or in which one of these snapshots stands."""
+    columns = ROTATIONS.c
+    standing = [columns.body.contains(json.dumps(one, ensure_ascii=False), autoescape=True) for one in ids]
+    named = or_(columns.slot.in_([text_of(slot) for slot in slots]), *standing)
+    return select(columns.id, columns.slot, columns.is_open, columns.body).where(
+        _of(account), columns.server_id.in_(list(server_ids)), named
+    )
+
+
 # -- what was ----------------------------------------------------------------------------------------------------------
 
 
@@ -161,8 +175,8 @@ def latest() -> Select[Any]:
     return select(ended.c.body).where(ended.c.place == 1)
 
 
-def forget(keep: int) -> Delete:
-    """Delete the rotations of a server but for the newest `keep`, and the last of each result."""
+def forgettable(keep: int) -> Select[Any]:
+    """The ids of the rotations of a server but for the newest `keep`, and the last of each result."""
     columns = ROTATIONS.c
     newest = func.row_number().over(partition_by=columns.server_id, order_by=columns.started_at.desc())
     newest_of_result = func.row_number().over(
@@ -173,8 +187,10 @@ def forget(keep: int) -> Delete:
         .where(~columns.is_open)
         .subquery()
     )
-    old = select(ranked.c.id).where(ranked.c.place > keep, ranked.c.among_its_like > 1)
-    return delete(ROTATIONS).where(columns.id.in_(old))
+    return select(ranked.c.id).where(ranked.c.place > keep, ranked.c.among_its_like > 1)
+
+
+FORGET = delete(ROTATIONS).where(ROTATIONS.c.id == bindparam("row"))
 
 
 # -- marks -------------------------------------------------------------------------------------------------------------
@@ -191,6 +207,10 @@ def _upsert_mark() -> Insert:
 
 
 SET_MARK = _upsert_mark()
+
+
+def mark_row(mark: Mark) -> dict[str, str]:
+    return {"server_id": mark.server_id, "seen_until": text_of(mark.seen_until), "schedule": mark.schedule}
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

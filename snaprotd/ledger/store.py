@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from snaprotd.core.creation import Recollection, alive_until, mark_of_life
 from snaprotd.core.errors import LeaseLost, LedgerError
+from snaprotd.core.model import Snapshot, name_read
 from snaprotd.core.promise import merged
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger import promises, statements
@@ -28,9 +30,9 @@ from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.copies import Copies
 from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.rows import FORMAT, readable, unknown_in
-from snaprotd.ledger.schema import MARKS, ROTATIONS, lacks_tables
-from snaprotd.ledger.sqlite import clear_away, file_of, open_engine, transaction
+from snaprotd.ledger.rows import FORMAT, read_lives, read_trace, readable, unknown_in, written_lives
+from snaprotd.ledger.schema import MARKS, ROTATIONS
+from snaprotd.ledger.sqlite import clear_away, file_of, lacks_tables, open_engine, transaction
 from snaprotd.ledger.starts import Starts
 from snaprotd.ledger.statements import instant_of, text_of
 
@@ -107,7 +109,7 @@ class Ledger:
         began = uptime()
         async with self._transaction() as connection:
             if mark is not None:
-                await connection.execute(statements.SET_MARK, [_mark_row(mark)])
+                await connection.execute(statements.SET_MARK, [statements.mark_row(mark)])
             claimed = await connection.scalar(statements.claim(rotation, self._tenure(), account=self.starts.account))
             if claimed is None:
                 return await self._why_not(connection, rotation)
@@ -228,7 +230,7 @@ class Ledger:
         holds. True if it was so.
         """
         if self._file == file_of(self._engine):
-            if not await self._lacks_tables():
+            if not await lacks_tables(self._engine, self.name):
                 return False
             log.error("tables are missing in the ledger: they are made again from memory", ledger=self.name)
             await self._engine.dispose()
@@ -247,17 +249,25 @@ class Ledger:
             self._hold(rotation.id, epoch=1, since=began)
         return True
 
-    async def _lacks_tables(self) -> bool:
-        try:
-            async with self._transaction() as connection:
-                return await connection.run_sync(lacks_tables)
-        except LedgerError:
-            return False  # told by whoever asks whether it can be written
-
     async def probe(self) -> None:
-        """Write one row, always the same: raises `LedgerError` where the ledger cannot be written."""
+        """Leave a mark of life, always in the same row: raises `LedgerError` where the ledger cannot be written."""
         async with self._transaction() as connection:
-            await connection.execute(statements.alive(time.time()))
+            lives = read_lives(await connection.scalar(statements.LIVES))
+            marked = mark_of_life(lives, datetime.fromtimestamp(time.time(), UTC))
+            await connection.execute(statements.keep_lives(written_lives(marked)))
+
+    async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
+        """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""
+        slots = {made.slot for one in snapshots if (made := name_read(one.name))}
+        ids = [its_id for one in snapshots if name_read(one.name) is None for its_id in (one.id, *one.also)]
+        query = statements.naming(self.starts.account, server_ids, slots, ids)
+        async with self._transaction() as connection:
+            rows = (await connection.execute(query)).all() if snapshots else []
+            lives = read_lives(await connection.scalar(statements.LIVES))
+        # Whoever asks is there now, though the last mark is some seconds old.
+        slotted = [(row, slot) for row in rows if (slot := instant_of(row.slot)) is not None]
+        traces = tuple(read_trace(row.id, slot, row.body, is_open=row.is_open) for row, slot in slotted)
+        return Recollection(traces=traces, lives=alive_until(lives, now))
 
     async def open_rotations(self) -> list[Rotation]:
         return await self._bodies(statements.open_bodies(self.starts.account))
@@ -266,10 +276,12 @@ class Ledger:
         """The latest rotations, newest first, open ones too."""
         return await self._bodies(statements.history(server_id, limit))
 
-    async def forget_old(self, keep: int = KEPT_HISTORY) -> None:
-        """Forget the rotations of a server but for the newest `keep`, and the last of each result."""
+    async def forget_old(self, spared: Collection[str] = (), keep: int = KEPT_HISTORY) -> None:
+        """Forget the rotations of a server but for the newest `keep`, the last of each result, and those `spared`."""
         async with self._transaction() as connection:
-            await connection.execute(statements.forget(keep))
+            old = set(await connection.scalars(statements.forgettable(keep))) - set(spared)
+            if old:
+                await connection.execute(statements.FORGET, [{"row": one} for one in old])
 
     async def latest(self) -> Mapping[str, Rotation]:
         """For each server its latest rotation that has ended."""
@@ -313,15 +325,13 @@ class Ledger:
     async def keep_marks(self, server_ids: Collection[str]) -> None:
         """Forget how far the schedules of all other servers were seen: one that comes back begins anew."""
         async with self._transaction() as connection:
-            known = set(await connection.scalars(select(MARKS.c.server_id)))
-            for gone in known - set(server_ids):
-                await connection.execute(delete(MARKS).where(MARKS.c.server_id == gone))
+            await connection.execute(delete(MARKS).where(MARKS.c.server_id.not_in(list(server_ids))))
 
     async def set_marks(self, marks: list[Mark]) -> None:
         if not marks:
             return
         async with self._transaction() as connection:
-            await connection.execute(statements.SET_MARK, [_mark_row(mark) for mark in marks])
+            await connection.execute(statements.SET_MARK, [statements.mark_row(mark) for mark in marks])
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -335,7 +345,3 @@ class Ledger:
 
     def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return transaction(self._engine, self.name)
-
-
-def _mark_row(mark: Mark) -> dict[str, str]:
-    return {"server_id": mark.server_id, "seen_until": text_of(mark.seen_until), "schedule": mark.schedule}

@@ -12,21 +12,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from snaprotd.core.errors import CloudError
-from snaprotd.core.model import Server, Snapshot
+from snaprotd.core.model import DOUBT, Server, Snapshot, SnapshotState
 from snaprotd.provider import Doubtful, Provider
+from snaprotd.provider.identity import Names, by_any_id
+from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
 
-PATIENCE = 5.0
-"""Seconds after which the next round may begin although one is still going: a slow answer holds up nobody else."""
 READ_AGAIN = 2
 """Times that a list of many pages is read again, before each server is asked for by itself."""
-DOUBT = 60.0
-"""Seconds for which a list that is empty all of a sudden is not believed."""
 
 T = TypeVar("T")
-Deliver = Callable[[str, T | Exception], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,88 +37,27 @@ class ServerHoldings:
     """When the request that showed the snapshots began: they are at least as new."""
 
 
-class _Rounds(Generic[T]):
-    """Gathers questions about servers, and answers all that are waiting in one round.
-
-    A question that comes while a round is in flight joins the next one: the provider may have answered the requests
-    of the round in flight already.
-    """
-
-    def __init__(self, answer: Callable[[frozenset[str], Deliver[T]], Awaitable[None]]) -> None:
-        self._answer = answer
-        self._waiting: dict[str, list[asyncio.Future[T]]] = {}
-        self._starter: asyncio.Task[None] | None = None
-        self._rounds: set[asyncio.Task[None]] = set()
-
-    async def ask(self, server_id: str) -> T:
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(server_id, []).append(future)
-        if self._starter is None or self._starter.done():
-            self._starter = asyncio.create_task(self._start_rounds())
-        try:
-            return await future
-        finally:
-            if future.done() and not future.cancelled():
-                future.exception()  # seen, even if this waiter was cancelled in the very moment of the answer
-
-    async def aclose(self) -> None:
-        tasks = [*self._rounds, *([self._starter] if self._starter else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _start_rounds(self) -> None:
-        while self._waiting:
-            asked, self._waiting = self._waiting, {}
-            going = asyncio.create_task(self._round(asked))
-            self._rounds.add(going)
-            going.add_done_callback(self._rounds.discard)
-            await asyncio.wait({going}, timeout=PATIENCE)
-
-    async def _round(self, asked: Mapping[str, list[asyncio.Future[T]]]) -> None:
-        """One round. Who was cancelled meanwhile is passed over; a failure goes to all who have no answer yet."""
-
-        def deliver(server_id: str, answer: T | Exception) -> None:
-            for future in asked[server_id]:
-                _settle(future, answer)
-
-        try:
-            await self._answer(frozenset(asked), deliver)
-        except Exception as error:
-            for server_id in asked:
-                deliver(server_id, error)
-        finally:
-            for futures in asked.values():
-                for future in futures:
-                    future.cancel()  # only where the round itself was cancelled: nobody waits for ever
-
-
-def _settle(future: asyncio.Future[T], answer: T | Exception) -> None:
-    if future.done():
-        return
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
-    else:
-        future.set_result(answer)
-
-
 class Inventory:
     """The account's servers and snapshots, as fresh looks and as last seen.
 
-    A list of a server's snapshots that is empty, where the last one held completed ones, is `Doubtful` until it has
-    been empty for `DOUBT` seconds: providers have answered 200 with an empty list in a bad moment, and a rotation
+    A list of a server's snapshots that is empty, where the last one had others than failed ones, is `Doubtful` until it
+    has been empty for `DOUBT` seconds: providers have answered 200 with an empty list in a bad moment, and a rotation
     that believes it takes a second snapshot.
+
+    A server is one server by any of its ids. It is shown under the one by which it is `call`ed, else under the
+    provider's first; it can be asked for by any.
     """
 
-    def __init__(self, cloud: Provider, *, few: int = 3) -> None:
+    def __init__(self, cloud: Provider, *, called: Iterable[str] = (), few: int = 3) -> None:
         """Up to `few` servers are asked for one by one; for more the whole account is listed, where that is cheaper."""
         self._cloud = cloud
+        self._names = Names(called)
         self._few = few
-        self._snapshot_rounds: dict[bool, _Rounds[tuple[Snapshot, ...]]] = {
-            one: _Rounds(partial(self._answer_snapshots, urgent=one)) for one in (False, True)
+        self._snapshot_rounds: dict[bool, Rounds[tuple[Snapshot, ...]]] = {
+            one: Rounds(partial(self._answer_snapshots, urgent=one)) for one in (False, True)
         }
-        self._server_rounds: dict[bool, _Rounds[Server]] = {
-            one: _Rounds(partial(self._answer_servers, urgent=one)) for one in (False, True)
+        self._server_rounds: dict[bool, Rounds[Server]] = {
+            one: Rounds(partial(self._answer_servers, urgent=one)) for one in (False, True)
         }
         """Each by whether it is urgent."""
         self._known: dict[str, ServerHoldings] = {}
@@ -133,6 +69,14 @@ class Inventory:
         """Told of each list of the account's servers when it has been read: what is known from before is no look."""
         self.last_success: datetime | None = None
         """When the whole account was last listed completely."""
+
+    def call(self, server_ids: Iterable[str]) -> None:
+        """The ids by which servers are called from now on, wherever they have others as well."""
+        self._names.call(server_ids)
+
+    def ids_of(self, server_id: str) -> frozenset[str]:
+        """Every id that the server is known by."""
+        return self._names.ids_of(server_id)
 
     @property
     def known(self) -> Mapping[str, ServerHoldings]:
@@ -158,17 +102,18 @@ class Inventory:
     async def servers(self, *, urgent: bool = False) -> tuple[Server, ...]:
         """All servers as of now. Raises `Doubtful`, with the `readable` ones, where some cannot be read."""
         try:
-            servers = tuple(await self._cloud.servers(urgent=urgent))
+            servers = self._names.as_called(await self._cloud.servers(urgent=urgent))
         except Doubtful as incomplete:
-            self._learn_servers(incomplete.readable)
-            self.listed({server.id: server for server in incomplete.readable})
-            raise
+            readable = self._names.as_called(incomplete.readable)
+            self._learn_servers(readable)
+            self.listed(by_any_id(readable))
+            raise Doubtful(str(incomplete), readable=readable, about=incomplete.about) from incomplete
         self._listed["servers"] = len(servers)
         if doubt := self._sudden_emptiness("", bool(self._servers) and not servers):
             raise doubt
         self._servers = {}
         self._learn_servers(servers)
-        self.listed(self.seen_servers)
+        self.listed(by_any_id(servers))
         return servers
 
     async def owner(self) -> str:
@@ -187,7 +132,7 @@ class Inventory:
 
     async def has(self, server_id: str) -> bool:
         """Whether a whole list of the account's servers, as of now, shows the server. Raises as `servers` does."""
-        return any(server.id == server_id for server in await self.servers(urgent=True))
+        return server_id in by_any_id(await self.servers(urgent=True))
 
     async def refresh(self) -> None:
         """List the whole account.
@@ -239,19 +184,25 @@ class Inventory:
         if lists is None:
             await asyncio.gather(*map(look, ids))
             return
-        for server_id in ids:
-            seen = lists.get(server_id, ())
+        # One that is not listed, and whose other ids are not known, may be listed by those: it is asked for by itself.
+        untold = {one for one in ids if one not in self._names and one not in lists}
+        for server_id in ids - untold:
+            seen = lists.get(self._names.shown(server_id), ())
             deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
+        await asyncio.gather(*map(look, untold))
 
     async def _answer_servers(self, ids: frozenset[str], deliver: Deliver[Server], *, urgent: bool) -> None:
         async def look(server_id: str) -> None:
-            deliver(server_id, await _outcome(self._cloud.server(server_id, urgent=urgent)))
+            seen = await _outcome(self._cloud.server(server_id, urgent=urgent))
+            if isinstance(seen, Server):
+                self._names.as_called([seen])
+            deliver(server_id, seen)
 
-        found: dict[str, Server] = {}
+        found: Mapping[str, Server] = {}
         if not self._is_cheaper_singly(ids, "servers"):
-            found = {server.id: server for server in await self._readable_servers(urgent=urgent)}
+            found = by_any_id(await self._readable_servers(urgent=urgent))
         for server_id in ids & found.keys():
-            deliver(server_id, found[server_id])
+            deliver(server_id, found[server_id].called(server_id))
         # That a server does not exist is for its own 404 to say: a list may be short, or have an unreadable entry.
         await asyncio.gather(*map(look, ids - found.keys()))
 
@@ -267,9 +218,9 @@ class Inventory:
 
     async def _readable_servers(self, *, urgent: bool) -> tuple[Server, ...]:
         try:
-            servers = tuple(await self._cloud.servers(urgent=urgent))
+            servers = self._names.as_called(await self._cloud.servers(urgent=urgent))
         except Doubtful as doubt:
-            return doubt.readable
+            return self._names.as_called(doubt.readable)
         self._listed["servers"] = len(servers)
         return servers
 
@@ -282,9 +233,9 @@ class Inventory:
             if doubt.about is None:
                 return None
             listed = doubt.readable
-            doubtful = dict.fromkeys(doubt.about, doubt)
+            doubtful = {self._names.shown(one): doubt for one in doubt.about}
         by_server: dict[str, tuple[Snapshot, ...]] = {}
-        for one in listed:
+        for one in map(self._names.of_called, listed):
             by_server[one.server_id] = (*by_server.get(one.server_id, ()), one)
         self._listed["snapshots"] = sum(map(len, by_server.values()))
         return {**by_server, **doubtful}
@@ -311,8 +262,9 @@ class Inventory:
 
     def _believed(self, server_id: str, seen: tuple[Snapshot, ...], began: datetime) -> tuple[Snapshot, ...] | Doubtful:
         """What was seen of a server, recorded, unless it is a sudden emptiness."""
+        server_id = self._names.shown(server_id)
         held = self._known.get(server_id)
-        had_some = held is not None and any(one.is_completed for one in held.snapshots)
+        had_some = held is not None and any(one.state is not SnapshotState.FAILED for one in held.snapshots)
         doubt = self._sudden_emptiness(server_id, had_some and not seen)
         if doubt is not None:
             return doubt

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Snapshot
+from snaprotd.core.model import Owner, Snapshot, bears_our_name
 from snaprotd.core.ownership import newest_completed
 from snaprotd.core.policy import Policy
-from snaprotd.core.retention import RetentionPlan, plan_retention
+from snaprotd.core.retention import Decision, RetentionPlan, plan_retention
 from snaprotd.core.room import Rehearsal, Room, make_room, rehearse
+from snaprotd.core.words import STRANGER
 from snaprotd.provider.inventory import ServerHoldings
 
 STALE = timedelta(hours=1)
@@ -26,17 +29,38 @@ class Assessment:
     """What a whole rotation would do now."""
     newest: Snapshot | None
     """Our newest completed snapshot."""
+    strange_names: str = ""
+    """What is to be told of those that bear our name and are not ours, or not all of them; empty where nothing is."""
 
 
 def assess(config: Config, target: Target, held: ServerHoldings, now: datetime) -> Assessment:
     """Raises ValueError where the list makes no sense."""
     snapshots, rules = held.snapshots, config.rules_of(target)
+    plan = plan_retention(snapshots, rules, now=now)
     return Assessment(
-        plan=plan_retention(snapshots, rules, now=now),
+        plan=plan,
         room=make_room(snapshots, rules, now=now),
         rehearsal=rehearse(snapshots, rules, server_id=target.server_id, slot=now),
         newest=newest_completed(snapshots, rules, now),
+        strange_names=_strange_names(plan, config.instance),
     )
+
+
+def _strange_names(plan: RetentionPlan, instance: str) -> str:
+    """Only another snaprotd of our instance can have taken a second one of a slot, or one while our ledger was kept."""
+    named = [one for one in plan.decisions if bears_our_name(one.snapshot.name, instance)]
+    borne = Counter(one.snapshot.name for one in named)
+    doubles = [one for one in named if borne[one.snapshot.name] > 1 or one.snapshot.in_ledger is False]
+    strange = [one for one in named if one.owner is Owner.FOREIGN and one not in doubles]
+    another = (
+        f"another snaprotd with the instance `{instance}` works on this account, or a request was carried out twice"
+    )
+    told = [f"{another}: {_listed(doubles)}"] if doubles else []
+    return "; ".join([*told, *([f"{STRANGER}: {_listed(strange)}"] if strange else [])])
+
+
+def _listed(decisions: Iterable[Decision]) -> str:
+    return ", ".join(f"{one.snapshot.name} (id {one.snapshot.id})" for one in decisions)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from snaprotd.config.settings import Config, Target
 from snaprotd.core.model import NO_SERVER, Machine, Server
 from snaprotd.core.room import make_room
 from snaprotd.core.words import free_slots
+from snaprotd.provider.identity import by_any_id
 from snaprotd.provider.inventory import ServerHoldings
+from snaprotd.report.assessment import assess
 from snaprotd.report.rows import blocked_words
 
 READING = frozenset({"read", "read_only", "read-only", "readonly"})
@@ -50,9 +52,11 @@ def findings_of(found: Found) -> Iterator[Finding]:
     else:
         yield from _unmatched(found)
         yield from _own_server(found)
+    yield from _named_twice(found)
     for target in found.targets:
         yield _of_target(found, target)
         yield from _notes_on(found, target)
+        yield from _names_on(found, target)
     yield from _uncovered(found)
 
 
@@ -76,8 +80,16 @@ def _unmatched(found: Found) -> Iterator[Finding]:
 def _own_server(found: Found) -> Iterator[Finding]:
     """A wrong id would leave the machine without its protection."""
     named = found.config.own_server
-    if named is not None and named != NO_SERVER and named not in found.servers:
+    if named is not None and named != NO_SERVER and named not in by_any_id(found.servers.values()):
         yield Finding(ok=False, text=f"own_server: the account has no server {named}")
+
+
+def _named_twice(found: Found) -> Iterator[Finding]:
+    """Two ids in the file may be one server's, which only the account can tell."""
+    for server in found.servers.values():
+        for other in found.config.server_ids.intersection(server.ids) - {server.id}:
+            text = f"{other} is another id of server {server.id}, which is configured too: its entry is left out"
+            yield Finding(ok=False, text=text)
 
 
 def _notes_on(found: Found, target: Target) -> Iterator[Finding]:
@@ -88,6 +100,12 @@ def _notes_on(found: Found, target: Target) -> Iterator[Finding]:
             f"{target.label}: this looks like the machine that snaprotd runs on ({sign}); its policy does not stop it"
         )
         yield Finding(ok=True, note=True, text=text)
+
+
+def _names_on(found: Found, target: Target) -> Iterator[Finding]:
+    held = found.known.get(target.server_id)
+    if held is not None and (names := assess(found.config, target, held, found.now).strange_names):
+        yield Finding(ok=False, text=f"{target.label}: {names}")
 
 
 def _of_target(found: Found, target: Target) -> Finding:

@@ -151,6 +151,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Run snaprotd on another machine, or set `own_server: none` if that server is not the one it runs on.",
             alerts=("SnaprotdRotationFailed",),
         ),
+        "another_snaprotd": Kind(
+            severity=ALARM,
+            says="not all that bears our name was taken here: {names}",
+            do="Give a second snaprotd another `instance`, and delete what nobody needs: `snaprotd delete ID`.",
+            unwatched="`snaprotd check --online` tells of it too; SnaprotdBlocked, if it leaves no slot free",
+        ),
         "no_snapshot": Kind(
             severity=ATTENTION,
             says="there is no completed snapshot of ours yet",
@@ -269,6 +275,8 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
     )
     yield from _of_the_last_rotation(situation)
     yield from _of_room(situation)
+    if situation.assessment is not None and situation.assessment.strange_names:
+        yield _there_is("another_snaprotd", names=situation.assessment.strange_names)
     yield from _of_age(situation)
 
 

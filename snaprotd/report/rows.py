@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Machine, Owner, Server, Snapshot
+from snaprotd.core.model import Machine, Owner, Server, Snapshot, bears_our_name
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.promise import ServerPower
@@ -189,6 +189,12 @@ def snapshot_rows(
     return rows
 
 
+def strangers_among(rows: Iterable[Json], instance: str) -> set[object]:
+    """The ids of those that bear our name and are not ours."""
+    named = [row for row in rows if bears_our_name(row["name"], instance)]
+    return {row["id"] for row in named if row["owner"] is Owner.FOREIGN}
+
+
 def _age(snapshot: Snapshot) -> tuple[datetime, str]:
     return (snapshot.created_at or datetime.min.replace(tzinfo=UTC), snapshot.id)
 
@@ -216,7 +222,7 @@ def ids_of(texts: Sequence[str], targets: Sequence[Target], servers: Sequence[Se
     ids = []
     for text in texts:
         exact = {target.server_id for target in targets if text in (target.server_id, target.label)}
-        exact |= {server.id for server in servers if server.id == text}
+        exact |= {server.id for server in servers if text in server.ids}
         found = exact or {server.id for server in servers if server.name == text}
         if len(found) != 1:
             names = f"{len(found)} servers are named {text}: use an id ({', '.join(sorted(found))})"

@@ -90,7 +90,7 @@ async def open_tools(
             await ledger.starts.adopt()
         except LedgerError as error:
             log.error("the ledger cannot be written", error=str(error))  # what is owed is started all the same
-        inventory = Inventory(cloud)
+        inventory = Inventory(cloud, called=config.server_ids)
         try:
             yield Tools(
                 cloud=cloud,
@@ -192,6 +192,7 @@ def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str], this_
     token = read_token(config, environ)
     tools.cloud.adjust(token=token, requests_per_second=config.api.requests_per_second, timeout=config.api.timeout)
     tools.inventory.forget_owner()
+    tools.inventory.call(config.server_ids)
     tools.ledger.lease = config.api.timeout + LEASE_BEYOND_REQUEST
     tools.ledger.starts.terms = terms_of(config)
     tools.request_timeout = config.api.timeout

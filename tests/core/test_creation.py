@@ -13,8 +13,15 @@ ASKED = Creation(creates=1, create_open=0.0, unseen=9.0)
 @pytest.mark.parametrize(
     ("after", "expected"),
     [
-        (creation.promised(Creation()), Creation(creates=1, create_open=0.0)),
-        (creation.promised(Creation(creates=1)), Creation(creates=2, create_open=0.0)),
+        (creation.promised(Creation()), Creation(creates=1, create_open=0.0, create_asked=True)),
+        (creation.promised(Creation(creates=1)), Creation(creates=2, create_open=0.0, create_asked=True)),
+        (
+            creation.promised(
+                Creation(creates=1, passed_over=("7",), had_others=True), had_others=False, passed_over=("7", "8")
+            ),
+            Creation(creates=2, create_open=0.0, create_asked=True, passed_over=("7", "8"), had_others=True),
+        ),
+        (creation.accepted(ASKED), Creation(creates=1, create_open=0.0, unseen=9.0, accepted=True)),
         (creation.lost(Creation(creates=1, create_open=8.0)), Creation(creates=1, create_open=0.0)),
         (creation.not_sent(ASKED), Creation(creates=0, unseen=9.0)),
         (creation.refused(ASKED), Creation(creates=1, unseen=9.0)),
@@ -26,6 +33,8 @@ ASKED = Creation(creates=1, create_open=0.0, unseen=9.0)
     ids=[
         "it is promised",
         "it is promised again",
+        "what bore its name at any of the requests is another one",
+        "it is accepted: it will be there, and its time begins anew",
         "the answer is lost: its time begins anew",
         "it was not sent, and may be",
         "it is refused: it was sent, and is not open",

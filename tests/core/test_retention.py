@@ -261,8 +261,8 @@ def test_order_is_by_instant_and_not_by_the_local_clock() -> None:
 
 
 def test_order_is_by_created_at_and_not_by_name() -> None:
-    late_name = snapshot(1, "2025-01-14T03:30:00Z", "snaprotd-main-20250116T033000Z")
-    early_name = snapshot(2, "2025-01-16T03:30:00Z", "snaprotd-main-20250114T033000Z")
+    late_name = snapshot(1, "2025-01-16T03:31:00Z", "snaprotd-main-20250116T033000Z")
+    early_name = snapshot(2, "2025-01-16T05:30:00Z", "snaprotd-main-20250114T033000Z")  # a slot that ran late
     assert deleted([late_name, early_name], policy(Retention(last=1))) == ["1"]
 
 

@@ -96,6 +96,9 @@ POWER_LATER = {
 }
 """What is written of a server's power since then; of a row without it, no more is known."""
 
+CREATION_LATER = {"create_asked": False, "accepted": False, "passed_over": [], "had_others": False}
+"""And of its snapshot."""
+
 
 def at(second: int, microsecond: int = 0) -> datetime:
     return datetime(2025, 1, 16, 3, 30, second, microsecond, tzinfo=UTC)
@@ -145,7 +148,7 @@ def test_a_row_of_the_first_version_is_read() -> None:
 
 
 def test_a_row_is_written_as_the_first_version_wrote_it_with_what_came_later() -> None:
-    later = {**BODY, **POWER_LATER, "policy": {**BODY["policy"], **LATER}}
+    later = {**BODY, **POWER_LATER, **CREATION_LATER, "policy": {**BODY["policy"], **LATER}}
     assert json.loads(written_rotation(ROTATION)) == later
 
 

@@ -475,7 +475,7 @@ def account(*names: str, id_kind: str = "integer") -> World:
 
 async def test_while_the_account_cannot_be_listed_its_values_stay_absent(tmp_path: Path) -> None:
     world = account()
-    world.add_snapshot("12345", OLD[0])
+    world.add_snapshot("12345", OLD[0], created_at=datetime(2025, 1, 14, 3, 30, tzinfo=UTC))
     world.faults = [Fault(kind="status", method="GET", times=None)]
     async with daemon_on(configure(tmp_path, one_server(policy='schedule: "0 12 * * *"')), world) as watched:
         await asyncio.sleep(5 * MINUTE)
@@ -486,7 +486,7 @@ async def test_while_the_account_cannot_be_listed_its_values_stay_absent(tmp_pat
     assert during.about("web") & FROM_THE_LIST == set()
     assert during.value("snaprotd_inventory_last_success_timestamp_seconds") is None
     assert after.about("web") >= FROM_THE_LIST
-    assert after.value("snaprotd_newest_completed_timestamp_seconds", {"server": "web"}) == clock(0, 0, day=1)
+    assert after.value("snaprotd_newest_completed_timestamp_seconds", {"server": "web"}) == clock(3, 30, day=14)
 
 
 async def test_a_list_that_is_in_doubt_is_no_success(tmp_path: Path) -> None:
@@ -752,7 +752,7 @@ async def test_a_snapshot_is_counted_under_its_owner_and_state(
     tmp_path: Path, name: str, status: str, owner: str, state: str
 ) -> None:
     world = account()
-    world.add_snapshot("12345", name, status=status)
+    world.add_snapshot("12345", name, status=status, created_at=datetime(2025, 1, 15, 3, 30, tzinfo=UTC))
     policy = f'{SOON}, adopt: ["adopted-*"]'
     async with daemon_on(configure(tmp_path, one_server(policy=policy)), world) as watched:
         await asyncio.sleep(FIRST_LIST)

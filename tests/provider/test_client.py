@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from snaprotd.core.errors import (
+    Accepted,
     Busy,
     CloudError,
     Full,
@@ -248,6 +249,44 @@ async def test_a_server_asked_for_by_its_uuid_is_recognised_beside_its_id() -> N
     assert (server.id, server.ref) == ("c0-ffee", "c0-ffee")
 
 
+BOTH = {"id": 7, "uuid": "c0-ffee", "name": "web", "status": "active"}
+OTHER = {"id": 8, "uuid": "dead-beef", "name": "db", "status": "active"}
+
+
+@pytest.mark.parametrize("server", [7, "7", "c0-ffee", {"id": 7}, {"uuid": "c0-ffee"}, {"id": 7, "uuid": "c0-ffee"}])
+@pytest.mark.parametrize("asked", ["7", "c0-ffee"])
+async def test_the_snapshots_of_one_server_are_found_by_whichever_of_its_ids_they_name_it(
+    asked: str, server: object
+) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if "snapshots" in request.url.path:
+            return page([entry(1) | {"server": server}, entry(2) | {"server": 8}])
+        return page([BOTH, OTHER]) if request.url.path.endswith("/servers/") else httpx.Response(200, json=BOTH)
+
+    async with client(Provider(by=answer)) as api:
+        assert [(one.id, one.server_id) for one in await api.snapshots(asked)] == [("1", asked)]
+
+
+async def test_snapshots_of_a_server_that_nobody_knows_are_no_sign_that_ours_has_none() -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if "snapshots" in request.url.path:
+            return page([entry(1) | {"server": "c0-ffee"}])
+        plain = {"id": 7, "name": "web", "status": "active"}
+        return page([plain]) if request.url.path.endswith("/servers/") else httpx.Response(200, json=plain)
+
+    async with client(Provider(by=answer)) as api:
+        assert isinstance(await error_of(api.snapshots("7")), Doubtful)
+
+
+async def test_a_server_that_is_known_by_two_ids_may_answer_with_the_other_one_alone() -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return page([BOTH]) if request.url.path.endswith("/servers/") else httpx.Response(200, json={"id": 7})
+
+    async with client(Provider(by=answer)) as api:
+        await api.servers()
+        assert (await api.server("c0-ffee")).id == "c0-ffee"
+
+
 async def test_another_server_than_the_one_asked_for_is_not_believed() -> None:
     async with client(Provider(httpx.Response(200, json={"id": 8, "status": "active"}))) as api:
         assert isinstance(await error_of(api.server("7")), Temporary)
@@ -464,15 +503,36 @@ async def test_each_failure_of_the_network_has_its_word(
         b"null",
         b"[]",
         json.dumps({**CREATED, "id": None}).encode(),
-        json.dumps({**CREATED, "name": "another"}).encode(),
-        json.dumps({**CREATED, "server": {"id": 777}}).encode(),
     ],
 )
-async def test_a_create_with_an_answer_that_is_not_about_it_is_unclear(content: bytes) -> None:
-    provider = Provider(httpx.Response(201, content=content))
+@pytest.mark.parametrize(("status", "word"), [(200, Unclear), (201, Accepted)])
+async def test_a_create_that_is_answered_without_an_id_may_have_been_carried_out_and_a_201_says_that_it_was(
+    content: bytes, status: int, word: type[CloudError]
+) -> None:
+    provider = Provider(httpx.Response(status, content=content))
     async with client(provider) as api:
-        assert type(await error_of(create(api))) is Unclear
+        assert type(await error_of(create(api))) is word
     assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {**CREATED, "name": str(CREATED["name"]).upper()},
+        {**CREATED, "name": None},
+        {**CREATED, "server": "12345"},
+        {**CREATED, "server": {"id": 777}},
+        {"id": 801},
+        {"status": "success", "snapshot": {"id": 801}},
+    ],
+)
+async def test_the_id_that_answers_a_create_is_ours_whatever_is_said_beside_it(
+    answer: dict[str, Any], status: int
+) -> None:
+    async with client(Provider(httpx.Response(status, json=answer))) as api:
+        made = await create(api)
+    assert (made.id, made.server_id) == ("801", "12345")
 
 
 async def test_a_create_whose_answer_leaves_the_server_out_is_taken() -> None:
@@ -1074,10 +1134,12 @@ async def test_a_redirect_is_not_followed() -> None:
 
 
 @pytest.mark.real_time
-@pytest.mark.parametrize("answer", [hang_up, cut_short])
-async def test_a_connection_that_is_cut_leaves_a_create_unclear(answer: Answer) -> None:
+@pytest.mark.parametrize(("answer", "word"), [(hang_up, Unclear), (cut_short, Accepted)])
+async def test_a_connection_that_is_cut_leaves_a_create_unclear_unless_a_201_had_arrived(
+    answer: Answer, word: type[CloudError]
+) -> None:
     async with listening(answer) as wire, client(None, base_url=wire.url) as api:
-        assert type(await error_of(create(api))) is Unclear
+        assert type(await error_of(create(api))) is word
     assert wire.connections == 1
 
 

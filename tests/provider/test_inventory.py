@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from snaprotd.core.errors import NotFound, Permanent, Refused, Temporary
+from snaprotd.core.model import DOUBT
 from snaprotd.provider import Doubtful
-from snaprotd.provider.inventory import DOUBT, Inventory
+from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import VpsOrg
 
@@ -48,7 +49,9 @@ class Account(httpx.AsyncBaseTransport):
             case ["servers"]:
                 return listed(self.servers)
             case ["servers", one]:
-                found = [server for server in self.servers if server and str(server.get("id")) == one]
+                found = [
+                    server for server in self.servers if server and one in (str(server.get("id")), server.get("uuid"))
+                ]
                 return (
                     httpx.Response(200, json=found[0]) if found else httpx.Response(404, json={"detail": "Not found."})
                 )
@@ -61,14 +64,14 @@ def listed(entries: list[Any]) -> httpx.Response:
 
 
 def concerns(one: Any, server_id: str) -> bool:
-    return isinstance(one, dict) and str(one["server"]["id"]) == server_id
+    return isinstance(one, dict) and server_id in (str(one["server"]["id"]), f"u-{one['server']['id']}")
 
 
 @asynccontextmanager
-async def opened(account: Account, *, few: int = 3) -> AsyncIterator[Inventory]:
+async def opened(account: Account, *, few: int = 3, called: tuple[str, ...] = ()) -> AsyncIterator[Inventory]:
     token = token_source(None, {"VPS_API_TOKEN": "vps_x"})
     async with VpsOrg(base_url="https://vps.test", token=token, requests_per_second=100, transport=account) as cloud:
-        inventory = Inventory(cloud, few=few)
+        inventory = Inventory(cloud, few=few, called=called)
         try:
             yield inventory
         finally:
@@ -455,3 +458,50 @@ async def test_seen_at_is_when_the_request_began() -> None:
         asked = datetime.now(UTC)
         await inventory.snapshots("1")
         assert inventory.known["1"].seen_at - asked < timedelta(seconds=1)
+
+
+# -- one server by any of its ids --------------------------------------------------------------------------------
+
+
+def with_uuids(size: int) -> Account:
+    account = Account(size)
+    for server in account.servers:
+        server["uuid"] = f"u-{server['id']}"
+    return account
+
+
+@pytest.mark.parametrize("few", [0, 9], ids=["at once", "singly"])
+@pytest.mark.parametrize("has_listed", [False, True])
+async def test_a_server_has_its_snapshots_by_whichever_of_its_ids_it_is_asked_for(few: int, has_listed: bool) -> None:
+    async with opened(with_uuids(4), few=few, called=("u-1", "2", "u-3")) as inventory:
+        if has_listed:
+            await inventory.refresh()
+        seen = await results(*map(inventory.snapshots, ("u-1", "1", "2", "u-2", "u-3", "u-4")))
+        assert [[one.id for one in lists] for lists in seen] == [["101"], ["101"], ["102"], ["102"], ["103"], ["104"]]
+        servers = await results(*map(inventory.server, ("u-1", "1", "u-4")))
+        assert [(one.id, one.name) for one in servers] == [("u-1", "web-1"), ("1", "web-1"), ("u-4", "web-4")]
+
+
+async def test_the_account_is_shown_under_the_ids_that_the_configuration_uses() -> None:
+    async with opened(with_uuids(3), called=("u-1", "2")) as inventory:
+        await inventory.refresh()
+        assert set(inventory.known) == set(inventory.seen_servers) == {"u-1", "2", "3"}
+        assert {key: one.server_id for key, held in inventory.known.items() for one in held.snapshots} == {
+            "u-1": "u-1",
+            "2": "2",
+            "3": "3",
+        }
+        assert [await inventory.has(one) for one in ("1", "u-1", "u-9")] == [True, True, False]
+        inventory.call(["1"])
+        await inventory.refresh()
+        assert set(inventory.known) == {"1", "2", "3"}
+
+
+async def test_an_id_that_several_servers_bear_makes_them_no_one_server() -> None:
+    account = Account(3)
+    for server in account.servers:
+        server["uuid"] = "none"
+    async with opened(account, called=("none",)) as inventory:
+        await inventory.refresh()
+        assert [len(held.snapshots) for held in inventory.known.values()] == [1, 1, 1]
+        assert set(inventory.known) == {"1", "2", "3"}

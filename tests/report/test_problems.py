@@ -135,6 +135,14 @@ OF_A_SERVER = {
     "the machine that we run on": (ON_IT, ["own_server"]),
     "the same, and a rotation has failed for it": (replace(ON_IT, latest=REFUSED), ["failed"]),
     "the same, and it is not to be stopped": (replace(ON_IT, target=TARGET), []),
+    "a second one of one slot": (
+        replace(WELL, assessment=holding(ours(timedelta(hours=5)), replace(ours(timedelta(hours=5)), id="2"))),
+        ["another_snaprotd"],
+    ),
+    "one that the ledger should know": (
+        replace(WELL, assessment=holding(ours(timedelta(hours=5)), replace(ours(timedelta(hours=6)), in_ledger=False))),
+        ["another_snaprotd"],
+    ),
     "nothing yet": (replace(WELL, assessment=holding()), ["no_snapshot"]),
     "not listed yet": (replace(WELL, assessment=None), []),
     "too old by a minute": (replace(WELL, assessment=holding(ours(timedelta(hours=25, minutes=46)))), ["too_old"]),

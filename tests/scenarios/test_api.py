@@ -20,7 +20,7 @@ from snaprotd import logs
 from snaprotd.core.policy import OnStopTimeout, Retention
 from snaprotd.core.rotation import Result, Step
 from snaprotd.simulator import Fault, Reply, Request, SimSnapshot, World, api
-from tests.scenarios.test_retention import CREATE, LIST, NEW, Scene, error_of, is_create, ours
+from tests.scenarios.test_retention import CREATE, LIST, NEW, Scene, at, error_of, is_create, ours
 from tests.support import daemons
 from tests.support.daemons import daemon_on, write_config
 from tests.support.lives import night
@@ -158,7 +158,7 @@ async def test_where_the_list_of_the_account_is_not_whole_each_server_is_asked_f
     world = World(snapshot_seconds=(90, 120))
     for number in range(6):
         server_id = world.add_server(f"web-{number}")
-        world.add_snapshot(server_id, ours(15))
+        world.add_snapshot(server_id, ours(15), created_at=at(15))
 
     def on_request(request: Request) -> None:
         world.faults[:] = [Fault(kind=kind)] if is_list(request) and "server_id" not in request.query else []
@@ -192,7 +192,7 @@ async def test_an_answer_that_is_no_list_is_counted_and_stops_the_rotation_witho
     )
     world = one_server()
     for day in (13, 14, 15):
-        world.add_snapshot("12345", ours(day))
+        world.add_snapshot("12345", ours(day), created_at=at(day))
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(50)
         world.faults.append(Fault(**fault, times=None, **LIST))
@@ -231,7 +231,7 @@ async def test_an_empty_list_that_stays_leads_to_no_deletion_and_to_one_request_
 async def test_an_account_that_looks_empty_for_a_moment_keeps_its_numbers(tmp_path: Path) -> None:
     path = write_config(tmp_path, "[{id: 12345, name: web-01, schedule: '0 12 * * *'}]")
     world = one_server()
-    world.add_snapshot("12345", ours(15))
+    world.add_snapshot("12345", ours(15), created_at=at(15))
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(50)
         listed_at = watched.value("snaprotd_inventory_last_success_timestamp_seconds")
@@ -459,7 +459,7 @@ async def test_two_hundred_rotations_at_once_stay_within_the_rate_and_share_one_
     path.write_text(path.read_text().replace("requests_per_second: 100", f"requests_per_second: {RATE}"))
     world = World(snapshot_seconds=(700, 710))
     for number in range(MANY):
-        world.add_snapshot(world.add_server(f"web-{number:03}"), ours(15))
+        world.add_snapshot(world.add_server(f"web-{number:03}"), ours(15), created_at=at(15))
     traffic = Traffic(world)
     daemon_traffic(monkeypatch, traffic)
     async with daemon_on(path, world) as watched:
@@ -813,8 +813,8 @@ async def test_a_new_word_for_a_stopped_server_leaves_it_running_in_the_end(
 async def test_a_new_word_for_a_snapshot_is_seen_in_the_metrics_and_the_snapshot_is_kept(tmp_path: Path) -> None:
     path = write_config(tmp_path, "[{id: 12345, name: web-01, schedule: '1 3 * * *', keep: 1}]")
     world = one_server()
-    world.add_snapshot("12345", ours(14), status="archived")
-    world.add_snapshot("12345", ours(15))
+    world.add_snapshot("12345", ours(14), status="archived", created_at=at(14))
+    world.add_snapshot("12345", ours(15), created_at=at(15))
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(600)
         assert watched.value("snaprotd_snapshots", "web-01", "managed", "unknown") == 1
@@ -887,7 +887,7 @@ def with_token_file(folder: Path, servers: str) -> tuple[Path, Path]:
 
 def world_with_token() -> World:
     world = World(token=BEFORE, snapshot_seconds=(90, 120))
-    world.add_snapshot(world.add_server("web-01"), ours(15))
+    world.add_snapshot(world.add_server("web-01"), ours(15), created_at=at(15))
     return world
 
 

@@ -332,7 +332,7 @@ async def test_while_no_snapshot_can_be_deleted_new_ones_are_taken_on_time_and_t
     tmp_path: Path,
 ) -> None:
     world = one_server()
-    world.add_snapshot("12345", "snaprotd-main-20250115T031000Z", created_at=START - timedelta(days=1))
+    world.add_snapshot("12345", "snaprotd-main-20250115T031000Z", created_at=START - timedelta(days=1, minutes=-10))
     refusal = Fault(kind="status", method="DELETE", status=500, times=None)
     world.faults.append(refusal)
     async with daemon_on(config(tmp_path, entry("*/20 * * * *", "keep: 1")), world) as watched:
@@ -522,8 +522,10 @@ async def test_what_the_list_says_is_absent_before_the_first_list_right_after_it
     world = World()
     for name in ("web-01", "web-02"):
         world.add_server(name)
-    world.add_snapshot("12345", "snaprotd-main-20250114T031000Z", created_at=START - timedelta(days=2))
-    newest = world.add_snapshot("12345", "snaprotd-main-20250115T031000Z", created_at=START - timedelta(days=1))
+    world.add_snapshot("12345", "snaprotd-main-20250114T031000Z", created_at=START - timedelta(days=2, minutes=-10))
+    newest = world.add_snapshot(
+        "12345", "snaprotd-main-20250115T031000Z", created_at=START - timedelta(days=1, minutes=-10)
+    )
     for number in range(3):
         world.add_snapshot("12345", f"by-hand-{number}", status="in_progress" if number else "completed")
     silence = Fault(kind="status", method="GET", status=503, times=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from snaprotd.core.model import Owner, Snapshot, SnapshotState
@@ -17,7 +18,9 @@ from tests.support.nouns import a_snapshot
 
 def true_snapshots(story: Story) -> list[Snapshot]:
     """The server's snapshots as they are, listed or not."""
-    return [_as_model(one) for one in story.world.snapshots_of(story.server_id)]
+    made = {one.id for one in story.world.created}
+    held = story.world.snapshots_of(story.server_id)
+    return [replace(_as_model(one), in_ledger=one.id in made or None) for one in held]
 
 
 def _as_model(one: SimSnapshot) -> Snapshot:

@@ -63,9 +63,10 @@ def give_troubles(world: World, entries: list[dict[str, Any]]) -> None:
     for number in range(5):
         world.add_snapshot(ids[1], f"before-upgrade-{number + 1}", created_at=now - timedelta(days=20 * number + 3))
     # The third has an old one only.
-    for one in world.snapshots_of(ids[2])[1:]:
+    for one in world.snapshots_of(ids[2]):
         world.remove_snapshot(one.id)
-    world.snapshots_of(ids[2])[0].created_at = f"{now - timedelta(days=9):%Y-%m-%dT%H:%M:%SZ}"
+    long_ago = now - timedelta(days=9)
+    world.add_snapshot(ids[2], snapshot_name("main", long_ago), created_at=long_ago, size_mb=4074)
     entries[3] |= {"paused": True}
     # The fifth holds one of somebody else's, and one too many of ours.
     world.add_snapshot(ids[4], "pre-migration-snapshot", created_at=now - timedelta(days=45))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
 
 from snaprotd.config.settings import Config, Target, resolve
-from snaprotd.core.errors import UnknownServer
+from snaprotd.core.errors import ConfigError, LedgerError, UnknownServer
 from snaprotd.core.model import Machine, Server
 from snaprotd.daemon.machine import this_machine
 from snaprotd.provider import Doubtful, NullObserver
@@ -15,6 +19,8 @@ from snaprotd.provider.inventory import Inventory, ServerHoldings
 from snaprotd.report.findings import Finding, Found, findings_of, token_finding
 from snaprotd.report.rows import ids_of
 from snaprotd.wiring.access import open_cloud
+
+log = structlog.get_logger("snaprotd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +67,34 @@ class Account:
 async def read_account(config: Config, environ: Mapping[str, str], names: Sequence[str]) -> Account:
     """List the whole account once. Raises `UnknownServer` for a name that fits no server, or several."""
     async with open_cloud(config, environ, NullObserver()) as cloud:
-        inventory = Inventory(cloud)
+        inventory = Inventory(cloud, called=config.server_ids)
         doubt = await refresh(inventory)
-        return _account(config, inventory, names, doubt)
+        account = _account(config, inventory, names, doubt)
+        return replace(account, known=await _as_the_ledger_knows(config, inventory, account.wanted))
+
+
+async def _as_the_ledger_knows(
+    config: Config, inventory: Inventory, server_ids: Iterable[str]
+) -> Mapping[str, ServerHoldings]:
+    """What is known of the account, with what the ledger knows of these servers' snapshots.
+
+    Where there is no ledger to be read here, names alone tell whose they are.
+    """
+    known, now = dict(inventory.known), datetime.now(UTC)
+    try:
+        if not await asyncio.to_thread(Path(config.state).exists):
+            return known
+        from snaprotd.wiring.assembly import open_ledger_to_read  # its library takes a while to load
+
+        async with open_ledger_to_read(config) as ledger:
+            for server_id in server_ids if ledger is not None else ():
+                held = known.get(server_id)
+                if ledger is not None and held is not None:
+                    found = await ledger.recall(inventory.ids_of(server_id), held.snapshots, now)
+                    known[server_id] = replace(held, snapshots=found.marked(held.snapshots, config.instance))
+    except (LedgerError, ConfigError, OSError) as error:
+        log.warning("the ledger cannot be read: whose snapshots are is told by their names alone", error=str(error))
+    return known
 
 
 async def refresh(inventory: Inventory) -> str | None:
@@ -108,13 +139,14 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
     """Ask the API about everything that the configuration relies on. Only GET requests."""
     async with open_cloud(config, environ, NullObserver()) as cloud:
         owner = await cloud.token_owner()
-        inventory = Inventory(cloud)
+        inventory = Inventory(cloud, called=config.server_ids)
         doubt = await refresh(inventory)
+        targets = resolve(config, servers_of(inventory))
         found = Found(
             config=config,
-            targets=resolve(config, servers_of(inventory)),
+            targets=targets,
             servers=inventory.seen_servers,
-            known=inventory.known,
+            known=await _as_the_ledger_knows(config, inventory, [target.server_id for target in targets]),
             doubt=doubt,
             now=datetime.now(UTC),
             machine=this_machine(config.own_server),

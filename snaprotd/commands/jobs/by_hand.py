@@ -41,9 +41,14 @@ class Found:
     """Of the server's policy, else UTC."""
     now: datetime
 
+    @property
+    def server_ids(self) -> set[str]:
+        """All that the server is known by."""
+        return {self.snapshot.server_id, *self.snapshot.server_also, *(self.server.ids if self.server else ())}
+
     def is_named(self, text: str) -> bool:
         """Whether `text` is a name of the server."""
-        names = {self.label, self.snapshot.server_id} | ({self.server.name} if self.server else set())
+        names = {self.label, *self.server_ids} | ({self.server.name} if self.server else set())
         return text.strip() in names
 
 
@@ -64,7 +69,7 @@ class ByHand:
     async def refuse_if_busy(self) -> None:
         """Raise `Impossible` while a rotation of the server is open."""
         rotations = await self._ledger.open_rotations() if self._ledger else []
-        busy = next((one for one in rotations if one.server_id == self.found.snapshot.server_id), None)
+        busy = next((one for one in rotations if one.server_id in self.found.server_ids), None)
         if busy is not None:
             raise Impossible(busy_words(busy))
 
@@ -145,15 +150,16 @@ async def _find(config: Config, cloud: Provider, snapshot_id: str) -> Found:
         snapshots = await cloud.snapshots()
     except Doubtful as incomplete:
         doubt, snapshots = incomplete, list(incomplete.readable)  # what is wrong with the others does not matter here
-    snapshot = next((one for one in snapshots if one.id == snapshot_id), None)
+    snapshot = next((one for one in snapshots if snapshot_id in (one.id, *one.also)), None)
     if snapshot is None and doubt is not None:
         raise Impossible(f"snapshot {snapshot_id} is not in what could be read: {doubt}")
     if snapshot is None:
         raise Impossible(f"the account has no snapshot {snapshot_id}: `snaprotd list` shows those that there are")
     server = await _server(cloud, snapshot.server_id)
-    target = next(
-        (one for one in resolve(config, [server] if server else []) if one.server_id == snapshot.server_id), None
-    )
+    ids = server.ids if server else (snapshot.server_id,)
+    target = next((one for one in resolve(config, None) if one.server_id in ids), None)
+    if target is None and server is not None:
+        target = next((one for one in resolve(config, [server]) if one.server_id == server.id), None)
     name = server.name if server else ""
     return Found(
         snapshot=snapshot,

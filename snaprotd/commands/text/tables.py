@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from snaprotd.core.rotation import Rotation
-from snaprotd.core.words import ago, clock, count, duration, free_slots, until
+from snaprotd.core.words import STRANGER, ago, clock, count, duration, free_slots, until
 
 Json = Mapping[str, Any]
 
@@ -83,14 +83,17 @@ def _plan_table(plan: Json, now: datetime) -> RenderableType:
 # -- list ----------------------------------------------------------------------------------------------------------
 
 
-def list_text(rows: Sequence[Json], now: datetime, headings: Mapping[str, str]) -> RenderableType:
-    """`headings`: the servers' names, by their ids as text."""
+def list_text(
+    rows: Sequence[Json], now: datetime, headings: Mapping[str, str], strangers: Collection[object] = ()
+) -> RenderableType:
+    """`headings`: the servers' names, by their ids as text; `strangers`: the ids of what only bears our name."""
     parts: list[RenderableType] = []
     for server_id, name in headings.items():
         own = [row for row in rows if str(row["server_id"]) == server_id]
         held = count(len(own), "snapshot") if own else "no snapshots"
         parts.append(Text.assemble((name, "bold"), f"  server {server_id}, {held}"))
         parts += [Padding(_list_table(own, now), (0, 0, 0, 2))] if own else []
+        parts += [Text(f"  {row['id']}: {STRANGER}") for row in own if row["id"] in strangers]
         parts.append("")
     return Group(*parts[:-1]) if parts else Text("no snapshots")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -82,14 +82,17 @@ def read_page(body: Any) -> Page:
     return Page(entries=body["results"], next=following, has_count="count" in body, count=body.get("count"))
 
 
-def read_server(entry: Any, *, asked: str | None = None) -> Server:
-    """`asked` is the id that the server was asked for by, where there is one: the answer must carry it."""
+def read_server(entry: Any, *, asked: str | None = None, known_as: Collection[str] = ()) -> Server:
+    """`asked` is the id that the server was asked for by, where there is one: the answer must carry it, or another id
+    that the same server is known by.
+    """
     if not isinstance(entry, dict):
         raise UnreadableError("a server that is no JSON object")
-    ref = _reference(entry, asked)
-    if ref is None:
+    refs = _references(entry, asked)
+    if not refs:
         raise UnreadableError("a server without an id")
-    if asked is not None and str(ref) != asked:
+    ref = refs[0]
+    if asked is not None and not {str(ref) for ref in refs} & {asked, *known_as}:
         raise UnreadableError(f"server {str(ref)!r} in place of {asked!r}")
     status = _text(entry.get("status"))
     return Server(
@@ -100,6 +103,7 @@ def read_server(entry: Any, *, asked: str | None = None) -> Server:
         status=status,
         hostname=_text(entry.get("hostname")),
         ip_address=_text(entry.get("ip_address")),
+        also=refs[1:],
     )
 
 
@@ -113,18 +117,18 @@ def read_snapshot(entry: Any, *, asked: str | None = None) -> Snapshot:
         raise UnreadableError("a snapshot that is no JSON object")
     server = entry.get("server")
     of = server if isinstance(server, dict) else {"id": server}
-    server_ref = _reference(of, asked)
-    if server_ref is None:
+    server_ids = [str(ref) for ref in _references(of, asked)]
+    if not server_ids:
         raise UnreadableError("a snapshot without a server")
-    server_id = str(server_ref)
-    snapshot_ref, name = _reference(entry, None), entry.get("name")
-    if snapshot_ref is None:
+    server_id, *server_also = server_ids
+    ids, name = [str(ref) for ref in _references(entry, None)], entry.get("name")
+    if not ids:
         raise UnreadableError(f"a snapshot of server {server_id} without an id", server_id=server_id)
     if not isinstance(name, str):
-        raise UnreadableError(f"snapshot {snapshot_ref} of server {server_id} without a name", server_id=server_id)
+        raise UnreadableError(f"snapshot {ids[0]} of server {server_id} without a name", server_id=server_id)
     status = _text(entry.get("status"))
     return Snapshot(
-        id=str(snapshot_ref),
+        id=ids[0],
         server_id=server_id,
         server_name=_text(of.get("name")),
         name=name,
@@ -133,6 +137,8 @@ def read_snapshot(entry: Any, *, asked: str | None = None) -> Snapshot:
         size_mb=_size(entry.get("size_mb")),
         created_at=read_instant(entry.get("created_at")),
         description=_text(entry.get("description")),
+        also=tuple(ids[1:]),
+        server_also=tuple(server_also),
     )
 
 
@@ -147,13 +153,29 @@ def snapshot_state(status: str) -> SnapshotState:
 
 
 def read_created(body: Any, server: Server, name: str) -> Snapshot:
-    """The answer to a create. Raises `UnreadableError` unless it is about the snapshot that was asked for."""
-    if isinstance(body, dict) and body.get("server") is None:
-        body = {**body, "server": {"id": server.ref, "name": server.name}}
-    made = read_snapshot(body, asked=server.id)
-    if made.name != name or made.server_id != server.id:
-        raise UnreadableError(f"snapshot {made.name!r} of server {made.server_id} in place of {name!r} of {server.id}")
-    return made
+    """The answer to a create. What carries an id is the snapshot that was asked for, whatever else it says.
+
+    Raises `UnreadableError` where there is no id in it.
+    """
+    outer = body if isinstance(body, dict) else {}
+    inner = outer.get("snapshot")
+    entry = next((one for one in (outer, inner) if isinstance(one, dict) and _references(one, None)), None)
+    if entry is None:
+        raise UnreadableError("no snapshot with an id")
+    ids = [str(ref) for ref in _references(entry, None)]
+    status = _text(entry.get("status"))
+    return Snapshot(
+        id=ids[0],
+        also=tuple(ids[1:]),
+        server_id=server.id,
+        server_name=server.name,
+        name=_text(entry.get("name")) or name,
+        state=snapshot_state(status),
+        status=status,
+        size_mb=_size(entry.get("size_mb")),
+        created_at=read_instant(entry.get("created_at")),
+        description=_text(entry.get("description")),
+    )
 
 
 def read_token_owner(body: Any) -> TokenOwner:
@@ -222,10 +244,16 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     return max(0.0, (moment - now).total_seconds())
 
 
-def _reference(entry: Mapping[str, Any], asked: str | None) -> int | str | None:
-    """The id of an object, which the provider calls `id` or `uuid`; the one that was asked for if it is there."""
-    found = [ref for key in ("id", "uuid") if (ref := _as_reference(entry.get(key))) is not None]
-    return next((ref for ref in found if str(ref) == asked), found[0] if found else None)
+def _references(entry: Mapping[str, Any], asked: str | None) -> tuple[int | str, ...]:
+    """The ids of an object, which the provider calls `id` or `uuid`; first the one that was asked for, if it is there.
+
+    Each of them once.
+    """
+    found: dict[str, int | str] = {}
+    for key in ("id", "uuid"):
+        if (ref := _as_reference(entry.get(key))) is not None:
+            found.setdefault(str(ref), ref)
+    return tuple(found[text] for text in sorted(found, key=lambda text: text != asked))
 
 
 def _as_reference(value: object) -> int | str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from snaprotd import __version__
-from snaprotd.core.errors import NotSent, Temporary, Unclear
+from snaprotd.core.errors import Accepted, NotSent, Temporary, Unclear
 from snaprotd.core.words import is_loopback
 from snaprotd.provider import Guard, RequestObserver
 from snaprotd.provider.pacing import Pace
@@ -45,6 +45,8 @@ class Call:
     code: str = ""
     traced: bool = False
     sent: bool = False
+    status: int = 0
+    """Of the answer, as soon as it begins to arrive."""
     refused: BaseException | None = None
 
     def __str__(self) -> str:
@@ -76,6 +78,8 @@ class Call:
 
     def lost(self, message: str, *, retry_after: float | None = None) -> Temporary:
         """The error for an attempt that was sent and got no usable answer."""
+        if self.creates and self.status == httpx.codes.CREATED:
+            return Accepted(f"{message}; it has been carried out")
         if self.changes:
             return Unclear(f"{message}; it may have been carried out", retry_after=retry_after)
         return Temporary(message, retry_after=retry_after)
@@ -129,7 +133,7 @@ class Line:
         async with self._pace.turn(urgent=call.urgent, wanted=wanted) as waited:
             if waited > NOT_WORTH_TELLING:
                 self._observer.throttled(waited)
-            call.traced = call.sent = False
+            call.traced, call.sent, call.status = False, False, 0
             call.ask_guard()
             reply = await self._attempt(call, token)
             asked = reply.retry_after
@@ -163,6 +167,7 @@ class Line:
         async with self._client.stream(
             call.method, call.url, json=call.body, auth=sign, extensions=extensions
         ) as response:
+            call.status = response.status_code
             async for chunk in response.aiter_bytes():
                 body += chunk
                 if len(body) > MAX_BODY:

@@ -10,6 +10,9 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,6 +21,7 @@ import httpx
 from snaprotd.core.errors import Busy, CloudError, Full, NotFound, Permanent, Refused, Temporary
 from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
 from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, RequestObserver, TokenOwner
+from snaprotd.provider.identity import Identities
 from snaprotd.provider.token import TokenSource
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org.answers import UnreadableError
@@ -62,6 +66,7 @@ class VpsOrg:
         self._token = token
         self._attempts = attempts
         self._observer: RequestObserver = observer or NullObserver()
+        self._ids = Identities()
         self._line = Line(
             self._base,
             requests_per_second=requests_per_second,
@@ -91,6 +96,8 @@ class VpsOrg:
     async def servers(self, *, urgent: bool = False) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
         servers, doubts, complaint = await self._list("/servers/", {}, answers.read_server, urgent=urgent)
+        for server in servers:
+            self._ids.learn(server.ids)
         if doubts or complaint:
             raise Doubtful(_because("the list of servers", doubts, complaint), readable=tuple(servers))
         return servers
@@ -98,7 +105,10 @@ class VpsOrg:
     async def server(self, server_id: str, *, urgent: bool = False) -> Server:
         """Raises `NotFound` where the account has no such server."""
         call = self._call("GET", "/servers/{id}/", server_id, urgent=urgent)
-        return await self._retried(call, lambda body: answers.read_server(body, asked=server_id))
+        known_as = self._ids.of(server_id)
+        server = await self._retried(call, lambda body: answers.read_server(body, asked=server_id, known_as=known_as))
+        self._ids.learn(server.ids)
+        return server.called(server_id)
 
     async def snapshots(self, server_id: str | None = None, *, urgent: bool = False) -> list[Snapshot]:
         """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""
@@ -108,8 +118,9 @@ class VpsOrg:
         )
         if server_id is not None:
             # The provider may not know the filter, and give the whole account's.
-            found = [one for one in found if one.server_id == server_id]
-            doubts = [one for one in doubts if one.server_id in (None, server_id)]
+            of_server = self._ids.of(server_id) if complaint else await self._ids_among(found, server_id)
+            found = [replace(one, server_id=server_id) for one in found if of_server & _server_ids(one)]
+            doubts = [one for one in doubts if one.server_id is None or one.server_id in of_server]
         if doubts or complaint:
             concerned = frozenset(one.server_id for one in doubts if one.server_id is not None)
             limited = complaint is None and all(one.server_id is not None for one in doubts)
@@ -157,6 +168,25 @@ class VpsOrg:
 
     # -- lists ---------------------------------------------------------------------------------------------------
 
+    async def _ids_among(self, found: list[Snapshot], server_id: str) -> frozenset[str]:
+        """The ids by which these snapshots may name the server that they were asked for.
+
+        They may all name it by another id: the servers' own entries say whether that is its. Else raises `Doubtful`.
+        """
+        named = {one for snapshot in found for one in _server_ids(snapshot)}
+        for snapshot in found:
+            if snapshot.server_also:
+                self._ids.learn(_server_ids(snapshot))
+        for learn in (partial(self.server, server_id), self.servers):
+            if named & self._ids.of(server_id) or all(one in self._ids for one in named):
+                return self._ids.of(server_id)
+            with suppress(NotFound, Doubtful):
+                await learn()
+        ids = self._ids.of(server_id)
+        if len(named) == 1 and not named & ids and not any(one in self._ids for one in named):
+            raise Doubtful(f"the snapshots of server {server_id} are listed as those of {named.pop()}, an unknown one")
+        return ids
+
     async def _list(
         self, endpoint: str, query: dict[str, str], read: Callable[[Any], T], *, urgent: bool = False
     ) -> tuple[list[T], list[UnreadableError], str | None]:
@@ -184,9 +214,9 @@ class VpsOrg:
         """The pages of a list, following `next` wherever it appears, but never to another place with the token."""
         call = self._call("GET", endpoint, urgent=urgent)
         call.url = call.url.copy_merge_params({**query, "page_size": str(CAPABILITIES.page_size)})
-        seen: set[str] = set()
-        while str(call.url) not in seen and len(seen) < MAX_PAGES:
-            seen.add(str(call.url))
+        seen: set[httpx.URL] = set()
+        while call.url not in seen and len(seen) < MAX_PAGES:
+            seen.add(call.url)
             page = await self._retried(call, answers.read_page)
             yield page
             if page.next is None:
@@ -310,6 +340,10 @@ def _pause_after(error: Temporary, attempt: int) -> float | None:
         jitter = random.uniform(0, JITTER)  # noqa: S311 - nothing secret
         return min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** (attempt - 1) + jitter)
     return max(SHORTEST_PAUSE, error.retry_after) if error.retry_after <= LONGEST_RETRY_AFTER else None
+
+
+def _server_ids(one: Snapshot) -> set[str]:
+    return {one.server_id, *one.server_also}
 
 
 def _place(url: httpx.URL) -> tuple[str, str, int | None]:

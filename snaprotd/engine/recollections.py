@@ -1,0 +1,86 @@
+"""What the ledger knows of the account's snapshots: of a name alone it cannot be told whose it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from snaprotd.core.creation import Recollection
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.model import Snapshot
+from snaprotd.core.words import STRANGER
+from snaprotd.ledger.store import Ledger
+from snaprotd.provider.inventory import Inventory, ServerHoldings
+
+log = structlog.get_logger("snaprotd.account")
+
+
+class _Recalled:
+    """What the ledger knew of one server's snapshots when it was asked for those in a list."""
+
+    def __init__(self, asked_for: tuple[Snapshot, ...], found: Recollection, instance: str) -> None:
+        self.asked_for = asked_for
+        self.found = found
+        self.instance = instance
+        self._listed: tuple[Snapshot, ...] = ()
+        self._marked: tuple[Snapshot, ...] = ()
+
+    def marked(self, listed: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
+        """These snapshots as the ledger knows them: the very same answer for the same list, which is judged once."""
+        if listed is not self._listed:
+            self._listed, self._marked = listed, self.found.marked(listed, self.instance)
+        return self._marked
+
+    def strangers(self) -> dict[str, str]:
+        """The names of those that bear our name and are not ours, by id."""
+        marked = self.found.marked(self.asked_for, self.instance)
+        return {one.id: one.name for one in marked if one.in_ledger is False}
+
+
+class Recollections:
+    """The ledger is asked again for a server whose list has changed."""
+
+    def __init__(self, inventory: Inventory, ledger: Ledger, now: Callable[[], datetime]) -> None:
+        self._inventory = inventory
+        self._ledger = ledger
+        self._now = now
+        self._recalled: dict[str, _Recalled] = {}
+
+    async def refresh(self, instance: str) -> None:
+        """Ask for what was listed. Where the ledger cannot be read, that is told, and names alone must do."""
+        known = self._inventory.known
+        self._recalled = {one: kept for one, kept in self._recalled.items() if one in known}
+        for server_id, held in list(known.items()):
+            kept = self._recalled.get(server_id)
+            if kept is not None and kept.asked_for == held.snapshots and kept.instance == instance:
+                continue
+            try:
+                found = await self._ledger.recall(self._inventory.ids_of(server_id), held.snapshots, self._now())
+            except LedgerError as error:
+                log.error("whose snapshots are is told by their names alone", error=str(error))
+                return
+            self._recalled[server_id] = _Recalled(held.snapshots, found, instance)
+            self._tell_strangers(server_id, kept)
+
+    def _tell_strangers(self, server_id: str, before: _Recalled | None) -> None:
+        told = before.strangers() if before is not None else {}
+        for its_id, name in self._recalled[server_id].strangers().items():
+            if its_id not in told:
+                words = f"a snapshot {STRANGER}: does another snaprotd with this instance work on the account?"
+                log.error(words, server_id=server_id, snapshot=name, snapshot_id=its_id)
+
+    def held(self, server_id: str) -> ServerHoldings | None:
+        """What was last seen of a server, with what the ledger knew of it when it was last asked."""
+        held, recalled = self._inventory.known.get(server_id), self._recalled.get(server_id)
+        return replace(held, snapshots=recalled.marked(held.snapshots)) if held and recalled else held
+
+    def rows(self) -> set[str] | None:
+        """The ids of the rotations that have taken what exists; None while that is not known for all of it."""
+        known = self._inventory.known
+        if known.keys() - self._recalled.keys():
+            return None
+        asked = [(self._recalled[one], held.snapshots) for one, held in known.items()]
+        return {row for recalled, listed in asked for row in recalled.found.rows_of(listed, recalled.instance)}

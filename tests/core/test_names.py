@@ -1,0 +1,206 @@
+"""Whose a snapshot is that bears our name: by what the ledger knows, and by the name only where that knows nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from snaprotd.core.creation import LIVES_KEPT, Life, Recollection, Trace, alive_until, mark_of_life
+from snaprotd.core.model import Owner, Snapshot, snapshot_name
+from snaprotd.core.ownership import owner_of
+from snaprotd.core.policy import Retention, Rules, WhenFull
+from snaprotd.core.retention import ForbiddenDeletion, plan_retention, refuse_deletion
+from snaprotd.core.room import make_room
+from tests.support.nouns import a_snapshot
+from tests.support.policies import a_policy
+
+SLOT = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
+NAME = snapshot_name("main", SLOT)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+ALIVE = (Life(SLOT - 60 * MINUTE, SLOT + 60 * MINUTE),)
+
+
+def one(its_id: str = "801", name: str = NAME, at: datetime | None = SLOT + MINUTE, **more: Any) -> Snapshot:
+    return replace(a_snapshot(its_id, name, at), **more)
+
+
+def trace(**more: Any) -> Trace:
+    return Trace(row="r1", slot=SLOT, **more)
+
+
+def owner(snapshot: Snapshot, *traces: Trace, lives: tuple[Life, ...] = ALIVE, adopt: tuple[str, ...] = ()) -> Owner:
+    (marked,) = Recollection(traces=traces, lives=lives).marked([snapshot], "main")
+    return owner_of(marked, instance="main", adopt=adopt)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "traces", "lives", "is_ours"),
+    [
+        (one(), (trace(snapshot_id="801", has_more=False),), ALIVE, True),
+        (one(name=NAME.lower()), (trace(snapshot_id="801", has_more=False),), ALIVE, True),
+        (one(name="renamed"), (trace(snapshot_id="801", has_more=False),), ALIVE, True),
+        (one("u-801", also=("801",)), (trace(snapshot_id="801", has_more=False),), ALIVE, True),
+        (one(at=SLOT - timedelta(days=30)), (trace(snapshot_id="801", has_more=False),), ALIVE, True),
+        (one(name="by-hand", at=SLOT + 20 * HOUR), (trace(snapshot_id="801", ended_at=SLOT + HOUR),), ALIVE, False),
+        (one(name="by-hand", at=SLOT + 2 * HOUR), (trace(snapshot_id="801", ended_at=SLOT + HOUR),), ALIVE, True),
+        (one(name="by-hand"), (trace(),), ALIVE, False),
+        (one(), (trace(),), ALIVE, True),
+        (one(name=f" {NAME.lower()} "), (trace(),), ALIVE, True),
+        (one(), (), ALIVE, False),
+        (one(), (trace(snapshot_id="802", has_more=False),), ALIVE, False),
+        (one(), (trace(has_more=False),), ALIVE, False),
+        (one(), (trace(passed_over=frozenset({"801"})),), ALIVE, False),
+        (one(), (trace(snapshot_id="802", passed_over=frozenset({"801"})),), ALIVE, False),
+        (one(name=snapshot_name("dr", SLOT)), (trace(),), ALIVE, False),
+        (one(name=snapshot_name("dr", SLOT)), (trace(snapshot_id="801"),), ALIVE, False),
+        (one(), (), (), True),
+        (one(), (), (Life(SLOT + MINUTE, SLOT + 60 * MINUTE),), True),
+        (one(), (), (Life(SLOT - 60 * MINUTE, SLOT - MINUTE), Life(SLOT + MINUTE, SLOT + 60 * MINUTE)), True),
+        (one(), (trace(snapshot_id="802", has_more=False),), (), True),
+        (one(at=SLOT - 5 * MINUTE), (), (), True),
+        (one(at=SLOT - 6 * MINUTE), (), (), False),
+        (one(at=SLOT - timedelta(days=30)), (trace(has_more=False),), (), False),
+        (one(at=None), (), (), True),
+        (one(at=datetime(1970, 1, 1, tzinfo=UTC)), (), (), True),
+    ],
+    ids=[
+        "a row names its id",
+        "a row names its id, and its name came back in lower case",
+        "a row names its id, and somebody has renamed it",
+        "a row names another id of it",
+        "a row names its id, and the provider's clock is far behind",
+        "a row names its id, and had ended hours before it was taken: the id was given again",
+        "a row names its id, and the provider's clock is an hour ahead",
+        "a row of a lost answer, and somebody else's name",
+        "the answer to its request was lost",
+        "the same, and its name came back otherwise",
+        "no row of a time in which the ledger was kept",
+        "the row of its slot names another one",
+        "the row of its slot has asked for none",
+        "it was there before the request whose answer was lost",
+        "the same, and a second request was answered",
+        "another instance's, of a slot in which our answer was lost",
+        "another instance's, whose name a row of ours once had: the instance was changed",
+        "a ledger without a mark: an older version's, or only commands used it",
+        "from before the first life: the ledger was lost",
+        "from a gap between two lives: an old copy of the ledger was put back",
+        "from a gap, in which the ledger has another one of that slot",
+        "as old as the clocks may differ",
+        "older than its slot",
+        "a month older than its slot, before anything was asked for",
+        "without a date",
+        "with a date that is none",
+    ],
+)
+def test_whose_a_snapshot_is_that_bears_our_name(
+    snapshot: Snapshot, traces: tuple[Trace, ...], lives: tuple[Life, ...], is_ours: bool
+) -> None:
+    assert (owner(snapshot, *traces, lives=lives) is Owner.MANAGED) is is_ours
+
+
+def test_a_rotation_that_a_copy_of_the_ledger_has_open_may_have_gone_on_where_the_copy_has_nothing() -> None:
+    gap = (Life(SLOT - MINUTE, SLOT + MINUTE), Life(SLOT + 10 * MINUTE, SLOT + 60 * MINUTE))
+    assert owner(one(), trace(is_open=True, has_more=False), lives=gap) is Owner.MANAGED
+    assert owner(one(), trace(is_open=False, has_more=False), lives=gap) is Owner.FOREIGN
+    assert owner(one(), trace(is_open=True, has_more=False), lives=ALIVE) is Owner.FOREIGN
+
+
+def test_a_policy_may_adopt_what_only_bears_our_name() -> None:
+    assert owner(one(), adopt=("snaprotd-main-*",)) is Owner.MANAGED
+
+
+# -- marks of life -----------------------------------------------------------------------------------------------------
+
+
+def test_marks_that_follow_one_another_are_one_life_and_a_pause_begins_another() -> None:
+    lives: tuple[Life, ...] = ()
+    for seconds in (0, 15, 30, 90, 151, 166):
+        lives = mark_of_life(lives, SLOT + timedelta(seconds=seconds))
+    ends = [(life.begin - SLOT, life.end - SLOT) for life in lives]
+    assert ends == [
+        (timedelta(0), timedelta(seconds=90)),
+        (timedelta(seconds=151), timedelta(seconds=166)),
+    ]
+
+
+def test_a_clock_that_was_ahead_leaves_no_time_in_which_we_were_there() -> None:
+    ahead = mark_of_life(mark_of_life((), SLOT), SLOT + timedelta(days=400))
+    assert mark_of_life(ahead, SLOT + MINUTE) == (Life(SLOT, SLOT + MINUTE),)
+    assert mark_of_life((Life(SLOT, SLOT + 60 * MINUTE),), SLOT + MINUTE) == (Life(SLOT, SLOT + MINUTE),)
+
+
+def test_so_many_lives_are_remembered_and_no_more() -> None:
+    lives: tuple[Life, ...] = ()
+    for number in range(LIVES_KEPT + 5):
+        lives = mark_of_life(lives, SLOT + number * timedelta(hours=1))
+    assert len(lives) == LIVES_KEPT
+    assert lives[0].begin == SLOT + timedelta(hours=5)
+
+
+def test_a_life_goes_on_to_the_question_only_where_its_last_mark_is_fresh() -> None:
+    (life,) = alive_until((Life(SLOT, SLOT),), SLOT + MINUTE)
+    assert life.end == SLOT + MINUTE
+    (life,) = alive_until((Life(SLOT, SLOT),), SLOT + 2 * MINUTE)
+    assert life.end == SLOT
+    assert alive_until((), SLOT) == ()
+
+
+# -- two of one name ---------------------------------------------------------------------------------------------------
+
+NOW = datetime(2025, 1, 17, 12, 0, tzinfo=UTC)
+
+
+def rules(**policy: Any) -> Rules:
+    return Rules(policy=a_policy(**policy))
+
+
+def nights(*days: int) -> list[Snapshot]:
+    slots = [SLOT - timedelta(days=day) for day in days]
+    return [one(str(800 - day), snapshot_name("main", slot), slot) for day, slot in zip(days, slots, strict=True)]
+
+
+def test_two_of_one_name_are_one_restore_point_and_the_older_goes() -> None:
+    older, newer, *others = one("1"), one("2", at=SLOT + 3 * MINUTE), *nights(1, 2)
+    plan = plan_retention([older, newer, *others], rules(keep=Retention(last=3)), now=NOW)
+    assert [gone.id for gone in plan.deletions] == ["1"]
+    assert [decision.reason for decision in plan.decisions if decision.delete] == [
+        "delete: the same restore point as a newer one of this name"
+    ]
+    refuse_deletion("1", [older, newer, *others], rules(), now=NOW)
+    with pytest.raises(ForbiddenDeletion):
+        refuse_deletion("2", [older, newer, *others], rules(), now=NOW)
+
+
+def test_an_unfinished_one_of_the_same_name_takes_nothing_from_the_completed_one() -> None:
+    unfinished = a_snapshot("2", NAME, SLOT + 3 * MINUTE, status="in_progress")
+    plan = plan_retention([one("1"), unfinished], rules(), now=NOW)
+    assert plan.deletions == ()
+
+
+def test_a_full_server_gives_up_a_double_before_anything_else() -> None:
+    held = [one("1"), one("2", at=SLOT + 3 * MINUTE), *nights(1, 2, 3)]
+    room = make_room(held, rules(), now=NOW)
+    assert room.delete is not None
+    assert room.delete.id == "1"
+    assert make_room(held, rules(when_full=WhenFull.REFUSE), now=NOW).delete is None
+
+
+def test_names_that_a_person_gives_may_repeat() -> None:
+    held = [one(str(number), "auto", SLOT + number * MINUTE) for number in range(3)]
+    plan = plan_retention(held, rules(adopt=("auto",), keep=Retention(last=3)), now=NOW)
+    assert plan.deletions == ()
+
+
+def test_what_only_bears_our_name_is_kept_and_said_and_pushes_our_newest_out_of_no_rule() -> None:
+    fakes = [replace(fake, in_ledger=False) for fake in nights(-1, -2, -3, -4)]
+    known = one("700", in_ledger=True)
+    plan = plan_retention([*fakes, known], rules(), now=SLOT + timedelta(days=5))
+    told = {decision.snapshot.id: decision.reason for decision in plan.decisions}
+    assert told.pop("700") == "keep: last 1 of 4"
+    assert set(told.values()) == {"keep: bears our name, not in the ledger"}
+    for fake in fakes:
+        with pytest.raises(ForbiddenDeletion, match="it is not ours"):
+            refuse_deletion(fake.id, [*fakes, known], rules(), now=SLOT + timedelta(days=5))

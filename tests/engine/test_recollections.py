@@ -1,0 +1,27 @@
+"""What is known of all that exists, or that it is not known."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from snaprotd.engine.recollections import Recollections
+from snaprotd.ledger.salvage import NoLedger
+from snaprotd.ledger.store import Ledger
+from tests.provider.test_inventory import Account, opened
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def test_while_it_is_not_known_which_rows_have_taken_what_exists_none_is_forgotten(tmp_path: Path) -> None:
+    async with opened(Account(2)) as inventory, await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
+        await inventory.refresh()
+        blind = Recollections(inventory, NoLedger(Path("none"), "the disk is gone"), now)
+        await blind.refresh("main")
+        assert blind.rows() is None
+        assert blind.held("1") == inventory.known["1"]
+        seeing = Recollections(inventory, ledger, now)
+        await seeing.refresh("main")
+        assert seeing.rows() == set()

@@ -1,0 +1,82 @@
+"""What the ledger knows of snapshots: by which of its rows each is ours, and when it was there to know."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snaprotd.core.model import Snapshot, snapshot_name
+from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.ledger.store import Ledger
+from tests.ledger.test_store import SLOT, rotation, sql
+from tests.support.nouns import a_snapshot
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+def taken(day: int, **changes: Any) -> Rotation:
+    """A rotation that has taken snapshot 800 and so many."""
+    made = rotation(day=day, snapshot_id=str(800 + day), creates=1, create_asked=True, **changes)
+    return replace(made, id=f"t{day}")
+
+
+def shown(day: int, name: str = "") -> Snapshot:
+    return a_snapshot(800 + day, name or snapshot_name("main", SLOT + day * DAY), SLOT + day * DAY)
+
+
+async def test_the_row_of_a_snapshot_that_exists_is_never_forgotten(path: Path) -> None:
+    async with await Ledger.open(path, owner="a") as ledger:
+        for day in range(8):
+            await ledger.claim(taken(day))
+            await ledger.save(replace(taken(day), step=Step.DONE, result=Result.SUCCESS, finished_at=SLOT + day * DAY))
+        exist = [shown(0), shown(1, "renamed"), shown(2)]
+        rows = (await ledger.recall(["12345"], exist, SLOT)).rows_of(exist, "main")
+        assert rows == {"t0", "t1", "t2"}
+        await ledger.forget_old(rows, keep=3)
+        assert {one.id for one in await ledger.history(limit=50)} == {"t0", "t1", "t2", "t5", "t6", "t7"}
+
+
+async def test_what_a_row_tells_of_its_snapshot_is_recalled(path: Path) -> None:
+    async with await Ledger.open(path, owner="a") as ledger:
+        await ledger.claim(taken(0))
+        (told,) = (await ledger.recall(["u-1", "12345"], [shown(0)], SLOT)).traces
+        assert (told.snapshot_id, told.has_more, told.is_open) == ("800", False, True)
+        await ledger.save(taken(0, passed_over=("7",)))
+        (told,) = (await ledger.recall(["12345"], [shown(0, "renamed")], SLOT)).traces
+        assert told.passed_over == {"7"}
+        for ids, listed in ((["12345"], [shown(1)]), (["777"], [shown(0)]), (["12345"], [])):
+            assert (await ledger.recall(ids, listed, SLOT)).traces == ()
+
+
+@pytest.mark.parametrize("body", ["not JSON", "[]", '{"creates": "many"}'])
+async def test_a_damaged_row_may_have_taken_whatever_bears_its_slot(path: Path, body: str) -> None:
+    async with await Ledger.open(path, owner="a") as ledger:
+        await ledger.claim(taken(0))
+        await ledger.probe()
+        sql(path, "UPDATE rotations SET body = ?", body)
+        (marked,) = (await ledger.recall(["12345"], [shown(0)], SLOT)).marked([shown(0)], "main")
+        assert marked.in_ledger
+
+
+async def test_a_look_whether_the_ledger_can_be_written_leaves_a_mark_of_life(path: Path) -> None:
+    async with await Ledger.open(path, owner="a") as ledger:
+        assert (await ledger.recall([], [], datetime.now(UTC))).lives == ()
+        for _ in range(3):
+            await ledger.probe()
+            await asyncio.sleep(15)
+        (life,) = (await ledger.recall([], [], datetime.now(UTC))).lives
+        assert life.end - life.begin >= timedelta(seconds=44)
+        sql(path, "UPDATE meta SET value = 'damaged' WHERE key = 'lives'")
+        assert (await ledger.recall([], [], datetime.now(UTC))).lives == ()
+        await ledger.probe()
+        assert len((await ledger.recall([], [], datetime.now(UTC))).lives) == 1
