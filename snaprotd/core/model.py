@@ -15,6 +15,10 @@ NO_SERVER = "none"
 
 SLOT_FORMAT = "%Y%m%dT%H%M%SZ"
 
+LASTING = 300.0
+"""Seconds after which a word for a snapshot is taken for more than a moment's: storage that cannot be reached shows
+every snapshot on it as failed, and is back."""
+
 
 class Owner(StrEnum):
     """Whose a snapshot is, told by its name alone: the provider knows no labels."""
@@ -88,10 +92,25 @@ class Snapshot:
     created_at: datetime | None = None
     """An instant with its zone, or None where the provider's text could not be read as one."""
     description: str = ""
+    was_completed: bool = False
+    """An earlier list, or the ledger, knows it as completed, whatever it is shown as now."""
+    unchanged_for: float = 0.0
+    """Seconds for which whole lists have shown it in this state, where that is not completed."""
 
     @property
     def is_completed(self) -> bool:
         return self.state is SnapshotState.COMPLETED
+
+    @property
+    def has_turned(self) -> bool:
+        """It was completed once, and is shown as something else: it may be whole again at any moment."""
+        has_ended = self.state in (SnapshotState.FAILED, SnapshotState.UNKNOWN)
+        return not self.is_completed and (self.was_completed or (has_ended and bool(self.size_mb)))
+
+    @property
+    def is_failed_for_good(self) -> bool:
+        """It restores nothing, and never did: not a moment's word for one that was completed."""
+        return self.state is SnapshotState.FAILED and not self.has_turned and self.unchanged_for >= LASTING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,8 +40,14 @@ class Judged:
 
     @property
     def is_scrap(self) -> bool:
-        """Our own failed one. With a date that cannot be trusted even that is left alone."""
-        return self.is_ours and self.snapshot.state is SnapshotState.FAILED and self.doubt is None
+        """Our own one that has failed for good. With a date that cannot be trusted even that is left alone."""
+        return self.is_ours and self.snapshot.is_failed_for_good and self.doubt is None
+
+    @property
+    def may_be_scrap(self) -> bool:
+        """As `is_scrap`, but it may have to be watched for longer."""
+        failed = self.snapshot.state is SnapshotState.FAILED and not self.snapshot.has_turned
+        return self.is_ours and failed and self.doubt is None
 
 
 def owner_of(snapshot: Snapshot, *, instance: str, adopt: tuple[str, ...]) -> Owner:

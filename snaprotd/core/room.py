@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from math import inf
 from zoneinfo import ZoneInfo
 
-from snaprotd.core.model import Snapshot, SnapshotState, snapshot_name
-from snaprotd.core.ownership import Judged, age_order, newest_first, owner_of
+from snaprotd.core.model import LASTING, Owner, Snapshot, SnapshotState, snapshot_name
+from snaprotd.core.ownership import Judged, age_order, newest_first
 from snaprotd.core.policy import Policy, Rules, WhenFull
 from snaprotd.core.retention import Decision, demand_sense, kept_by_rules, plan_retention, rules_in_words
 
 NAMES_SHOWN = 5
 """Names listed of each owner where a server is blocked; the rest is counted."""
+
+TURNED_FOR = 900.0
+"""Seconds for which a full server waits for one of ours that was completed and is shown otherwise."""
 
 NEW = "new"
 """The id of the snapshot that a rehearsed rotation takes."""
@@ -21,39 +25,83 @@ NEW = "new"
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """Whether a server can take one more snapshot. Exactly one of `free`, `delete` and `blocked` is set."""
+    """Whether a server can take one more snapshot. Exactly one of `free`, `deletions`, `waits` and `blocked` is set."""
 
     free: bool = False
-    delete: Snapshot | None = None
-    """The one snapshot that may go to make room, with its `reason`."""
-    reason: str = ""
+    deletions: tuple[Decision, ...] = ()
+    """All that must go for one more, in order, each with its reason: as many as it takes, or none."""
+    waits: str = ""
+    """Why it cannot be told yet what may go."""
     blocked: str = ""
     """Why nothing may be deleted, and who holds the slots."""
 
 
-def make_room(snapshots: Sequence[Snapshot], rules: Rules, *, now: datetime) -> Room:
-    """Say whether there is a free slot, else the one snapshot that may be deleted for one, else why there is none.
+def make_room(
+    snapshots: Sequence[Snapshot],
+    rules: Rules,
+    *,
+    now: datetime,
+    immovable: Collection[str] = (),
+    one_failed_went: bool = False,
+) -> Room:
+    """Say whether there is a free slot, else what may be deleted for one, else why nothing may.
+
+    `immovable` are the ids of those that the provider does not delete; `one_failed_went` in this rotation already.
 
     Raises ValueError as `plan_retention` does.
     """
-    policy, limit = rules.policy, rules.limit
-    demand_sense(snapshots, policy.keep)
-    if len(snapshots) < limit:
+    demand_sense(snapshots, rules.policy.keep)
+    excess = len(snapshots) - rules.limit + 1
+    if excess <= 0:
         return Room(free=True)
     seen = newest_first(snapshots, rules, now)
-    full = f"full ({len(snapshots)} of {limit} slots)"
-    scrap = [one.snapshot for one in seen if one.is_scrap]
+    left = [one for one in seen if one.snapshot.id not in immovable]
+    chosen: list[Decision] = []
+    while len(chosen) < excess:
+        scrap_may_go = not one_failed_went and not any(_is_failed(decision) for decision in chosen)
+        first = _first_to_go(left, rules, f"full ({len(snapshots)} of {rules.limit} slots)", scrap_may_go=scrap_may_go)
+        waits = _why_wait(left) if first is None or not _is_failed(first) else ""
+        if waits:
+            return Room(waits=waits)
+        if first is None:
+            return Room(blocked=_blocked(seen, rules.policy, rules.limit))
+        chosen.append(first)
+        left = [one for one in left if one.snapshot is not first.snapshot]
+    return Room(deletions=tuple(chosen))
+
+
+def _is_failed(decision: Decision) -> bool:
+    return decision.snapshot.state is SnapshotState.FAILED
+
+
+def _first_to_go(left: list[Judged], rules: Rules, full: str, *, scrap_may_go: bool) -> Decision | None:
+    scrap = [one for one in left if one.is_scrap and scrap_may_go]
     if scrap:
-        return Room(delete=scrap[-1], reason=f"delete: {full}, failed")
-    room = None
-    if policy.when_full is not WhenFull.REFUSE:
-        room = _replace_ours(seen, policy, full)
-    if room is None and policy.when_full is WhenFull.REPLACE_LAST:
-        room = _replace_our_only_one(seen, full)
-    return room or Room(blocked=_blocked(seen, policy, limit))
+        return _to_go(scrap[-1].snapshot, f"{full}, failed")
+    found = None
+    if rules.policy.when_full is not WhenFull.REFUSE:
+        found = _replace_ours(left, rules.policy, full)
+    if found is None and rules.policy.when_full is WhenFull.REPLACE_LAST:
+        found = _replace_our_only_one(left, full)
+    return found
 
 
-def _replace_ours(seen: list[Judged], policy: Policy, full: str) -> Room | None:
+def _to_go(snapshot: Snapshot, why: str) -> Decision:
+    return Decision(snapshot=snapshot, owner=Owner.MANAGED, delete=True, reason=f"delete: {why}")
+
+
+def _why_wait(left: list[Judged]) -> str:
+    """What must be watched for longer before a completed one goes: another may be the one to go, by what it becomes."""
+    for one in left:
+        snapshot = one.snapshot
+        if one.may_be_scrap and not one.is_scrap:
+            return f"{snapshot.name} is listed as `{snapshot.status}`: it goes if that lasts {LASTING / 60:g} min"
+        if one.is_ours and snapshot.has_turned and snapshot.unchanged_for < TURNED_FOR:
+            return f"{snapshot.name} was completed and is listed as `{snapshot.status}`: nothing is deleted meanwhile"
+    return ""
+
+
+def _replace_ours(seen: list[Judged], policy: Policy, full: str) -> Decision | None:
     """Our oldest, if a newer one remains; but first what retention does not keep anyway (a prune that failed)."""
     candidates = [one.snapshot for one in seen if one.is_candidate]
     if len(candidates) < 2:
@@ -62,16 +110,15 @@ def _replace_ours(seen: list[Judged], policy: Policy, full: str) -> Room | None:
     surplus = [snapshot for snapshot in candidates if snapshot.id not in ruled]
     chosen = surplus[-1] if surplus else candidates[-1]
     why = "our oldest" if chosen is candidates[-1] else f"over keep {rules_in_words(policy.keep)}"
-    return Room(delete=chosen, reason=f"delete: {full}, {why}; {candidates[0].name} remains")
+    return _to_go(chosen, f"{full}, {why}; {candidates[0].name} remains")
 
 
-def _replace_our_only_one(seen: list[Judged], full: str) -> Room | None:
+def _replace_our_only_one(seen: list[Judged], full: str) -> Decision | None:
     ours = [one.snapshot for one in seen if one.is_candidate]
     theirs = [one.snapshot for one in seen if not one.is_ours and one.snapshot.is_completed]
     if not ours or not theirs:
         return None
-    why = f"our only one; {theirs[0].name}, not made by snaprotd, remains"
-    return Room(delete=ours[-1], reason=f"delete: {full}, {why}")
+    return _to_go(ours[-1], f"{full}, our only one; {theirs[0].name}, not made by snaprotd, remains")
 
 
 def _blocked(seen: list[Judged], policy: Policy, limit: int) -> str:
@@ -134,6 +181,7 @@ def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slo
 
     Raises ValueError as `plan_retention` does.
     """
+    snapshots = [one if one.is_completed else replace(one, unchanged_for=inf) for one in snapshots]
     room = make_room(snapshots, rules, now=slot)
     if room.blocked:
         return Rehearsal(blocked=room.blocked)
@@ -146,10 +194,7 @@ def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slo
         status=str(SnapshotState.COMPLETED),
         created_at=slot,
     )
-    remaining = [one for one in snapshots if one is not room.delete]
+    gone = {decision.snapshot.id for decision in room.deletions}
+    remaining = [one for one in snapshots if one.id not in gone]
     plan = plan_retention([*remaining, taken], rules, now=slot)
-    gone: tuple[Decision, ...] = ()
-    if room.delete is not None:
-        owner = owner_of(room.delete, instance=rules.instance, adopt=rules.policy.adopt)
-        gone = (Decision(snapshot=room.delete, owner=owner, delete=True, reason=room.reason),)
-    return Rehearsal(decisions=(*plan.decisions, *gone))
+    return Rehearsal(decisions=(*plan.decisions, *room.deletions))

@@ -12,8 +12,9 @@ restart cannot cut it short.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from snaprotd.core import creation, power
@@ -28,6 +29,10 @@ MAX_CREATES = 3
 
 PRUNE_PATIENCE = 600.0
 """Seconds that a prune waits for a list it can trust before it leaves the rest to the next rotation."""
+
+
+DELETE_AGAIN_AFTER = timedelta(minutes=5)
+"""How long after a deletion that did not show it is asked for again, at the least."""
 
 
 class Step(StrEnum):
@@ -93,6 +98,20 @@ class Rotation:
     deleted: tuple[str, ...] = ()
     undeletable: tuple[str, ...] = ()
     """Snapshots whose deletion was tried in this rotation and failed."""
+    stubborn: tuple[str, ...] = ()
+    """Listed still at the look, though an earlier rotation has tried to delete them."""
+    ghosts: tuple[str, ...] = ()
+    """Those of them whose deletion was answered as done."""
+    immovable: tuple[str, ...] = ()
+    """Cannot be deleted, as far as is known: each holds its slot, and another gives way."""
+    to_free: int = 0
+    """Snapshots that must go before the new one can be taken."""
+    one_failed_went: bool = False
+    """One that had failed was deleted: no other such one goes in this rotation."""
+    complaint: str = ""
+    """What could not be deleted, and why: the rotation goes on, and ends as `partial`."""
+    began: bool = False
+    """Its snapshot was seen in progress: a word that nobody knows is no longer one from before that."""
 
     error: str | None = None
     failed_step: Step | None = None
@@ -278,6 +297,8 @@ def _fail(rotation: Rotation, error: str) -> Rotation:
 
 
 def _enter(rotation: Rotation, step: Step) -> Rotation:
+    if step is Step.DONE and rotation.error is None and rotation.complaint:
+        rotation = replace(rotation, error=rotation.complaint, failed_step=Step.PRUNE)
     result = _result(rotation) if step is Step.DONE else None
     trail = (*rotation.trail, Passed(step=rotation.step, seconds=round(rotation.waited, 3)))
     return replace(rotation, step=step, waited=0.0, note="", trail=trail, result=result)
@@ -310,9 +331,34 @@ def hard_stop_undone(rotation: Rotation, before: Rotation) -> Rotation:
     return replace(rotation, power=undone, trail=before.trail, waited=before.waited)
 
 
-def prune_failed(rotation: Rotation, error: str) -> Rotation:
-    """Something that is to go could not be deleted. The rotation goes on with the others, and ends as `partial`."""
-    return replace(rotation, error=error, failed_step=Step.PRUNE)
+def deletion_failed(rotation: Rotation, snapshot_id: str, error: str, *, lasting: bool) -> Rotation:
+    """A snapshot that is to go could not be deleted. The rotation goes on with the others, and ends as `partial`.
+
+    `lasting`: its deletion has changed nothing for certain, so that another may give way for it.
+    """
+    return replace(
+        rotation,
+        complaint=error,
+        undeletable=(*rotation.undeletable, snapshot_id),
+        immovable=(*rotation.immovable, snapshot_id) if lasting else rotation.immovable,
+    )
+
+
+def recalled(rotation: Rotation, earlier: Iterable[Rotation], listed: Collection[str], now: datetime) -> Rotation:
+    """With what the server's `earlier` rotations tell of the snapshots that are `listed`, by their ids.
+
+    What was tried a moment ago is not tried again: a deletion takes minutes to show.
+    """
+    stubborn: dict[str, None] = {}
+    ghosts: dict[str, None] = {}
+    moment_ago: dict[str, None] = {}
+    for one in earlier:
+        tried = [gone for gone in (*one.deleted, *one.undeletable) if gone in listed]
+        stubborn |= dict.fromkeys(tried)
+        ghosts |= dict.fromkeys(gone for gone in one.deleted if gone in listed)
+        if timedelta(0) <= now - (one.finished_at or now) < DELETE_AGAIN_AFTER:
+            moment_ago |= dict.fromkeys(tried)
+    return replace(rotation, stubborn=tuple(stubborn), ghosts=tuple(ghosts), immovable=tuple(moment_ago))
 
 
 def resumed(rotation: Rotation, now: datetime) -> Rotation:

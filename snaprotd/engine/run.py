@@ -12,18 +12,21 @@ import structlog
 
 from snaprotd.core import power
 from snaprotd.core.creation import Creation
-from snaprotd.core.errors import Busy, CloudError, LedgerError, NotSent
-from snaprotd.core.model import Machine, Server, Snapshot
+from snaprotd.core.errors import Busy, CloudError, LedgerError, NotSent, Permanent, Refused
+from snaprotd.core.model import Machine, Server, Snapshot, SnapshotState
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.retention import refuse_deletion
-from snaprotd.core.rotation import Rotation, Step, aged
+from snaprotd.core.rotation import Result, Rotation, Step, aged, deletion_failed
 from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Provider
 from snaprotd.provider.inventory import Inventory
 
 log = structlog.get_logger("snaprotd.rotation")
+
+BUSY_FOR = 300.0
+"""Seconds at a step after which a snapshot that is locked is passed over for this rotation."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -259,6 +262,19 @@ class Run:
     async def snapshots(self) -> tuple[Snapshot, ...]:
         return await self._unless_called_off(self.tools.inventory.snapshots(self._rotation.server_id))
 
+    async def snapshots_to_judge(self) -> tuple[Snapshot, ...]:
+        """The snapshots, as one looks at them before something is deleted: what was completed once is no failed one."""
+        listed = await self.snapshots()
+        failed = [one.id for one in listed if one.state is SnapshotState.FAILED]
+        if not failed:
+            return listed
+        taken = {
+            one.snapshot_id
+            for one in await self.tools.ledger.told_of(self._rotation.server_id, failed)
+            if one.result in (Result.SUCCESS, Result.PARTIAL)
+        }
+        return tuple(replace(one, was_completed=one.was_completed or one.id in taken) for one in listed)
+
     async def _unless_called_off(self, asked: Awaitable[T]) -> T:
         """The answer to a look, which may be long in coming; `CalledOff` where the process is to end meanwhile."""
         if self._call is None:
@@ -280,7 +296,7 @@ class Run:
         """Delete one snapshot of those `listed` by the look just made; the error in words if that failed.
 
         Raises `Busy` or `CalledOff` where it may be asked again, and `ForbiddenDeletion` for one that must stay,
-        whoever has decided that it goes.
+        whoever has decided that it goes. One that is busy for `BUSY_FOR` seconds is not asked for again.
         """
         rules, now = self._rotation.rules, self.tools.now()
         refuse_deletion(snapshot.id, listed, rules, now=now, last_may_go=last_may_go)
@@ -288,15 +304,37 @@ class Run:
         log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=reason)
         try:
             await self.tools.cloud.delete_snapshot(snapshot.id, guard=self.guard)
-        except (Busy, CalledOff):
+        except CalledOff:
             raise
         except CloudError as error:
-            self.tools.observer.deleted(self._rotation, success=False)
-            self.update(lambda rotation: replace(rotation, undeletable=(*rotation.undeletable, snapshot.id)))
-            return f"could not delete {snapshot.name}: {error}"
+            if isinstance(error, Busy) and self.rotation.waited < BUSY_FOR:
+                raise
+            return self._not_deleted(snapshot, f"could not delete {snapshot.name}: {error}", error)
+        if snapshot.id in self._rotation.ghosts:
+            return self._not_deleted(snapshot, f"{snapshot.name} is listed still, though it was deleted before")
         self.tools.observer.deleted(self._rotation, success=True)
-        self.update(lambda rotation: replace(rotation, deleted=(*rotation.deleted, snapshot.id)))
+        failed = snapshot.state is SnapshotState.FAILED
+        self.update(
+            lambda rotation: replace(
+                rotation,
+                deleted=(*rotation.deleted, snapshot.id),
+                one_failed_went=rotation.one_failed_went or failed,
+            )
+        )
         return None
+
+    def _not_deleted(self, snapshot: Snapshot, why: str, error: CloudError | None = None) -> str:
+        """Note it; answers with `why`.
+
+        Another may give way where it is certain that this one stays: what was refused has changed nothing, and what
+        failed in an earlier rotation too is there still. After a first failure it may be gone in a moment.
+        """
+        rotation = self._rotation
+        refused = isinstance(error, Busy | Permanent) and not isinstance(error, Refused)
+        lasting = snapshot.id in rotation.stubborn or (refused and rotation.step is Step.MAKE_ROOM)
+        self.tools.observer.deleted(rotation, success=False)
+        self.update(lambda rotation: deletion_failed(rotation, snapshot.id, why, lasting=lasting))
+        return why
 
 
 def _of_power(transition: Callable[Concatenate[Power, P], Power], *args: P.args, **kwargs: P.kwargs) -> Change:

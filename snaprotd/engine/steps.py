@@ -8,6 +8,7 @@ a server again, and the intent to create a snapshot.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -18,6 +19,7 @@ from snaprotd.core.errors import Busy, CloudError, Full, Permanent, Temporary, U
 from snaprotd.core.model import Server, Snapshot, SnapshotState
 from snaprotd.core.policy import WhenFull
 from snaprotd.core.retention import Decision, plan_retention
+from snaprotd.core.room import Room
 from snaprotd.core.room import make_room as room_on
 from snaprotd.core.rotation import (
     MAX_CREATES,
@@ -27,7 +29,7 @@ from snaprotd.core.rotation import (
     Rotation,
     Step,
     Waiting,
-    prune_failed,
+    recalled,
 )
 from snaprotd.engine.run import Run
 from snaprotd.engine.switching import start, stop
@@ -44,7 +46,7 @@ async def look(run: Run) -> Outcome:
     mine = _mine(run.rotation, snapshots)
     if mine is not None:
         run.update_creation(creation.seen, mine.id)
-        return Done()
+        return await _recall(run, snapshots)
     server = await run.server()
     if why := await run.stops_itself():
         return Failed(why)
@@ -52,25 +54,48 @@ async def look(run: Run) -> Outcome:
         return Failed(f"the server is {server.status}: it was not touched")
     if not (server.is_active or server.is_stopped):
         return Waiting(f"the server is {server.status}")
-    return _wait_for_others(run, snapshots) or Done()
+    return _wait_for_others(run, snapshots) or await _recall(run, snapshots)
+
+
+async def _recall(run: Run, snapshots: tuple[Snapshot, ...]) -> Outcome:
+    """What earlier rotations have deleted, or tried to, and is there still."""
+    names = {one.id: one.name for one in snapshots}
+    earlier = await run.tools.ledger.told_of(run.rotation.server_id, list(names))
+    others = [one for one in earlier if one.id != run.rotation.id]
+    rotation = run.update(partial(recalled, earlier=others, listed=list(names), now=run.tools.now()))
+    for ghost in rotation.ghosts:
+        log.error("listed still, though its deletion was answered as done", snapshot=names[ghost], snapshot_id=ghost)
+    return Done()
 
 
 async def make_room(run: Run) -> Outcome:
-    """Where the server is at the limit, delete one snapshot of ours if the policy allows it."""
+    """Where the server is at the limit, delete as many of ours as it takes, if the policy allows that; else none."""
     rotation = run.rotation
-    snapshots = await run.snapshots()
-    room = room_on(snapshots, rotation.rules, now=run.tools.now())
+    snapshots = await run.snapshots_to_judge()
+    room = _room(rotation, snapshots, run.tools.now())
     if room.free:
         return Done()
     if any(snapshot.id in rotation.deleted for snapshot in snapshots):
         return Waiting("the deleted snapshot is still listed: its slot is not free yet")
-    if rotation.deleted:
-        return Failed(f"blocked: still {len(snapshots)} of {rotation.rules.limit} snapshots after one was deleted")
-    if room.delete is None:
-        return Failed(room.blocked or "blocked: no free slot")
-    last_may_go = rotation.policy.when_full is WhenFull.REPLACE_LAST
-    error = await run.delete(room.delete, room.reason, listed=snapshots, last_may_go=last_may_go)
-    return Failed(f"blocked: {error}") if error else Waiting("the slot is being freed", soon=True)
+    gone = len(rotation.deleted)
+    if rotation.to_free and gone >= rotation.to_free:
+        number = "one was" if gone == 1 else f"{gone} were"
+        return Failed(f"blocked: still {len(snapshots)} of {rotation.rules.limit} snapshots after {number} deleted")
+    if room.waits:
+        return Waiting(room.waits)
+    if not room.deletions:
+        return Failed(f"blocked: {rotation.complaint}" if rotation.complaint else room.blocked)
+    if not rotation.to_free:
+        run.update(lambda rotation: replace(rotation, to_free=len(room.deletions)))
+    return await _free_one(run, room.deletions[0], snapshots)
+
+
+async def _free_one(run: Run, first: Decision, listed: tuple[Snapshot, ...]) -> Outcome:
+    last_may_go = run.rotation.policy.when_full is WhenFull.REPLACE_LAST
+    error = await run.delete(first.snapshot, first.reason, listed=listed, last_may_go=last_may_go)
+    if error and first.snapshot.id not in run.rotation.immovable:
+        return Failed(f"blocked: {error}")
+    return Waiting(f"{error}: another may give way") if error else Waiting("the slot is being freed", soon=True)
 
 
 async def stop_another(run: Run) -> Outcome:
@@ -119,6 +144,7 @@ async def _create(run: Run, server: Server) -> Outcome:
         run.update_creation(creation.refused)
         raise
     run.update_creation(creation.made, made.id)
+    run.update(lambda rotation: replace(rotation, began=made.state is SnapshotState.IN_PROGRESS))
     return Done()
 
 
@@ -161,9 +187,12 @@ async def wait(run: Run) -> Outcome:
     run.update_creation(creation.seen, mine.id)
     if mine.is_completed:
         return Done()
-    if mine.state is not SnapshotState.IN_PROGRESS:
-        return Failed(f"{rotation.snapshot_name} ended as `{mine.status}`")
-    return Waiting("the snapshot is in progress")
+    if mine.state is SnapshotState.IN_PROGRESS:
+        run.update(lambda rotation: replace(rotation, began=True))
+        return Waiting("the snapshot is in progress")
+    if mine.state is SnapshotState.UNKNOWN and mine.status and not rotation.began:
+        return Waiting(f"the snapshot is `{mine.status}`")
+    return Failed(f"{rotation.snapshot_name} ended as `{mine.status}`")
 
 
 async def _look_at_server(run: Run) -> None:
@@ -179,13 +208,13 @@ async def _look_at_server(run: Run) -> None:
 async def prune(run: Run) -> Outcome:
     """Delete what retention no longer keeps, one at a time, oldest first, looking before each."""
     rotation = run.rotation
-    snapshots = await run.snapshots()
+    snapshots = await run.snapshots_to_judge()
     mine = _mine(rotation, snapshots)
     if mine is None or not mine.is_completed:
         return Waiting("the list does not show the new snapshot as completed: nothing is deleted on such a list")
     untried = _to_prune(rotation, mine, snapshots, run.tools.now())
     if not untried:
-        return Done()
+        return _complain(run, snapshots)
     server = await run.server()
     if server.is_untouchable:  # perhaps from one of the very snapshots that are due
         return Waiting(f"the server is {server.status}: nothing is deleted meanwhile")
@@ -201,10 +230,18 @@ async def _delete_first(run: Run, due: list[Decision], listed: tuple[Snapshot, .
         except Busy as refusal:
             busy.append(refusal)
             continue
-        if error:
-            run.update(partial(prune_failed, error=error))
-        return Waiting("deleting what is no longer kept", soon=True)
+        return Waiting(error or "deleting what is no longer kept", soon=True)
     raise busy[0]
+
+
+def _complain(run: Run, snapshots: tuple[Snapshot, ...]) -> Outcome:
+    """Tell what is there still, though it was deleted by an earlier rotation, or tried a moment ago and not again."""
+    rotation = run.rotation
+    left = [one.name for one in snapshots if one.id in (*rotation.ghosts, *rotation.immovable)]
+    if left and not rotation.complaint:
+        words = f"listed still, though an earlier rotation has deleted it or tried to: {', '.join(left)}"
+        run.update(lambda rotation: replace(rotation, complaint=words))
+    return Done()
 
 
 def _to_prune(rotation: Rotation, mine: Snapshot, snapshots: tuple[Snapshot, ...], now: datetime) -> list[Decision]:
@@ -212,9 +249,10 @@ def _to_prune(rotation: Rotation, mine: Snapshot, snapshots: tuple[Snapshot, ...
 
     The new one stays, whatever dates the others bear: what was just taken is what this rotation is for.
     """
-    plan = plan_retention(snapshots, rotation.rules, now=now)
-    spared = {*rotation.deleted, *rotation.undeletable, mine.id}
-    return [decision for decision in reversed(plan.decisions) if decision.delete and decision.snapshot.id not in spared]
+    plan = plan_retention(snapshots, rotation.rules, now=now, immovable=rotation.immovable)
+    spared = {*rotation.deleted, *rotation.undeletable, *rotation.immovable, mine.id}
+    due = [one for one in reversed(plan.decisions) if one.delete and one.snapshot.id not in spared]
+    return [one for one in due if not (rotation.one_failed_went and one.snapshot.state is SnapshotState.FAILED)]
 
 
 ACTIONS: Mapping[Step, Callable[[Run], Awaitable[Outcome]]] = {
@@ -244,6 +282,11 @@ def _wait_for_others(run: Run, snapshots: tuple[Snapshot, ...]) -> Outcome | Non
     return None
 
 
+def _room(rotation: Rotation, snapshots: tuple[Snapshot, ...], now: datetime) -> Room:
+    gone, rules = rotation.one_failed_went, rotation.rules
+    return room_on(snapshots, rules, now=now, immovable=rotation.immovable, one_failed_went=gone)
+
+
 def _full(rotation: Rotation, snapshots: tuple[Snapshot, ...], now: datetime) -> str:
-    room, limit = room_on(snapshots, rotation.rules, now=now), rotation.rules.limit
+    room, limit = _room(rotation, snapshots, now), rotation.rules.limit
     return room.blocked or f"blocked: {len(snapshots)} of {limit} snapshots: the last free slot was taken"

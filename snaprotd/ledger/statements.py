@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -128,6 +129,13 @@ def open_bodies(account: str) -> Select[Any]:
 
 def slots_of(account: str, server_id: str) -> Select[Any]:
     return select(ROTATIONS.c.slot).where(_of(account), ROTATIONS.c.server_id == server_id)
+
+
+def mentioning(account: str, server_id: str, ids: Collection[str]) -> Select[Any]:
+    """The bodies of a server's rotations in which one of these ids stands, as it would in a list or by itself."""
+    columns = ROTATIONS.c
+    named = [columns.body.contains(json.dumps(one, ensure_ascii=False), autoescape=True) for one in ids]
+    return select(columns.body).where(_of(account), columns.server_id == server_id, or_(*named))
 
 
 # -- what was ----------------------------------------------------------------------------------------------------------

@@ -244,6 +244,12 @@ class Ledger:
         """The latest rotations, newest first, open ones too."""
         return await self._bodies(statements.history(server_id, limit))
 
+    async def told_of(self, server_id: str, snapshot_ids: Collection[str]) -> list[Rotation]:
+        """The server's rotations that may have taken or deleted one of these snapshots, or have tried to."""
+        if not snapshot_ids:
+            return []
+        return await self._bodies(statements.mentioning(self.starts.account, server_id, snapshot_ids))
+
     async def forget_old(self, keep: int = KEPT_HISTORY) -> None:
         """Forget the rotations of a server but for the newest `keep`, and the last of each result."""
         async with self._transaction() as connection:

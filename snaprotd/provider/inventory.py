@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from snaprotd.core.errors import CloudError
 from snaprotd.core.model import Server, Snapshot
 from snaprotd.provider import Doubtful, Provider
+from snaprotd.provider.memory import Memory
 
 PATIENCE = 5.0
 """Seconds after which the next round may begin although one is still going: a slow answer holds up nobody else."""
@@ -113,9 +114,13 @@ class Inventory:
     that believes it takes a second snapshot.
     """
 
-    def __init__(self, cloud: Provider, *, few: int = 3) -> None:
-        """Up to `few` servers are asked for one by one; for more the whole account is listed, where that is cheaper."""
+    def __init__(self, cloud: Provider, *, few: int = 3, foresees: bool = False) -> None:
+        """Up to `few` servers are asked for one by one; for more the whole account is listed, where that is cheaper.
+
+        `foresees`: this process only looks, and takes what has failed to stay so, as the next rotation may find it.
+        """
         self._cloud = cloud
+        self._memory = Memory(foresees=foresees)
         self._few = few
         self._snapshot_rounds = _Rounds(self._answer_snapshots)
         self._server_rounds = _Rounds(self._answer_servers)
@@ -310,6 +315,7 @@ class Inventory:
         doubt = self._sudden_emptiness(server_id, had_some and not seen)
         if doubt is not None:
             return doubt
+        seen = self._memory.marked(server_id, seen)
         if held is None:
             self._known[server_id] = ServerHoldings(snapshots=seen, seen_at=began)
         elif began >= held.seen_at:

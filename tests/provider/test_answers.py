@@ -57,7 +57,10 @@ def test_a_servers_host_name_and_address_are_read_where_there_are_any(
         ("completed", SnapshotState.COMPLETED),
         ("in_progress", SnapshotState.IN_PROGRESS),
         ("failed", SnapshotState.FAILED),
-        ("error", SnapshotState.FAILED),
+        ("error", SnapshotState.UNKNOWN),
+        ("pending", SnapshotState.IN_PROGRESS),
+        ("queued", SnapshotState.IN_PROGRESS),
+        ("creating", SnapshotState.IN_PROGRESS),
         ("COMPLETED", SnapshotState.UNKNOWN),
     ],
 )

@@ -61,7 +61,7 @@ class Account:
 async def read_account(config: Config, environ: Mapping[str, str], names: Sequence[str]) -> Account:
     """List the whole account once. Raises `UnknownServer` for a name that fits no server, or several."""
     async with open_cloud(config, environ, NullObserver()) as cloud:
-        inventory = Inventory(cloud)
+        inventory = Inventory(cloud, foresees=True)
         doubt = await refresh(inventory)
         return _account(config, inventory, names, doubt)
 
@@ -108,7 +108,7 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
     """Ask the API about everything that the configuration relies on. Only GET requests."""
     async with open_cloud(config, environ, NullObserver()) as cloud:
         owner = await cloud.token_owner()
-        inventory = Inventory(cloud)
+        inventory = Inventory(cloud, foresees=True)
         doubt = await refresh(inventory)
         found = Found(
             config=config,

@@ -27,12 +27,31 @@ _SERVER_STATES = {
     "restoring": ServerState.RESTORING,
     "suspended": ServerState.SUSPENDED,
 }
+_ON_THE_WAY = (
+    "in_progress",
+    "pending",
+    "queued",
+    "scheduled",
+    "waiting",
+    "requested",
+    "accepted",
+    "starting",
+    "initializing",
+    "preparing",
+    "creating",
+    "processing",
+    "running",
+    "saving",
+    "uploading",
+    "finalizing",
+)
+"""Words for a snapshot that is still to be made or being made. Only the first is published."""
 _SNAPSHOT_STATES = {
     "completed": SnapshotState.COMPLETED,
-    "in_progress": SnapshotState.IN_PROGRESS,
     "failed": SnapshotState.FAILED,
-    "error": SnapshotState.FAILED,
+    **dict.fromkeys(_ON_THE_WAY, SnapshotState.IN_PROGRESS),
 }
+"""What is not here is a word that nobody has defined: it neither deletes anything nor lets anything be deleted."""
 
 
 class UnreadableError(ValueError):

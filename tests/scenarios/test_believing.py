@@ -1,0 +1,112 @@
+"""Words and answers of the provider that are not so: what was deleted on them is gone, what was waited for is not."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from snaprotd.core.policy import Retention
+from snaprotd.core.rotation import Result, Step
+from snaprotd.simulator import World
+from tests.scenarios.test_retention import Scene, ours
+from tests.support.daemons import Watched, configure, daemon_on, entry
+from tests.support.virtual_time import START
+
+MINUTE = 60.0
+
+
+def a_full_one(*, size_mb: int | None = 5120) -> World:
+    """Four completed ones of ours; a fifth is due in ten minutes."""
+    world = World(snapshot_seconds=(90, 120))
+    world.add_server("web-01")
+    for days in (4, 3, 2, 1):
+        at = START + timedelta(minutes=10) - timedelta(days=days)
+        world.add_snapshot("12345", f"snaprotd-main-{at:%Y%m%dT%H%M%SZ}", created_at=at, size_mb=size_mb)
+    return world
+
+
+# -- a word for a moment ---------------------------------------------------------------------------------------
+
+
+async def shown_as(watched: Watched, word: str, seconds: float, *, of: int) -> None:
+    """The oldest are shown by another word from shortly before the prune on, for so long."""
+    world = watched.world
+    await asyncio.sleep(10 * MINUTE)
+    while not world.created or world.created[-1].status != "completed":
+        await asyncio.sleep(1)
+        world.now()  # what is due happens
+    victims = world.snapshots_of("12345")[:of]
+    for one in victims:
+        one.status = word
+    await asyncio.sleep(seconds)
+    for one in victims:
+        one.status = "completed"
+
+
+@pytest.mark.usefixtures("few_ticks")
+@pytest.mark.parametrize("word", ["failed", "error", "unreachable", "in_progress"])
+@pytest.mark.parametrize("size_mb", [5120, None])
+async def test_a_momentary_word_for_what_was_completed_deletes_nothing(
+    tmp_path: Path, word: str, size_mb: int | None
+) -> None:
+    world = a_full_one(size_mb=size_mb)
+    async with daemon_on(configure(tmp_path, entry("10 3 * * *", "keep: 4")), world) as watched:
+        await shown_as(watched, word, 40.0, of=3)
+        await asyncio.sleep(30 * MINUTE)
+        (ended,) = watched.ended
+    assert (ended.result, len(ended.deleted)) == (Result.SUCCESS, 0)
+    assert len(world.snapshots_of("12345")) == 5
+
+
+@pytest.mark.usefixtures("few_ticks")
+async def test_on_a_full_server_a_momentary_word_lets_no_other_one_go_in_its_place(tmp_path: Path) -> None:
+    world = a_full_one()
+    world.add_snapshot("12345", "by-hand", created_at=START)
+    oldest = world.snapshots_of("12345")[0]
+    async with daemon_on(configure(tmp_path, entry("10 3 * * *", "keep: 4")), world) as watched:
+        await asyncio.sleep(9 * MINUTE)
+        oldest.status = "failed"
+        await asyncio.sleep(9 * MINUTE)
+        assert world.deleted == []
+        oldest.status = "completed"
+        await asyncio.sleep(30 * MINUTE)
+        assert [one.result for one in watched.ended] == [Result.SUCCESS]
+    assert world.deleted[0].snapshot is oldest
+
+
+async def test_what_the_ledger_knows_as_completed_is_no_failed_one_to_a_process_that_never_saw_it_so(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, keep=Retention(last=2))
+    await scene.night(0)
+    (taken,) = scene.world.snapshots_of(scene.server_id)
+    taken.status, taken.size_mb = "failed", None
+    for number in (1, 2, 3):
+        await scene.night(number)
+    assert taken.id in scene.world.snapshots
+
+
+async def test_what_has_stayed_failed_goes_one_in_a_rotation_and_one_of_another_word_never(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, keep=Retention(last=1))
+    scene.hold_ours(11, 12, status="failed", size_mb=None)
+    scene.hold_ours(13, status="error", size_mb=None)
+    scene.hold_ours(14, status="failed", size_mb=120)
+    scene.world.snapshot_seconds = (400, 500)
+    first = await scene.night(0)
+    assert (first.result, scene.deleted) == (Result.SUCCESS, [ours(11)])
+    second = await scene.night(1)
+    assert (second.result, scene.deleted) == (Result.SUCCESS, [ours(11), ours(12), ours(16)])
+    assert scene.held() == [ours(13), ours(14), ours(17)]
+
+
+async def test_one_that_is_failed_at_the_first_look_is_watched_for_minutes_before_it_goes(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.hold_ours(11, 12, 13, 14)
+    scene.hold_ours(15, status="failed", size_mb=None)
+    rotation = await scene.night()
+    assert (rotation.result, scene.asked[0]) == (Result.SUCCESS, f"delete {ours(15)}")
+    room = next(passed for passed in rotation.trail if passed.step is Step.MAKE_ROOM)
+    assert room.seconds >= 300.0
