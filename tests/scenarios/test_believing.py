@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snaprotd.core.policy import Retention
 from snaprotd.core.rotation import Result, Step
-from snaprotd.simulator import World
-from tests.scenarios.test_retention import Scene, ours
+from snaprotd.simulator import SimSnapshot, World
+from tests.scenarios.test_retention import CREATE, NEW, Scene, error_of, ours
 from tests.support.daemons import Watched, configure, daemon_on, entry
 from tests.support.virtual_time import START
 
@@ -110,3 +111,100 @@ async def test_one_that_is_failed_at_the_first_look_is_watched_for_minutes_befor
     assert (rotation.result, scene.asked[0]) == (Result.SUCCESS, f"delete {ours(15)}")
     room = next(passed for passed in rotation.trail if passed.step is Step.MAKE_ROOM)
     assert room.seconds >= 300.0
+
+
+# -- deletions that do nothing ---------------------------------------------------------------------------------
+
+
+def refuses(scene: Scene, snapshot_id: int, status: int) -> None:
+    scene.faulty("status", status=status, method="DELETE", path=f"/snapshots/{snapshot_id}/")
+
+
+@pytest.mark.parametrize("status", [400, 403, 409, 423, 500])
+async def test_one_that_cannot_be_deleted_costs_no_other_night_its_snapshot(tmp_path: Path, status: int) -> None:
+    scene = Scene(tmp_path, stop_first=True)
+    scene.hold_ours(12, 13, 14, 15)
+    refuses(scene, 801, status)
+    for number in range(4):
+        rotation = await scene.night(number)
+        assert (rotation.result, rotation.failed_step) == (Result.PARTIAL, Step.PRUNE)
+        assert f"answered {status} to DELETE /api/v1/snapshots/801/" in error_of(rotation)
+        assert ours(16 + number) in scene.held("completed")
+        assert "801" not in rotation.deleted
+    assert scene.held() == [ours(12), ours(17), ours(18), ours(19)]
+
+
+async def test_a_refusal_of_all_deletions_costs_nothing_but_new_snapshots(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.hold_ours(11, 12, 13, 14, 15)
+    scene.faulty("status", status=400, method="DELETE")
+    rotation = await scene.night()
+    assert rotation.result is Result.FAILURE
+    assert error_of(rotation).startswith("blocked: could not delete ")
+    assert ours(15) not in scene.deleted, "our newest is not even tried"
+    assert len(scene.deleted) == 4
+
+
+async def test_a_deletion_that_is_answered_as_done_and_does_nothing_is_told_by_the_next_rotation(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    scene.hold_ours(12, 13, 14, 15)
+    scene.world.snapshot_seconds = (20, 30)
+    refuses(scene, 801, 204)
+    first = await scene.night()
+    assert (first.result, first.deleted) == (Result.SUCCESS, ("801",))
+    soon = await scene.story.rotate(datetime.now(UTC).replace(microsecond=0))
+    assert soon.result is Result.PARTIAL
+    assert ours(12) in error_of(soon)
+    assert ("801" in soon.deleted, scene.deleted.count(ours(12))) == (False, 1), "not again within minutes"
+    for number in (1, 2):
+        later = await scene.night(number)
+        assert (later.result, later.failed_step) == (Result.PARTIAL, Step.PRUNE)
+        assert f"{ours(12)} is listed still" in error_of(later)
+        assert "801" not in later.deleted
+        assert ours(16 + number) in scene.held("completed")
+
+
+async def test_a_deletion_that_shows_late_is_no_failure_of_the_next_rotation(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.hold_ours(12, 13, 14, 15)
+    scene.faulty("slow_delete", times=1, delay=60.0, method="DELETE")
+    await scene.night()
+    soon = await scene.story.rotate(datetime.now(UTC).replace(microsecond=0))
+    assert soon.result is Result.SUCCESS
+    assert len(scene.deleted) == len(set(scene.deleted))
+
+
+# -- words before the beginning --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["pending", "queued", "creating", "being_conceived"])
+async def test_a_snapshot_that_is_not_in_progress_yet_is_waited_for_and_its_server_stays_off(
+    tmp_path: Path, word: str
+) -> None:
+    scene = Scene(tmp_path, stop_first=True)
+    take = scene.world.take_snapshot
+
+    def take_in_turn(*args: Any) -> SimSnapshot:
+        made = take(*args)
+        made.status = word
+        scene.world.later(400.0, lambda: setattr(made, "status", "in_progress"))
+        return made
+
+    scene.world.take_snapshot, scene.world.snapshot_seconds = take_in_turn, (600, 700)  # type: ignore[method-assign]
+    rotation = await scene.night()
+    assert (rotation.result, scene.asked) == (Result.SUCCESS, ["stop", "create", "start"])
+    (wait,) = [passed for passed in rotation.trail if passed.step is Step.WAIT]
+    assert wait.seconds >= 590.0
+
+
+@pytest.mark.parametrize("word", ["pending", "being_conceived"])
+async def test_a_snapshot_that_never_gets_in_progress_is_given_up_after_its_time(tmp_path: Path, word: str) -> None:
+    scene = Scene(tmp_path, stop_first=True, snapshot_timeout=timedelta(minutes=10))
+    scene.faulty("ends", word=word, **CREATE)
+    scene.world.snapshot_seconds = (0, 0)
+    rotation = await scene.night()
+    assert (rotation.result, rotation.failed_step) == (Result.FAILURE, Step.WAIT)
+    assert error_of(rotation).startswith("gave up after 6" if word == "pending" else f"{NEW} ended as")
+    assert scene.asked == ["stop", "create", "start"]
