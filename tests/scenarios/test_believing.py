@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from snaprotd.commands.jobs.account import read_account
+from snaprotd.commands.text.tables import list_text, plan_text
+from snaprotd.commands.text.terminal import show
+from snaprotd.config import file as config
 from snaprotd.core.policy import Retention
 from snaprotd.core.rotation import Result, Step
-from snaprotd.simulator import SimSnapshot, World
+from snaprotd.report.rows import people_plan_of, snapshot_rows
+from snaprotd.simulator import SimSnapshot, World, api
 from tests.scenarios.test_retention import CREATE, NEW, Scene, error_of, ours
 from tests.support.daemons import Watched, configure, daemon_on, entry
 from tests.support.virtual_time import START
+from tests.support.world_transport import WorldTransport
 
 MINUTE = 60.0
 
@@ -192,7 +201,7 @@ async def test_a_snapshot_that_is_not_in_progress_yet_is_waited_for_and_its_serv
         scene.world.later(400.0, lambda: setattr(made, "status", "in_progress"))
         return made
 
-    scene.world.take_snapshot, scene.world.snapshot_seconds = take_in_turn, (600, 700)  # type: ignore[method-assign]
+    scene.world.take_snapshot, scene.world.snapshot_seconds = take_in_turn, (600, 700)  # type: ignore[assignment,method-assign]
     rotation = await scene.night()
     assert (rotation.result, scene.asked) == (Result.SUCCESS, ["stop", "create", "start"])
     (wait,) = [passed for passed in rotation.trail if passed.step is Step.WAIT]
@@ -208,3 +217,65 @@ async def test_a_snapshot_that_never_gets_in_progress_is_given_up_after_its_time
     assert (rotation.result, rotation.failed_step) == (Result.FAILURE, Step.WAIT)
     assert error_of(rotation).startswith("gave up after 6" if word == "pending" else f"{NEW} ended as")
     assert scene.asked == ["stop", "create", "start"]
+
+
+# -- odd values ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("few_ticks")
+@pytest.mark.parametrize(
+    ("odd", "is_doubtful"),
+    [
+        ({"size_mb": int("9" * 400)}, False),
+        ({"size_mb": int("9" * 4000)}, False),
+        ({"id": int("9" * 4000)}, True),
+        ({"id": int("9" * 400)}, True),
+        ({"id": "x" * 5000}, True),
+        ({"created_at": "0001-01-01T00:00:00Z"}, False),
+        ({"created_at": "9999-12-31T23:59:59Z"}, False),
+        ({"created_at": "9999-12-31T23:59:59-14:00"}, False),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+async def test_one_odd_value_blinds_neither_the_metrics_nor_a_page_nor_a_command(
+    tmp_path: Path,
+    odd: dict[str, Any],
+    is_doubtful: bool,
+    commands_reach: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world = a_full_one()
+    world.add_server("db-01")
+    victim = world.snapshots_of("12345")[-1]
+    shown = api._snapshot
+
+    def bent(world: World, one: SimSnapshot) -> dict[str, Any]:
+        return {**shown(world, one), **(odd if one is victim else {})}
+
+    monkeypatch.setattr(api, "_snapshot", bent)
+    path = configure(
+        tmp_path,
+        entry("10 17 * * *"),
+        entry("10 17 * * *", server_id="12346"),
+        more="defaults: {timezone: Pacific/Kiritimati}",
+    )
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(30 * MINUTE)
+        assert len(watched.series("snaprotd_snapshots")) == (8 if is_doubtful else 16)
+        for page in ("/", "/servers/12345", "/servers/12346", "/api/status", "/metrics"):
+            assert (await watched.get(page)).status_code == 200
+        assert {one.label for one in watched.ended if one.result is Result.SUCCESS} >= {"s12346"}
+        assert is_doubtful is not ("s12345" in {one.label for one in watched.ended if one.result is Result.SUCCESS})
+    assert victim.id in world.snapshots
+    commands_reach(WorldTransport(world))
+    settings = config.load(path, {})
+    account = await read_account(settings, {"VPS_API_TOKEN": world.token}, [])
+    rows = snapshot_rows(settings, account.targets, account.known, account.wanted)
+    json.dumps(rows)
+    show(list_text(rows, account.now, account.headings))
+    shown_to = partial(people_plan_of, settings, now=account.now, machine=account.machine, count=3)
+    plans = [shown_to(one, account.known.get(one.server_id)) for one in account.targets]
+    show(plan_text(plans, account.now, settings.limit))
+    assert (account.doubt is not None) == is_doubtful
+    assert "s12346" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -19,6 +19,12 @@ from snaprotd.provider import TokenOwner
 
 LONGEST_MESSAGE = 300
 """Characters of the provider's own words that go into a message of ours."""
+
+MOST_DIGITS = 40
+LONGEST_ID = 200
+"""Characters."""
+LARGEST_MB = 10**12
+"""An exabyte: what is larger is no size of a snapshot."""
 
 
 _SERVER_STATES = {
@@ -79,14 +85,19 @@ class Page:
 def read_json(body: bytes) -> Any:
     """Raises `UnreadableError` for anything but JSON: a proxy's HTML, a body that was cut."""
     try:
-        answer = json.loads(body)
+        answer = json.loads(body, parse_int=_integer)
         if b"\\ud" in body.lower():
             # Half of a surrogate pair is no text: it could be neither saved nor shown.
-            answer = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
+            answer = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"), parse_int=_integer)
         return answer
     except (ValueError, RecursionError) as error:
         start = body.lstrip()[:1]
         raise UnreadableError("HTML instead of JSON" if start == b"<" else "not JSON, or cut short") from error
+
+
+def _integer(digits: str) -> int | None:
+    """None for one that nobody means: it makes its own entry doubtful, not the whole answer unreadable."""
+    return int(digits) if len(digits) <= MOST_DIGITS else None
 
 
 def read_page(body: Any) -> Page:
@@ -187,12 +198,16 @@ def read_token_owner(body: Any) -> TokenOwner:
 
 
 def read_instant(value: object) -> datetime | None:
-    """ISO 8601 with its zone, as UTC. None for anything else: a time without a zone is not an instant."""
+    """ISO 8601 with its zone, as UTC. None for anything else: a time without a zone is not an instant.
+
+    Nor are the first and the last year of the calendar: they cannot be shown in every zone.
+    """
     if not isinstance(value, str):
         return None
     try:
         moment = datetime.fromisoformat(value.strip())
-        return None if moment.tzinfo is None else moment.astimezone(UTC)
+        is_instant = moment.tzinfo is not None and MINYEAR < moment.year < MAXYEAR
+        return moment.astimezone(UTC) if is_instant else None
     except (ValueError, OverflowError):
         return None
 
@@ -250,7 +265,7 @@ def _reference(entry: Mapping[str, Any], asked: str | None) -> int | str | None:
 def _as_reference(value: object) -> int | str | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    return value if str(value).strip() else None
+    return value if 0 < len(str(value).strip()) <= LONGEST_ID else None
 
 
 def _text(value: object) -> str:
@@ -258,7 +273,7 @@ def _text(value: object) -> str:
 
 
 def _size(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_MB else None
 
 
 def _permissions(value: object) -> tuple[str, ...] | None:
