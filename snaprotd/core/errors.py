@@ -51,8 +51,12 @@ class Permanent(CloudError):
 class Full(Permanent):
     """No snapshot was taken: the server is full, or what was asked for is wrong. Look which it was.
 
-    A provider may have one answer for both.
+    A provider may have one answer for both. `is_said`: in its words it is the number of snapshots.
     """
+
+    def __init__(self, message: str, *, is_said: bool = False) -> None:
+        super().__init__(message)
+        self.is_said = is_said
 
 
 class NotFound(Permanent):

@@ -12,7 +12,7 @@ restart cannot cut it short.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -33,6 +33,10 @@ PRUNE_PATIENCE = 600.0
 
 DELETE_AGAIN_AFTER = timedelta(minutes=5)
 """How long after a deletion that did not show it is asked for again, at the least."""
+
+
+REFUSAL_HOLDS = timedelta(days=7)
+"""How long no server is stopped for a snapshot that the provider has refused before, for one and the same reason."""
 
 
 class Step(StrEnum):
@@ -110,6 +114,10 @@ class Rotation:
     """One that had failed was deleted: no other such one goes in this rotation."""
     complaint: str = ""
     """What could not be deleted, and why: the rotation goes on, and ends as `partial`."""
+    refused_with: int | None = None
+    """Snapshots that the server held when the provider took no further one, though our limit is higher."""
+    limit_is_said: bool = False
+    """That it was for their number is the provider's own word, or its published limit."""
     began: bool = False
     """Its snapshot was seen in progress: a word that nobody knows is no longer one from before that."""
 
@@ -359,6 +367,36 @@ def recalled(rotation: Rotation, earlier: Iterable[Rotation], listed: Collection
         if timedelta(0) <= now - (one.finished_at or now) < DELETE_AGAIN_AFTER:
             moment_ago |= dict.fromkeys(tried)
     return replace(rotation, stubborn=tuple(stubborn), ghosts=tuple(ghosts), immovable=tuple(moment_ago))
+
+
+def why_refused_again(rotation: Rotation, earlier: Sequence[Rotation], held: int, now: datetime) -> str:
+    """Why the provider would refuse the snapshot once more, so that no server need be stopped for it; else empty.
+
+    `earlier` are the server's rotations, newest first. One refusal that is said to be for the number is enough; of
+    others it takes two in a row: a single one may have been a moment's.
+    """
+    limit = rotation.rules.limit
+    left = min(held, limit - 1)  # room is made up to our own limit
+    refusals: list[Rotation] = []
+    for one in earlier:
+        if one.result in (Result.SUCCESS, Result.PARTIAL):
+            break
+        if one.refused_with is not None and one.refused_with <= left and now - one.started_at < REFUSAL_HOLDS:
+            refusals.append(one)
+    said = next((one for one in refusals if one.limit_is_said), None)
+    if said is not None:
+        return f"blocked: {held} snapshots; {lower_limit_words(said.refused_with or 0, limit)}"
+    if len(refusals) < 2:
+        return ""
+    return f"blocked: refused {len(refusals)} times in a row, and not asked for again for days: {refusals[0].error}"
+
+
+def lower_limit_words(held: int, limit: int) -> str:
+    """What is said where the provider took no further snapshot than those that were held."""
+    return (
+        f"the provider takes no more than {held} of this server, and not `limit: {limit}`: "
+        f"set `limit` to that, and `keep` below it"
+    )
 
 
 def resumed(rotation: Rotation, now: datetime) -> Rotation:

@@ -29,7 +29,9 @@ from snaprotd.core.rotation import (
     Rotation,
     Step,
     Waiting,
+    lower_limit_words,
     recalled,
+    why_refused_again,
 )
 from snaprotd.engine.run import Run
 from snaprotd.engine.switching import start, stop
@@ -37,13 +39,17 @@ from snaprotd.engine.switching import start, stop
 LOOK_AGAIN = 45.0
 """Seconds between two looks at a server that is held off while its snapshot is taken: one a minute, at the polls."""
 
+REMEMBERED = 100
+"""Earlier rotations of a server that are asked whether the provider refuses its snapshots."""
+
 log = structlog.get_logger("snaprotd.rotation")
 
 
 async def look(run: Run) -> Outcome:
     """Is there anything to do, and may the server be touched at all?"""
     snapshots = await run.snapshots()
-    mine = _mine(run.rotation, snapshots)
+    rotation = run.rotation
+    mine = _mine(rotation, snapshots)
     if mine is not None:
         run.update_creation(creation.seen, mine.id)
         return await _recall(run, snapshots)
@@ -54,7 +60,18 @@ async def look(run: Run) -> Outcome:
         return Failed(f"the server is {server.status}: it was not touched")
     if not (server.is_active or server.is_stopped):
         return Waiting(f"the server is {server.status}")
-    return _wait_for_others(run, snapshots) or await _recall(run, snapshots)
+    if waiting := _wait_for_others(run, snapshots):
+        return waiting
+    if rotation.policy.stop_first and (why := await _refused_before(run, len(snapshots))):
+        return Failed(why)
+    return await _recall(run, snapshots)
+
+
+async def _refused_before(run: Run, held: int) -> str:
+    """Why the server would be stopped and started for nothing; empty where that is not known."""
+    earlier = await run.tools.ledger.history(run.rotation.server_id, limit=REMEMBERED)
+    others = [one for one in earlier if one.id != run.rotation.id]
+    return why_refused_again(run.rotation, others, held, run.tools.now())
 
 
 async def _recall(run: Run, snapshots: tuple[Snapshot, ...]) -> Outcome:
@@ -159,9 +176,12 @@ async def _refused(run: Run, refusal: Full) -> Outcome:
     if mine is not None:
         run.update_creation(creation.made, mine.id)
         return Done()
-    if len(snapshots) >= rotation.rules.limit:
+    held, limit = len(snapshots), rotation.rules.limit
+    if held >= limit:
         return Failed(_full(rotation, snapshots, run.tools.now()))
-    return Failed(str(refusal))
+    is_said = refusal.is_said or held >= run.tools.cloud.capabilities.snapshot_limit
+    run.update(lambda rotation: replace(rotation, refused_with=held, limit_is_said=is_said))
+    return Failed(f"{refusal}; {lower_limit_words(held, limit)}" if is_said and held else str(refusal))
 
 
 def _unfit(rotation: Rotation, server: Server) -> Outcome | None:

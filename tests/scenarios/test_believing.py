@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from snaprotd.commands.jobs.account import read_account
+from snaprotd.commands.jobs.account import check_online, read_account
 from snaprotd.commands.text.tables import list_text, plan_text
 from snaprotd.commands.text.terminal import show
 from snaprotd.config import file as config
@@ -22,6 +22,7 @@ from snaprotd.report.rows import people_plan_of, snapshot_rows
 from snaprotd.simulator import SimSnapshot, World, api
 from tests.scenarios.test_retention import CREATE, NEW, Scene, error_of, ours
 from tests.support.daemons import Watched, configure, daemon_on, entry
+from tests.support.policies import a_policy
 from tests.support.virtual_time import START
 from tests.support.world_transport import WorldTransport
 
@@ -279,3 +280,66 @@ async def test_one_odd_value_blinds_neither_the_metrics_nor_a_page_nor_a_command
     show(plan_text(plans, account.now, settings.limit))
     assert (account.doubt is not None) == is_doubtful
     assert "s12346" in capsys.readouterr().out
+
+
+# -- the provider's own limit ----------------------------------------------------------------------------------
+
+
+async def test_a_limit_that_the_provider_does_not_have_is_learnt_at_its_first_refusal(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, stop_first=True, keep=Retention(last=9))
+    scene.story.limit = 10
+    scene.hold_ours(11, 12, 13, 14, 15)
+    first = await scene.night(0)
+    assert (first.result, scene.asked) == (Result.FAILURE, ["stop", "create", "start"])
+    assert "no more than 5 of this server, and not `limit: 10`" in error_of(first)
+    for number in (1, 2):
+        later = await scene.night(number)
+        assert (later.result, later.failed_step) == (Result.FAILURE, Step.LOOK)
+        assert "no more than 5 of this server, and not `limit: 10`" in error_of(later)
+    assert scene.asked == ["stop", "create", "start"], "no stop each night for nothing, and nothing deleted"
+    scene.story.limit, scene.story.policy = 5, a_policy(stop_first=True)
+    assert (await scene.night(3)).result is Result.SUCCESS
+
+
+async def test_a_limit_that_was_lowered_deletes_as_many_as_it_takes_at_once_and_then_takes_the_snapshot(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, stop_first=True, keep=Retention(last=2), world=World(limit=3, snapshot_seconds=(90, 120)))
+    scene.story.limit = 3
+    scene.hold_ours(11, 12, 13, 14, 15)
+    rotation = await scene.night()
+    assert rotation.result is Result.SUCCESS
+    assert scene.asked[:4] == [*(f"delete {ours(day)}" for day in (11, 12, 13)), "stop"]
+    assert scene.held() == [ours(15), NEW]
+
+
+async def test_a_limit_that_the_provider_lowered_costs_one_night_and_one_snapshot_at_the_most(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, stop_first=True, world=World(limit=3, snapshot_seconds=(90, 120)))
+    scene.hold_ours(11, 12, 13, 14, 15)
+    for number in range(3):
+        assert (await scene.night(number)).result is Result.FAILURE
+    assert scene.asked == [f"delete {ours(11)}", "stop", "create", "start"]
+    assert scene.held() == [ours(12), ours(13), ours(14), ours(15)]
+
+
+async def test_a_refusal_without_words_stops_a_server_twice_and_not_each_night(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, stop_first=True)
+    scene.hold_ours(15)
+    scene.faulty("status", status=400, **CREATE)
+    for number in range(4):
+        assert (await scene.night(number)).result is Result.FAILURE
+    assert scene.asked.count("stop") == 2
+    await asyncio.sleep(8 * 86400)
+    scene.world.faults.clear()
+    assert (await scene.night(13)).result is Result.SUCCESS
+
+
+async def test_a_limit_above_the_providers_own_is_told_by_the_online_check(
+    tmp_path: Path, commands_reach: Callable[..., None]
+) -> None:
+    commands_reach(WorldTransport(world := a_full_one()))
+    path = configure(tmp_path, entry(), more="limit: 10")
+    findings = await check_online(config.load(path, {}), {"VPS_API_TOKEN": world.token})
+    assert [one.text for one in findings if not one.ok] == [
+        "limit: 10 is more than the 5 snapshots that the provider allows: one beyond them is refused"
+    ]

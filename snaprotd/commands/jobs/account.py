@@ -118,6 +118,7 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
             doubt=doubt,
             now=datetime.now(UTC),
             machine=this_machine(config.own_server),
+            published_limit=cloud.capabilities.snapshot_limit,
         )
         token = token_finding(name=owner.token_name, email=owner.email, permissions=owner.permissions)
         return [token, *findings_of(found)]

@@ -226,6 +226,11 @@ def error_text(body: bytes) -> str:
     return _one_line(_joined(answer))
 
 
+def speaks_of_a_limit(body: bytes) -> bool:
+    """Whether an error says that there are too many of something."""
+    return re.search(r"limit|maximum|quota|exceed|too many|no free|full\b", error_text(body), re.IGNORECASE) is not None
+
+
 def is_own_error(body: bytes) -> bool:
     """Whether an error is the provider's own word, by its shape: `{"detail": "..."}` or `{"field": ["...", ...]}`.
 
