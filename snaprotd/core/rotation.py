@@ -381,7 +381,7 @@ def why_refused_again(rotation: Rotation, earlier: Sequence[Rotation], held: int
     for one in earlier:
         if one.result in (Result.SUCCESS, Result.PARTIAL):
             break
-        if one.refused_with is not None and one.refused_with <= left and now - one.started_at < REFUSAL_HOLDS:
+        if one.refused_with is not None and one.refused_with <= left and abs(now - one.started_at) < REFUSAL_HOLDS:
             refusals.append(one)
     said = next((one for one in refusals if one.limit_is_said), None)
     if said is not None:
@@ -405,7 +405,8 @@ def resumed(rotation: Rotation, now: datetime) -> Rotation:
     One that has asked for no snapshot yet follows its policy's `missed_within`, as a slot does that nobody saw: a
     server is not stopped at noon for last night's snapshot of a week ago. What is off because of us is started.
     """
-    asked = rotation.creation.creates or rotation.deleted
+    made_room = rotation.deleted and not rotation.policy.stop_first
+    asked = rotation.creation.creates or made_room
     touched = asked or rotation.snapshot_id is not None or rotation.error is not None
     if touched or now - rotation.slot <= rotation.policy.missed_within:
         return rotation

@@ -22,6 +22,9 @@ from snaprotd.report.assessment import Assessment, Assessments
 
 log = structlog.get_logger("snaprotd.account")
 
+GONE_AFTER = 300.0
+"""Seconds for which a server that is no longer listed is looked after still: it may have left the list for a moment."""
+
 
 class LookAfter(Protocol):
     """Is called where `targets` has changed; `at_start` says whether this is the first discovery since the start."""
@@ -55,6 +58,8 @@ class AccountWatch:
         self._assessments = Assessments()
         self._discovered_at: float | None = None
         self._missing: frozenset[str] = frozenset()
+        self._listed: dict[str, tuple[Server, float]] = {}
+        """Each server of the account, and when it was last listed."""
 
     def apply(self, config: Config) -> None:
         self._config = config
@@ -68,6 +73,7 @@ class AccountWatch:
             if not isinstance(failure, Doubtful):
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
         self.has_answered = True
+        self.targets()  # notes who is listed
         await self._discover(complete=failure is None)
         self._board.inventory_listed_at = self._inventory.last_success
         for count, target in enumerate(list(self._schedules.targets.values())):
@@ -87,8 +93,13 @@ class AccountWatch:
         return list(self._inventory.seen_servers.values())
 
     def targets(self) -> Sequence[Target]:
-        """The servers to look after. What was listed once stays until a list that can be relied on is without it."""
-        return resolve(self._config, self.servers())
+        """The servers to look after. What was listed once stays until lists have been without it for `GONE_AFTER`."""
+        moment = asyncio.get_running_loop().time()
+        self._listed |= {server.id: (server, moment) for server in self.servers()}
+        self._listed = {one: seen for one, seen in self._listed.items() if moment - seen[1] < GONE_AFTER}
+        names = {server.name for server in self.servers()}
+        left = [one for one, seen in self._listed.values() if seen != moment and one.name not in names]
+        return resolve(self._config, [*self.servers(), *left])
 
     async def _discover(self, *, complete: bool) -> None:
         """Find the servers that a `match` names, every so often; and those that are named and do not exist."""

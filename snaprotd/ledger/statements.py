@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Delete, Select, Update, case, delete, func, or_, select, update
@@ -14,6 +14,9 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.rows import written_rotation
 from snaprotd.ledger.schema import MARKS, META, POWERS, ROTATIONS
+
+CLOCKS_APART = timedelta(minutes=1)
+"""How far the clocks of two daemons on one ledger may be apart before one is taken for wrong."""
 
 
 def alive(now: float) -> Any:
@@ -175,17 +178,15 @@ def forget(keep: int) -> Delete:
 # -- marks -------------------------------------------------------------------------------------------------------------
 
 
-def _upsert_mark() -> Insert:
+def set_mark(now: datetime) -> Insert:
+    """A mark goes back only from where `now` is not yet: two daemons may report their slots in any order."""
     insertion = upsert(MARKS)
     new = insertion.excluded
-    # A mark never goes back: two daemons on one ledger may report their slots in any order.
-    later = case((MARKS.c.seen_until > new.seen_until, MARKS.c.seen_until), else_=new.seen_until)
+    is_later = (MARKS.c.seen_until > new.seen_until) & (MARKS.c.seen_until <= text_of(now + CLOCKS_APART))
+    later = case((is_later, MARKS.c.seen_until), else_=new.seen_until)
     return insertion.on_conflict_do_update(
         index_elements=["server_id"], set_={"seen_until": later, "schedule": new.schedule}
     )
-
-
-SET_MARK = _upsert_mark()
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

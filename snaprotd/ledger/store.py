@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ class Ledger:
         began = uptime()
         async with self._transaction() as connection:
             if mark is not None:
-                await connection.execute(statements.SET_MARK, [_mark_row(mark)])
+                await connection.execute(statements.set_mark(datetime.now(UTC)), [_mark_row(mark)])
             claimed = await connection.scalar(statements.claim(rotation, self._tenure(), account=self.starts.account))
             if claimed is None:
                 return await self._why_not(connection, rotation)
@@ -304,7 +304,7 @@ class Ledger:
         if not marks:
             return
         async with self._transaction() as connection:
-            await connection.execute(statements.SET_MARK, [_mark_row(mark) for mark in marks])
+            await connection.execute(statements.set_mark(datetime.now(UTC)), [_mark_row(mark) for mark in marks])
 
     # -- inside ------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ def _as_model(one: SimSnapshot) -> Snapshot:
     except ValueError:
         created = None
     dated = created if created and created.tzinfo else None
-    return a_snapshot(one.id, one.name, dated, server_id=one.server_id, status=one.status)
+    return a_snapshot(one.id, one.name, dated, server_id=one.server_id, status=one.status, size_mb=one.size_mb)
 
 
 class Witnessed:

@@ -248,17 +248,25 @@ def is_own_error(body: bytes) -> bool:
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds to wait, from a Retry-After header in either of its forms (RFC 9110, 10.2.3). None where unreadable."""
+    """Seconds to wait, from a Retry-After header in either of its forms (RFC 9110, 10.2.3). None where unreadable.
+
+    `now` is what the sender's clock shows.
+    """
     text = (value or "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)
+    moment = http_date(text)
+    return None if moment is None else max(0.0, (moment - now).total_seconds())
+
+
+def http_date(value: str | None) -> datetime | None:
+    """The instant in a header such as `Date`; None where unreadable."""
     try:
-        moment = parsedate_to_datetime(text)
+        moment = parsedate_to_datetime(value or "")
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     # HTTP dates are in GMT; `-0000` is read as a time without a zone.
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _reference(entry: Mapping[str, Any], asked: str | None) -> int | str | None:
