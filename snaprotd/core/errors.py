@@ -75,6 +75,10 @@ class LedgerError(SnaprotdError):
     """The ledger could not be read or written (disk full, read-only, database gone)."""
 
 
+class AnothersLedger(LedgerError):
+    """The ledger is another account's: nothing of it is for the one that the configuration names."""
+
+
 class LeaseLost(SnaprotdError):
     """Another process holds this rotation now: stop without another request."""
 

@@ -21,8 +21,25 @@ CLOCKS_APART = timedelta(minutes=1)
 
 def alive(now: float) -> Any:
     """Note that a process could write at that time."""
-    insertion = upsert(META).values(key="alive", value=f"{now:.0f}")
+    return note("alive", f"{now:.0f}")
+
+
+def note(key: str, value: str) -> Any:
+    """Write down something of the whole ledger."""
+    insertion = upsert(META).values(key=key, value=value)
     return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
+
+
+def possession() -> Select[Any]:
+    """What is noted of the account that the ledger belongs to."""
+    return select(META.c.key, META.c.value).where(META.c.key.in_(("account", "email")))
+
+
+def touched() -> Select[Any]:
+    """The servers that rotations were of, each with its account, the last one first."""
+    columns = ROTATIONS.c
+    last = func.max(columns.started_at)
+    return select(columns.account, columns.server_id).group_by(columns.account, columns.server_id).order_by(last.desc())
 
 
 def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:

@@ -26,6 +26,7 @@ from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.provider.inventory import Inventory
 from snaprotd.wiring.access import Transport, cloud_by_terms, open_cloud, read_token
+from snaprotd.wiring.whose import demand_own_account
 
 log = structlog.get_logger("snaprotd")
 
@@ -78,12 +79,10 @@ async def open_tools(
         # Before anything is promised: a file that names another ledger must not hide what this one will owe.
         folder = state_directory(environ)
         note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
-        try:
-            await ledger.starts.adopt()
-        except LedgerError as error:
-            log.error("the ledger cannot be written", error=str(error))  # what is owed is started all the same
         inventory = Inventory(cloud)
         try:
+            await demand_own_account(ledger, inventory)
+            await _adopt(ledger)
             yield Tools(
                 cloud=cloud,
                 inventory=inventory,
@@ -96,6 +95,13 @@ async def open_tools(
             )
         finally:
             await inventory.aclose()
+
+
+async def _adopt(ledger: Ledger) -> None:
+    try:
+        await ledger.starts.adopt()
+    except LedgerError as error:
+        log.error("the ledger cannot be written", error=str(error))  # what is owed is started all the same
 
 
 @asynccontextmanager
