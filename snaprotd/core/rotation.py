@@ -12,9 +12,8 @@ restart cannot cut it short.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from snaprotd.core import creation, power
@@ -29,14 +28,6 @@ MAX_CREATES = 3
 
 PRUNE_PATIENCE = 600.0
 """Seconds that a prune waits for a list it can trust before it leaves the rest to the next rotation."""
-
-
-DELETE_AGAIN_AFTER = timedelta(minutes=5)
-"""How long after a deletion that did not show it is asked for again, at the least."""
-
-
-REFUSAL_HOLDS = timedelta(days=7)
-"""How long no server is stopped for a snapshot that the provider has refused before, for one and the same reason."""
 
 
 class Step(StrEnum):
@@ -118,7 +109,7 @@ class Rotation:
     """Snapshots that the server held when the provider took no further one, though our limit is higher."""
     limit_is_said: bool = False
     """That it was for their number is the provider's own word, or its published limit."""
-    began: bool = False
+    was_in_progress: bool = False
     """Its snapshot was seen in progress: a word that nobody knows is no longer one from before that."""
 
     error: str | None = None
@@ -337,66 +328,6 @@ def hard_stop_undone(rotation: Rotation, before: Rotation) -> Rotation:
     """The hard stop was not carried out: as `before` it, so that it is asked for again."""
     undone = power.hard_stop_undone(rotation.power)
     return replace(rotation, power=undone, trail=before.trail, waited=before.waited)
-
-
-def deletion_failed(rotation: Rotation, snapshot_id: str, error: str, *, lasting: bool) -> Rotation:
-    """A snapshot that is to go could not be deleted. The rotation goes on with the others, and ends as `partial`.
-
-    `lasting`: its deletion has changed nothing for certain, so that another may give way for it.
-    """
-    return replace(
-        rotation,
-        complaint=error,
-        undeletable=(*rotation.undeletable, snapshot_id),
-        immovable=(*rotation.immovable, snapshot_id) if lasting else rotation.immovable,
-    )
-
-
-def recalled(rotation: Rotation, earlier: Iterable[Rotation], listed: Collection[str], now: datetime) -> Rotation:
-    """With what the server's `earlier` rotations tell of the snapshots that are `listed`, by their ids.
-
-    What was tried a moment ago is not tried again: a deletion takes minutes to show.
-    """
-    stubborn: dict[str, None] = {}
-    ghosts: dict[str, None] = {}
-    moment_ago: dict[str, None] = {}
-    for one in earlier:
-        tried = [gone for gone in (*one.deleted, *one.undeletable) if gone in listed]
-        stubborn |= dict.fromkeys(tried)
-        ghosts |= dict.fromkeys(gone for gone in one.deleted if gone in listed)
-        if timedelta(0) <= now - (one.finished_at or now) < DELETE_AGAIN_AFTER:
-            moment_ago |= dict.fromkeys(tried)
-    return replace(rotation, stubborn=tuple(stubborn), ghosts=tuple(ghosts), immovable=tuple(moment_ago))
-
-
-def why_refused_again(rotation: Rotation, earlier: Sequence[Rotation], held: int, now: datetime) -> str:
-    """Why the provider would refuse the snapshot once more, so that no server need be stopped for it; else empty.
-
-    `earlier` are the server's rotations, newest first. One refusal that is said to be for the number is enough; of
-    others it takes two in a row: a single one may have been a moment's.
-    """
-    limit = rotation.rules.limit
-    left = min(held, limit - 1)  # room is made up to our own limit
-    refusals: list[Rotation] = []
-    for one in earlier:
-        if one.result in (Result.SUCCESS, Result.PARTIAL):
-            break
-        if one.refused_with is not None and one.refused_with <= left and abs(now - one.started_at) < REFUSAL_HOLDS:
-            refusals.append(one)
-    said = next((one for one in refusals if one.limit_is_said), None)
-    if said is not None:
-        return f"blocked: {held} snapshots; {lower_limit_words(said.refused_with or 0, limit)}"
-    if len(refusals) < 2:
-        return ""
-    return f"blocked: refused {len(refusals)} times in a row, and not asked for again for days: {refusals[0].error}"
-
-
-def lower_limit_words(held: int, limit: int) -> str:
-    """What is said where the provider took no further snapshot than those that were held."""
-    return (
-        f"the provider takes no more than {held} of this server, and not `limit: {limit}`: "
-        f"set `limit` to that, and `keep` below it"
-    )
 
 
 def resumed(rotation: Rotation, now: datetime) -> Rotation:

@@ -17,7 +17,8 @@ from snaprotd.core.model import Machine, Server, Snapshot, SnapshotState
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.retention import refuse_deletion
-from snaprotd.core.rotation import Result, Rotation, Step, aged, deletion_failed
+from snaprotd.core.room import deletion_failed
+from snaprotd.core.rotation import Result, Rotation, Step, aged
 from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Provider

@@ -19,7 +19,7 @@ from snaprotd.core.errors import Busy, CloudError, Full, Permanent, Temporary, U
 from snaprotd.core.model import Server, Snapshot, SnapshotState
 from snaprotd.core.policy import WhenFull
 from snaprotd.core.retention import Decision, plan_retention
-from snaprotd.core.room import Room
+from snaprotd.core.room import Room, lower_limit_words, recalled, why_refused_again
 from snaprotd.core.room import make_room as room_on
 from snaprotd.core.rotation import (
     MAX_CREATES,
@@ -29,9 +29,6 @@ from snaprotd.core.rotation import (
     Rotation,
     Step,
     Waiting,
-    lower_limit_words,
-    recalled,
-    why_refused_again,
 )
 from snaprotd.engine.run import Run
 from snaprotd.engine.switching import start, stop
@@ -161,7 +158,7 @@ async def _create(run: Run, server: Server) -> Outcome:
         run.update_creation(creation.refused)
         raise
     run.update_creation(creation.made, made.id)
-    run.update(lambda rotation: replace(rotation, began=made.state is SnapshotState.IN_PROGRESS))
+    run.update(lambda rotation: replace(rotation, was_in_progress=made.state is SnapshotState.IN_PROGRESS))
     return Done()
 
 
@@ -208,9 +205,9 @@ async def wait(run: Run) -> Outcome:
     if mine.is_completed:
         return Done()
     if mine.state is SnapshotState.IN_PROGRESS:
-        run.update(lambda rotation: replace(rotation, began=True))
+        run.update(lambda rotation: replace(rotation, was_in_progress=True))
         return Waiting("the snapshot is in progress")
-    if mine.state is SnapshotState.UNKNOWN and mine.status and not rotation.began:
+    if mine.state is SnapshotState.UNKNOWN and mine.status and not rotation.was_in_progress:
         return Waiting(f"the snapshot is `{mine.status}`")
     return Failed(f"{rotation.snapshot_name} ended as `{mine.status}`")
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from snaprotd.commands.jobs.account import check_online, read_account
@@ -17,11 +20,16 @@ from snaprotd.commands.text.tables import list_text, plan_text
 from snaprotd.commands.text.terminal import show
 from snaprotd.config import file as config
 from snaprotd.core.policy import Retention
-from snaprotd.core.rotation import Result, Step
+from snaprotd.core.rotation import Result, Step, resumed
+from snaprotd.engine.loop import _visit_and_save, run_rotation
+from snaprotd.engine.run import Run
+from snaprotd.ledger.claims import Claimed
+from snaprotd.provider.vps_org.calls import Reply
 from snaprotd.report.rows import people_plan_of, snapshot_rows
 from snaprotd.simulator import SimSnapshot, World, api
 from tests.scenarios.test_retention import CREATE, NEW, Scene, error_of, ours
 from tests.support.daemons import Watched, configure, daemon_on, entry
+from tests.support.lives import night
 from tests.support.policies import a_policy
 from tests.support.virtual_time import START
 from tests.support.world_transport import WorldTransport
@@ -343,3 +351,40 @@ async def test_a_limit_above_the_providers_own_is_told_by_the_online_check(
     assert [one.text for one in findings if not one.ok] == [
         "limit: 10 is more than the 5 snapshots that the provider allows: one beyond them is refused"
     ]
+
+
+# -- another clock ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 26])
+def test_a_date_to_wait_for_is_counted_from_the_answers_own(hours: int) -> None:
+    """Whatever our own clock shows."""
+    theirs = datetime.now(UTC) + timedelta(hours=hours)
+    headers = {"Date": format_datetime(theirs, usegmt=True)}
+    until = format_datetime(theirs + timedelta(seconds=90), usegmt=True)
+    reply = Reply(status=429, headers=httpx.Headers({**headers, "Retry-After": until}), body=b"")
+    assert reply.retry_after == 90.0
+    assert replace(reply, headers=httpx.Headers({"Date": "today", "Retry-After": "90"})).retry_after == 90.0
+
+
+# -- long after its slot ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held", [2, 5])
+async def test_a_server_that_runs_is_not_stopped_days_after_its_slot(tmp_path: Path, held: int) -> None:
+    scene = Scene(tmp_path, stop_first=True)
+    scene.hold_ours(*range(16 - held, 16))
+    await asyncio.sleep(30 * MINUTE)
+    async with scene.story.life() as tools:
+        claim = await tools.ledger.claim(scene.story.rotation(night(0)))
+        assert isinstance(claim, Claimed)
+        one = Run(claim.rotation, tools)
+        while one.rotation.step is not Step.STOP:
+            await _visit_and_save(one)
+    scene.asked.clear()
+    await asyncio.sleep(3 * 86400)
+    async with scene.story.life() as tools:
+        (left,) = await tools.ledger.take_over(everything=True)
+        ended = await run_rotation(Run(resumed(left, tools.now()), tools))
+    assert (ended.result, scene.asked) == (Result.FAILURE, [])
+    assert error_of(ended) == "interrupted before anything was done, and resumed too late"

@@ -260,7 +260,7 @@ def retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def http_date(value: str | None) -> datetime | None:
-    """The instant in a header such as `Date`; None where unreadable."""
+    """The instant in a header; None where unreadable."""
     try:
         moment = parsedate_to_datetime(value or "")
     except (ValueError, TypeError, IndexError, OverflowError):
