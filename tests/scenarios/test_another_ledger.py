@@ -203,7 +203,8 @@ async def test_a_server_that_another_account_does_not_show_is_not_taken_for_gone
 
 async def refused(one: Moved) -> LedgerError:
     with pytest.raises(LedgerError, match="a ledger of its own, with `state`") as refusal:
-        await Watched(one.path, one.world, environ=one.environ, transport=one.way).daemon.run()
+        async with asyncio.timeout(HOUR):
+            await Watched(one.path, one.world, environ=one.environ, transport=one.way).daemon.run()
     return refusal.value
 
 
