@@ -146,6 +146,8 @@ class Trace:
     passed_over: frozenset[str] = frozenset()
     """The ids that bore the name before anything was asked for."""
     ended_at: datetime | None = None
+    has_succeeded: bool = False
+    """It has seen that snapshot as completed."""
 
     def names(self, snapshot: Snapshot, slot: datetime | None) -> bool:
         """Whether it is about that snapshot, whose name, if it is one of ours, tells `slot`."""
@@ -168,8 +170,14 @@ class Recollection:
     lives: tuple[Life, ...] = ()
 
     def marked(self, snapshots: Iterable[Snapshot], instance: str) -> tuple[Snapshot, ...]:
-        """The snapshots, each with whether the ledger names it; None where it cannot know."""
-        return tuple(replace(one, in_ledger=self._knows(one, instance)) for one in snapshots)
+        """The snapshots, each with whether the ledger names it, and whether it knows it as completed."""
+        return tuple(self._marked(one, instance) for one in snapshots)
+
+    def _marked(self, one: Snapshot, instance: str) -> Snapshot:
+        ids = {one.id, *one.also}
+        known = any(trace.has_succeeded and trace.snapshot_id in ids for trace in self.traces)
+        was_completed = not one.is_completed and (one.was_completed or known)
+        return replace(one, in_ledger=self._knows(one, instance), was_completed=was_completed)
 
     def rows_of(self, snapshots: Iterable[Snapshot], instance: str) -> set[str]:
         """The ids of the rows that name one of these."""

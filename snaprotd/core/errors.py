@@ -55,8 +55,12 @@ class Permanent(CloudError):
 class Full(Permanent):
     """No snapshot was taken: the server is full, or what was asked for is wrong. Look which it was.
 
-    A provider may have one answer for both.
+    A provider may have one answer for both. `is_said`: in its words it is the number of snapshots.
     """
+
+    def __init__(self, message: str, *, is_said: bool = False) -> None:
+        super().__init__(message)
+        self.is_said = is_said
 
 
 class NotFound(Permanent):
@@ -73,6 +77,10 @@ class UnknownServer(SnaprotdError):
 
 class LedgerError(SnaprotdError):
     """The ledger could not be read or written (disk full, read-only, database gone)."""
+
+
+class AnothersLedger(LedgerError):
+    """The ledger is another account's: nothing of it is for the one that the configuration names."""
 
 
 class LeaseLost(SnaprotdError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -19,6 +19,10 @@ SLOT_FORMAT = "%Y%m%dT%H%M%SZ"
 
 DOUBT = 900.0
 """Seconds of whole lists for which one that has lost everything is not believed."""
+
+LASTING = 300.0
+"""Seconds after which a word for a snapshot is taken for more than a moment's: storage that cannot be reached shows
+every snapshot on it as failed, and is back."""
 
 
 class Owner(StrEnum):
@@ -111,10 +115,25 @@ class Snapshot:
     """Further ids of its server."""
     in_ledger: bool | None = None
     """Whether a row of our ledger names it. None where the ledger cannot know: its name is believed then."""
+    was_completed: bool = False
+    """An earlier list, or the ledger, knows it as completed, whatever it is shown as now."""
+    unchanged_for: float = field(default=0.0, compare=False)
+    """Seconds for which whole lists have shown it in this state, where that is not completed. It is the same still."""
 
     @property
     def is_completed(self) -> bool:
         return self.state is SnapshotState.COMPLETED
+
+    @property
+    def has_turned(self) -> bool:
+        """It was completed once, and is shown as something else: it may be whole again at any moment."""
+        has_ended = self.state in (SnapshotState.FAILED, SnapshotState.UNKNOWN)
+        return not self.is_completed and (self.was_completed or (has_ended and bool(self.size_mb)))
+
+    @property
+    def is_failed_for_good(self) -> bool:
+        """It restores nothing, and never did: not a moment's word for one that was completed."""
+        return self.state is SnapshotState.FAILED and not self.has_turned and self.unchanged_for >= LASTING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 
-from snaprotd.core.model import Owner, Snapshot, SnapshotState, bears_our_name, name_read
+from snaprotd.core.model import Owner, Snapshot, SnapshotState, bears_our_name, is_named, name_read
 from snaprotd.core.policy import Rules
+from snaprotd.core.rotation import Rotation
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the provider's clock may be ahead of ours before a date counts as one in the future."""
@@ -40,8 +41,14 @@ class Judged:
 
     @property
     def is_scrap(self) -> bool:
-        """Our own failed one. With a date that cannot be trusted even that is left alone."""
-        return self.is_ours and self.snapshot.state is SnapshotState.FAILED and self.doubt is None
+        """Our own one that has failed for good. With a date that cannot be trusted even that is left alone."""
+        return self.is_ours and self.snapshot.is_failed_for_good and self.doubt is None
+
+    @property
+    def may_be_scrap(self) -> bool:
+        """As `is_scrap`, but it may have to be watched for longer."""
+        failed = self.snapshot.state is SnapshotState.FAILED and not self.snapshot.has_turned
+        return self.is_ours and failed and self.doubt is None
 
 
 def owner_of(snapshot: Snapshot, *, instance: str, adopt: tuple[str, ...]) -> Owner:
@@ -74,6 +81,32 @@ def taken_since(
     slots = {one: made.slot for one in snapshots if (made := name_read(one.name)) and made.instance == instance}
     later = [one for one, slot in slots.items() if slot > since + CLOCK_TOLERANCE and slot not in known]
     return max(later, key=lambda one: slots[one], default=None)
+
+
+def taken_for(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> Snapshot | None:
+    """The snapshot of a rotation's slot: the one whose id the provider has given, whatever its name.
+
+    By its name where no id is known, or where the list has not shown that id for `settle` seconds.
+    """
+    made = rotation.creation
+    by_id = next((one for one in snapshots if made.snapshot_id in (one.id, *one.also)), None)
+    if by_id is not None or (made.snapshot_id is not None and made.unseen <= rotation.settle):
+        return by_id
+    return next((one for one in snapshots if _may_be_mine(rotation, one)), None)
+
+
+def _may_be_mine(rotation: Rotation, one: Snapshot) -> bool:
+    """Whether one that bears the slot's name was taken for it: after its request, else as far as it is ours at all."""
+    if not is_named(one, rotation.snapshot_name):
+        return False
+    if rotation.creation.was_asked:
+        return one.id not in rotation.creation.passed_over
+    return owner_of(one, instance=rotation.rules.instance, adopt=()) is Owner.MANAGED
+
+
+def others_of_that_name(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> list[Snapshot]:
+    """Those that bear the name of a rotation's snapshot and were not taken for it."""
+    return [one for one in snapshots if is_named(one, rotation.snapshot_name) and not _may_be_mine(rotation, one)]
 
 
 def newest_first(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> list[Judged]:

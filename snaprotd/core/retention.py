@@ -1,19 +1,20 @@
 """Which snapshots of one server are kept and which are deleted, each with its reason.
 
 Only a *candidate* is ever kept or deleted by a rule: a snapshot of ours that is completed and whose date can be
-trusted. All others stay, but for our own failed ones, which restore nothing and hold a slot. The rules of the long
-form overlap as restic's do: each looks at all candidates, and a snapshot stays if any rule keeps it.
+trusted. All others stay, but for our own failed ones, which restore nothing and hold a slot: of those that have stayed
+so, one goes in a rotation. The rules of the long form overlap as restic's do: each looks at all candidates, and a
+snapshot stays if any rule keeps it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from snaprotd.core.model import Owner, Snapshot, SnapshotState
+from snaprotd.core.model import LASTING, Owner, Snapshot, SnapshotState
 from snaprotd.core.ownership import Judged, newest_first
 from snaprotd.core.policy import Policy, Retention, Rules
 from snaprotd.core.words import STRANGER
@@ -62,25 +63,32 @@ class _Share:
     holders: str
 
 
-def plan_retention(snapshots: Sequence[Snapshot], rules: Rules, *, now: datetime) -> RetentionPlan:
+def plan_retention(
+    snapshots: Sequence[Snapshot], rules: Rules, *, now: datetime, immovable: Collection[str] = ()
+) -> RetentionPlan:
     """Decide what becomes of each snapshot of one server. `now` serves only to tell a date in the future.
+
+    `immovable` are the ids of those that the provider does not delete: they hold their slots, and another gives way.
 
     Raises ValueError where the list or the rules make no sense: nothing is to be deleted then.
     """
     policy = rules.policy
     demand_sense(snapshots, policy.keep)
     seen = newest_first(snapshots, rules, now)
-    candidates = [one.snapshot for one in seen if one.is_candidate]
-    share = _share(seen, rules.limit)
+    candidates = [one.snapshot for one in seen if one.is_candidate and one.snapshot.id not in immovable]
+    share = _share(seen, rules.limit, immovable)
+    scrap = [one for one in seen if one.is_scrap and one.snapshot.id not in immovable][-1:]
     ruled = kept_by_rules(candidates, policy)
     kept = [snapshot.id for snapshot in candidates if snapshot.id in ruled][: share.capacity]
 
     decisions = []
     for one in seen:
-        if one.is_twin:
+        if one.is_ours and one.snapshot.id in immovable:
+            delete, why = False, "it cannot be deleted"
+        elif one.is_twin:
             delete, why = True, TWIN
         elif not one.is_candidate:
-            delete, why = one.is_scrap, _why_no_candidate(one)
+            delete, why = one in scrap, "failed" if one in scrap else _why_no_candidate(one)
         elif one.snapshot.id in kept:
             delete, why = False, ", ".join(ruled[one.snapshot.id])
         else:
@@ -103,21 +111,29 @@ def demand_sense(snapshots: Sequence[Snapshot], keep: Retention) -> None:
         raise ValueError(f"a retention that keeps nothing, or less: {keep}")
 
 
-def _share(seen: list[Judged], limit: int) -> _Share:
+def _share(seen: list[Judged], limit: int, immovable: Collection[str]) -> _Share:
     """One slot stays free, others' snapshots hold theirs, and so do those of ours that may not be deleted.
 
-    An unfinished one that is newer than our newest completed one is the one just being taken: it has the free slot.
+    An unfinished one that is newer than our newest completed one is the one just being taken: it has the free slot. One
+    that failed, or that was completed and is shown otherwise now, costs no other its place: the first goes, and the
+    second may be whole again in a moment.
     """
     foreign = sum(not one.is_ours for one in seen)
     newest = next((place for place, one in enumerate(seen) if one.is_candidate), 0)
-    settled = [one for one in seen if one.is_candidate or one.is_scrap or one.is_twin]
-    unfinished = sum(one.is_ours and one not in settled for one in seen[newest:])
-    holders = f"one of {limit} slots stays free"
+    unfinished = sum(_is_unfinished(one) for one in seen[newest:])
+    stuck = sum((one.is_candidate or one.is_twin) and one.snapshot.id in immovable for one in seen)
+    holders = [f"one of {limit} slots stays free"]
     if foreign and unfinished:
-        holders = f"others hold {foreign} and unfinished ones {unfinished} of {limit} slots"
+        holders = [f"others hold {foreign} and unfinished ones {unfinished} of {limit} slots"]
     elif foreign or unfinished:
-        holders = f"{'others' if foreign else 'unfinished ones'} hold {foreign + unfinished} of {limit} slots"
-    return _Share(capacity=max(1, limit - 1 - foreign - unfinished), holders=holders)
+        holders = [f"{'others' if foreign else 'unfinished ones'} hold {foreign + unfinished} of {limit} slots"]
+    if stuck:
+        holders = [*(holders if foreign or unfinished else []), f"{stuck} cannot be deleted"]
+    return _Share(capacity=max(1, limit - 1 - foreign - unfinished - stuck), holders=", ".join(holders))
+
+
+def _is_unfinished(one: Judged) -> bool:
+    return one.is_ours and not (one.is_candidate or one.is_twin or one.may_be_scrap or one.snapshot.has_turned)
 
 
 # What the rules keep
@@ -170,9 +186,12 @@ def _why_no_candidate(one: Judged) -> str:
         return STRANGER if one.is_stranger else "not made by snaprotd"
     if one.snapshot.state is SnapshotState.IN_PROGRESS:
         return "in progress"
+    if one.snapshot.has_turned:
+        return f"listed as `{one.snapshot.status}`, and was completed"
     if one.snapshot.state is SnapshotState.UNKNOWN:
         return f"status `{one.snapshot.status}` not understood"
-    return one.doubt or "failed"
+    why = "one failed goes in a rotation" if one.is_scrap else f"it goes once that has lasted {LASTING / 60:g} min"
+    return one.doubt or f"failed; {why}"
 
 
 # The last door

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from math import inf
 from zoneinfo import ZoneInfo
 
-from snaprotd.core.model import Snapshot, SnapshotState, snapshot_name
-from snaprotd.core.ownership import Judged, age_order, newest_first, owner_of
+from snaprotd.core.model import LASTING, Owner, Snapshot, SnapshotState, snapshot_name
+from snaprotd.core.ownership import Judged, age_order, newest_first
 from snaprotd.core.policy import Policy, Rules, WhenFull
 from snaprotd.core.retention import TWIN, Decision, demand_sense, kept_by_rules, plan_retention, rules_in_words
+from snaprotd.core.rotation import Result, Rotation
 
 NAMES_SHOWN = 5
 """Names listed of each owner where a server is blocked; the rest is counted."""
+
+TURNED_FOR = 900.0
+"""Seconds for which a full server waits for one of ours that was completed and is shown otherwise."""
+
+DELETE_AGAIN_AFTER = timedelta(minutes=5)
+"""How long after a deletion that did not show it is asked for again, at the least."""
+
+REFUSAL_HOLDS = timedelta(days=7)
+"""How long no server is stopped for a snapshot that the provider has refused before, for one and the same reason."""
 
 NEW = "new"
 """The id of the snapshot that a rehearsed rotation takes."""
@@ -21,42 +32,86 @@ NEW = "new"
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """Whether a server can take one more snapshot. Exactly one of `free`, `delete` and `blocked` is set."""
+    """Whether a server can take one more snapshot. Exactly one of `free`, `deletions`, `waits` and `blocked` is set."""
 
     free: bool = False
-    delete: Snapshot | None = None
-    """The one snapshot that may go to make room, with its `reason`."""
-    reason: str = ""
+    deletions: tuple[Decision, ...] = ()
+    """All that must go for one more, in order, each with its reason: as many as it takes, or none."""
+    waits: str = ""
+    """Why it cannot be told yet what may go."""
     blocked: str = ""
     """Why nothing may be deleted, and who holds the slots."""
 
 
-def make_room(snapshots: Sequence[Snapshot], rules: Rules, *, now: datetime) -> Room:
-    """Say whether there is a free slot, else the one snapshot that may be deleted for one, else why there is none.
+def make_room(
+    snapshots: Sequence[Snapshot],
+    rules: Rules,
+    *,
+    now: datetime,
+    immovable: Collection[str] = (),
+    one_failed_went: bool = False,
+) -> Room:
+    """Say whether there is a free slot, else what may be deleted for one, else why nothing may.
+
+    `immovable` are the ids of those that the provider does not delete; `one_failed_went` in this rotation already.
 
     Raises ValueError as `plan_retention` does.
     """
-    policy, limit = rules.policy, rules.limit
-    demand_sense(snapshots, policy.keep)
-    if len(snapshots) < limit:
+    demand_sense(snapshots, rules.policy.keep)
+    excess = len(snapshots) - rules.limit + 1
+    if excess <= 0:
         return Room(free=True)
     seen = newest_first(snapshots, rules, now)
-    full = f"full ({len(snapshots)} of {limit} slots)"
-    scrap = [one.snapshot for one in seen if one.is_scrap]
+    left = [one for one in seen if one.snapshot.id not in immovable]
+    chosen: list[Decision] = []
+    while len(chosen) < excess:
+        scrap_may_go = not one_failed_went and not any(_is_failed(decision) for decision in chosen)
+        first = _first_to_go(left, rules, f"full ({len(snapshots)} of {rules.limit} slots)", scrap_may_go=scrap_may_go)
+        waits = _why_wait(left) if first is None or not _is_failed(first) else ""
+        if waits:
+            return Room(waits=waits)
+        if first is None:
+            return Room(blocked=_blocked(seen, rules.policy, rules.limit))
+        chosen.append(first)
+        left = [one for one in left if one.snapshot is not first.snapshot]
+    return Room(deletions=tuple(chosen))
+
+
+def _is_failed(decision: Decision) -> bool:
+    return decision.snapshot.state is SnapshotState.FAILED
+
+
+def _first_to_go(left: list[Judged], rules: Rules, full: str, *, scrap_may_go: bool) -> Decision | None:
+    scrap = [one for one in left if one.is_scrap and scrap_may_go]
     if scrap:
-        return Room(delete=scrap[-1], reason=f"delete: {full}, failed")
-    room = None
-    twins = [one.snapshot for one in seen if one.is_twin]
-    if twins and policy.when_full is not WhenFull.REFUSE:
-        return Room(delete=twins[-1], reason=f"delete: {full}, {TWIN}")
-    if policy.when_full is not WhenFull.REFUSE:
-        room = _replace_ours(seen, policy, full)
-    if room is None and policy.when_full is WhenFull.REPLACE_LAST:
-        room = _replace_our_only_one(seen, full)
-    return room or Room(blocked=_blocked(seen, policy, limit))
+        return _to_go(scrap[-1].snapshot, f"{full}, failed")
+    if rules.policy.when_full is WhenFull.REFUSE:
+        return None
+    twins = [one for one in left if one.is_twin]
+    if twins:
+        return _to_go(twins[-1].snapshot, f"{full}, {TWIN}")
+    found = _replace_ours(left, rules.policy, full)
+    if found is None and rules.policy.when_full is WhenFull.REPLACE_LAST:
+        found = _replace_our_only_one(left, full)
+    return found
 
 
-def _replace_ours(seen: list[Judged], policy: Policy, full: str) -> Room | None:
+def _to_go(snapshot: Snapshot, why: str) -> Decision:
+    return Decision(snapshot=snapshot, owner=Owner.MANAGED, delete=True, reason=f"delete: {why}")
+
+
+def _why_wait(left: list[Judged]) -> str:
+    """What must be watched for longer before a completed one goes: another may be the one to go, by what it becomes."""
+    for one in left:
+        snapshot = one.snapshot
+        if one.may_be_scrap and not one.is_scrap:
+            return f"{snapshot.name} is listed as `{snapshot.status}`: it goes if that lasts {LASTING / 60:g} min"
+        if one.is_ours and snapshot.has_turned and snapshot.unchanged_for < TURNED_FOR:
+            return f"{snapshot.name} was completed and is listed as `{snapshot.status}`: nothing is deleted meanwhile"
+    return ""
+
+
+def _replace_ours(seen: list[Judged], policy: Policy, full: str) -> Decision | None:
     """Our oldest, if a newer one remains; but first what retention does not keep anyway (a prune that failed)."""
     candidates = [one.snapshot for one in seen if one.is_candidate]
     if len(candidates) < 2:
@@ -65,16 +120,15 @@ def _replace_ours(seen: list[Judged], policy: Policy, full: str) -> Room | None:
     surplus = [snapshot for snapshot in candidates if snapshot.id not in ruled]
     chosen = surplus[-1] if surplus else candidates[-1]
     why = "our oldest" if chosen is candidates[-1] else f"over keep {rules_in_words(policy.keep)}"
-    return Room(delete=chosen, reason=f"delete: {full}, {why}; {candidates[0].name} remains")
+    return _to_go(chosen, f"{full}, {why}; {candidates[0].name} remains")
 
 
-def _replace_our_only_one(seen: list[Judged], full: str) -> Room | None:
+def _replace_our_only_one(seen: list[Judged], full: str) -> Decision | None:
     ours = [one.snapshot for one in seen if one.is_candidate]
     theirs = [one.snapshot for one in seen if not one.is_ours and one.snapshot.is_completed]
     if not ours or not theirs:
         return None
-    why = f"our only one; {theirs[0].name}, not made by snaprotd, remains"
-    return Room(delete=ours[-1], reason=f"delete: {full}, {why}")
+    return _to_go(ours[-1], f"{full}, our only one; {theirs[0].name}, not made by snaprotd, remains")
 
 
 def _blocked(seen: list[Judged], policy: Policy, limit: int) -> str:
@@ -112,6 +166,69 @@ def _day(one: Judged, timezone: str) -> str:
     return f"{one.snapshot.created_at.astimezone(ZoneInfo(timezone)):%Y-%m-%d}"
 
 
+# -- what a rotation knows of deletions and refusals, its own and those before it --------------------------------------
+
+
+def deletion_failed(rotation: Rotation, snapshot_id: str, error: str, *, lasting: bool) -> Rotation:
+    """A snapshot that is to go could not be deleted. The rotation goes on with the others.
+
+    `lasting`: its deletion has changed nothing for certain, so that another may give way for it.
+    """
+    return replace(
+        rotation,
+        complaint=error,
+        undeletable=(*rotation.undeletable, snapshot_id),
+        immovable=(*rotation.immovable, snapshot_id) if lasting else rotation.immovable,
+    )
+
+
+def recalled(rotation: Rotation, earlier: Iterable[Rotation], listed: Collection[str], now: datetime) -> Rotation:
+    """With what the server's `earlier` rotations tell of the snapshots that are `listed`, by their ids.
+
+    What was tried a moment ago is not tried again: a deletion takes minutes to show.
+    """
+    stubborn: dict[str, None] = {}
+    ghosts: dict[str, None] = {}
+    moment_ago: dict[str, None] = {}
+    for one in earlier:
+        tried = [gone for gone in (*one.deleted, *one.undeletable) if gone in listed]
+        stubborn |= dict.fromkeys(tried)
+        ghosts |= dict.fromkeys(gone for gone in one.deleted if gone in listed)
+        if timedelta(0) <= now - (one.finished_at or now) < DELETE_AGAIN_AFTER:
+            moment_ago |= dict.fromkeys(tried)
+    return replace(rotation, stubborn=tuple(stubborn), ghosts=tuple(ghosts), immovable=tuple(moment_ago))
+
+
+def why_refused_again(rotation: Rotation, earlier: Sequence[Rotation], held: int, now: datetime) -> str:
+    """Why the provider would refuse the snapshot once more, so that no server need be stopped for it; else empty.
+
+    `earlier` are the server's rotations, newest first. One refusal that is said to be for the number is enough; of
+    others it takes two in a row: a single one may have been a moment's.
+    """
+    limit = rotation.rules.limit
+    left = min(held, limit - 1)  # room is made up to our own limit
+    refusals: list[Rotation] = []
+    for one in earlier:
+        if one.result in (Result.SUCCESS, Result.PARTIAL):
+            break
+        if one.refused_with is not None and one.refused_with <= left and abs(now - one.started_at) < REFUSAL_HOLDS:
+            refusals.append(one)
+    said = next((one for one in refusals if one.limit_is_said), None)
+    if said is not None:
+        return f"blocked: {held} snapshots; {lower_limit_words(said.refused_with or 0, limit)}"
+    if len(refusals) < 2:
+        return ""
+    return f"blocked: refused {len(refusals)} times in a row, and not asked for again for days: {refusals[0].error}"
+
+
+def lower_limit_words(held: int, limit: int) -> str:
+    """What is said where the provider took no further snapshot than those that were held."""
+    return (
+        f"the provider takes no more than {held} of this server, and not `limit: {limit}`: "
+        f"set `limit` to that, and `keep` below it"
+    )
+
+
 # -- a rotation rehearsed: for `plan`, for the status page, and for forecasts ------------------------------------------
 
 
@@ -137,6 +254,7 @@ def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slo
 
     Raises ValueError as `plan_retention` does.
     """
+    snapshots = [one if one.is_completed else replace(one, unchanged_for=inf) for one in snapshots]
     room = make_room(snapshots, rules, now=slot)
     if room.blocked:
         return Rehearsal(blocked=room.blocked)
@@ -149,10 +267,7 @@ def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slo
         status=str(SnapshotState.COMPLETED),
         created_at=slot,
     )
-    remaining = [one for one in snapshots if one is not room.delete]
+    gone = {decision.snapshot.id for decision in room.deletions}
+    remaining = [one for one in snapshots if one.id not in gone]
     plan = plan_retention([*remaining, taken], rules, now=slot)
-    gone: tuple[Decision, ...] = ()
-    if room.delete is not None:
-        owner = owner_of(room.delete, instance=rules.instance, adopt=rules.policy.adopt)
-        gone = (Decision(snapshot=room.delete, owner=owner, delete=True, reason=room.reason),)
-    return Rehearsal(decisions=(*plan.decisions, *gone))
+    return Rehearsal(decisions=(*plan.decisions, *room.deletions))

@@ -93,6 +93,24 @@ class Rotation:
     deleted: tuple[str, ...] = ()
     undeletable: tuple[str, ...] = ()
     """Snapshots whose deletion was tried in this rotation and failed."""
+    stubborn: tuple[str, ...] = ()
+    """Listed still at the look, though an earlier rotation has tried to delete them."""
+    ghosts: tuple[str, ...] = ()
+    """Those of them whose deletion was answered as done."""
+    immovable: tuple[str, ...] = ()
+    """Cannot be deleted, as far as is known: each holds its slot, and another gives way."""
+    to_free: int = 0
+    """Snapshots that must go before the new one can be taken."""
+    one_failed_went: bool = False
+    """One that had failed was deleted: no other such one goes in this rotation."""
+    complaint: str = ""
+    """What could not be deleted, and why: the rotation goes on, and ends as `partial`."""
+    refused_with: int | None = None
+    """Snapshots that the server held when the provider took no further one, though our limit is higher."""
+    limit_is_said: bool = False
+    """That it was for their number is the provider's own word, or its published limit."""
+    was_in_progress: bool = False
+    """Its snapshot was seen in progress: a word that nobody knows is no longer one from before that."""
 
     error: str | None = None
     failed_step: Step | None = None
@@ -173,10 +191,7 @@ class Rotation:
 
     @property
     def start_is_overdue(self) -> bool:
-        """It has stood at its start for longer than `start_timeout`.
-
-        Not so where a process that is about to end starts a server ahead of its turn: the age is that of another step.
-        """
+        """It has stood at its start for longer than `start_timeout`: one ahead of its turn has another step's age."""
         return self.step is Step.START and self.waited > self.policy.start_timeout.total_seconds()
 
 
@@ -286,6 +301,8 @@ def _fail(rotation: Rotation, error: str) -> Rotation:
 
 
 def _enter(rotation: Rotation, step: Step) -> Rotation:
+    if step is Step.DONE and rotation.error is None and rotation.complaint:
+        rotation = replace(rotation, error=rotation.complaint, failed_step=Step.PRUNE)
     result = _result(rotation) if step is Step.DONE else None
     trail = (*rotation.trail, Passed(step=rotation.step, seconds=round(rotation.waited, 3)))
     return replace(rotation, step=step, waited=0.0, note="", trail=trail, result=result)
@@ -318,18 +335,14 @@ def hard_stop_undone(rotation: Rotation, before: Rotation) -> Rotation:
     return replace(rotation, power=undone, trail=before.trail, waited=before.waited)
 
 
-def prune_failed(rotation: Rotation, error: str) -> Rotation:
-    """Something that is to go could not be deleted. The rotation goes on with the others, and ends as `partial`."""
-    return replace(rotation, error=error, failed_step=Step.PRUNE)
-
-
 def resumed(rotation: Rotation, now: datetime) -> Rotation:
     """The rotation as a new process takes it up.
 
     One that has asked for no snapshot yet follows its policy's `missed_within`, as a slot does that nobody saw: a
     server is not stopped at noon for last night's snapshot of a week ago. What is off because of us is started.
     """
-    asked = rotation.creation.creates or rotation.deleted
+    made_room = rotation.deleted and not rotation.policy.stop_first
+    asked = rotation.creation.creates or made_room
     touched = asked or rotation.snapshot_id is not None or rotation.error is not None
     if touched or now - rotation.slot <= rotation.policy.missed_within:
         return rotation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -67,7 +68,7 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 def plain_id(text: str) -> int | str:
     """An id as users know it: the provider's integers as integers, its UUIDs as text."""
-    return int(text) if text.isascii() and text.isdigit() and str(int(text)) == text else text
+    return int(text) if re.fullmatch("0|[1-9][0-9]{0,39}", text) else text
 
 
 def zulu(instant: datetime | None) -> str | None:

@@ -26,6 +26,9 @@ HISTORY_EVERY = 86400.0
 
 log = structlog.get_logger("snaprotd.account")
 
+GONE_AFTER = 300.0
+"""Seconds for which a server that is no longer listed is looked after still: it may have left the list for a moment."""
+
 
 class LookAfter(Protocol):
     """Is called where `targets` has changed; `at_start` says whether this is the first discovery since the start."""
@@ -64,6 +67,8 @@ class AccountWatch:
         self._doubled: frozenset[str] = frozenset()
         self._recollections = Recollections(inventory, ledger, now)
         self._forget_at = 0.0
+        self._listed: dict[str, tuple[Server, float]] = {}
+        """Each server of the account, and when it was last listed."""
 
     def apply(self, config: Config) -> None:
         self._config = config
@@ -77,6 +82,7 @@ class AccountWatch:
             if not isinstance(failure, Doubtful):
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
         self.has_answered = True
+        self.targets()  # notes who is listed
         await self._recollections.refresh(self._config.instance)
         if failure is None:
             await self._forget_old()
@@ -110,8 +116,13 @@ class AccountWatch:
         return list(self._inventory.seen_servers.values())
 
     def targets(self) -> Sequence[Target]:
-        """The servers to look after. What was listed once stays until a list that can be relied on is without it."""
-        return resolve(self._config, self.servers())
+        """The servers to look after. What was listed once stays until lists have been without it for `GONE_AFTER`."""
+        moment = asyncio.get_running_loop().time()
+        self._listed |= {server.id: (server, moment) for server in self.servers()}
+        self._listed = {one: seen for one, seen in self._listed.items() if moment - seen[1] < GONE_AFTER}
+        known = {text for server in self.servers() for text in (server.name, *server.ids)}
+        left = [one for one, seen in self._listed.values() if seen != moment and known.isdisjoint((one.name, *one.ids))]
+        return resolve(self._config, [*self.servers(), *left])
 
     async def _discover(self, *, complete: bool) -> None:
         """Find the servers that a `match` names, every so often; and those that are named and do not exist."""

@@ -69,6 +69,9 @@ class Schedules:
         self._timer = SlotTimer(self._due)
         self._seen: dict[str, datetime] = {}
         """For each server the slot up to which all is dealt with."""
+        self._unclaimed: dict[str, tuple[datetime, datetime]] = {}
+        """The slots that came while the ledger could not be written, each with how far all is dealt with then."""
+        self._is_claiming = False
         self._looked_at: datetime | None = None
         self._stopped = False
 
@@ -97,6 +100,7 @@ class Schedules:
         for gone in before.keys() - self.targets.keys():
             self._timer.remove(gone)
             self._seen.pop(gone, None)
+            self._unclaimed.pop(gone, None)
         for target in targets:
             facts = self.facts(target)
             facts.last_attempt = remembered.attempts.get(target.server_id)
@@ -120,7 +124,10 @@ class Schedules:
         now, delay = self._now(), _delay(target)
         known = at_start and mark is not None and mark.schedule == _written(target.policy)
         # A policy that is new sees no slot before it, however long its turn is delayed.
-        self._seen[target.server_id] = mark.seen_until if known and mark else now
+        seen = mark.seen_until if known and mark else now
+        if seen > now:
+            log.warning("the mark of the schedule lies in the future: it counts as now", server=target.label, mark=seen)
+        self._seen[target.server_id] = min(seen, now)
         self._set_timer(target, since=max(now, self._seen[target.server_id] + delay))
         return await self._catch_up(target, now)
 
@@ -139,6 +146,8 @@ class Schedules:
         now = self._now()
         late = now - slot - _delay(target)
         self._metrics.taken_up(late.total_seconds())
+        if self._unclaimed.pop(server_id, None) is not None and late <= LATE:
+            self.facts(target).missed["skipped"] += 1  # the ledger was busy from that slot to this
         work = self._take_up_late(target, now) if late > LATE else self.take_up(target, slot, seen_until=slot)
         self._in_background(work, f"slot {slot} of {target.label}")
 
@@ -174,7 +183,7 @@ class Schedules:
 
         All slots up to `seen_until` are dealt with then; None where the slot is none of the schedule's.
         """
-        facts, mark = self.facts(target), None
+        facts, mark, seen = self.facts(target), None, self._seen.get(target.server_id)
         if seen_until is not None:
             mark = self._mark(target, seen_until)
             if target.policy.paused:
@@ -185,10 +194,15 @@ class Schedules:
         try:
             claim = await self._rotations.begin(new_rotation(self._config, target, slot=slot, now=now), mark)
         except LedgerError as error:
+            if seen_until is not None and seen is not None:
+                self._seen[target.server_id] = seen
+                if self._is_unclaimed(target, slot, seen_until):
+                    return  # told already
             facts.rotations[Result.FAILURE] += 1
             facts.last_failure = now
             log.error("the slot could not be claimed", server=target.label, slot=slot.isoformat(), error=str(error))
             return
+        self._unclaimed.pop(target.server_id, None)
         match claim:
             case Claimed():
                 facts.last_attempt = now
@@ -196,6 +210,30 @@ class Schedules:
             case ServerBusy(open=busy):
                 facts.skipped["in_flight"] += 1
                 log.warning("skipped: the server's last rotation is still open", server=target.label, step=busy.step)
+
+    def _is_unclaimed(self, target: Target, slot: datetime, seen_until: datetime) -> bool:
+        """Whether it was known already that the slot is to be claimed as soon as the ledger can be written again."""
+        known = self._unclaimed.get(target.server_id)
+        self._unclaimed[target.server_id] = (slot, seen_until)
+        return known == (slot, seen_until)
+
+    async def _claim_again(self) -> None:
+        """Run the slots that came while the ledger was busy, or count them where it was so for too long."""
+        try:
+            for server_id, (slot, seen_until) in list(self._unclaimed.items()):
+                if (target := self.targets.get(server_id)) is not None:
+                    await self._claim_late(target, slot, seen_until)
+        finally:
+            self._is_claiming = False
+
+    async def _claim_late(self, target: Target, slot: datetime, seen_until: datetime) -> None:
+        late = self._now() - slot - _delay(target)
+        if late <= target.policy.missed_within:
+            await self.take_up(target, slot, seen_until=seen_until, late=late > LATE)
+            return
+        self._unclaimed.pop(target.server_id, None)
+        self.facts(target).missed["skipped"] += 1
+        await self._set_marks([self._mark(target, seen_until)])
 
     async def _set_marks(self, marks: list[Mark]) -> None:
         try:
@@ -214,14 +252,19 @@ class Schedules:
         now = self._now()
         if self._looked_at is not None and now < self._looked_at - LATE:
             log.warning("the wall clock was set back", now=now.isoformat())
+            seen = {one: min(self._seen[one], now - _delay(target)) for one, target in self.targets.items()}
+            marks = [self._mark(target, seen[one]) for one, target in self.targets.items()]
+            self._in_background(self._set_marks(marks), "marks of a clock that was set back")
             for target in self.targets.values():
                 # The timer would sleep until the far time that the clock showed. What was run is in the ledger.
-                self._seen[target.server_id] = min(self._seen[target.server_id], now - _delay(target))
                 try:
                     self._set_timer(target, since=now)
                 except Exception:
                     log.exception("internal error: this server's schedule is not told", server=target.label)
         self._looked_at = now
+        if self._unclaimed and not self._stopped and not self._is_claiming:
+            self._is_claiming = True
+            self._in_background(self._claim_again(), "slots that the ledger was busy at")
         self._timer.wakeup()
         self._metrics.ticked(now)
         self._tell_next_runs(self.targets.values())

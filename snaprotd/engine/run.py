@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import inf
@@ -13,12 +13,11 @@ import structlog
 
 from snaprotd.core import power
 from snaprotd.core.creation import Creation
-from snaprotd.core.errors import Busy, CloudError, LedgerError, NotSent
+from snaprotd.core.errors import LedgerError, NotSent
 from snaprotd.core.model import Machine, Server, Snapshot
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.promise import taken_up
-from snaprotd.core.retention import ForbiddenDeletion, refuse_deletion
 from snaprotd.core.rotation import Rotation, Step, aged, patience_left
 from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
@@ -305,34 +304,6 @@ class Run:
             call.cancel()
             if not look.cancel() and not look.cancelled():
                 look.exception()  # seen, even if this rotation was cancelled in the very moment of the answer
-
-    async def delete(
-        self, snapshot: Snapshot, reason: str, *, listed: Sequence[Snapshot], last_may_go: bool = False
-    ) -> str | None:
-        """Delete one snapshot of those `listed` by the look just made; the error in words if that failed.
-
-        Raises `Busy` or `CalledOff` where it may be asked again, and `ForbiddenDeletion` for one that must stay,
-        whoever has decided that it goes.
-        """
-        rules, now = self._rotation.rules, self.tools.now()
-        try:
-            refuse_deletion(snapshot.id, listed, rules, now=now, last_may_go=last_may_go)
-        except ForbiddenDeletion:
-            self.tools.observer.deleted(self._rotation, success=False)
-            raise
-        await self.save()
-        log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=reason)
-        try:
-            await self.tools.cloud.delete_snapshot(snapshot.id, guard=self.guard)
-        except (Busy, CalledOff):
-            raise
-        except CloudError as error:
-            self.tools.observer.deleted(self._rotation, success=False)
-            self.update(lambda rotation: replace(rotation, undeletable=(*rotation.undeletable, snapshot.id)))
-            return f"could not delete {snapshot.name}: {error}"
-        self.tools.observer.deleted(self._rotation, success=True)
-        self.update(lambda rotation: replace(rotation, deleted=(*rotation.deleted, snapshot.id)))
-        return None
 
 
 def _taken_up(rotation: Rotation, now: datetime) -> Rotation:

@@ -233,8 +233,6 @@ def _failed(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...]) -> Foresee
     room = make_room((*held, *server.foreign), server.rules, now=turn.at)
     if room.blocked:
         return Foreseen(slot=turn.slot, at=turn.at, fate=Fate.BLOCKED, held=held, blocked=room.blocked)
-    deleted: tuple[Decision, ...] = ()
-    if room.delete is not None:
-        deleted = (Decision(snapshot=room.delete, owner=Owner.MANAGED, delete=True, reason=room.reason),)
-    left = tuple(one for one in held if one is not room.delete)
-    return Foreseen(slot=turn.slot, at=turn.at, fate=Fate.FAILED, deleted=deleted, held=left)
+    gone = {decision.snapshot.id for decision in room.deletions}
+    left = tuple(one for one in held if one.id not in gone)
+    return Foreseen(slot=turn.slot, at=turn.at, fate=Fate.FAILED, deleted=room.deletions, held=left)

@@ -1,5 +1,8 @@
 """A lock beside the ledger's file: tells whether another process, here or on another host, has it open.
 
+The folder itself is locked too: somebody may remove the file of the lock under a living process, and a new one would be
+another. Ledgers that share a folder are then not told apart, which costs the patience of a lease at the most.
+
 SQLite's write-ahead log needs memory that all its users share, so a folder that two hosts mount must not be used
 by both. Two processes on one host may: the leases in the ledger keep them apart.
 """
@@ -13,7 +16,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from snaprotd.core.errors import LedgerError
 
@@ -25,6 +28,7 @@ class FolderLock:
     descriptor: int
     was_alone: bool
     """No other process held the lock when this one came."""
+    folder: Path
 
     @classmethod
     def acquire(cls, path: Path) -> FolderLock:
@@ -40,13 +44,48 @@ class FolderLock:
                 f"{_user()} may write to"
             ) from error
         try:
-            return cls(descriptor, _take(descriptor, lock))
+            was_alone = _take(descriptor, lock)
+            return cls(descriptor, _Folders.join(lock.parent) and was_alone, lock.parent)
         except BaseException:
             os.close(descriptor)
             raise
 
     def release(self) -> None:
         os.close(self.descriptor)
+        _Folders.leave(self.folder)
+
+
+class _Folders:
+    """The folders that this process has locked, each once however many ledgers are in it."""
+
+    held: ClassVar[dict[Path, tuple[int, int]]] = {}
+    """The descriptor, and how many ledgers of ours there are."""
+
+    @classmethod
+    def join(cls, folder: Path) -> bool:
+        """Lock it; False if another process has it too. Where that cannot be told, the lock beside the file must do."""
+        folder = folder.absolute()
+        try:
+            descriptor, users = cls.held.get(folder) or (os.open(folder, os.O_RDONLY | os.O_CLOEXEC), 0)
+        except OSError:
+            return True
+        cls.held[folder] = (descriptor, users + 1)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_alone = True
+        except OSError as error:
+            is_alone = not isinstance(error, BlockingIOError)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return is_alone
+
+    @classmethod
+    def leave(cls, folder: Path) -> None:
+        descriptor, users = cls.held.pop(folder.absolute(), (None, 0))
+        if descriptor is not None and users > 1:
+            cls.held[folder.absolute()] = (descriptor, users - 1)
+        elif descriptor is not None:
+            os.close(descriptor)
 
 
 def _take(descriptor: int, lock: Path) -> bool:

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, TypeAdapter
 from snaprotd.core.creation import Creation, Life, Trace
 from snaprotd.core.policy import Policy
 from snaprotd.core.power import Power
-from snaprotd.core.rotation import Rotation
+from snaprotd.core.rotation import Result, Rotation
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -105,6 +105,7 @@ def read_trace(row: str, slot: datetime, body: str, *, is_open: bool) -> Trace:
         has_more=creation.was_asked and (creation.snapshot_id is None or creation.creates > 1),
         passed_over=frozenset(creation.passed_over),
         ended_at=ended,
+        has_succeeded=flat.get("result") in (Result.SUCCESS, Result.PARTIAL),
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -23,6 +23,17 @@ log = structlog.get_logger("snaprotd.ledger")
 
 TOLD_WITHIN = 10.0
 """Seconds in which a process that lives has written its promises again into a ledger that was lost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Possession:
+    """Whose a ledger is. Empty where it does not tell."""
+
+    account: str
+    """The host of the provider's address."""
+    email: str
+    servers: frozenset[str]
+    """The ids of the account's servers that the ledger knows."""
 
 
 class Starts:
@@ -50,6 +61,24 @@ class Starts:
     def is_ours(self, account: str) -> bool:
         """What was written before accounts were told apart is this account's."""
         return account in ("", self.account)
+
+    async def whose(self) -> Possession:
+        """The account that the ledger belongs to, as far as it tells."""
+        async with self._transaction() as connection:
+            noted = {row.key: row.value for row in await connection.execute(statements.possession())}
+            rows = (await connection.execute(statements.touched())).all()
+            powers = [promises.read_power(row) for row in (await connection.execute(promises.followed())).all()]
+        account = noted.get("account") or next((row.account for row in rows if row.account), "")
+        email = noted.get("email") or next((one.power.whose for one in powers if one.power.whose), "")
+        servers = frozenset(row.server_id for row in rows if row.account in ("", account))
+        return Possession(account=account, email=email or "", servers=servers)
+
+    async def take_possession(self, email: str) -> None:
+        """The ledger belongs to this account from now on."""
+        async with self._transaction() as connection:
+            for key, value in (("account", self.account), ("email", email)):
+                if value:
+                    await connection.execute(statements.note(key, value))
 
     def record_of(self, rotation: Rotation) -> ServerPower:
         """The record of a rotation's server, as it is kept."""

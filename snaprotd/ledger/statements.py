@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -19,13 +19,29 @@ from snaprotd.ledger.schema import MARKS, META, POWERS, ROTATIONS
 
 log = structlog.get_logger("snaprotd.ledger")
 
+CLOCKS_APART = timedelta(minutes=1)
+"""How far the clocks of two daemons on one ledger may be apart before one is taken for wrong."""
+
+
 LIVES = select(META.c.value).where(META.c.key == "lives")
 
 
-def keep_lives(text: str) -> Any:
-    """Note the times in which a process could write."""
-    insertion = upsert(META).values(key="lives", value=text)
+def note(key: str, value: str) -> Any:
+    """Write down something of the whole ledger."""
+    insertion = upsert(META).values(key=key, value=value)
     return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
+
+
+def possession() -> Select[Any]:
+    """What is noted of the account that the ledger belongs to."""
+    return select(META.c.key, META.c.value).where(META.c.key.in_(("account", "email")))
+
+
+def touched() -> Select[Any]:
+    """The servers that rotations were of, each with its account, the last one first."""
+    columns = ROTATIONS.c
+    last = func.max(columns.started_at)
+    return select(columns.account, columns.server_id).group_by(columns.account, columns.server_id).order_by(last.desc())
 
 
 def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
@@ -196,21 +212,26 @@ FORGET = delete(ROTATIONS).where(ROTATIONS.c.id == bindparam("row"))
 # -- marks -------------------------------------------------------------------------------------------------------------
 
 
-def _upsert_mark() -> Insert:
+def set_mark(now: datetime) -> Insert:
+    """A mark goes back only from where `now` is not yet: two daemons may report their slots in any order."""
     insertion = upsert(MARKS)
     new = insertion.excluded
-    # A mark never goes back: two daemons on one ledger may report their slots in any order.
-    later = case((MARKS.c.seen_until > new.seen_until, MARKS.c.seen_until), else_=new.seen_until)
+    is_later = (MARKS.c.seen_until > new.seen_until) & (MARKS.c.seen_until <= text_of(now + CLOCKS_APART))
+    later = case((is_later, MARKS.c.seen_until), else_=new.seen_until)
     return insertion.on_conflict_do_update(
         index_elements=["server_id"], set_={"seen_until": later, "schedule": new.schedule}
     )
 
 
-SET_MARK = _upsert_mark()
-
-
 def mark_row(mark: Mark) -> dict[str, str]:
     return {"server_id": mark.server_id, "seen_until": text_of(mark.seen_until), "schedule": mark.schedule}
+
+
+def marks_in(rows: Iterable[Any]) -> dict[str, Mark]:
+    """The marks by their servers, but for those that cannot be read."""
+    seen = [(row, instant_of(row.seen_until)) for row in rows]
+    told = [Mark(server_id=row.server_id, seen_until=at, schedule=row.schedule) for row, at in seen if at is not None]
+    return {mark.server_id: mark for mark in told}
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ class Ledger:
         began = uptime()
         async with self._transaction() as connection:
             if mark is not None:
-                await connection.execute(statements.SET_MARK, [statements.mark_row(mark)])
+                await connection.execute(statements.set_mark(datetime.now(UTC)), [statements.mark_row(mark)])
             claimed = await connection.scalar(statements.claim(rotation, self._tenure(), account=self.starts.account))
             if claimed is None:
                 return await self._why_not(connection, rotation)
@@ -254,12 +254,13 @@ class Ledger:
         async with self._transaction() as connection:
             lives = read_lives(await connection.scalar(statements.LIVES))
             marked = mark_of_life(lives, datetime.fromtimestamp(time.time(), UTC))
-            await connection.execute(statements.keep_lives(written_lives(marked)))
+            await connection.execute(statements.note("lives", written_lives(marked)))
 
     async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
         """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""
         slots = {made.slot for one in snapshots if (made := name_read(one.name))}
-        ids = [its_id for one in snapshots if name_read(one.name) is None for its_id in (one.id, *one.also)]
+        by_id = [one for one in snapshots if name_read(one.name) is None or not one.is_completed]
+        ids = [its_id for one in by_id for its_id in (one.id, *one.also)]
         query = statements.naming(self.starts.account, server_ids, slots, ids)
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).all() if snapshots else []
@@ -275,6 +276,13 @@ class Ledger:
     async def history(self, server_id: str | None = None, *, limit: int = 20) -> list[Rotation]:
         """The latest rotations, newest first, open ones too."""
         return await self._bodies(statements.history(server_id, limit))
+
+    async def told_of(self, server_ids: Collection[str], snapshot_ids: Collection[str]) -> list[Rotation]:
+        """The rotations of a server that may have taken or deleted one of these snapshots, or have tried to."""
+        query = statements.naming(self.starts.account, server_ids, (), snapshot_ids)
+        async with self._transaction() as connection:
+            rows = (await connection.execute(query)).all() if snapshot_ids else []
+        return [rotation for row in rows for rotation in readable(row.body)]
 
     async def forget_old(self, spared: Collection[str] = (), keep: int = KEPT_HISTORY) -> None:
         """Forget the rotations of a server but for the newest `keep`, the last of each result, and those `spared`."""
@@ -315,12 +323,7 @@ class Ledger:
 
     async def marks(self) -> Mapping[str, Mark]:
         async with self._transaction() as connection:
-            rows = (await connection.execute(select(MARKS))).all()
-        return {
-            row.server_id: Mark(server_id=row.server_id, seen_until=seen, schedule=row.schedule)
-            for row in rows
-            if (seen := instant_of(row.seen_until)) is not None
-        }
+            return statements.marks_in(await connection.execute(select(MARKS)))
 
     async def keep_marks(self, server_ids: Collection[str]) -> None:
         """Forget how far the schedules of all other servers were seen: one that comes back begins anew."""
@@ -331,7 +334,7 @@ class Ledger:
         if not marks:
             return
         async with self._transaction() as connection:
-            await connection.execute(statements.SET_MARK, [statements.mark_row(mark) for mark in marks])
+            await connection.execute(statements.set_mark(datetime.now(UTC)), list(map(statements.mark_row, marks)))
 
     # -- inside ------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from snaprotd.core.errors import CloudError
 from snaprotd.core.model import DOUBT, Server, Snapshot, SnapshotState
 from snaprotd.provider import Doubtful, Provider
 from snaprotd.provider.identity import Names, by_any_id
+from snaprotd.provider.memory import Memory
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
 
 READ_AGAIN = 2
@@ -48,10 +49,14 @@ class Inventory:
     provider's first; it can be asked for by any.
     """
 
-    def __init__(self, cloud: Provider, *, called: Iterable[str] = (), few: int = 3) -> None:
-        """Up to `few` servers are asked for one by one; for more the whole account is listed, where that is cheaper."""
+    def __init__(self, cloud: Provider, *, called: Iterable[str] = (), few: int = 3, foresees: bool = False) -> None:
+        """Up to `few` servers are asked for one by one; for more the whole account is listed, where that is cheaper.
+
+        `foresees`: this process only looks, and takes what has failed to stay so, as the next rotation may find it.
+        """
         self._cloud = cloud
         self._names = Names(called)
+        self._memory = Memory(foresees=foresees)
         self._few = few
         self._snapshot_rounds: dict[bool, Rounds[tuple[Snapshot, ...]]] = {
             one: Rounds(partial(self._answer_snapshots, urgent=one)) for one in (False, True)
@@ -268,6 +273,7 @@ class Inventory:
         doubt = self._sudden_emptiness(server_id, had_some and not seen)
         if doubt is not None:
             return doubt
+        seen = self._memory.marked(server_id, seen)
         if held is None:
             self._known[server_id] = ServerHoldings(snapshots=seen, seen_at=began)
         elif began >= held.seen_at:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import NO_SERVER, Machine, Server
+from snaprotd.core.model import NO_SERVER, PROVIDER_LIMIT, Machine, Server
 from snaprotd.core.room import make_room
 from snaprotd.core.words import free_slots
 from snaprotd.provider.identity import by_any_id
@@ -43,10 +43,13 @@ class Found:
     now: datetime
     machine: Machine
     """The one that asks: hardly another than the daemon's."""
+    published_limit: int = PROVIDER_LIMIT
+    """Snapshots of one server that the provider allows, as it says itself."""
 
 
 def findings_of(found: Found) -> Iterator[Finding]:
     """Every server that is configured, and what the configuration leaves out or names in vain."""
+    yield from _limit(found)
     if found.doubt:
         yield Finding(ok=False, text=found.doubt)
     else:
@@ -75,6 +78,14 @@ def _unmatched(found: Found) -> Iterator[Finding]:
     for entry in found.config.entries:
         if entry.match is not None and id(entry) not in used:
             yield Finding(ok=False, text=f"match {entry.match}: no server of the account has such a name")
+
+
+def _limit(found: Found) -> Iterator[Finding]:
+    """Each rotation beyond the provider's own limit would fail, with a stop and a start for nothing."""
+    most, limit = found.published_limit, found.config.limit
+    if limit > most and all(len(held.snapshots) <= most for held in found.known.values()):
+        text = f"limit: {limit} is more than the {most} snapshots that the provider allows: one beyond them is refused"
+        yield Finding(ok=False, text=text)
 
 
 def _own_server(found: Found) -> Iterator[Finding]:

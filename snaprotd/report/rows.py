@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from snaprotd.config.settings import Config, Target
@@ -63,10 +62,9 @@ def plan_of(
 
 def _decided_now(decision: Decision, assessment: Assessment) -> Decision:
     """What a full server loses to make room is to be deleted, though the rules would keep it."""
-    room = assessment.room
-    if decision.delete or room.delete is None or room.delete.id != decision.snapshot.id:
+    if decision.delete:
         return decision
-    return replace(decision, delete=True, reason=room.reason)
+    return next((gone for gone in assessment.room.deletions if gone.snapshot.id == decision.snapshot.id), decision)
 
 
 def blocked_words(room: Room, policy: Policy, server: Server | None, machine: Machine) -> str:

@@ -27,6 +27,7 @@ from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.provider.inventory import Inventory
 from snaprotd.wiring.access import Transport, cloud_by_terms, open_cloud, read_token
+from snaprotd.wiring.whose import demand_own_account
 
 log = structlog.get_logger("snaprotd")
 
@@ -86,12 +87,10 @@ async def open_tools(
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
         note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
-        try:
-            await ledger.starts.adopt()
-        except LedgerError as error:
-            log.error("the ledger cannot be written", error=str(error))  # what is owed is started all the same
         inventory = Inventory(cloud, called=config.server_ids)
         try:
+            await demand_own_account(ledger, inventory)
+            await _adopt(ledger)
             yield Tools(
                 cloud=cloud,
                 inventory=inventory,
@@ -104,6 +103,13 @@ async def open_tools(
             )
         finally:
             await inventory.aclose()
+
+
+async def _adopt(ledger: Ledger) -> None:
+    try:
+        await ledger.starts.adopt()
+    except LedgerError as error:
+        log.error("the ledger cannot be written", error=str(error))  # what is owed is started all the same
 
 
 @asynccontextmanager

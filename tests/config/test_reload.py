@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -193,7 +194,9 @@ async def test_a_rotation_in_flight_ends_under_the_policy_it_began_with(tmp_path
     path = write_config(tmp_path, f"[{server('1 3,4 * * *', 'keep: 4')}]")
     world = world_with_one()
     for day in range(10, 13):
-        world.add_snapshot("12345", f"snaprotd-main-202501{day}T033000Z")
+        world.add_snapshot(
+            "12345", f"snaprotd-main-202501{day}T033000Z", created_at=datetime(2025, 1, day, 3, 30, tzinfo=UTC)
+        )
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(90)
         write_config(tmp_path, f"[{server('1 3,4 * * *', 'keep: 1')}]")

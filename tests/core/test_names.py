@@ -183,9 +183,8 @@ def test_an_unfinished_one_of_the_same_name_takes_nothing_from_the_completed_one
 def test_a_full_server_gives_up_a_double_before_anything_else() -> None:
     held = [one("1"), one("2", at=SLOT + 3 * MINUTE), *nights(1, 2, 3)]
     room = make_room(held, rules(), now=NOW)
-    assert room.delete is not None
-    assert room.delete.id == "1"
-    assert make_room(held, rules(when_full=WhenFull.REFUSE), now=NOW).delete is None
+    assert [gone.snapshot.id for gone in room.deletions] == ["1"]
+    assert make_room(held, rules(when_full=WhenFull.REFUSE), now=NOW).deletions == ()
 
 
 def test_names_that_a_person_gives_may_repeat() -> None:
@@ -204,3 +203,22 @@ def test_what_only_bears_our_name_is_kept_and_said_and_pushes_our_newest_out_of_
     for fake in fakes:
         with pytest.raises(ForbiddenDeletion, match="it is not ours"):
             refuse_deletion(fake.id, [*fakes, known], rules(), now=SLOT + timedelta(days=5))
+
+
+def test_a_double_that_cannot_be_deleted_holds_its_slot_and_is_no_unfinished_one() -> None:
+    held = [one("1"), one("2", at=SLOT + 3 * MINUTE), *nights(1, 2, 3)]
+    plan = plan_retention(held, rules(keep=Retention(last=4)), now=NOW, immovable={"1"})
+    told = {decision.snapshot.id: decision.reason for decision in plan.decisions}
+    assert told["1"] == "keep: it cannot be deleted"
+    assert [gone.id for gone in plan.deletions] == ["797"]
+    assert told["797"] == "delete: over keep 3 (keep 4, less 1: 1 cannot be deleted)"
+    room = make_room(held, rules(), now=NOW, immovable={"1"})
+    assert [gone.snapshot.id for gone in room.deletions] == ["797"]
+
+
+def test_what_a_rotation_has_seen_completed_is_no_failed_one_whatever_it_is_listed_as() -> None:
+    listed = a_snapshot("801", NAME, SLOT + MINUTE, status="failed")
+    taken, other = trace(snapshot_id="801", has_succeeded=True), trace(snapshot_id="801")
+    told = [Recollection(traces=(one,)).marked([listed], "main")[0] for one in (taken, other)]
+    assert [snapshot.was_completed for snapshot in told] == [True, False]
+    assert [snapshot.is_failed_for_good for snapshot in told] == [False, True]

@@ -147,8 +147,21 @@ def test_a_row_of_the_first_version_is_read() -> None:
     assert read_rotation(json.dumps(BODY)) == ROTATION
 
 
+ROOM_LATER = {
+    "stubborn": [],
+    "ghosts": [],
+    "immovable": [],
+    "to_free": 0,
+    "one_failed_went": False,
+    "complaint": "",
+    "refused_with": None,
+    "limit_is_said": False,
+    "was_in_progress": False,
+}
+
+
 def test_a_row_is_written_as_the_first_version_wrote_it_with_what_came_later() -> None:
-    later = {**BODY, **POWER_LATER, **CREATION_LATER, "policy": {**BODY["policy"], **LATER}}
+    later = {**BODY, **POWER_LATER, **CREATION_LATER, **ROOM_LATER, "policy": {**BODY["policy"], **LATER}}
     assert json.loads(written_rotation(ROTATION)) == later
 
 

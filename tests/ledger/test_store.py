@@ -551,11 +551,18 @@ async def test_marks_are_read_as_they_were_set(path: Path) -> None:
 
 async def test_a_mark_never_goes_back_but_its_schedule_is_the_last_that_was_said(path: Path) -> None:
     async with ledgers(path, "a", "b") as (ours, theirs):
-        await ours.set_marks([mark(day=5)])
-        await theirs.set_marks([mark(day=3, schedule="another")])
-        assert await ours.marks() == {"12345": mark(day=5, schedule="another")}
-        await theirs.set_marks([mark(day=6)])
-        assert await ours.marks() == {"12345": mark(day=6)}
+        await ours.set_marks([mark(day=-2)])
+        await theirs.set_marks([mark(day=-4, schedule="another")])
+        assert await ours.marks() == {"12345": mark(day=-2, schedule="another")}
+        await theirs.set_marks([mark(day=-1)])
+        assert await ours.marks() == {"12345": mark(day=-1)}
+
+
+async def test_a_mark_goes_back_from_a_time_that_is_still_to_come(path: Path) -> None:
+    async with ledgers(path, "a") as (ours,):
+        await ours.set_marks([mark(day=400)])
+        await ours.set_marks([mark(day=-1)])
+        assert await ours.marks() == {"12345": mark(day=-1)}
 
 
 async def test_the_marks_of_all_other_servers_are_forgotten(path: Path) -> None:
@@ -1210,3 +1217,17 @@ def test_where_there_are_no_locks_nobody_is_taken_for_the_only_user(
     monkeypatch.setattr(fcntl, "flock", unsupported)
     with held(path) as lock:
         assert not lock.was_alone
+
+
+def test_a_living_process_is_known_though_somebody_removed_its_lock_file(path: Path) -> None:
+    code = f"from pathlib import Path; from snaprotd.ledger.folder_lock import FolderLock as L; \
+lock = L.acquire(Path({str(path)!r})); print(lock.was_alone, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
+        assert living.stdout is not None
+        assert living.stdout.readline() == b"True\n"
+        path.with_name(f"{path.name}.lock").unlink()
+        with held(path) as lock:
+            assert not lock.was_alone
+        living.kill()
+    with held(path) as lock:
+        assert lock.was_alone

@@ -57,7 +57,10 @@ def test_a_servers_host_name_and_address_are_read_where_there_are_any(
         ("completed", SnapshotState.COMPLETED),
         ("in_progress", SnapshotState.IN_PROGRESS),
         ("failed", SnapshotState.FAILED),
-        ("error", SnapshotState.FAILED),
+        ("error", SnapshotState.UNKNOWN),
+        ("pending", SnapshotState.IN_PROGRESS),
+        ("queued", SnapshotState.IN_PROGRESS),
+        ("creating", SnapshotState.IN_PROGRESS),
         ("COMPLETED", SnapshotState.UNKNOWN),
     ],
 )
@@ -131,3 +134,9 @@ def test_rubbish_is_read_or_refused_but_never_crashes(rubbish: Any) -> None:
 def test_any_retry_after_is_read_or_ignored(text: str) -> None:
     seconds = answers.retry_after(text, datetime(2025, 1, 16, tzinfo=UTC))
     assert seconds is None or seconds >= 0
+
+
+@pytest.mark.parametrize("field", ["id", "size_mb"])
+def test_a_number_of_five_thousand_digits_leaves_the_rest_of_the_answer_readable(field: str) -> None:
+    body = '[{"%s": %s, "name": "a"}, {"name": "b"}]' % (field, "9" * 5000)  # noqa: UP031 - braces
+    assert answers.read_json(body.encode()) == [{field: None, "name": "a"}, {"name": "b"}]

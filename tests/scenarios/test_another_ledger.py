@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from snaprotd.config.remains import remains_of
-from snaprotd.core.errors import ConfigError
+from snaprotd.core.errors import ConfigError, LedgerError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Step
@@ -17,7 +17,7 @@ from snaprotd.ledger.address import IN_FORCE
 from snaprotd.ledger.salvage import salvaged
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Request, World
-from tests.support.daemons import power
+from tests.support.daemons import Watched, power
 from tests.support.promised import HOUR, Promise, Way, have_few_ticks
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
@@ -170,9 +170,10 @@ async def test_a_refused_file_that_names_another_ledger_pays_what_the_old_one_ow
 
 
 async def test_what_is_owed_to_another_account_is_paid_by_what_is_kept_beside_the_promise(tmp_path: Path) -> None:
-    """The same file names another provider's address; the servers of this account wait for nothing."""
+    """The file names another provider's address, and another ledger; the servers of this account wait for nothing."""
     one = Moved(tmp_path)
     await one.is_left_off()
+    one.names_the_new_ledger()
     one.path.write_text(one.path.read_text().replace("vps.invalid", "other.invalid"))
     one.world.faults.append(no_start())
     watched = await one.begin()
@@ -202,17 +203,44 @@ async def test_a_server_that_another_account_does_not_show_is_not_taken_for_gone
     assert one.status == "active"
 
 
-async def test_a_daemon_with_another_account_s_token_gives_no_start_up(tmp_path: Path) -> None:
+async def refused(one: Moved) -> LedgerError:
+    with pytest.raises(LedgerError, match="a ledger of its own, with `state`") as refusal:
+        async with asyncio.timeout(HOUR):
+            await Watched(one.path, one.world, environ=one.environ, transport=one.way).daemon.run()
+    return refusal.value
+
+
+async def test_a_ledger_of_the_account_at_another_address_is_refused_and_what_it_owes_is_paid_there(
+    tmp_path: Path,
+) -> None:
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    one.path.write_text(one.path.read_text().replace("vps.invalid", "other.invalid"))
+    why = await refused(one)
+    assert "belongs to the account at vps.invalid, and `api.base_url` names other.invalid" in str(why)
+    assert one.way.posts == []
+    assert await pay_what_is_owed([one.old], {"VPS_API_TOKEN": one.world.token}, why, one.way)
+    assert (one.status, one.addressed.asked) == ("active", {"https://vps.invalid"})
+
+
+async def test_a_ledger_is_refused_with_another_account_s_token_and_no_start_is_given_up(tmp_path: Path) -> None:
     """The file is good, the ledger is the same: only the token's account is not."""
     one = Moved(tmp_path)
     await one.is_left_off()
     own, one.way = one.way, Way(another_account())
-    watched = await one.begin()
-    await asyncio.sleep(3 * HOUR + 7)  # between two ticks: a task that is cancelled in a transaction may keep it open
-    assert watched.value("snaprotd_server_stopped_by_us", "web") == 1
-    assert (await one.report())["state"] == "alarm"
-    await one.kill()
+    why = await refused(one)
+    assert "the token is one of other@account.invalid, which has none of its servers" in str(why)
+    assert one.way.posts == []
     one.way = own
+    await one.begin()
+    await one.until(lambda: one.status == "active")
+    assert await one.end() == 0
+
+
+async def test_an_account_whose_e_mail_was_changed_keeps_its_ledger(tmp_path: Path) -> None:
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    one.world.email = "new@account.invalid"
     await one.begin()
     await one.until(lambda: one.status == "active")
     assert await one.end() == 0

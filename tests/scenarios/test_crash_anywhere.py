@@ -335,7 +335,9 @@ def history_of(example: Example, folder: Path) -> History:
     server_id = world.add_server("web-01", status="active" if example.was_active else "stopped")
     for name, status, age in example.history:
         created = datetime.now(UTC) - timedelta(hours=age) if isinstance(age, int) else age
-        world.add_snapshot(server_id, name, status=status, created_at=created)
+        world.add_snapshot(
+            server_id, name, status=status, created_at=created, size_mb=5120 if status == "completed" else None
+        )
     world.faults.extend(fair(example.faults))
     return History(
         world=world,

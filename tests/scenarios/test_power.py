@@ -666,7 +666,7 @@ async def test_a_process_that_dies_on_a_bad_disk_has_left_its_promise_on_it(
 
 
 @DISKS
-async def test_a_slot_on_a_bad_disk_is_told_and_the_next_one_runs(
+async def test_a_slot_on_a_bad_disk_is_told_and_runs_when_the_disk_is_well(
     tmp_path: Path, disk: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("snaprotd.wiring.assembly.Ledger", LedgerOnABadDisk)
@@ -680,5 +680,6 @@ async def test_a_slot_on_a_bad_disk_is_told_and_the_next_one_runs(
         assert [status for _, status in world.servers["12345"].history] == ["active"]
         monkeypatch.setattr(LedgerOnABadDisk, "disk", "")
         await asyncio.sleep(3600)
-        assert watched.value("snaprotd_rotations_total", "web-01", "success") == 1
-    assert [one.name for one in world.created] == ["snaprotd-main-20250116T041000Z"]
+        assert watched.value("snaprotd_rotations_total", "web-01", "success") == 2
+        assert watched.value("snaprotd_missed_slots_total", "web-01", "ran_late") == 1
+    assert [one.name for one in world.created] == ["snaprotd-main-20250116T031000Z", "snaprotd-main-20250116T041000Z"]

@@ -283,7 +283,7 @@ async def test_of_many_slots_that_come_while_the_ledger_is_locked_each_is_told(t
 
 
 @pytest.mark.usefixtures("_impatient")
-async def test_a_slot_that_comes_while_the_ledger_is_locked_is_told_and_the_next_one_runs(
+async def test_a_slot_that_comes_while_the_ledger_is_locked_is_told_and_runs_when_it_is_not(
     tmp_path: Path, log: list[Line]
 ) -> None:
     world = a_world("web-01", "web-02")
@@ -295,10 +295,10 @@ async def test_a_slot_that_comes_while_the_ledger_is_locked_is_told_and_the_next
             assert total(watched, "snaprotd_rotations_total", "failure") == 2
             assert total(watched, "snaprotd_rotations_total") == 2
         await asyncio.sleep(HOUR)
-        assert total(watched, "snaprotd_rotations_total", "success") == 2
+        assert total(watched, "snaprotd_rotations_total", "success") == 4
     assert len(logged(log, "the slot could not be claimed")) == 2
     assert logged(log, "internal error") == []
-    assert {one.name for one in world.created} == {"snaprotd-main-20250116T034000Z"}
+    assert {one.name[-7:] for one in world.created} == {"031000Z", "034000Z"}
 
 
 @pytest.mark.usefixtures("_impatient")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from math import inf
 
 from snaprotd.core.model import Server, Snapshot
 from snaprotd.provider.vps_org import answers
@@ -31,4 +32,5 @@ def a_snapshot(
         status=status,
         size_mb=size_mb,
         created_at=created_at,
+        unchanged_for=inf,
     )

@@ -29,7 +29,7 @@ def _as_model(one: SimSnapshot) -> Snapshot:
     except ValueError:
         created = None
     dated = created if created and created.tzinfo else None
-    return a_snapshot(one.id, one.name, dated, server_id=one.server_id, status=one.status)
+    return a_snapshot(one.id, one.name, dated, server_id=one.server_id, status=one.status, size_mb=one.size_mb)
 
 
 class Witnessed:
@@ -39,6 +39,8 @@ class Witnessed:
         self.story = story
         self.broken: list[str] = []
         self.creates = 0
+        self._tried: set[str] = set()
+        """Whose deletion was asked for before. What is there still does not go: another may give way."""
         self.forgives: set[str] = set()
         """The promises that cannot be kept in this story, after what befell it."""
         story.before_request = self.before
@@ -79,9 +81,12 @@ class Witnessed:
             self.say(f"P5: {victim.name} was deleted while {victim.status}")
         self._judge_loss(victim, held)
         now = datetime.now(UTC)
-        plan = plan_retention(held, story.rules, now=now)
-        room = make_room(held, story.rules, now=now)
-        allowed = {one.id for one in plan.deletions} | {room.delete.id if room.delete else ""}
+        allowed: set[str] = set()
+        for stays in (set(), self._tried - {victim.id}):
+            plan = plan_retention(held, story.rules, now=now, immovable=stays)
+            room = make_room(held, story.rules, now=now, immovable=stays)
+            allowed |= {one.id for one in (*plan.deletions, *(gone.snapshot for gone in room.deletions))}
+        self._tried.add(victim.id)
         if victim.id not in allowed:
             self.say(f"P6: {victim.name} was deleted, which the true list does not allow")
 

@@ -67,7 +67,7 @@ class Account:
 async def read_account(config: Config, environ: Mapping[str, str], names: Sequence[str]) -> Account:
     """List the whole account once. Raises `UnknownServer` for a name that fits no server, or several."""
     async with open_cloud(config, environ, NullObserver()) as cloud:
-        inventory = Inventory(cloud, called=config.server_ids)
+        inventory = Inventory(cloud, called=config.server_ids, foresees=True)
         doubt = await refresh(inventory)
         account = _account(config, inventory, names, doubt)
         return replace(account, known=await _as_the_ledger_knows(config, inventory, account.wanted))
@@ -139,7 +139,7 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
     """Ask the API about everything that the configuration relies on. Only GET requests."""
     async with open_cloud(config, environ, NullObserver()) as cloud:
         owner = await cloud.token_owner()
-        inventory = Inventory(cloud, called=config.server_ids)
+        inventory = Inventory(cloud, called=config.server_ids, foresees=True)
         doubt = await refresh(inventory)
         targets = resolve(config, servers_of(inventory))
         found = Found(
@@ -150,6 +150,7 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
             doubt=doubt,
             now=datetime.now(UTC),
             machine=this_machine(config.own_server),
+            published_limit=cloud.capabilities.snapshot_limit,
         )
         token = token_finding(name=owner.token_name, email=owner.email, permissions=owner.permissions)
         return [token, *findings_of(found)]

@@ -20,6 +20,10 @@ from snaprotd.provider import TokenOwner
 LONGEST_MESSAGE = 300
 """Characters of the provider's own words that go into a message of ours."""
 
+MOST_DIGITS = 40
+LONGEST_ID = 200
+"""Characters."""
+
 
 _SERVER_STATES = {
     "active": ServerState.RUNNING,
@@ -27,12 +31,31 @@ _SERVER_STATES = {
     "restoring": ServerState.RESTORING,
     "suspended": ServerState.SUSPENDED,
 }
+_ON_THE_WAY = (
+    "in_progress",
+    "pending",
+    "queued",
+    "scheduled",
+    "waiting",
+    "requested",
+    "accepted",
+    "starting",
+    "initializing",
+    "preparing",
+    "creating",
+    "processing",
+    "running",
+    "saving",
+    "uploading",
+    "finalizing",
+)
+"""Words for a snapshot that is still to be made or being made. Only the first is published."""
 _SNAPSHOT_STATES = {
     "completed": SnapshotState.COMPLETED,
-    "in_progress": SnapshotState.IN_PROGRESS,
     "failed": SnapshotState.FAILED,
-    "error": SnapshotState.FAILED,
+    **dict.fromkeys(_ON_THE_WAY, SnapshotState.IN_PROGRESS),
 }
+"""What is not here is a word that nobody has defined: it neither deletes anything nor lets anything be deleted."""
 
 
 class UnreadableError(ValueError):
@@ -60,14 +83,19 @@ class Page:
 def read_json(body: bytes) -> Any:
     """Raises `UnreadableError` for anything but JSON: a proxy's HTML, a body that was cut."""
     try:
-        answer = json.loads(body)
+        answer = json.loads(body, parse_int=_integer)
         if b"\\ud" in body.lower():
             # Half of a surrogate pair is no text: it could be neither saved nor shown.
-            answer = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
+            answer = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"), parse_int=_integer)
         return answer
     except (ValueError, RecursionError) as error:
         start = body.lstrip()[:1]
         raise UnreadableError("HTML instead of JSON" if start == b"<" else "not JSON, or cut short") from error
+
+
+def _integer(digits: str) -> int | None:
+    """None for one that nobody means: it makes its own entry doubtful, not the whole answer unreadable."""
+    return int(digits) if len(digits) <= MOST_DIGITS else None
 
 
 def read_page(body: Any) -> Page:
@@ -214,6 +242,11 @@ def error_text(body: bytes) -> str:
     return _one_line(_joined(answer))
 
 
+def speaks_of_a_limit(body: bytes) -> bool:
+    """Whether an error says that there are too many of something."""
+    return re.search(r"limit|maximum|quota|exceed|too many|no free|full\b", error_text(body), re.IGNORECASE) is not None
+
+
 def is_own_error(body: bytes) -> bool:
     """Whether an error is the provider's own word, by its shape: `{"detail": "..."}` or `{"field": ["...", ...]}`.
 
@@ -231,17 +264,25 @@ def is_own_error(body: bytes) -> bool:
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds to wait, from a Retry-After header in either of its forms (RFC 9110, 10.2.3). None where unreadable."""
+    """Seconds to wait, from a Retry-After header in either of its forms (RFC 9110, 10.2.3). None where unreadable.
+
+    `now` is what the sender's clock shows.
+    """
     text = (value or "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)
+    moment = http_date(text)
+    return None if moment is None else max(0.0, (moment - now).total_seconds())
+
+
+def http_date(value: str | None) -> datetime | None:
+    """The instant in a header; None where unreadable."""
     try:
-        moment = parsedate_to_datetime(text)
+        moment = parsedate_to_datetime(value or "")
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     # HTTP dates are in GMT; `-0000` is read as a time without a zone.
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _references(entry: Mapping[str, Any], asked: str | None) -> tuple[int | str, ...]:
@@ -259,7 +300,7 @@ def _references(entry: Mapping[str, Any], asked: str | None) -> tuple[int | str,
 def _as_reference(value: object) -> int | str | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    return value if str(value).strip() else None
+    return value if 0 < len(str(value).strip()) <= LONGEST_ID else None
 
 
 def _text(value: object) -> str:

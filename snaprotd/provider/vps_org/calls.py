@@ -95,8 +95,10 @@ class Reply:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds that the provider asks to wait, where it does."""
-        return answers.retry_after(self.headers.get("Retry-After"), datetime.now(UTC))
+        """Seconds that the provider asks to wait, where it does. A date is counted from the answer's own: the provider
+        and we need not have the same time."""
+        sent_at = answers.http_date(self.headers.get("Date")) or datetime.now(UTC)
+        return answers.retry_after(self.headers.get("Retry-After"), sent_at)
 
 
 class Line:

@@ -308,7 +308,7 @@ def _without_token(call: Call, reply: Reply, message: str) -> CloudError:
             # A proxy that sent a create twice may say in this way that the snapshot exists: it is looked for.
             return call.lost(message) if call.creates and reply.status == 409 else Busy(message)
         case 400 if call.creates:
-            return Full(message)
+            return Full(message, is_said=answers.speaks_of_a_limit(reply.body))
         case 404 if answers.is_own_error(reply.body):
             return NotFound(message)
         case 404:
