@@ -43,7 +43,10 @@ class Bent(WorldTransport):
         if not content or answer.status_code >= 400:
             return answer
         told = json.loads(content)
-        told = {**told, "results": [*map(self._bend, told["results"])]} if "results" in told else self._bend(told)
+        if "results" in told:
+            told = {**told, "results": [*map(self._bend, told["results"])]}
+        elif "id" in told:
+            told = self._bend(told)
         return httpx.Response(answer.status_code, json=told, request=request)
 
 
