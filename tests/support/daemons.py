@@ -160,7 +160,8 @@ async def kill(watched: Watched) -> None:
     whole = {task for task in others if getattr(task.get_coro(), "__qualname__", "") == "Daemon.run"}
     async with AsyncExitStack() as stack:
         with suppress(LedgerError):
-            await stack.enter_async_context(watched.daemon._tools.ledger._transaction())
+            if whole:  # else it has ended, and closed its ledger
+                await stack.enter_async_context(watched.daemon._tools.ledger._transaction())
         for task in others - whole:
             task.cancel()
     await asyncio.gather(*(others - whole), return_exceptions=True)
