@@ -36,6 +36,13 @@ class Judged:
         return self.owner is Owner.MANAGED
 
     @property
+    def taken_at(self) -> datetime | None:
+        """When it was taken: not before the slot for which our ledger knows it, whatever the provider's clock said."""
+        at, made = self.snapshot.created_at, name_read(self.snapshot.name)
+        is_behind = self.snapshot.in_ledger and made is not None and _is_older_than_its_slot(self.snapshot)
+        return made.slot if made is not None and is_behind else at
+
+    @property
     def is_candidate(self) -> bool:
         return self.is_ours and self.snapshot.is_completed and self.doubt is None and not self.is_twin
 
@@ -149,10 +156,10 @@ def age_order(one: Judged) -> tuple[bool, datetime, tuple[bool, int, str, str]]:
 
     Python compares two times of one zone by their clock faces, which is wrong in the repeated hour: hence UTC.
     """
-    created_at = one.snapshot.created_at
-    if one.doubt is not None or created_at is None:
+    taken_at = one.taken_at
+    if one.doubt is not None or taken_at is None:
         return False, EARLIEST, _id_order(one.snapshot.id)
-    return True, created_at.astimezone(UTC), _id_order(one.snapshot.id)
+    return True, taken_at.astimezone(UTC), _id_order(one.snapshot.id)
 
 
 def _id_order(text: str) -> tuple[bool, int, str, str]:

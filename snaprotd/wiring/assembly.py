@@ -177,8 +177,10 @@ def account_of(config: Config) -> str:
 
 
 def account_at(base_url: str) -> str:
-    """Whose servers they are that are reached at this address."""
-    return urlsplit(base_url).netloc
+    """Whose servers they are that are reached at this address: its host, however it is written."""
+    url = urlsplit(base_url)
+    is_usual = url.port in (None, {"http": 80, "https": 443}.get(url.scheme))
+    return (url.hostname or "") if is_usual else f"{url.hostname}:{url.port}"
 
 
 def terms_of(config: Config) -> Terms:

@@ -222,3 +222,21 @@ def test_what_a_rotation_has_seen_completed_is_no_failed_one_whatever_it_is_list
     told = [Recollection(traces=(one,)).marked([listed], "main")[0] for one in (taken, other)]
     assert [snapshot.was_completed for snapshot in told] == [True, False]
     assert [snapshot.is_failed_for_good for snapshot in told] == [False, True]
+
+
+def test_a_clock_of_the_provider_that_fell_back_does_not_make_our_newest_the_oldest() -> None:
+    """What the ledger knows of a slot was not taken before it."""
+    day = timedelta(days=1)
+    nights = [SLOT + number * day for number in range(5)]
+    dates = [*(night + MINUTE for night in nights[:4]), nights[4] - 10 * day]
+    held = [
+        one(str(801 + number), snapshot_name("main", night), at, in_ledger=True)
+        for number, (night, at) in enumerate(zip(nights, dates, strict=True))
+    ]
+    now = nights[4] + HOUR
+    rules = Rules(policy=a_policy(keep=Retention(last=3), when_full=WhenFull.REPLACE))
+    plan = plan_retention(held, rules, now=now)
+    assert {gone.id for gone in plan.deletions} == {"801", "802"}
+    assert [gone.snapshot.id for gone in make_room(held, rules, now=now).deletions] == ["801"]
+    with pytest.raises(ForbiddenDeletion):
+        refuse_deletion("805", held, rules, now=now)

@@ -17,6 +17,7 @@ from snaprotd.ledger.address import IN_FORCE
 from snaprotd.ledger.salvage import salvaged
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Request, World
+from snaprotd.wiring.assembly import account_at
 from tests.support.daemons import Watched, power
 from tests.support.promised import HOUR, Promise, Way, have_few_ticks
 
@@ -244,3 +245,18 @@ async def test_an_account_whose_e_mail_was_changed_keeps_its_ledger(tmp_path: Pa
     await one.begin()
     await one.until(lambda: one.status == "active")
     assert await one.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "host"),
+    [
+        ("https://vps.org/api/v1", "vps.org"),
+        ("https://VPS.org/api/v1/", "vps.org"),
+        ("https://vps.org:443/api/v1", "vps.org"),
+        ("http://localhost:8321/api/v1", "localhost:8321"),
+        ("http://LOCALHOST:80/api/v1", "localhost"),
+        ("https://vps.org:80/api/v1", "vps.org:80"),
+    ],
+)
+def test_an_account_is_the_same_however_its_address_is_written(written: str, host: str) -> None:
+    assert account_at(written) == host
