@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from sqlite3 import OperationalError
 from typing import Any
@@ -24,6 +24,8 @@ log = structlog.get_logger("snaprotd.ledger")
 BUSY = 10.0
 """Seconds for which one waits for another user of the file."""
 ASK_AGAIN = 0.05
+LONGEST_TURN = 60.0
+"""Seconds for which a transaction waits for those of its own process."""
 
 
 async def open_engine(path: Path, *, alone: bool) -> AsyncEngine:
@@ -72,10 +74,10 @@ def clear_away(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-async def lacks_tables(engine: AsyncEngine, name: str) -> bool:
-    """Whether a table was dropped. One that cannot be asked is told by whoever asks whether it can be written."""
+async def lacks_tables(transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> bool:
+    """Whether a table was dropped. A ledger that cannot be asked is told by whoever asks whether it can be written."""
     try:
-        async with transaction(engine, name) as connection:
+        async with transaction() as connection:
             return await connection.run_sync(is_short)
     except LedgerError:
         return False
@@ -84,6 +86,20 @@ async def lacks_tables(engine: AsyncEngine, name: str) -> bool:
 async def _migrate(engine: AsyncEngine, path: Path) -> None:
     async with transaction(engine, name_of(str(path))) as connection:
         await connection.run_sync(migrate)
+
+
+@asynccontextmanager
+async def turn(lock: asyncio.Lock, name: str) -> AsyncIterator[None]:
+    """Hold the lock of the ledger called `name`. Raises `LedgerError` where others hold it for too long."""
+    try:
+        async with asyncio.timeout(LONGEST_TURN):
+            await lock.acquire()
+    except TimeoutError as error:
+        raise LedgerError(f"the ledger {name} has been busy for {LONGEST_TURN:g} s") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @asynccontextmanager
@@ -107,7 +123,7 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
     """`alone`: keep everybody else out, and share no memory with them."""
     # As parts, not as text: a path may hold what means something in a URL.
     url = URL.create("sqlite+aiosqlite", database=str(path.absolute()))
-    engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60)
+    engine = create_async_engine(url, pool_size=1, max_overflow=0)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: object) -> None:

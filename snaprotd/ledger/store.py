@@ -8,9 +8,10 @@ every write names the owner and epoch it believes in, so that whoever lost a rot
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ from snaprotd.ledger.copies import Copies
 from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.rows import FORMAT, read_lives, read_trace, readable, unknown_in, written_lives
 from snaprotd.ledger.schema import MARKS, ROTATIONS
-from snaprotd.ledger.sqlite import clear_away, file_of, lacks_tables, open_engine, transaction
+from snaprotd.ledger.sqlite import clear_away, file_of, lacks_tables, open_engine, transaction, turn
 from snaprotd.ledger.starts import Starts
 from snaprotd.ledger.statements import instant_of, text_of
 
@@ -52,6 +53,7 @@ class Ledger:
     def __init__(self, engine: AsyncEngine, path: Path, *, owner: str, lease: float, lock: FolderLock | None) -> None:
         self._engine = engine
         self._path = path
+        self._turns = asyncio.Lock()
         self._file = file_of(engine)
         self.name = name_of(str(path))
         """What it is called wherever it is shown; without what may be secret of its address."""
@@ -226,21 +228,18 @@ class Ledger:
     # -- the whole ---------------------------------------------------------------------------------------------
 
     async def mend(self, rotations: Iterable[Rotation]) -> bool:
-        """Where the file was deleted, emptied or replaced under us, or has lost a table: write again what this process
-        holds. True if it was so.
-        """
-        if self._file == file_of(self._engine):
-            if not await lacks_tables(self._engine, self.name):
-                return False
-            log.error("tables are missing in the ledger: they are made again from memory", ledger=self.name)
-            await self._engine.dispose()
-        else:
-            log.error("the ledger's file was deleted or replaced: it is written again from memory", ledger=self.name)
+        """Where the file was lost under us, or a table of it: write again what this process holds. True then."""
+        is_there = self._file == file_of(self._engine)
+        if is_there and not await lacks_tables(self._transaction):
+            return False
+        log.error("the ledger's file was lost, or a table of it: it is written again from memory", ledger=self.name)
+        async with turn(self._turns, self.name):
             await self._engine.dispose()  # before the next one is opened: they would share the memory of the users
-            clear_away(self._path)
-            self.starts.copies.forget()
-        self._engine = await open_engine(self._path, alone=False)
-        self._file = file_of(self._engine)
+            if not is_there:
+                clear_away(self._path)
+                self.starts.copies.forget()
+            self._engine = await open_engine(self._path, alone=False)
+            self._file = file_of(self._engine)
         began = uptime()
         for rotation in rotations:
             async with self._transaction() as connection:
@@ -346,5 +345,8 @@ class Ledger:
         """`since`: the uptime before the lease was written; it may have taken a while."""
         self._held[rotation_id] = Lease(epoch=epoch, valid_until=since + self.lease)
 
-    def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return transaction(self._engine, self.name)
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        """One at a time: the file may be opened anew between two of them."""
+        async with turn(self._turns, self.name), transaction(self._engine, self.name) as connection:
+            yield connection

@@ -45,7 +45,7 @@ class Left(Promise):
         return [one["text"] for one in (await self.report())["problems"]]
 
 
-WHO = "somebody else may have switched it off"
+WHO = "by somebody's wish since"
 
 
 @pytest.mark.parametrize("after", [6 * MINUTE, DAY])

@@ -244,13 +244,13 @@ class ImpatientLedger(Ledger):
         ledger = await super().open(path, **options)
         async with ledger._transaction() as connection:
             await connection.exec_driver_sql("PRAGMA busy_timeout = 5")
-        ledger._engine.sync_engine.pool._timeout = 0.03  # type: ignore[attr-defined]
         return ledger
 
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("snaprotd.wiring.assembly.Ledger", ImpatientLedger)
+    monkeypatch.setattr("snaprotd.ledger.sqlite.LONGEST_TURN", 0.03)
 
 
 @contextmanager

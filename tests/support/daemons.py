@@ -156,13 +156,18 @@ async def kill(watched: Watched) -> None:
     Not within a transaction: the test's own process lives on, and with it the connection that would be left open.
     """
     watched.daemon._schedules.stop()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    whole = {task for task in others if getattr(task.get_coro(), "__qualname__", "") == "Daemon.run"}
     async with AsyncExitStack() as stack:
         with suppress(LedgerError):
-            await stack.enter_async_context(watched.daemon._tools.ledger._transaction())
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
+            if whole:  # else it has ended, and closed its ledger
+                await stack.enter_async_context(watched.daemon._tools.ledger._transaction())
+        for task in others - whole:
             task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.gather(*(others - whole), return_exceptions=True)
+    for task in whole:
+        task.cancel()  # and with it the ledger is closed
+    await asyncio.gather(*whole, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -119,7 +119,7 @@ def now_text(rotation: Rotation) -> RenderableType:
             f"interrupted: {rotation.label} at step {rotation.step}; the next start of snaprotd goes on with it"
         )
     if rotation.error is None:
-        off = f", was off for {duration(rotation.power.off_for)}" if rotation.power.off_for >= 1 else ""
+        off = f", was off for {duration(rotation.power.off_for)}" if rotation.power.off_for > 0 else ""
         text = f": {rotation.label} has {rotation.snapshot_name} (id {rotation.snapshot_id}){off}{deleted}"
     else:
         text = f": {rotation.label}: at step {rotation.failed_step}: {rotation.error}{deleted}"
@@ -140,7 +140,7 @@ def history_text(rotations: Sequence[Rotation]) -> RenderableType:
             one.label,
             Text(result, style=STYLES.get(result, "bold")),
             duration(seconds),
-            duration(one.power.off_for) if one.power.off_for >= 1 else "-",
+            duration(one.power.off_for) if one.power.off_for > 0 else "-",
             _what(one),
         )
     return table
