@@ -69,6 +69,23 @@ def merged(one: Power, other: Power) -> Power:
     return replace(later, released=max(one.released, other.released), in_doubt=doubted)
 
 
+def joined(known: Power, other: Power) -> Power:
+    """As `merged`, where the two may have been numbered apart: by the clock, too, the later stop counts.
+
+    A ledger that was lost counts from one again, and an old copy of it may have been put back since.
+    """
+    if other.held_off and other.asked <= known.asked and is_later(other, known):
+        return inherited(known, other)
+    return merged(known, other)
+
+
+def is_later(one: Power, than: Power) -> bool:
+    """Whether the last stop of one record was promised after that of the other; not where either does not say when."""
+    return (
+        one.held_off_since is not None and than.held_off_since is not None and one.held_off_since > than.held_off_since
+    )
+
+
 def inherited(known: Power, owed: Power) -> Power:
     """What another ledger owes, owed from now on by the one that knows `known`: the numbers of its stops go on."""
     return replace(owed, asked=max(known.asked, known.released) + 1, released=known.released)

@@ -11,7 +11,7 @@ from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Rotation, Step, resumed
 from snaprotd.engine.board import Board
-from snaprotd.engine.keeper import Keeper
+from snaprotd.engine.keeper import TAKEN_UP_WITHIN, Keeper
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.claims import Claim, Claimed, Mark
@@ -91,6 +91,8 @@ class Rotations:
         self.permits = Permits(max_concurrent)
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = finished
+        self._unusable_since: float | None = None
+        """Since when the ledger cannot be read, by the loop's clock."""
         self._untold: list[ServerPower] = []
         """What only copies beside the ledger tell."""
 
@@ -147,13 +149,28 @@ class Rotations:
 
         What only a copy tells is shown as long as it may be that another process is writing it down.
         """
-        before, self._untold = self._untold, await self._tools.ledger.starts.take_in()
+        try:
+            before, self._untold = self._untold, await self._tools.ledger.starts.take_in()
+        except LedgerError:
+            await self._start_by_copies()
+            raise
+        self._unusable_since = None
         for record in before:
             self._board.clear_debt(record)
         await self.keeper.take_up()
         for record in self._untold:
             if record.power.is_owed and not self.serves(record.server_id):
                 self._board.show_debt(record)
+
+    async def _start_by_copies(self) -> None:
+        """The ledger cannot be read, for so long that no lease in it is good any more: its copies tell what is owed."""
+        now, starts = asyncio.get_running_loop().time(), self._tools.ledger.starts
+        self._unusable_since = now if self._unusable_since is None else self._unusable_since
+        if now - self._unusable_since < self._tools.ledger.lease + TAKEN_UP_WITHIN:
+            return
+        for record in await asyncio.to_thread(starts.copies.read):
+            if starts.is_ours(record.account) and not self.serves(record.server_id):
+                self.keeper.keep(record)
 
     async def keep_leases(self, every: float) -> None:
         """Renew the leases, for ever. A ledger that cannot be written is tried again."""

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import structlog
 
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, merged
 from snaprotd.ledger.promises import read_power, row_of
 
@@ -39,9 +40,26 @@ class Copies:
         """What was written last of each server; None where there is no copy."""
 
     def read(self) -> list[ServerPower]:
-        """All that can be read. One that cannot is told."""
-        found = (self._read(file) for file in sorted(self._folder.glob("*.json")))
-        return [record for record in found if record is not None]
+        """All that can be read. One that cannot is told. Raises `LedgerError` where nobody knows what there is."""
+        return [record for file in self._files() if (record := self._read(file)) is not None]
+
+    def demand(self) -> None:
+        """Raise `LedgerError` where a copy cannot be read, or none can be written."""
+        for file in self._files():
+            if self._read(file) is None:
+                raise LedgerError(f"{file} cannot be read: look whether its server runs, then delete it")
+        if self._folder.exists() and not os.access(self._folder, os.R_OK | os.W_OK | os.X_OK):
+            raise LedgerError(f"{self._folder} cannot be written: it holds copies of what is owed to servers")
+
+    def _files(self) -> list[Path]:
+        try:
+            return sorted(one for one in self._folder.iterdir() if one.suffix == ".json")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise LedgerError(
+                f"{self._folder}, the copies of what is owed to servers, cannot be read: {error.strerror}"
+            ) from error
 
     def forget(self) -> None:
         """The copies may be gone: each is written again when it is kept."""
@@ -51,7 +69,8 @@ class Copies:
         """Have the copy say what the record does. `told`: the ledger says it too, so it may go where that is over."""
         power = record.power
         is_over = told and not power.is_followed
-        wanted = None if is_over else (power.asked, power.released, power.is_followed, record.let_go)
+        seen = (power.went_off, power.came_back, power.watched, power.unstruck, power.in_doubt, power.unwatched)
+        wanted = None if is_over else (power.asked, power.released, power.is_followed, record.let_go, *seen)
         key = (record.account, record.server_id)
         if key in self._kept and self._kept[key] == wanted:
             return
@@ -88,6 +107,8 @@ class Copies:
     @staticmethod
     def _read(file: Path) -> ServerPower | None:
         try:
+            if not file.is_file():
+                raise ValueError("it is no file")
             with file.open("rb") as opened:
                 return read_power(dict(json.loads(opened.read(LONGEST))))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC
 from typing import Any
 
 import structlog
@@ -13,7 +14,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.power import Power, given_up
-from snaprotd.core.promise import ServerPower, Terms, inherited
+from snaprotd.core.promise import ServerPower, Terms, inherited, is_later
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.schema import POWERS
 
@@ -78,13 +79,20 @@ def read_power(row: Row[Any] | Mapping[str, Any]) -> ServerPower:
         )
     asked = _number(named["asked"], kept.power.asked)
     released = _number(named["released"], kept.power.released)
-    power = replace(kept.power, asked=asked, released=released)
+    power = replace(_dated(kept.power), asked=asked, released=released)
     return replace(kept, power=power, let_go=str(named["let_go"]))
 
 
 def _number(value: Any, otherwise: int) -> int:
     """A column's number: SQLite keeps whatever was written, of whatever type."""
-    return value if isinstance(value, int) and value >= 0 else otherwise
+    return value if isinstance(value, int) and 0 <= value < 2**62 else otherwise
+
+
+def _dated(power: Power) -> Power:
+    """A time without a zone is UTC: it could be compared with no other."""
+    times = {name: getattr(power, name) for name in ("held_off_since", "went_off_at", "running_since")}
+    bare = {name: at.replace(tzinfo=UTC) for name, at in times.items() if at is not None and at.tzinfo is None}
+    return replace(power, **bare)
 
 
 def row_names() -> list[str]:
@@ -120,10 +128,13 @@ def power_of(account: str, server_id: str) -> Select[Any]:
     return _READ.where(POWERS.c.account == account, POWERS.c.server_id == server_id)
 
 
-async def inherit(connection: AsyncConnection, account: str, owed: ServerPower) -> ServerPower:
-    """Owe what another ledger owes to a server of the account."""
+async def inherit(connection: AsyncConnection, account: str, owed: ServerPower) -> ServerPower | None:
+    """Owe what another ledger owes to a server of the account; None where this one knows of that stop, or a later."""
     row = (await connection.execute(power_of(account, owed.server_id))).first()
     known = Power() if row is None else read_power(row).power
+    times = (known.held_off_since, owed.power.held_off_since)
+    if not known.in_doubt and None not in times and not is_later(owed.power, known):
+        return None
     record = replace(owed, account=account, power=inherited(known, owed.power))
     await connection.execute(save_power(), [row_of(record)])
     return record

@@ -16,7 +16,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.promise import ServerPower, Terms, merged
+from snaprotd.core.promise import ServerPower, Terms, joined
 from snaprotd.ledger.copies import Copies, Key
 from snaprotd.ledger.promises import read_power
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
@@ -37,18 +37,22 @@ def salvaged(path: Path) -> list[ServerPower]:
 
     Raises `LedgerError` where there is no file, or none that can be read at all, and no copy either.
     """
-    copies = Copies(path).read()
     found: dict[Key, ServerPower] = {}
+    why: LedgerError | None = None
     try:
         for record in _all(path):
             found.setdefault((record.account, record.server_id), record)
-    except LedgerError:
-        if not copies:
-            raise
-    for copy in copies:
-        known = found.get((copy.account, copy.server_id), copy)
-        later = copy if copy.power.asked > known.power.asked else known
-        found[copy.account, copy.server_id] = replace(later, power=merged(known.power, copy.power))
+    except LedgerError as error:
+        why = error
+    try:
+        for copy in Copies(path).read():
+            known = found.get((copy.account, copy.server_id), copy)
+            power = joined(known.power, copy.power)
+            found[copy.account, copy.server_id] = replace(known if power == known.power else copy, power=power)
+    except LedgerError as error:
+        why = error
+    if why is not None and not found:
+        raise why
     return [record for record in found.values() if record.power.held_off]
 
 

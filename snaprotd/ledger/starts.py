@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import given_up
-from snaprotd.core.promise import ServerPower, Terms
+from snaprotd.core.promise import ServerPower, Terms, joined
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger import promises, statements
 from snaprotd.ledger.copies import Copies, Key
@@ -142,19 +142,32 @@ class Starts:
             async with self._transaction() as connection:
                 record = await promises.let_go(connection, self.account, server_id, words)
         except LedgerError:
-            for copy in await asyncio.to_thread(self.copies.read):
-                if copy.server_id == server_id and self.is_ours(copy.account):
-                    await self.copies.keep(replace(copy, power=given_up(copy.power), let_go=words), told=False)
-            raise
-        if record is not None:
-            await self.copies.keep(record, told=True)
+            if (copy := await self._let_go_of_copy(server_id, words)) is None:
+                raise
+            return copy
+        if record is None:
+            return await self._let_go_of_copy(server_id, words)
+        await self.copies.keep(record, told=True)
         return record
 
+    async def _let_go_of_copy(self, server_id: str, words: str) -> ServerPower | None:
+        """What only a copy tells of; None where none does."""
+        for copy in await asyncio.to_thread(self.copies.read):
+            if copy.server_id == server_id and self.is_ours(copy.account) and copy.power.is_followed:
+                record = replace(copy, power=given_up(copy.power), let_go=words)
+                await self.copies.keep(record, told=False)
+                return record
+        return None
+
     async def inherit(self, owed: ServerPower) -> None:
-        """Owe what another ledger owes. It is for the caller to see that the other one does not any more."""
+        """Owe what another ledger owes, and this one does not know of.
+
+        It is for the caller to see that the other one does not owe it any more.
+        """
         async with self._transaction() as connection:
             record = await promises.inherit(connection, self.account, owed)
-        await self.copies.keep(record, told=True)
+        if record is not None:
+            await self.copies.keep(record, told=True)
 
     async def take_in(self, *, at_once: bool = False) -> list[ServerPower]:
         """Have the ledger tell what only a copy tells: its file was lost, or put back as it was once.
@@ -164,9 +177,11 @@ class Starts:
         """
         untold = []
         now, before, self._untold = asyncio.get_running_loop().time(), self._untold, {}
-        for copy in await asyncio.to_thread(self.copies.read):
+        for copy in await self._readable_copies():
             key = (copy.account, copy.server_id)
             known = await self.kept(*key)
+            if known is not None:
+                copy = replace(copy, power=joined(known.power, copy.power))
             if known is not None and not _goes_beyond(copy, known):
                 await self.copies.keep(known, told=True)
             elif at_once or now - before.get(key, now) >= TOLD_WITHIN:
@@ -178,6 +193,13 @@ class Starts:
                 self._untold[key] = before.get(key, now)
                 untold.append(copy)
         return untold
+
+    async def _readable_copies(self) -> list[ServerPower]:
+        try:
+            return await asyncio.to_thread(self.copies.read)
+        except LedgerError as error:  # told by whoever asks whether the ledger can be written
+            log.error("what is owed to servers cannot be read from its copies", error=str(error))
+            return []
 
     async def adopt(self) -> None:
         """What was written before accounts were told apart is this account's."""

@@ -225,8 +225,6 @@ class Ledger:
             )
             log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
 
-    # -- the whole ---------------------------------------------------------------------------------------------
-
     async def mend(self, rotations: Iterable[Rotation]) -> bool:
         """Where the file was lost under us, or a table of it: write again what this process holds. True then."""
         is_there = self._file == file_of(self._engine)
@@ -249,7 +247,8 @@ class Ledger:
         return True
 
     async def probe(self) -> None:
-        """Leave a mark of life, always in the same row: raises `LedgerError` where the ledger cannot be written."""
+        """Leave a mark of life, in one row: raises `LedgerError` where the ledger, or a copy, cannot be written."""
+        await asyncio.to_thread(self.starts.copies.demand)
         async with self._transaction() as connection:
             lives = read_lives(await connection.scalar(statements.LIVES))
             marked = mark_of_life(lives, datetime.fromtimestamp(time.time(), UTC))
@@ -334,8 +333,6 @@ class Ledger:
             return
         async with self._transaction() as connection:
             await connection.execute(statements.set_mark(datetime.now(UTC)), list(map(statements.mark_row, marks)))
-
-    # -- inside ------------------------------------------------------------------------------------------------
 
     def _tenure(self) -> dict[str, Any]:
         # SQLite has no clock but its host's, which is ours. On a database server this is the database's own.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.ledger.copies import Copies
+from snaprotd.ledger.promises import row_of
 from snaprotd.ledger.salvage import NoLedger, salvaged
 from snaprotd.ledger.store import Ledger
 from tests.support.daemons import Line, logged
@@ -195,3 +197,67 @@ async def test_a_row_that_is_whole_again_is_not_taken_in(path: Path, monkeypatch
         known = await ledger.starts.kept("vps.invalid", "12345")
         assert await ledger.starts.take_in() == []
         assert await ledger.starts.kept("vps.invalid", "12345") == known
+
+
+async def test_a_later_stop_counts_though_the_ledger_that_was_put_back_counts_further(path: Path) -> None:
+    """The ledger was lost once, and counted from one again; then the old one was put back while a server was off."""
+    old = replace(OWED, power=replace(PAID.power, asked=5, released=5))
+    async with await opened(path) as ledger:
+        await ledger.starts.save(old)
+    later = replace(OWED, power=power.promised(Power(), NOW + timedelta(days=1)))
+    await Copies(path).keep(later, told=True)
+    assert [record.power.is_owed for record in salvaged(path)] == [True]
+    async with await opened(path) as ledger:
+        assert [(record.power.asked, record.power.released) for record in await ledger.starts.owed()] == [(6, 5)]
+
+
+async def test_what_only_a_copy_tells_can_be_let_go(path: Path) -> None:
+    await Copies(path).keep(OWED, told=False)
+    none = NoLedger(path, "there is none")
+    none.starts.account = OWED.account
+    assert await none.starts.let_go("12345", "by a person") is not None
+    with pytest.raises(LedgerError):
+        await none.starts.let_go("12345", "by a person")
+    await none.close()
+    assert salvaged(path) == []
+    async with await opened(path) as ledger:
+        assert await ledger.starts.owed() == []
+
+
+def a_fifo(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def a_large_number(file: Path) -> None:
+    file.write_text(json.dumps({**row_of(OWED), "asked": 10**30, "server_id": "1", "body": "{"}))
+
+
+def a_time_without_zone(file: Path) -> None:
+    row = row_of(OWED)
+    file.write_text(json.dumps({**row, "body": row["body"].replace("Z", "")}))
+
+
+@pytest.mark.parametrize("put", [a_fifo, a_large_number, a_time_without_zone])
+async def test_an_odd_copy_keeps_nobody_from_the_others(path: Path, folder: Path, put: Callable[[Path], None]) -> None:
+    await Copies(path).keep(OWED, told=True)
+    put(folder / "0-odd.json")
+    async with await opened(path) as ledger:
+        owed = {record.server_id: record.power for record in await ledger.starts.owed()}
+        assert "12345" in owed
+        assert all(one.held_off_since is None or one.held_off_since.tzinfo is not None for one in owed.values())
+
+
+async def test_copies_that_cannot_be_read_are_told_with_the_ledger_that_cannot_be_written(
+    path: Path, folder: Path
+) -> None:
+    await owing(path)
+    async with await opened(path) as ledger:
+        await ledger.probe()
+        (folder / "0-damaged.json").touch()
+        with pytest.raises(LedgerError, match="look whether its server runs"):
+            await ledger.probe()
+        shutil.rmtree(folder)
+        blocked(folder)
+        with pytest.raises(LedgerError, match="cannot be read"):
+            await ledger.probe()
+        assert [record.label for record in await ledger.starts.owed()] == ["web"]

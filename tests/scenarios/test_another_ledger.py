@@ -19,7 +19,7 @@ from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Request, World
 from snaprotd.wiring.assembly import account_at
 from tests.support.daemons import Watched, power
-from tests.support.promised import HOUR, Promise, Way, have_few_ticks
+from tests.support.promised import DAY, HOUR, Promise, Way, have_few_ticks
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
@@ -260,3 +260,24 @@ async def test_an_account_whose_e_mail_was_changed_keeps_its_ledger(tmp_path: Pa
 )
 def test_an_account_is_the_same_however_its_address_is_written(written: str, host: str) -> None:
     assert account_at(written) == host
+
+
+async def test_a_ledger_that_was_moved_starts_nothing_that_a_person_switched_off(tmp_path: Path) -> None:
+    """Its copies stay behind, and know less than it does."""
+    one = Moved(tmp_path)
+    await one.is_left_off()
+    await one.begin()
+    await one.until(lambda: one.status == "active")
+    await asyncio.sleep(30)
+    await one.kill()  # within the time in which it is watched: the copy is there still
+    one.world._switch(one.world.servers["12345"], "stop")
+    one.way.posts.clear()
+    for end in ("", "-wal", "-shm"):
+        if (file := one.old.with_name(one.old.name + end)) in set(one.old.parent.iterdir()):
+            file.rename(one.new.with_name(one.new.name + end))
+    one.names_the_new_ledger()
+    await asyncio.sleep(DAY)
+    await one.begin()
+    await asyncio.sleep(HOUR)
+    assert (one.status, one.way.posts) == ("stopped", [])
+    await one.end()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +14,14 @@ from pathlib import Path
 from snaprotd.commands.jobs.now import id_in
 from snaprotd.config.remains import remains_of
 from snaprotd.config.settings import Config, notes_directory
-from snaprotd.core.errors import LedgerError, SnaprotdError
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.words import Json, zulu
 from snaprotd.daemon.last_resort import debts_of, ledgers_named
 from snaprotd.ledger.address import ledgers_in_force, name_of
+from snaprotd.ledger.salvage import NoLedger
+from snaprotd.ledger.store import Ledger
 from snaprotd.report.rows import owed_row
-from snaprotd.wiring.assembly import ledger_path, open_ledger_to_read
+from snaprotd.wiring.assembly import account_of, ledger_or_none, ledger_path, open_ledger_to_read, terms_of
 
 
 async def leave_off(config: Config, name: str, reason: str) -> str | None:
@@ -26,15 +29,36 @@ async def leave_off(config: Config, name: str, reason: str) -> str | None:
 
     Raises `UnknownServer` for a name that neither the configuration nor the ledger has.
     """
-    async with open_ledger_to_read(config) as ledger:
-        if ledger is None:
-            where = name_of(config.state)
-            raise SnaprotdError(f"there is no ledger at {where}: no daemon has run with {config.path} here")
-        words = f"{_who()} at {zulu(datetime.now(UTC))}"
-        if why := _in_one_line(reason):
-            words += f": {why}"
-        kept = await ledger.starts.let_go(await id_in(ledger, config, name), words)
-        return words if kept else None
+    words = f"{_who()} at {zulu(datetime.now(UTC))}"
+    if why := _in_one_line(reason):
+        words += f": {why}"
+    own = ledger_path(config).absolute()
+    async with _ledger_or_copies(config) as ledger:
+        server_id = await id_in(ledger, config, name)
+        kept = await ledger.starts.let_go(server_id, words)
+    for place in ledgers_in_force(notes_directory(config.path, os.environ)):
+        if place != own:
+            async with ledger_or_none(place, terms_of(config)) as before:
+                before.starts.account = account_of(config)
+                with suppress(LedgerError):  # that one is told by `snaprotd ledger owed`
+                    kept = await before.starts.let_go(server_id, words) or kept
+    return words if kept else None
+
+
+@asynccontextmanager
+async def _ledger_or_copies(config: Config) -> AsyncIterator[Ledger]:
+    """The ledger; where it cannot be used, or there is none, what stands in for it and has its copies."""
+    where = name_of(config.state)
+    why = f"there is no ledger at {where}: no daemon has run with {config.path} here"
+    async with AsyncExitStack() as stack:
+        ledger: Ledger | None = None
+        try:
+            ledger = await stack.enter_async_context(open_ledger_to_read(config))
+        except LedgerError as error:
+            why = str(error)
+        ledger = ledger or NoLedger(ledger_path(config), why)
+        ledger.starts.account = account_of(config)
+        yield ledger
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,10 +54,12 @@ async def read_let_go(config: Config, name: str) -> str:
 async def id_in(ledger: Ledger, config: Config, name: str) -> str:
     """A server's id by its id, by our label now, or by the label it had in a rotation."""
     configured = [one.server_id for one in resolve(config, None) if name in (one.server_id, one.label)]
+    if configured:
+        return configured[0]
     latest = [*(await ledger.latest()).values(), *await ledger.open_rotations()]
     known = [(one.server_id, one.label) for one in latest]
     known += [(one.server_id, one.label) for one in await ledger.starts.owed()]
-    found = configured or [names[0] for names in known if name in names]
+    found = [names[0] for names in known if name in names]
     if not found:
         raise UnknownServer(f"no server is named {name}, in {config.path} or in the ledger")
     return found[0]
