@@ -278,9 +278,7 @@ class Ledger:
     async def told_of(self, server_ids: Collection[str], snapshot_ids: Collection[str]) -> list[Rotation]:
         """The rotations of a server that may have taken or deleted one of these snapshots, or have tried to."""
         query = statements.naming(self.starts.account, server_ids, (), snapshot_ids)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).all() if snapshot_ids else []
-        return [rotation for row in rows for rotation in readable(row.body)]
+        return await self._bodies(query.with_only_columns(ROTATIONS.c.body)) if snapshot_ids else []
 
     async def forget_old(self, spared: Collection[str] = (), keep: int = KEPT_HISTORY) -> None:
         """Forget the rotations of a server but for the newest `keep`, the last of each result, and those `spared`."""

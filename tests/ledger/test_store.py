@@ -1093,7 +1093,7 @@ async def test_a_ledger_that_is_busy_for_too_long_is_told_of(
 
         occupying = asyncio.create_task(occupy())
         await ready.wait()
-        with pytest.raises(LedgerError, match=f"the ledger {path} has been busy"):
+        with pytest.raises(LedgerError, match=f"the ledger {path} has been busy for 60 s"):
             await use(ours, begun)
         await occupying
         assert await ours.open_rotations() == [begun]
