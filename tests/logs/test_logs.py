@@ -362,7 +362,7 @@ def account(**settings: Any) -> World:
 async def test_each_line_of_a_rotation_tells_server_slot_rotation_and_step(tmp_path: Path) -> None:
     world = account()
     ids = [world.add_server(f"web-{number}") for number in range(3)]
-    world.add_snapshot(ids[0], "snaprotd-main-20250115T030100Z")
+    world.add_snapshot(ids[0], "snaprotd-main-20250115T030100Z", created_at=datetime(2025, 1, 15, 3, 2, tzinfo=UTC))
     world.faults = [
         Fault(kind="start_never", action="start", server_id=ids[0], times=2),
         Fault(kind="ends", method="POST", path="/snapshots/", server_id=ids[1]),
@@ -433,13 +433,15 @@ class Misfortune:
     def __init__(self, world: World) -> None:
         self.world = world
         self.broken = 0
+        self.known = TOKEN
+        """The token that the daemon can know of."""
 
     def before(self, request: Request) -> None:
         """Called for each request. Now and then the transport itself breaks, with the tokens in its words."""
         now = datetime.now(UTC)
         if now.minute % 10 == 7 and now.second < 30:
             self.broken += 1
-            raise Mishap(f"{request.method} {request.headers} {TOKEN} {self.world.token}")
+            raise Mishap(f"{request.method} {request.headers} {TOKEN} {self.known}")
 
     async def befall(self) -> None:
         for kind in KINDS:
@@ -500,6 +502,7 @@ async def test_a_token_of_a_file_is_in_no_byte_either_and_neither_is_the_next_on
         await asyncio.sleep(60)
         refused = everything_said(capfdbinary)
         file.write_text(f"{OTHER}\n")
+        misfortune.known = OTHER
         await asyncio.sleep(600)  # the transport breaks once more meanwhile
         page = daemon.view.exposition()
     said = refused + everything_said(capfdbinary)
