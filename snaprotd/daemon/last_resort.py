@@ -21,7 +21,6 @@ from snaprotd.config.remains import NOTHING, Remains
 from snaprotd.config.settings import default_state, notes_directory
 from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.promise import ServerPower
-from snaprotd.core.words import kind_of_file
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
@@ -76,8 +75,6 @@ def _is_database(word: str) -> bool:
 def debts_of(place: Path) -> list[ServerPower]:
     """The servers to which a start is owed by the ledger at `place`. Raises `LedgerError`, and nothing else."""
     try:
-        if place.exists() and (kind := kind_of_file(place.stat().st_mode)):
-            raise LedgerError(f"{place} is {kind}, not a ledger")
         return salvaged(place)
     except LedgerError:
         raise

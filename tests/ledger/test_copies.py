@@ -79,8 +79,18 @@ def emptied(path: Path) -> None:
     path.touch()
 
 
+def made_a_folder(path: Path) -> None:
+    delete_ledger(path)
+    path.mkdir()
+
+
+def made_a_pipe(path: Path) -> None:
+    delete_ledger(path)
+    os.mkfifo(path)
+
+
 LOSSES = pytest.mark.parametrize(
-    "lose", [overwritten, without_header, cut_in_half, emptied, delete_ledger, Path.unlink]
+    "lose", [overwritten, without_header, cut_in_half, emptied, delete_ledger, Path.unlink, made_a_folder, made_a_pipe]
 )
 
 
