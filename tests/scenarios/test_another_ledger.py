@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from snaprotd.commands.jobs.leave_off import read_owed
+from snaprotd.config.file import load
 from snaprotd.config.remains import remains_of
 from snaprotd.core.errors import ConfigError, LedgerError
 from snaprotd.core.power import Power
@@ -276,6 +278,8 @@ async def test_a_ledger_that_was_moved_starts_nothing_that_a_person_switched_off
         if (file := one.old.with_name(one.old.name + end)) in set(one.old.parent.iterdir()):
             file.rename(one.new.with_name(one.new.name + end))
     one.names_the_new_ledger()
+    found = read_owed(one.path, one.environ, load(one.path))
+    assert [row["server_id"] for row in found.rows] == [12345]
     await asyncio.sleep(DAY)
     await one.begin()
     await asyncio.sleep(HOUR)

@@ -85,9 +85,14 @@ def read_owed(path: Path, environ: Mapping[str, str], config: Config | None) -> 
         before = ledgers_in_force(notes_directory(path, environ))
         places = list(dict.fromkeys([ledger_path(config).absolute(), *before]))
     owed = Owed(rows=[], told=[], missing=[], unreadable=[])
+    stops = set()  # of a ledger that was moved the copies may have stayed behind
     for place in places:
         try:
-            owed.rows.extend(map(owed_row, debts_of(place)))
+            for debt in debts_of(place):
+                stop = (debt.account, debt.server_id, debt.power.held_off_since)
+                if stop not in stops:
+                    owed.rows.append(owed_row(debt))
+                stops.add(stop)
             owed.told.append(place)
         except LedgerError as error:
             if os.path.lexists(place):
