@@ -158,6 +158,8 @@ class Process:
                 await self.tools.ledger.starts.take_in(at_once=not self._is_second)
                 await self.take_over(everything=not self._is_second)
                 await self._take_in_later()
+                if self._is_second:
+                    self._tasks.append(asyncio.create_task(_as_long_as_it_lives(self._take_over_later())))
                 return
             except LedgerError:
                 await asyncio.sleep(TICK)
@@ -173,11 +175,14 @@ class Process:
     async def _watch_account(self) -> None:
         keeper = self.rotations.keeper
         self.tools.inventory.listed = keeper.follow
+        waited = 0.0
         while True:
+            await asyncio.sleep(TICK)
+            waited += TICK
             is_at_work = keeper.has_promises or self.board.running
-            await asyncio.sleep(TICK if is_at_work else FOLLOWED_EVERY if keeper.is_following else 600.0)
-            if not keeper.is_following:
+            if not keeper.is_following or waited < (TICK if is_at_work else FOLLOWED_EVERY):
                 continue
+            waited = 0.0
             try:
                 await self.tools.inventory.refresh()
                 self.error = False
@@ -190,6 +195,13 @@ class Process:
         await self.rotations.mend_ledger()
         self.history.is_ledger_missing = False
         await self._take_in_later()
+
+    async def _take_over_later(self) -> None:
+        """A daemon's ticks, until the lease of the frozen one has run out and what it followed is taken up."""
+        for _ in range(2):
+            await asyncio.sleep(TICK)
+            with suppress(LedgerError):
+                await self.take_over()
 
     async def _take_in_later(self) -> None:
         """What only a copy tells is left to others for a while, and taken in at a later tick."""
