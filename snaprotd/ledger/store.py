@@ -140,19 +140,19 @@ class Ledger:
         lease = self._held.get(rotation.id)
         if lease is None:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
-        began = uptime()
+        began, record = uptime(), self.starts.record_of(rotation)
         async with self._transaction() as connection:
             unknown = self._unknown.get(rotation.id)
             saved = await connection.scalar(
                 statements.save(rotation, self._tenure(), epoch=lease.epoch, unknown=unknown)
             )
             if saved is not None and rotation.power.asked:
-                await connection.execute(promises.save_power(), [promises.row_of(self.starts.record_of(rotation))])
-        if saved is not None and rotation.power.asked:
-            await self.starts.copies.keep(self.starts.record_of(rotation), told=True)
+                await connection.execute(promises.save_power(), [promises.row_of(record)])
         if saved is None:
             self._held.pop(rotation.id, None)
             raise LeaseLost(f"another process has taken over rotation {rotation.id}")
+        if rotation.power.asked:
+            await self.starts.copies.keep(record, told=True)
         self._hold(rotation.id, epoch=lease.epoch, since=began)
         if rotation.is_finished:
             del self._held[rotation.id]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -27,6 +26,7 @@ from snaprotd.core.errors import ConfigError
 from snaprotd.core.model import Server
 from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull
 from snaprotd.core.schedule import Missed
+from tests.support.no_files import KINDS, standing_at
 from tests.support.nouns import a_server
 from tests.support.policies import a_policy, slots
 
@@ -479,16 +479,10 @@ def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "x") == f"{tmp_path}/x: larger than 4 MiB: this is no configuration of snaprotd"
 
 
-@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_file_is_refused_at_once_and_not_waited_for(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x"
-    with socket.socket(socket.AF_UNIX) as listener:
-        if kind == "a pipe":
-            os.mkfifo(path)
-        elif kind == "a socket":
-            listener.bind(str(path))
-        else:
-            path.symlink_to("/dev/zero")
+    with standing_at(path, kind):
         for read in (load, digest_of):
             with pytest.raises(ConfigError, match=f"x: {kind}, not a file"):
                 read(path)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 
 from snaprotd.provider.token import TRIED_ANEW_AFTER, TokenError, TokenSource, first_accepted, token_source
+from tests.support.no_files import KINDS, standing_at
 
 
 @pytest.fixture
@@ -154,18 +154,11 @@ def test_a_token_of_the_environment_never_changes() -> None:
     assert (source.refresh(), source.get(), source.warnings()) == (False, "vps_plain", [])
 
 
-@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_file_is_refused_at_once_and_not_waited_for(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "token"
-    with socket.socket(socket.AF_UNIX) as listener:
-        if kind == "a pipe":
-            os.mkfifo(path)
-        elif kind == "a socket":
-            listener.bind(str(path))
-        else:
-            path.symlink_to("/dev/zero")
-        with pytest.raises(TokenError, match=f"is {kind}, not a file"):
-            token_source(path, {})
+    with standing_at(path, kind), pytest.raises(TokenError, match=f"is {kind}, not a file"):
+        token_source(path, {})
 
 
 def test_a_pipe_in_place_of_the_file_leaves_the_token_in_force(file: Path) -> None:
