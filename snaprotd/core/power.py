@@ -244,11 +244,6 @@ def not_sent(power: Power, *, owed: bool) -> Power:
     return replace(power, released=power.asked, held_off_since=None, power_open=None, unstruck=False)
 
 
-def hard_stop_undone(power: Power) -> Power:
-    """The hard stop was not carried out, as far as was answered, and may be asked for again."""
-    return replace(power, hard_stop=False)
-
-
 def timed_out(power: Power) -> Power:
     """The stop did not strike in time. It may strike after we have turned away, unless every answer was that it is not
     carried out now.
@@ -322,6 +317,11 @@ def missing(power: Power) -> Power:
 def start_promised(power: Power) -> Power:
     """A start is about to be asked for."""
     return replace(_requested(power), starts=power.starts + 1, start_age=0.0)
+
+
+def start_put_off(power: Power) -> Power:
+    """The start was not asked for after all, for the provider wants to be left alone: the next need not wait longer."""
+    return replace(power, start_age=START_BACKOFF_CAP)
 
 
 def doubted(power: Power) -> Power:

@@ -331,7 +331,7 @@ def hard_stop_begun(rotation: Rotation, now: datetime) -> Rotation:
 
 def hard_stop_undone(rotation: Rotation, before: Rotation) -> Rotation:
     """The hard stop was not carried out: as `before` it, so that it is asked for again."""
-    undone = power.hard_stop_undone(rotation.power)
+    undone = replace(rotation.power, hard_stop=False)
     return replace(rotation, power=undone, trail=before.trail, waited=before.waited)
 
 

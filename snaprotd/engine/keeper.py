@@ -29,7 +29,7 @@ TAKEN_UP_WITHIN = 30.0
 """Seconds after its lease has run out in which a rotation is taken up again, if at all: two ticks of a daemon."""
 
 LONGEST_WAIT = 60.0
-"""Seconds between two looks at a server that a start is owed to, whatever the provider asks for."""
+"""Seconds between two looks at a server that a start is owed to, whatever `poll_interval` is."""
 
 
 Leases = Literal["go by", "wait for", "ignore"]
@@ -264,6 +264,4 @@ def _pause(outcome: Outcome, poll_interval: float) -> float:
     match outcome:
         case Done():
             return 0.0
-        case Waiting(retry_after=float(seconds)):
-            return min(max(to_tick, seconds), LONGEST_WAIT)
     return min(to_tick, LONGEST_WAIT)

@@ -112,18 +112,16 @@ def _stopped_by_drain(run: Run) -> bool:
 def _pause(outcome: Outcome, poll_interval: float, *, urgent: bool) -> float:
     """Seconds to the next visit.
 
-    What the provider asks for is heard, but it is no order: not while a server is off, nor for a day.
+    What the provider asks for is heard, but it is no order: not for a day, and while a server is off the queue of
+    requests alone decides how long they wait.
     """
-    longest = LONGEST_PAUSE_WHILE_OFF if urgent else LONGEST_PAUSE
     to_tick = until_tick(poll_interval)
-    if urgent:
-        to_tick = min(to_tick, longest)
     match outcome:
         case Waiting(soon=True):
             return 0.0
-        case Waiting(retry_after=float(seconds)):
-            return max(to_tick, min(seconds, longest))
-    return to_tick
+        case Waiting(retry_after=float(seconds)) if not urgent:
+            return max(to_tick, min(seconds, LONGEST_PAUSE))
+    return min(to_tick, LONGEST_PAUSE_WHILE_OFF) if urgent else to_tick
 
 
 def _tell(before: Rotation, after: Rotation, outcome: Outcome) -> None:

@@ -235,5 +235,10 @@ async def _ask_to_start(debtor: Debtor, server: Server) -> Outcome:
         debtor.start_failed()
         log.error("the server has not started; asking again", status=server.status, attempt=starts + 1)
     await debtor.save_power_if_possible(power.start_promised)
-    await debtor.tools.cloud.power(server, "start", guard=debtor.guard)
+    try:
+        await debtor.tools.cloud.power(server, "start", guard=debtor.guard)
+    except Temporary as error:
+        if _is_for_now(error) and error.retry_after is not None:
+            debtor.update_power(power.start_put_off)
+        raise
     return Waiting("the server has been asked to start")

@@ -12,6 +12,8 @@ from snaprotd.core.errors import LONGEST_PAUSE, LONGEST_PAUSE_WHILE_OFF
 
 PAUSE_UNTOLD = 5.0
 """Seconds to pause after a 429 without a Retry-After."""
+PATIENCE_WHILE_OFF = 2.0
+"""Seconds by which each refusal in a row holds up what is urgent for longer."""
 ASKED_EVERY = 2.0
 """Seconds after which who waits is asked again whether the request is still wanted."""
 
@@ -35,9 +37,10 @@ class Pace:
     Evenly, for a bucket of `rate` permits lets nearly twice as many through in its first second. At most `places`
     requests are open at once.
 
-    What is urgent (a server is off until it is answered) goes before all that is not, needs no place, and is held up by
-    a pause for `LONGEST_PAUSE_WHILE_OFF` seconds at the most; anything else for `LONGEST_PAUSE`. That is so for one
-    pause, and for all that follow one another while a request waits: what is refused to one is not to stop the others.
+    A pause holds others up for `LONGEST_PAUSE` seconds at the most. What is urgent (a server is off until it is
+    answered) goes before all others, needs no place, and is held up for a moment that grows with each refusal in a row
+    to `LONGEST_PAUSE_WHILE_OFF`: a provider that refuses most requests, but not all, keeps no server off for long. The
+    longest holds for one pause, and for all that follow one another while a request waits.
     """
 
     def __init__(self, rate: float, *, places: int) -> None:
@@ -46,6 +49,7 @@ class Pace:
         self._free_at = 0.0
         self._paused_until = 0.0
         self._urgent_paused_until = 0.0
+        self._refusals = 0
         self._urgent: deque[_Ticket] = deque()
         self._others: deque[_Ticket] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -75,8 +79,14 @@ class Pace:
     def pause(self, seconds: float | None) -> None:
         """Let nothing through for so long; None where the provider did not say. A longer pause stays in force."""
         now, asked = asyncio.get_running_loop().time(), PAUSE_UNTOLD if seconds is None else seconds
+        self._refusals += now >= self._urgent_paused_until  # those that were under way together are one
+        patience = min(self._refusals * PATIENCE_WHILE_OFF, LONGEST_PAUSE_WHILE_OFF)
         self._paused_until = max(self._paused_until, now + min(asked, LONGEST_PAUSE))
-        self._urgent_paused_until = max(self._urgent_paused_until, now + min(asked, LONGEST_PAUSE_WHILE_OFF))
+        self._urgent_paused_until = max(self._urgent_paused_until, now + min(asked, patience))
+
+    def answered(self) -> None:
+        """A request was answered, and no pause was asked for: not all are refused any more."""
+        self._refusals = 0
 
     def _let_through(self, moment: float) -> None:
         """Grant every turn that is due, and come back for the next one. A timer may ring late, or a tick too early."""

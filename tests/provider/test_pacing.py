@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 
@@ -70,15 +71,14 @@ async def test_what_is_urgent_needs_no_place() -> None:
 
 PAUSES = [
     # asked    urgent  others
-    (None, 5, 5),
+    (None, 2, 5),
     (0, 0, 0),
-    (7, 7, 7),
-    (60, 60, 60),
-    (61, 60, 61),
-    (899, 60, 899),
-    (86400, 60, 900),
-    (1771404540, 60, 900),
-    (float("inf"), 60, 900),
+    (1, 1, 1),
+    (7, 2, 7),
+    (899, 2, 899),
+    (86400, 2, 900),
+    (1771404540, 2, 900),
+    (float("inf"), 2, 900),
 ]
 
 
@@ -119,7 +119,32 @@ async def test_pauses_that_follow_one_another_hold_nobody_up_for_longer_than_one
     for _ in range(40):
         await asyncio.sleep(50)
         queue.pace.pause(86400)
-    assert await queue.empty() == [(60, "start"), (900, "get")]
+    assert await queue.empty() == [(2, "start"), (900, "get")]
+
+
+async def test_each_refusal_in_a_row_holds_up_what_is_urgent_for_longer_up_to_a_minute() -> None:
+    queue = Queue(rate=1000)
+    for number in range(40):
+        queue.pace.pause(86400)
+        queue.pace.pause(86400)  # of those that went out together, each is refused
+        await queue.ask(f"start {number}", urgent=True)
+        await queue.empty()
+    out = [0.0] + [at for at, _ in queue.went]
+    assert [later - earlier for earlier, later in pairwise(out)] == [min(2.0 * one, 60.0) for one in range(1, 41)]
+
+
+async def test_an_answer_makes_the_pauses_of_what_is_urgent_short_again() -> None:
+    queue = Queue(rate=1000)
+    for number in range(10):
+        queue.pace.pause(86400)
+        await queue.ask(f"refused {number}", urgent=True)
+        await queue.empty()
+    queue.pace.answered()
+    since = asyncio.get_running_loop().time() - queue.began
+    queue.pace.pause(86400)
+    await queue.ask("start", urgent=True)
+    await queue.empty()
+    assert queue.at("start") - since == 2
 
 
 async def test_a_second_urgent_request_does_not_wait_for_the_same_pause_again() -> None:
@@ -128,7 +153,7 @@ async def test_a_second_urgent_request_does_not_wait_for_the_same_pause_again() 
     await queue.ask("look", urgent=True)
     await queue.empty()
     await queue.ask("start", urgent=True)
-    assert await queue.empty() == [(60, "look"), (61, "start")]
+    assert await queue.empty() == [(2, "look"), (3, "start")]
 
 
 async def test_who_is_not_wanted_any_more_leaves_the_queue() -> None:

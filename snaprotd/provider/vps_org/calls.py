@@ -141,6 +141,8 @@ class Line:
             asked = reply.retry_after
             if reply.status == 429 or (reply.status == 503 and asked is not None):
                 self._pace.pause(asked)
+            else:
+                self._pace.answered()
             return reply
 
     async def _attempt(self, call: Call, token: str) -> Reply:

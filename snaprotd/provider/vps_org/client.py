@@ -260,7 +260,7 @@ class VpsOrg:
             except Temporary as error:
                 if error is call.refused:
                     raise
-                pause = _pause_after(error, attempt)
+                pause = _pause_after(error, attempt, urgent=call.urgent)
                 if attempt >= self._attempts or pause is None or loop.time() - began >= RETRY_FOR:
                     raise
             await asyncio.sleep(pause)
@@ -332,11 +332,11 @@ def _because(subject: str, doubts: list[UnreadableError], complaint: str | None)
     return f"{subject} cannot be relied on: {'; '.join(reasons)}"
 
 
-def _pause_after(error: Temporary, attempt: int) -> float | None:
-    """Seconds until the next attempt; None where the next one is the caller's to plan."""
+def _pause_after(error: Temporary, attempt: int, *, urgent: bool) -> float | None:
+    """Seconds until the next attempt; None where the next one is the caller's to plan, or the queue's."""
     if isinstance(error, Busy):
         return None
-    if error.retry_after is None:
+    if error.retry_after is None or urgent:
         jitter = random.uniform(0, JITTER)  # noqa: S311 - nothing secret
         return min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** (attempt - 1) + jitter)
     return max(SHORTEST_PAUSE, error.retry_after) if error.retry_after <= LONGEST_RETRY_AFTER else None
