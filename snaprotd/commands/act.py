@@ -15,6 +15,7 @@ from snaprotd.commands.common import (
     as_json,
     begin,
     load,
+    pay_before_telling,
     print_json,
     server_argument,
     wait_for,
@@ -23,6 +24,7 @@ from snaprotd.commands.common import (
 from snaprotd.commands.jobs.status_client import refuse_another_ledger
 from snaprotd.commands.text.tables import now_text
 from snaprotd.commands.text.terminal import Say, moving_line, show
+from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.rotation import STEPS, Result, Rotation, Step
 from snaprotd.core.words import ago, clock, duration
 from snaprotd.report.rows import outcome_of
@@ -55,9 +57,15 @@ def now(server: str, path: str | None, description: str, as_json: bool) -> int:
     settings = load(path)
     refuse_another_ledger(settings)
     with moving_line() as say:
-        rotation = wait_for(
-            rotate_now(settings, os.environ, server, description=description, show=_steps_shown(say), say=say.for_good)
+        work = rotate_now(
+            settings, os.environ, server, description=description, show=_steps_shown(say), say=say.for_good
         )
+        try:
+            rotation = wait_for(work)
+        except (SnaprotdError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # a mistake of ours; there may be no daemon that starts what is off because of us
+            pay_before_telling(error, path)
     if as_json:
         print_json(outcome_of(rotation))
     else:

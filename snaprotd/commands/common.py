@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 import structlog
@@ -17,8 +17,9 @@ from click.shell_completion import CompletionItem
 from snaprotd import logs
 from snaprotd.config.file import find_config, named_config
 from snaprotd.config.file import load as load_file
+from snaprotd.config.remains import remains_of
 from snaprotd.config.settings import Config
-from snaprotd.core.errors import SnaprotdError
+from snaprotd.core.errors import ConfigError, SnaprotdError
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -106,6 +107,29 @@ def unforeseen(error: BaseException) -> SnaprotdError:
         f"internal error, {type(error).__name__} at {place}: {what}. It is a mistake in snaprotd, perhaps about "
         "something damaged that it has read: please report it with the line `internal error` of the log"
     )
+
+
+def pay_before_telling(error: BaseException, path: str | None) -> NoReturn:
+    """What is owed is paid before anybody is told why the process ended. Only then 78 may say: do not try again."""
+    logs.configure(level=level_or("INFO"))
+    why = error if isinstance(error, SnaprotdError | click.ClickException) else unforeseen(error)
+    try:
+        is_paid = wait_for(_last_resort(path, why))
+    except (Exception, asyncio.CancelledError) as another:
+        log.error("what is owed may not be paid", error=str(unforeseen(another)))
+        is_paid = False
+    if isinstance(why, ConfigError) and not is_paid:
+        raise SnaprotdError(str(why)) from error
+    raise why from error
+
+
+async def _last_resort(path: str | None, why: Exception) -> bool:
+    """In an event loop of its own: nothing of what has failed goes on beside it."""
+    from snaprotd.daemon.last_resort import ledgers_named, pay_what_is_owed
+
+    file = config_path(path)
+    remains = remains_of(file)
+    return await pay_what_is_owed(ledgers_named(file, remains, os.environ), os.environ, why, remains=remains)
 
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:

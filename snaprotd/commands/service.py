@@ -5,29 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 from datetime import timedelta
-from typing import NoReturn
 
 import click
 import structlog
 from click.shell_completion import get_completion_class
 
-from snaprotd import logs
 from snaprotd.commands.common import (
     FAILED,
     WRONG_USAGE,
     begin,
-    config_path,
-    level_or,
     load,
+    pay_before_telling,
     print_json,
-    unforeseen,
     wait_for,
     with_config,
 )
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.config.file import json_schema
-from snaprotd.config.remains import remains_of
-from snaprotd.core.errors import ConfigError, Mistake, SnaprotdError
+from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
 from snaprotd.simulator import FAULT_HELP, Fault
@@ -50,7 +45,7 @@ def run(path: str | None) -> int:
         begin("INFO", never_wait=True)
         return wait_for(_live(path))
     except (Exception, asyncio.CancelledError) as error:  # whatever it was, a server may be off because of us
-        return _ended_by(error, path)
+        pay_before_telling(error, path)
 
 
 async def _live(path: str | None) -> int:
@@ -59,29 +54,6 @@ async def _live(path: str | None) -> int:
     daemon = Daemon(load(path), os.environ)
     daemon.obey_signals()
     return await daemon.run()
-
-
-def _ended_by(error: BaseException, path: str | None) -> NoReturn:
-    """What is owed is paid before anybody is told why the daemon ended. Only then 78 may say: do not try again."""
-    logs.configure(level=level_or("INFO"))
-    why = error if isinstance(error, SnaprotdError | click.ClickException) else unforeseen(error)
-    try:
-        is_paid = wait_for(_last_resort(path, why))
-    except (Exception, asyncio.CancelledError) as another:
-        log.error("what is owed may not be paid", error=str(unforeseen(another)))
-        is_paid = False
-    if isinstance(why, ConfigError) and not is_paid:
-        raise SnaprotdError(str(why)) from error
-    raise why from error
-
-
-async def _last_resort(path: str | None, why: Exception) -> bool:
-    """In an event loop of its own: nothing of what has failed goes on beside it."""
-    from snaprotd.daemon.last_resort import ledgers_named, pay_what_is_owed
-
-    file = config_path(path)
-    remains = remains_of(file)
-    return await pay_what_is_owed(ledgers_named(file, remains, os.environ), os.environ, why, remains=remains)
 
 
 @click.command()

@@ -212,6 +212,28 @@ async def test_whatever_ends_the_daemon_leaves_no_server_off_and_is_told_in_a_se
             assert "<string>:8 run" in told["ways"][0]
 
 
+NOW_ENDS_UNFORESEEN = """
+import snaprotd.commands.jobs.now as job
+from snaprotd.__main__ import main
+
+async def unforeseen(*_):
+    raise ValueError("no date")
+
+job._target = unforeseen
+main()
+"""
+
+
+async def test_whatever_ends_a_rotation_by_hand_leaves_no_server_off_either(tmp_path: Path) -> None:
+    """There may be no daemon here, only a line in a crontab."""
+    async with orphan(tmp_path) as one:
+        now = ("now", "web", "--config", str(one.config))
+        async with running(*now, output=tmp_path / "now.log", program=("-c", NOW_ENDS_UNFORESEEN)) as life:
+            await life.ended()
+            one.is_on_after(1, life)
+            assert life.said.splitlines()[-1].startswith("snaprotd: internal error, ValueError at <string>:6")
+
+
 async def test_a_log_level_that_there_is_not_leaves_no_server_off(tmp_path: Path) -> None:
     async with orphan(tmp_path) as one, daemon(one.config, SNAPROTD_LOG_LEVEL="LOUD") as life:
         await life.ended()
