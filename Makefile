@@ -5,12 +5,13 @@ VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version(
 VENV   := .venv$(if $(filter-out python3,$(PYTHON)),-$(VERSION))
 BIN    := $(VENV)/bin
 READY  := $(VENV)/installed-$(VERSION)
+SUPPLY := .venv-supply
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_ARGS ?=
 TEST_ARGS ?=
 ROOM ?=
 
-.PHONY: help demo test check prove bench test-systemd test-image lint install install-dev requirements docs clean
+.PHONY: help demo test check prove bench test-systemd test-image audit sbom lint install install-dev requirements docs clean
 
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*##/make \1 \t/p' Makefile
@@ -36,6 +37,15 @@ test-systemd: install-dev  ## Try the unit in a booted systemd (root, mmdebstrap
 test-image: install  ## Build the image for real and try it (root, buildah, mmdebstrap)
 	.ci/test-image
 
+audit: $(SUPPLY)/installed  ## Look whether a known vulnerability is in what is installed
+	.ci/audit $(SUPPLY)/bin/pip-audit requirements.txt
+
+sbom: $(SUPPLY)/installed  ## Write dist/snaprotd.cdx.json: what the wheel and the image install, with licences (CycloneDX)
+	rm -rf $(SUPPLY)/wheel && $(PYTHON) -m venv --without-pip $(SUPPLY)/wheel && mkdir -p dist
+	$(SUPPLY)/bin/pip --disable-pip-version-check --quiet --python $(SUPPLY)/wheel/bin/python install --require-hashes -r requirements.txt
+	$(SUPPLY)/bin/cyclonedx-py environment --pyproject pyproject.toml --gather-license-texts --output-reproducible \
+	  --output-file dist/snaprotd.cdx.json $(SUPPLY)/wheel/bin/python
+
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,10 +57,13 @@ requirements:  ## Pin the dependencies anew, with the hashes of what was found (
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-header \
 	    $${extra:+--extra dev} pyproject.toml --output-file requirements$$extra.txt; \
 	done
+	printf 'pip-audit\ncyclonedx-bom\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-strip-extras --no-annotate --no-header - --output-file requirements-supply.txt
 
 docs: install-dev  ## Write anew what is made from something else: reference tables, copies of the alert rules
 	$(BIN)/python -m tests.support.reference_page
 	$(BIN)/python -m tests.support.charts
+	$(BIN)/python -m tests.support.notices
 
 clean:
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -64,6 +77,11 @@ $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --require-hashes -r requirements.txt
 	$(PIP) install --no-deps --editable .
+	@touch $@
+
+$(SUPPLY)/installed: requirements-supply.txt
+	$(PYTHON) -m venv --clear $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-supply.txt
 	@touch $@
 
 $(READY)-dev: $(READY) requirements-dev.txt
