@@ -15,13 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from snaprotd.config import yaml_nodes
-from snaprotd.config.layers import check_layers, defaults_of, expressions_of, layers_of, merged_layers, retention_of
+from snaprotd.config.layers import (
+    check_layers,
+    defaults_of,
+    layers_of,
+    merged_layers,
+    retention_of,
+    schedule_of,
+    texts_of,
+)
 from snaprotd.config.mistakes import Findings, read_shape, shown_path
 from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written, default_state
 from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.policy import Policy
-from snaprotd.core.schedule import DEFAULT_TIMEZONE, Schedule
+from snaprotd.core.schedule import DEFAULT_TIMEZONE
 from snaprotd.core.words import kind_of_file
 
 SYSTEM_PATH = Path("/etc/snaprotd/config.yaml")
@@ -136,8 +144,7 @@ def _entries(keys: FileKeys) -> Iterator[ServerEntry]:
     for index, own in enumerate(keys["servers"]):
         merged = merged_layers(layers_of(keys, ("servers", index), own))
         given = {key: _plain(key, value) for key, (value, _) in merged.items()}
-        schedule = Schedule(expressions=given.pop("schedule"), timezone=given.pop("timezone", DEFAULT_TIMEZONE))
-        policy = Policy(schedule=schedule, **given)
+        policy = Policy(schedule=schedule_of(given), **given)
         origins = dict.fromkeys(PolicyKeys.__annotations__, "default")
         origins |= {key: shown_path(path) for key, (_, path) in merged.items()}
         yield ServerEntry(
@@ -153,8 +160,8 @@ def _plain(key: str, value: Any) -> Any:
     """A value of the file as the field of Policy with its name takes it."""
     if key == "keep":
         return retention_of(value)
-    if key == "schedule":
-        return expressions_of(value)
+    if key in ("schedule", "window"):
+        return texts_of(value)
     return tuple(value) if isinstance(value, list) else value
 
 

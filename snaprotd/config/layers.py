@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
+from datetime import timedelta
 from typing import Any
 
 from snaprotd.config.document import KeyPath
@@ -11,7 +12,14 @@ from snaprotd.config.mistakes import Findings, keep_expected, nearest
 from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys
 from snaprotd.core.model import PROVIDER_LIMIT
 from snaprotd.core.policy import Policy, Retention
-from snaprotd.core.schedule import DEFAULT_TIMEZONE, Schedule, ScheduleError
+from snaprotd.core.schedule import (
+    DEFAULT_TIMEZONE,
+    Schedule,
+    ScheduleError,
+    begins_in_its_window,
+    spread_delay,
+)
+from snaprotd.core.words import duration
 
 Layer = tuple[KeyPath, PolicyKeys]
 """Where a mapping of policy keys stands, and the mapping."""
@@ -40,8 +48,14 @@ def retention_of(keep: int | RetentionKeys) -> Retention:
     return Retention(last=keep) if isinstance(keep, int) else Retention(**keep)
 
 
-def expressions_of(schedule: str | list[str]) -> tuple[str, ...]:
-    return (schedule,) if isinstance(schedule, str) else tuple(schedule)
+def texts_of(value: str | list[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def schedule_of(given: dict[str, Any]) -> Schedule:
+    """Take out of a policy's keys those that its schedule is made of."""
+    timezone, window = given.pop("timezone", DEFAULT_TIMEZONE), given.pop("window", ())
+    return Schedule(expressions=given.pop("schedule"), timezone=timezone, window=window)
 
 
 def defaults_of(record: type) -> dict[str, Any]:
@@ -145,7 +159,8 @@ def _check_default_keep(keys: FileKeys, findings: Findings) -> None:
 
 
 def _check_schedules(keys: FileKeys, findings: Findings) -> None:
-    checked: set[tuple[KeyPath, str]] = set()
+    """Find the schedules that cannot be read, and those of which their window leaves nothing."""
+    read: dict[tuple[KeyPath, str], Schedule | None] = {}
     for path, layer in _all_layers(keys):
         layers = layers_of(keys, path, layer)
         merged = merged_layers(layers)
@@ -155,9 +170,10 @@ def _check_schedules(keys: FileKeys, findings: Findings) -> None:
             continue
         schedule, origin = merged["schedule"]
         timezone, _ = merged.get("timezone", (DEFAULT_TIMEZONE, ()))
-        if (origin, timezone) not in checked:
-            checked.add((origin, timezone))
-            _check_schedule((*origin, "schedule"), schedule, timezone, findings)
+        if (origin, timezone) not in read:
+            read[origin, timezone] = _read_schedule((*origin, "schedule"), schedule, timezone, findings)
+        if path[0] == "servers" and (sound := read[origin, timezone]) is not None and "window" in merged:
+            _check_window(path, layer, sound, merged, findings)
 
 
 def _miss_schedule(path: KeyPath, own: Mapping[str, Any], findings: Findings) -> None:
@@ -165,9 +181,33 @@ def _miss_schedule(path: KeyPath, own: Mapping[str, Any], findings: Findings) ->
         findings.add((*path, "schedule"), "missing: give it here, in the server's policy or in `defaults`")
 
 
-def _check_schedule(path: KeyPath, schedule: str | list[str], timezone: str, findings: Findings) -> None:
-    for index, text in enumerate(expressions_of(schedule)):
+def _read_schedule(path: KeyPath, schedule: str | list[str], timezone: str, findings: Findings) -> Schedule | None:
+    """The schedule that is written there; None where one of its expressions is a mistake."""
+    are_sound = True
+    for index, text in enumerate(texts_of(schedule)):
         try:
             Schedule.parse((text,), timezone)
         except ScheduleError as error:
+            are_sound = False
             findings.add(path if isinstance(schedule, str) else (*path, index), str(error))
+    return Schedule(expressions=texts_of(schedule), timezone=timezone) if are_sound else None
+
+
+def _check_window(
+    path: KeyPath,
+    own: Mapping[str, Any],
+    schedule: Schedule,
+    merged: Mapping[str, tuple[Any, KeyPath]],
+    findings: Findings,
+) -> None:
+    """The server is to have slots in its window, and to begin there by its own share of `spread`."""
+    window, origin = merged["window"]
+    schedule = replace(schedule, window=texts_of(window))
+    if not begins_in_its_window(schedule):
+        written = " | ".join(schedule.expressions)
+        findings.add((*origin, "window"), f"no slot of the schedule `{written}` lies in it: nothing would ever run")
+        return
+    delay = spread_delay(own["id"], merged["spread"][0]) if "id" in own and "spread" in merged else timedelta(0)
+    if not begins_in_its_window(schedule, delay):
+        after = f"this server begins {duration(delay.total_seconds())} after each slot"
+        findings.add((*path, "id"), f"by its share of `spread` {after}, outside its window: it would never run")

@@ -202,6 +202,7 @@ _EXPECTED = {
     "less_than": "should be less than {lt}",
 }
 _CRONTAB_EXPECTED = 'should be crontab text such as "30 3 * * *", or a list of such'
+_WINDOW_EXPECTED = 'should be a window such as "01:00-06:00", or a list of such'
 _BOOLEAN_WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 
@@ -226,7 +227,7 @@ def _expected(error: ErrorDetails, path: KeyPath, limit: int) -> str:
     if path[-1] == "id":
         return "should be a server's id: a whole number from 1 on, or text"
     if kind.startswith("union_tag"):
-        return _CRONTAB_EXPECTED
+        return _WINDOW_EXPECTED if path[-1] == "window" else _CRONTAB_EXPECTED
     if kind == "enum":
         return f"should be one of {context['expected'].replace(chr(39), '`')}"
     if kind == "dict_type" and path[0] == "servers":

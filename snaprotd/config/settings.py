@@ -13,10 +13,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from snaprotd.config.shape import shown_duration
 from snaprotd.core.model import PROVIDER_LIMIT, Server
 from snaprotd.core.policy import Policy, Retention, Rules
 from snaprotd.core.schedule import Schedule
+from snaprotd.core.words import shown_duration
 
 SYSTEM_STATE = Path("/var/lib/snaprotd")
 

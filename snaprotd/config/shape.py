@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -29,14 +30,13 @@ from typing_extensions import TypedDict
 
 from snaprotd.core.model import NO_SERVER
 from snaprotd.core.policy import OnStopTimeout, WhenFull
-from snaprotd.core.schedule import Missed, check_timezone
-from snaprotd.core.words import UNITS, is_loopback
+from snaprotd.core.schedule import Missed, check_timezone, check_window
+from snaprotd.core.words import DURATION, is_loopback, read_duration
 
 LARGEST_LIMIT = 100
 OWN_SERVER = f"a server's id (a whole number from 1 on, or text), or the word {NO_SERVER}"
 _NO_IDS = frozenset((NO_SERVER, "no", "off", "false", "null", "yes", "on", "true", "auto", "localhost"))
 
-_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)"
 _TAGS = {int: "\0int", str: "\0str", list: "\0list", dict: "\0dict"}
 """Marks of a union's arms: pydantic puts them into its paths, and no key of a file holds a NUL."""
 
@@ -48,39 +48,23 @@ def _by_type(value: object) -> str | None:
     return _TAGS.get(type(value))
 
 
-def shown_duration(value: timedelta) -> str:
-    """A duration as it is written in the file: `90s`, `6h`, `1d`."""
-    for unit in ("d", "h", "m", "s", "ms"):
-        count, rest = divmod(value, UNITS[unit])
-        if not rest and count:
-            return f"{count}{unit}"
-    return "0s"
-
-
 def _duration(least: str, most: str) -> PlainValidator:
     """Durations from `least` to `most`, both as they are written in the file."""
-    low, high = _read_duration(least), _read_duration(most)
+    low, high = read_duration(least), read_duration(most)
+    assert low is not None
+    assert high is not None
 
     def read(value: object) -> timedelta:
         if type(value) in (int, float) and str(value).isdecimal():
             raise ValueError(f"a duration needs its unit: write {value}s if seconds are meant")
-        if not isinstance(value, str) or not re.fullmatch(_DURATION, value):
+        duration = read_duration(value) if isinstance(value, str) else None
+        if duration is None:
             raise ValueError("should be a duration such as 90s, 15m, 6h or 1d")
-        duration = _read_duration(value)
         if not low <= duration <= high:
             raise ValueError(f"should be from {least} to {most}")
         return duration
 
     return PlainValidator(read)
-
-
-def _read_duration(text: str) -> timedelta:
-    found = re.fullmatch(_DURATION, text)
-    assert found is not None
-    try:
-        return float(found[1]) * UNITS[found[2]]
-    except OverflowError:
-        return timedelta.max
 
 
 def _printable(most: int) -> AfterValidator:
@@ -105,9 +89,12 @@ def _in_schema(pattern: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$"})
 
 
-def _timezone(text: str) -> str:
-    check_timezone(text)
-    return text
+def _checked(check: Callable[[str], None]) -> AfterValidator:
+    def checked(text: str) -> str:
+        check(text)
+        return text
+
+    return AfterValidator(checked)
 
 
 def _base_url(text: object) -> str:
@@ -199,10 +186,15 @@ Expressions = Annotated[
     Annotated[str, Tag("\0str")] | Annotated[list[str], Field(min_length=1), Tag("\0list")],
     Discriminator(_by_type),
 ]
+_Window = Annotated[str, _checked(check_window)]
+Windows = Annotated[
+    Annotated[_Window, Tag("\0str")] | Annotated[list[_Window], Field(min_length=1), Tag("\0list")],
+    Discriminator(_by_type),
+]
 _Pattern = Annotated[str, _printable(200), Field(json_schema_extra={"minLength": 1})]
 _Word = Annotated[str, _printable(64), Field(json_schema_extra={"minLength": 1, "maxLength": 64})]
 _Count = Annotated[int, Field(ge=0, lt=LARGEST_LIMIT)]
-_SCHEMA_OF_DURATION = WithJsonSchema({"type": "string", "pattern": f"^{_DURATION}$"})
+_SCHEMA_OF_DURATION = WithJsonSchema({"type": "string", "pattern": f"^{DURATION}$"})
 
 
 @with_config(_STRICT)
@@ -231,7 +223,10 @@ class PolicyKeys(TypedDict, total=False):
 
     schedule: Annotated[Expressions, Field(description="Five-field crontab text or @daily and the like, or a list.")]
     timezone: Annotated[
-        str, AfterValidator(_timezone), Field(description="IANA name of the zone the schedule and periods are in.")
+        str, _checked(check_timezone), Field(description="IANA name of the zone the schedule and periods are in.")
+    ]
+    window: Annotated[
+        Windows, Field(description="When anything may begin, as in 01:00-06:00 or sat-sun 00:00-24:00, or a list.")
     ]
     spread: Annotated[
         timedelta,

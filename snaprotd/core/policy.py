@@ -70,6 +70,11 @@ class Policy:
         """Of the schedule, and of the periods that retention counts in."""
         return self.schedule.timezone
 
+    @property
+    def window(self) -> tuple[str, ...]:
+        """Of the schedule: nothing begins outside it."""
+        return self.schedule.window
+
 
 def stops_itself(policy: Policy, server: Server, machine: Machine) -> str:
     """Why no rotation may begin: it would stop the machine that it runs on. Empty where it would not."""

@@ -90,6 +90,11 @@ class Rotation:
     power: Power = field(default_factory=Power)
     creation: Creation = field(default_factory=Creation)
 
+    begun: bool = False
+    """A stop, a create or a delete of it has gone out: no window holds it any more."""
+    skipped: str = ""
+    """What kept it from beginning, as the metrics have it: `window`."""
+
     deleted: tuple[str, ...] = ()
     undeletable: tuple[str, ...] = ()
     """Snapshots whose deletion was tried in this rotation and failed."""
@@ -333,18 +338,3 @@ def hard_stop_undone(rotation: Rotation, before: Rotation) -> Rotation:
     """The hard stop was not carried out: as `before` it, so that it is asked for again."""
     undone = replace(rotation.power, hard_stop=False)
     return replace(rotation, power=undone, trail=before.trail, waited=before.waited)
-
-
-def resumed(rotation: Rotation, now: datetime) -> Rotation:
-    """The rotation as a new process takes it up.
-
-    One that has asked for no snapshot yet follows its policy's `missed_within`, as a slot does that nobody saw: a
-    server is not stopped at noon for last night's snapshot of a week ago. What is off because of us is started.
-    """
-    made_room = rotation.deleted and not rotation.policy.stop_first
-    asked = rotation.creation.creates or made_room
-    touched = asked or rotation.snapshot_id is not None or rotation.error is not None
-    if touched or now - rotation.slot <= rotation.policy.missed_within:
-        return rotation
-    done = "the snapshot was asked for" if rotation.held_off else "anything was done"
-    return advance(rotation, Failed(f"interrupted before {done}, and resumed too late"))

@@ -56,6 +56,30 @@ UNITS = {
 """What a length of time is written in, by the users of a configuration or of a command."""
 
 
+DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)"
+"""A length of time as it is written in a configuration."""
+
+
+def read_duration(text: str) -> timedelta | None:
+    """A length as it is written in a configuration, `90s` or `6h`, at the most the longest there is; else None."""
+    found = re.fullmatch(DURATION, text)
+    if found is None:
+        return None
+    try:
+        return float(found[1]) * UNITS[found[2]]
+    except OverflowError:
+        return timedelta.max
+
+
+def shown_duration(value: timedelta) -> str:
+    """A length as it is written in a configuration: `90s`, `6h`, `1d`."""
+    for unit in ("d", "h", "m", "s", "ms"):
+        number, rest = divmod(value, UNITS[unit])
+        if not rest and number:
+            return f"{number}{unit}"
+    return "0s"
+
+
 def free_slots(held: int, limit: int) -> str:
     """`2 of 5 slots free`."""
     return f"{max(0, limit - held)} of {limit} slots free"

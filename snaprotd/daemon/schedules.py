@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 import structlog
 
 from snaprotd.config.settings import Config, Target
+from snaprotd.core.admission import why_shut
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.policy import Policy
 from snaprotd.core.rotation import Result, Rotation
-from snaprotd.core.schedule import expected_interval, missed_slots, spread_delay
+from snaprotd.core.schedule import expected_interval, missed_slots, next_opening, spread_delay
 from snaprotd.daemon.timer import SlotTimer
 from snaprotd.engine.board import Board, ServerFacts
 from snaprotd.engine.rotations import Rotations
@@ -25,6 +26,8 @@ log = structlog.get_logger("snaprotd.schedules")
 
 LATE = timedelta(seconds=60)
 """A slot that is taken up later than this was missed (the machine slept, say), and its policy's `missed` decides."""
+
+INSTANT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,10 @@ class Schedules:
         self._seen: dict[str, datetime] = {}
         """For each server the slot up to which all is dealt with."""
         self._unclaimed: dict[str, tuple[datetime, datetime]] = {}
-        """The slots that came while the ledger could not be written, each with how far all is dealt with then."""
+        """The slots that came while the ledger could not be written, and missed ones that wait for their window.
+
+        Each has with it how far all is dealt with then.
+        """
         self._is_claiming = False
         self._looked_at: datetime | None = None
         self._stopped = False
@@ -109,6 +115,7 @@ class Schedules:
                 facts.note_end(latest)
             old = before.get(target.server_id)
             if old is None or _written(old.policy) != _written(target.policy):
+                self._lapse(target, "its policy was edited")
                 try:
                     marks += await self._admit(target, remembered.marks.get(target.server_id), at_start=at_start)
                 except Exception:
@@ -146,8 +153,9 @@ class Schedules:
         now = self._now()
         late = now - slot - _delay(target)
         self._metrics.taken_up(late.total_seconds())
-        if self._unclaimed.pop(server_id, None) is not None and late <= LATE:
-            self.facts(target).missed["skipped"] += 1  # the ledger was busy from that slot to this
+        if late <= LATE:
+            self._lapse(target, "the next slot has come")
+        self._unclaimed.pop(server_id, None)  # else it is found, and counted, among those that were missed
         work = self._take_up_late(target, now) if late > LATE else self.take_up(target, slot, seen_until=slot)
         self._in_background(work, f"slot {slot} of {target.label}")
 
@@ -190,6 +198,9 @@ class Schedules:
                 facts.skipped["paused"] += 1
                 await self._set_marks([self._mark(target, seen_until)])
                 return
+            if why := why_shut(target.policy, self._now()):
+                await self._shut_out(target, slot, seen_until, why, late=late)
+                return
         now = self._now()
         try:
             claim = await self._rotations.begin(new_rotation(self._config, target, slot=slot, now=now), mark)
@@ -211,14 +222,39 @@ class Schedules:
                 facts.skipped["in_flight"] += 1
                 log.warning("skipped: the server's last rotation is still open", server=target.label, step=busy.step)
 
+    async def _shut_out(self, target: Target, slot: datetime, seen_until: datetime, why: str, *, late: bool) -> None:
+        """Its window is closed: a slot that was missed waits for it, unless it would be too old then; others pass."""
+        facts, policy = self.facts(target), target.policy
+        opens = next_opening(policy.window, policy.timezone, self._now())
+        if not late:
+            facts.skipped["window"] += 1
+            log.warning("skipped: the slot has its turn outside its window", server=target.label, reason=why)
+        elif opens - slot - _delay(target) > policy.missed_within:
+            facts.missed["skipped"] += 1
+            log.warning("a missed slot has lapsed before its window opens", server=target.label, reason=why)
+        else:
+            mark = self._mark(target, slot - INSTANT)  # a process that follows this one finds it again
+            if not self._is_unclaimed(target, slot, seen_until):
+                log.warning("a missed slot waits for its window", server=target.label, reason=why)
+                await self._set_marks([mark])
+            return
+        self._unclaimed.pop(target.server_id, None)
+        await self._set_marks([self._mark(target, seen_until)])
+
+    def _lapse(self, target: Target, why: str) -> None:
+        """What waits to be claimed is not run."""
+        if (waiting := self._unclaimed.pop(target.server_id, None)) is not None:
+            self.facts(target).missed["skipped"] += 1
+            log.warning("a missed slot is not run", server=target.label, slot=waiting[0].isoformat(), reason=why)
+
     def _is_unclaimed(self, target: Target, slot: datetime, seen_until: datetime) -> bool:
-        """Whether it was known already that the slot is to be claimed as soon as the ledger can be written again."""
+        """Whether it was known already that the slot is to be claimed as soon as that can be."""
         known = self._unclaimed.get(target.server_id)
         self._unclaimed[target.server_id] = (slot, seen_until)
         return known == (slot, seen_until)
 
     async def _claim_again(self) -> None:
-        """Run the slots that came while the ledger was busy, or count them where it was so for too long."""
+        """Run the slots that could not be claimed, as soon as they can, or count them where that is too late."""
         try:
             for server_id, (slot, seen_until) in list(self._unclaimed.items()):
                 if (target := self.targets.get(server_id)) is not None:
@@ -231,8 +267,7 @@ class Schedules:
         if late <= target.policy.missed_within:
             await self.take_up(target, slot, seen_until=seen_until, late=late > LATE)
             return
-        self._unclaimed.pop(target.server_id, None)
-        self.facts(target).missed["skipped"] += 1
+        self._lapse(target, "it is older than `missed_within`")
         await self._set_marks([self._mark(target, seen_until)])
 
     async def _set_marks(self, marks: list[Mark]) -> None:
@@ -272,7 +307,14 @@ class Schedules:
     def _tell_next_runs(self, targets: Iterable[Target]) -> None:
         for target in targets:
             paused = target.policy.paused
-            self.facts(target).next_run = None if paused else self._timer.next_run(target.server_id)
+            self.facts(target).next_run = None if paused else self._next_run(target)
+
+    def _next_run(self, target: Target) -> datetime | None:
+        next_run, policy = self._timer.next_run(target.server_id), target.policy
+        if target.server_id not in self._unclaimed:
+            return next_run
+        opens = next_opening(policy.window, policy.timezone, self._now())
+        return opens if next_run is None else min(opens, next_run)
 
     def facts(self, target: Target) -> ServerFacts:
         return self._board.of(target.server_id)
@@ -285,4 +327,6 @@ def _delay(target: Target) -> timedelta:
 def _written(policy: Policy) -> str:
     """What must not have changed for a missed slot to be run: nothing fires because a policy was edited or unpaused."""
     paused = " paused" if policy.paused else ""
-    return f"{policy.timezone} {' | '.join(policy.schedule.expressions)} +{policy.spread.total_seconds():.0f}s{paused}"
+    within = f" within {', '.join(policy.window)}" if policy.window else ""
+    expressions, spread = " | ".join(policy.schedule.expressions), policy.spread.total_seconds()
+    return f"{policy.timezone} {expressions} +{spread:.0f}s{within}{paused}"

@@ -61,6 +61,7 @@ class Board:
         self.servers: dict[str, ServerFacts] = {}
         """By label."""
         self._by_id: dict[str, ServerFacts] = {}
+        self._shows_all = True
         self.running: dict[str, Rotation] = {}
         """The latest record of each rotation that this process is responsible for, by its id."""
         self.elsewhere: dict[str, Rotation] = {}
@@ -77,11 +78,17 @@ class Board:
 
         What is known of a server stays with it under another label, and is never taken for another server's.
         """
+        self._shows_all = False
         self._by_id = {server_id: self._by_id.get(server_id) or ServerFacts(server_id) for server_id in labels}
         self.servers = {label: self._by_id[server_id] for server_id, label in labels.items()}
 
     def of(self, server_id: str) -> ServerFacts:
-        """What is known of a server. One that was removed is not shown any more: its facts go nowhere."""
+        """What is known of a server. One that was removed is not shown any more: its facts go nowhere.
+
+        Before it is known which are shown, what is told of any is kept: an interrupted rotation may end at once.
+        """
+        if self._shows_all:
+            return self._by_id.setdefault(server_id, ServerFacts(server_id))
         return self._by_id.get(server_id) or ServerFacts(server_id)
 
     @property
@@ -121,4 +128,6 @@ class Board:
             return
         facts = self.of(rotation.server_id)
         facts.rotations[rotation.result] += 1
+        if rotation.skipped:
+            facts.skipped[rotation.skipped] += 1
         facts.note_end(rotation)

@@ -136,7 +136,7 @@ async def _delete(run: Run, decision: Decision, listed: Sequence[Snapshot], *, l
     await run.save()
     log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=decision.reason)
     try:
-        await tools.cloud.delete_snapshot(snapshot.id, guard=run.guard)
+        await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard))
     except CalledOff:
         raise
     except CloudError as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from math import inf
 
 import structlog
 
+from snaprotd.core.admission import why_not_now
 from snaprotd.core.errors import (
     LONGEST_PAUSE,
     LONGEST_PAUSE_WHILE_OFF,
@@ -16,10 +18,12 @@ from snaprotd.core.errors import (
     LedgerError,
     Permanent,
 )
-from snaprotd.core.rotation import Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, ended, judge
-from snaprotd.engine.run import CalledOff, Run, until_tick
+from snaprotd.core.rotation import STEPS, Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, ended, judge
+from snaprotd.engine.run import CalledOff, OutsideWindow, Run, until_tick
 from snaprotd.engine.steps import ACTIONS
 from snaprotd.engine.switching import start
+
+BEFORE_ITS_SNAPSHOT = STEPS[: STEPS.index(Step.WAIT)]
 
 log = structlog.get_logger("snaprotd.rotation")
 
@@ -43,7 +47,7 @@ async def _visit_and_save(run: Run) -> None:
         # The process is about to end. The step itself is for the next process.
         outcome = await _visit(run, start)
     else:
-        outcome = await _visit(run, ACTIONS[step])
+        outcome = _shut_out(run) or await _visit(run, ACTIONS[step])
         before = run.rotation
         run.update(lambda rotation: ended(advance(rotation, outcome), run.tools.now()))
         _tell(before, run.rotation, outcome)
@@ -61,6 +65,8 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
         return await step(run)
     except LeaseLost:
         raise
+    except OutsideWindow as shut:
+        return _outside(run, str(shut))
     except CalledOff as call:
         return Waiting(str(call), soon=True)
     except CloudError as error:
@@ -72,6 +78,20 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
         log.exception("internal error")
         # Without the error's own text, which may hold anything; the log has it, and takes secrets out.
         return judge(run.rotation, Permanent(f"internal error ({type(error).__name__}): see the log"))
+
+
+def _shut_out(run: Run) -> Outcome | None:
+    """That it may not begin now, where it has not asked for anything yet: then there is no need to look."""
+    rotation = run.rotation
+    why = why_not_now(rotation, run.tools.now())
+    is_idle = rotation.step in BEFORE_ITS_SNAPSHOT and not rotation.creation.was_asked
+    return _outside(run, why) if why and is_idle else None
+
+
+def _outside(run: Run, why: str) -> Outcome:
+    if run.rotation.step in BEFORE_ITS_SNAPSHOT:
+        run.update(lambda rotation: replace(rotation, skipped="window"))
+    return Failed(why)
 
 
 async def _save(run: Run) -> None:

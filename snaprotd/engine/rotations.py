@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import structlog
 
+from snaprotd.core.admission import resumed
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.promise import ServerPower
-from snaprotd.core.rotation import Rotation, Step, resumed
+from snaprotd.core.rotation import Rotation, Step
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import TAKEN_UP_WITHIN, Keeper
 from snaprotd.engine.loop import insist_on_rotation

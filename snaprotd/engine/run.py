@@ -12,6 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import structlog
 
 from snaprotd.core import power
+from snaprotd.core.admission import why_not_now
 from snaprotd.core.creation import Creation
 from snaprotd.core.errors import LedgerError, NotSent
 from snaprotd.core.model import Machine, Server, Snapshot
@@ -37,6 +38,10 @@ Transition = Callable[[Power], Power]
 
 class CalledOff(NotSent):
     """What a rotation was waiting to ask was not asked: the process is to end, or the time of its step has run out."""
+
+
+class OutsideWindow(CalledOff):
+    """The first request of a rotation that changes anything was not sent: its window is closed."""
 
 
 class Drain:
@@ -103,6 +108,7 @@ class Run:
         self._unguarded = False
         self._seen: Server | None = None
         self._call: asyncio.Event | None = None
+        self._is_start = False
         self._ends_at: float | None = None
         self._looked_at = self._aged_at
         self.tools = tools
@@ -161,7 +167,7 @@ class Run:
         So does the end of the step's time; but a visit has as long as one request may take.
         """
         call = self.tools.drain.call(held_off=self.outlives_a_drain)
-        self._call = None if call.is_set() or is_start else call
+        self._call, self._is_start = None if call.is_set() or is_start else call, is_start
         left = max(self.patience_left, self.tools.request_timeout)
         self._ends_at = None if is_start or left == inf else asyncio.get_running_loop().time() + left
 
@@ -253,14 +259,29 @@ class Run:
     def guard(self) -> None:
         """Called when the bytes of a request are about to go out: raise `LeaseLost` unless it is still ours.
 
-        Raises `CalledOff` where the process is to end, or the step's time has run out while a turn was waited for.
+        Raises `CalledOff` where the process is to end, or the step's time has run out while a turn was waited for, and
+        `OutsideWindow` where it may not begin now.
         """
+        if not self._is_start and (why := why_not_now(self._rotation, self.tools.now())):
+            raise OutsideWindow(why)
         if self._call is not None and self._call.is_set():
             raise CalledOff("the process is about to end: the request was not sent")
         if self._ends_at is not None and asyncio.get_running_loop().time() > self._ends_at:
             raise CalledOff(self._rotation.note or "there was no turn for the request")
         if not self._unguarded:
             self.tools.ledger.guard(self._rotation.id, self.tools.request_timeout)
+
+    async def ask(self, request: Awaitable[T]) -> T:
+        """The answer to a request that changes something: unless it never left, the rotation has begun."""
+        sent = True
+        try:
+            return await request
+        except NotSent:
+            sent = False
+            raise
+        finally:
+            if sent:
+                self.update(lambda rotation: replace(rotation, begun=True))
 
     async def server(self) -> Server:
         """A server that is held off is looked at before anything else is asked: its start waits for the look."""

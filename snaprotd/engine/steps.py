@@ -126,8 +126,10 @@ async def _create(run: Run, server: Server, listed: tuple[Snapshot, ...]) -> Out
     others = tuple(one.id for one in others_of_that_name(rotation, listed))
     await run.save_creation(creation.promised, had_others=bool(listed), passed_over=others)
     try:
-        made = await run.tools.cloud.create_snapshot(
-            server, rotation.snapshot_name, rotation.description, guard=run.guard, urgent=run.is_urgent
+        made = await run.ask(
+            run.tools.cloud.create_snapshot(
+                server, rotation.snapshot_name, rotation.description, guard=run.guard, urgent=run.is_urgent
+            )
         )
     except Accepted:
         run.update_creation(creation.accepted)

@@ -57,7 +57,7 @@ async def _ask_to_stop(run: Run, server: Server, action: str, *, before: Rotatio
     sent it twice.
     """
     try:
-        await run.tools.cloud.power(server, action, guard=run.guard)
+        await run.ask(run.tools.cloud.power(server, action, guard=run.guard))
     except NotSent:
         run.update_power(power.not_now if before.held_off else power.not_sent, owed=owed)
         raise

@@ -16,9 +16,9 @@ from snaprotd.forecast.words import Named
 def forecast_json(forecasts: Sequence[Named]) -> list[Json]:
     """For each forecast an object. Instants are in UTC, ages in seconds, null where there is none.
 
-    `servers` names, `schedule`, `timezone`, `keep` (count by rule), `paused`, `start`, `end`, `limit`, `foreign`,
-    `fail`, `seed`, `outages` (`begin`, `end`); `summary`: `taken`, `failed`, `missed`, `blocked`, `late`, `first_at`,
-     `settled_at`, `held_least`, `held_most`, `newest_worst`, `reach_least`, `reach_most` (each `age` and
+    `servers` names, `schedule`, `timezone`, `window`, `keep` (count by rule), `paused`, `start`, `end`, `limit`,
+    `foreign`, `fail`, `seed`, `outages` (`begin`, `end`); `summary`: `taken`, `failed`, `missed`, `blocked`, `late`,
+    `first_at`, `settled_at`, `held_least`, `held_most`, `newest_worst`, `reach_least`, `reach_most` (each `age` and
     `at`), `free_between`, `free_while_taking` (slots); `runs`: `slot`, `at`, `outcome` (taken, failed, missed or
     blocked), `snapshot` (its name), `deleted` (`name`, `reason`), `held` (names, newest first), `blocked` (why).
     """
@@ -31,6 +31,7 @@ def _object(names: Sequence[str], forecast: Forecast) -> Json:
         "servers": list(names),
         "schedule": list(policy.schedule.expressions),
         "timezone": policy.timezone,
+        "window": list(policy.window),
         "keep": {rule: number for rule, number in vars(policy.keep).items() if number},
         "paused": policy.paused,
         "start": zulu(forecast.start),

@@ -14,7 +14,7 @@ from snaprotd.core.model import Owner, Snapshot, SnapshotState, snapshot_name
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.retention import Decision
 from snaprotd.core.room import NEW, make_room, rehearse
-from snaprotd.core.schedule import Schedule, missed_slots, next_slot
+from snaprotd.core.schedule import Schedule, missed_slots, next_opening, next_slot
 from snaprotd.core.words import UNITS
 
 MOST_RUNS = 100_000
@@ -106,6 +106,8 @@ class _Down:
     begin: datetime
     end: datetime
     late: datetime | None
+    late_at: datetime
+    """When that runs: not before its window opens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,12 @@ def apart(start: datetime, outages: Iterable[Outage]) -> list[tuple[datetime, da
 
 def down_time(schedule: Schedule, policy: Policy, begin: datetime, end: datetime) -> _Down:
     missed = missed_slots(schedule, seen=begin, now=end, policy_missed=policy.missed, within=policy.missed_within)
-    return _Down(begin=begin, end=end, late=missed.run)
+    late, late_at = missed.run, next_opening(schedule.window, schedule.timezone, end)
+    if late is not None and late_at > end:
+        following = next_slot(schedule, end)
+        has_lapsed = late_at - late > policy.missed_within or (following is not None and following <= late_at)
+        late = None if has_lapsed else late
+    return _Down(begin=begin, end=end, late=late, late_at=late_at)
 
 
 def turns_of(slots: Iterable[datetime], downs: Sequence[_Down]) -> Iterator[_Turn]:
@@ -168,7 +175,7 @@ def turns_of(slots: Iterable[datetime], downs: Sequence[_Down]) -> Iterator[_Tur
 
 def _made_up_for(down: _Down) -> Iterator[_Turn]:
     if down.late is not None:
-        yield _Turn(slot=down.late, at=down.end)
+        yield _Turn(slot=down.late, at=down.late_at)
 
 
 # -- the server that there is not --------------------------------------------------------------------------------------

@@ -31,7 +31,9 @@ def title_of(names: Sequence[str]) -> str:
 def rules_of(forecast: Forecast) -> str:
     """The schedule and the retention, e.g. `30 3 * * * (Europe/Berlin), keep last 2, weekly 2`."""
     policy = forecast.policy
-    return f"{' | '.join(policy.schedule.expressions)} ({policy.timezone}), keep {_keep(policy.keep)}"
+    when = f"{' | '.join(policy.schedule.expressions)} ({policy.timezone})"
+    within = f", within {', '.join(policy.window)}" if policy.window else ""
+    return f"{when}{within}, keep {_keep(policy.keep)}"
 
 
 def _keep(keep: Retention) -> str:

@@ -47,7 +47,7 @@ def written_rotation(rotation: Rotation, unknown: Mapping[str, Any] | None = Non
     nested: dict[str, Any] = _ROTATION.dump_python(rotation, mode="json")
     rules, power, creation = (nested.pop(part) for part in ("rules", "power", "creation"))
     schedule: dict[str, Any] = rules["policy"].pop("schedule")
-    policy = {"schedule": schedule["expressions"], "timezone": schedule["timezone"], **rules["policy"]}
+    policy = {"schedule": schedule.pop("expressions"), **schedule, **rules["policy"]}
     flat = {**nested, "policy": policy, "instance": rules["instance"], "limit": rules["limit"], **power, **creation}
     flat["held_off"] = rotation.held_off  # all that a version before the records of power knows of a promise
     return json.dumps({**(unknown or {}), **flat}, separators=(",", ":"), ensure_ascii=False)
@@ -65,7 +65,7 @@ def _nested(flat: Any) -> dict[str, Any]:
     if not isinstance(flat, dict) or not isinstance(flat.get("policy"), dict):
         raise UnreadableRow("no rotation: an object with a policy is missing")
     policy = flat["policy"]
-    schedule = _taken(policy, {"timezone"}) | {"expressions": policy.get("schedule")}
+    schedule = _taken(policy, {"timezone", "window"}) | {"expressions": policy.get("schedule")}
     rules = {"policy": {**_taken(policy, _POLICY), "schedule": schedule}, **_taken(flat, {"instance", "limit"})}
     power = {"asked": int(flat.get("held_off") is True), **_taken(flat, _POWER)}
     return {**flat, "rules": rules, "power": power, "creation": _taken(flat, _CREATION)}

@@ -22,6 +22,10 @@ MEGABYTE = 1024 * 1024
 """The provider's `size_mb` in bytes. Whether it means 10^6 or 2^20 is not documented."""
 
 
+SKIPPED = ("in_flight", "paused", "window")
+"""Why a slot was not run."""
+
+
 class ServerCollector(Collector):
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -121,7 +125,7 @@ def _counts(servers: Mapping[str, ServerFacts]) -> Iterator[Metric]:
     for label, facts in servers.items():
         for result in Result:
             rotations.add_metric([label, result], facts.rotations[result])
-        for reason in ("in_flight", "paused"):
+        for reason in SKIPPED:
             skipped.add_metric([label, reason], facts.skipped[reason])
         for action in ("ran_late", "skipped"):
             missed.add_metric([label, action], facts.missed[action])

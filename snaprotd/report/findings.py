@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from snaprotd.config.settings import Config, Target
+from snaprotd.config.settings import Config, ServerEntry, Target
 from snaprotd.core.model import NO_SERVER, PROVIDER_LIMIT, Machine, Server
 from snaprotd.core.room import make_room
+from snaprotd.core.schedule import share_in_window, spread_delay
 from snaprotd.core.words import free_slots
 from snaprotd.provider.identity import by_any_id
 from snaprotd.provider.inventory import ServerHoldings
@@ -45,6 +46,30 @@ class Found:
     """The one that asks: hardly another than the daemon's."""
     published_limit: int = PROVIDER_LIMIT
     """Snapshots of one server that the provider allows, as it says itself."""
+
+
+def remarks_on_windows(entries: Sequence[ServerEntry]) -> list[str]:
+    """What somebody should know of slots that are not run because they lie outside their window."""
+    told: dict[str, None] = {}
+    for entry in entries:
+        schedule = entry.policy.schedule
+        if not schedule.window:
+            continue
+        origin, written = entry.origins["window"], " | ".join(schedule.expressions)
+        share = share_in_window(schedule, _longest_delay(entry))
+        if outside := share.slots - share.inside:
+            text = f"{outside} of {share.slots} slots of `{written}` in 400 days lie outside it: they are not run"
+            told[f"{origin}.window: {text}"] = None
+        if late := share.inside - share.begun:
+            whose = f"{entry.name or entry.key} begins" if entry.key else "some servers may begin"
+            text = f"{whose} after it has closed, {late} times in 400 days, by `spread`: those slots are not run"
+            told[f"{origin}.window: {text}"] = None
+    return list(told)
+
+
+def _longest_delay(entry: ServerEntry) -> timedelta:
+    """After its slot, as far as it is known which server it is."""
+    return spread_delay(entry.key, entry.policy.spread) if entry.key else entry.policy.spread
 
 
 def findings_of(found: Found) -> Iterator[Finding]:

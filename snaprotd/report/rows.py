@@ -13,7 +13,7 @@ from snaprotd.core.promise import ServerPower
 from snaprotd.core.retention import Decision
 from snaprotd.core.room import Room
 from snaprotd.core.rotation import Rotation
-from snaprotd.core.schedule import next_slot, spread_delay
+from snaprotd.core.schedule import Schedule, next_slot, shut_words, spread_delay
 from snaprotd.core.words import Json, duration, plain_id, zulu
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
@@ -30,6 +30,14 @@ def next_runs(target: Target, now: datetime, count: int) -> list[datetime]:
         slots.append(moment)
         moment = next_slot(schedule, moment)
     return slots
+
+
+def windows_words(schedule: Schedule, now: datetime) -> str:
+    """When anything may begin, and whether that is now; empty where it always may."""
+    if not schedule.window:
+        return ""
+    shut = shut_words(schedule.window, schedule.timezone, now)
+    return f"{', '.join(schedule.window)}, {shut.partition(', which ')[2] or 'open now'}"
 
 
 def plan_of(
@@ -94,6 +102,7 @@ def people_plan_of(
         **plan_of(config, target, held, now=now, machine=machine, count=count, doubt=doubt),
         "paused": target.policy.paused,
         "timezone": target.policy.timezone,
+        "window": windows_words(target.policy.schedule, now),
         "delay": duration(delay.total_seconds()) if delay else None,
         "is_known": held is not None and held.server is not None,
     }

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from snaprotd.config import yaml_nodes
 from snaprotd.config.file import digest_of, find_config, json_schema, load, parse
 from snaprotd.config.settings import Config, Target, notes_directory, resolve
-from snaprotd.config.shape import ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys, shown_duration
+from snaprotd.config.shape import ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.model import Server
 from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull
 from snaprotd.core.schedule import Missed
+from snaprotd.core.words import shown_duration
 from tests.support.no_files import KINDS, standing_at
 from tests.support.nouns import a_server
 from tests.support.policies import a_policy, slots
@@ -291,7 +292,7 @@ def test_a_servers_own_key_wins_over_its_policy_and_that_over_the_defaults() -> 
 
 def test_the_layer_of_each_key_is_known() -> None:
     origins = parse(LAYERED, "c.yaml", {}).entries[0].origins
-    assert origins.keys() == {each.name for each in fields(Policy)} | {"timezone"}
+    assert origins.keys() == {each.name for each in fields(Policy)} | {"timezone", "window"}
     told = {key: origins[key] for key in ("timezone", "schedule", "keep", "paused")}
     assert told == {
         "timezone": "defaults",
@@ -549,7 +550,7 @@ def test_the_schema_tells_the_defaults_that_hold() -> None:
 
 
 def test_the_keys_of_a_policy_are_the_fields_of_the_model() -> None:
-    assert set(PolicyKeys.__annotations__) == {each.name for each in fields(Policy)} | {"timezone"}
+    assert set(PolicyKeys.__annotations__) == {each.name for each in fields(Policy)} | {"timezone", "window"}
     assert set(RetentionKeys.__annotations__) == {each.name for each in fields(Retention)}
 
 

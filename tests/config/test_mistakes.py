@@ -12,8 +12,8 @@ from snaprotd.core.errors import ConfigError
 from snaprotd.core.schedule import ScheduleError, check_expression
 
 POLICY = (
-    "schedule, timezone, spread, keep, adopt, when_full, stop_first, stop_timeout, on_stop_timeout, start_timeout, "
-    "snapshot_timeout, missed, missed_within, paused"
+    "schedule, timezone, window, spread, keep, adopt, when_full, stop_first, stop_timeout, on_stop_timeout, "
+    "start_timeout, snapshot_timeout, missed, missed_within, paused"
 )
 SERVER = f"{POLICY}, id, match, name, policy"
 TOP = (
@@ -367,9 +367,38 @@ WHOLE = [
             "or rules such as {last: 2, daily: 1}, not `3`: one slot stays free"
         ),
     ),
+    (own("window: 5"), '4:13: servers[0].window: should be a window such as "01:00-06:00", or a list of such, not `5`'),
+    (own("window: []"), "4:13: servers[0].window: is an empty list: give it at least one value"),
+    (own("window: [5]"), "4:14: servers[0].window[0]: should be text, not `5`: put it in quotes"),
     (
         'servers: [{id: 1, schedule: "@daily", name: " a"}]',
         '1:45: servers[0].name: should be 1 to 64 printable characters, with no space at either end, not `" a"`',
+    ),
+    (
+        own("window: 01:00"),
+        (
+            '4:13: servers[0].window: `01:00` is no window: write from when to when, as in "01:00-06:00" or '
+            '"sat-sun 00:00-24:00"'
+        ),
+    ),
+    (
+        own("window: [00:00-06:00, sum 06:00-07:00]"),
+        "4:27: servers[0].window[1]: `sum` is no day of the week: did you mean `sun`?",
+    ),
+    (
+        own("window: 01:00-06:00"),
+        "4:13: servers[0].window: no slot of the schedule `@daily` lies in it: nothing would ever run",
+    ),
+    (
+        'defaults: {window: "mon 01:00-06:00"}\npolicies: {n: {schedule: "0 3 * * 2"}}\nservers: [{id: 1, policy: n}]',
+        "1:20: defaults.window: no slot of the schedule `0 3 * * 2` lies in it: nothing would ever run",
+    ),
+    (
+        'servers: [{id: 1, schedule: "@daily", spread: 1d, window: "00:00-00:01"}]\n',
+        (
+            "1:16: servers[0].id: by its share of `spread` this server begins 10 h after each slot, outside its "
+            "window: it would never run"
+        ),
     ),
 ]
 

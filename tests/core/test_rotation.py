@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snaprotd.core.admission import resumed
 from snaprotd.core.errors import Busy, CloudError, Full, NotFound, Permanent, Refused, Temporary, Unclear
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import (
@@ -27,7 +28,6 @@ from snaprotd.core.rotation import (
     aged,
     judge,
     out_of_patience,
-    resumed,
 )
 from tests.support.policies import a_policy
 from tests.support.rotations import changed, flat

@@ -217,6 +217,26 @@ def test_the_latest_slot_of_an_outage_is_made_up_for_where_the_policy_says_so(
     assert forecast.summary.missed == pattern.count("m")
 
 
+@pytest.mark.parametrize(
+    ("window", "within", "down", "late"),
+    [
+        ("01:00-06:00", 24 * HOUR, "3d..3.25d", ["2025-01-05T01:00"]),
+        ("01:00-06:00", 21 * HOUR, "3d..3.25d", []),
+        ("01:00-06:00", 24 * HOUR, "3d..3.2d", ["2025-01-04T04:48"]),
+        # Its window opens when the next slot comes, and that one runs.
+        ("03:30-06:00", 48 * HOUR, "3d..3.25d", []),
+    ],
+)
+def test_a_run_made_up_for_waits_for_its_window_or_lapses(
+    window: str, within: timedelta, down: str, late: list[str]
+) -> None:
+    policy = replace(NIGHTLY, schedule=replace(NIGHTLY.schedule, window=(window,)), missed_within=within)
+    forecast = look(policy, days=10, outages=(outage(down),))
+    assert [f"{run.at:%Y-%m-%dT%H:%M}" for run in forecast.runs if run.is_late] == late
+    assert forecast.summary.missed == 1 - len(late)
+    assert forecast.summary.taken == 9 + len(late)
+
+
 def test_a_run_made_up_for_has_the_name_of_its_slot_and_the_age_of_its_day() -> None:
     policy = replace(NIGHTLY, keep=Retention(daily=2))
     forecast = look(policy, days=10, outages=(outage("3d..5d"),))
@@ -766,6 +786,7 @@ def test_json_tells_the_figures_and_every_run() -> None:
         "servers": ["web-01"],
         "schedule": ["30 3 * * *"],
         "timezone": "UTC",
+        "window": [],
         "keep": {"last": 1},
         "paused": False,
         "start": "2025-01-01T00:00:00Z",

@@ -73,7 +73,7 @@ BODY: dict[str, Any] = {
 }
 """As the first version wrote it, with a server that is held off."""
 
-LATER: dict[str, Any] = {}
+LATER: dict[str, Any] = {"window": []}
 """Keys of a policy that came later, each as it is written where nobody has set it."""
 
 
@@ -98,6 +98,10 @@ POWER_LATER = {
 
 CREATION_LATER = {"create_asked": False, "accepted": False, "passed_over": [], "had_others": False}
 """And of its snapshot."""
+
+
+WINDOW_LATER = {"begun": False, "skipped": ""}
+"""And of what may keep it from beginning."""
 
 
 def at(second: int, microsecond: int = 0) -> datetime:
@@ -161,7 +165,14 @@ ROOM_LATER = {
 
 
 def test_a_row_is_written_as_the_first_version_wrote_it_with_what_came_later() -> None:
-    later = {**BODY, **POWER_LATER, **CREATION_LATER, **ROOM_LATER, "policy": {**BODY["policy"], **LATER}}
+    later = {
+        **BODY,
+        **POWER_LATER,
+        **CREATION_LATER,
+        **ROOM_LATER,
+        **WINDOW_LATER,
+        "policy": {**BODY["policy"], **LATER},
+    }
     assert json.loads(written_rotation(ROTATION)) == later
 
 
@@ -174,7 +185,7 @@ def test_what_a_row_does_not_have_has_its_default(name: str, default: object) ->
 
 
 def test_a_promise_in_a_row_with_words_of_a_newer_version_is_read() -> None:
-    assert read_rotation(json.dumps({**BODY, "hooks": ["thaw"], "policy": {**BODY["policy"], "window": "01:00-06:00"}}))
+    assert read_rotation(json.dumps({**BODY, "hooks": ["thaw"], "policy": {**BODY["policy"], "moods": ["sunny"]}}))
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", "null", "{}", '{"policy": 7}', json.dumps({**BODY, "step": "dance"})])

@@ -19,8 +19,9 @@ from snaprotd.commands.jobs.account import check_online, read_account
 from snaprotd.commands.text.tables import list_text, plan_text
 from snaprotd.commands.text.terminal import show
 from snaprotd.config import file as config
+from snaprotd.core.admission import resumed
 from snaprotd.core.policy import Retention
-from snaprotd.core.rotation import Result, Step, resumed
+from snaprotd.core.rotation import Result, Step
 from snaprotd.engine.loop import _visit_and_save, run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.ledger.claims import Claimed

@@ -15,9 +15,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from snaprotd.core import schedule
 from snaprotd.core.errors import ConfigError, LeaseLost
 from snaprotd.core.policy import Retention
+from snaprotd.core.schedule import crontab
+from snaprotd.core.schedule import slots as schedule_slots
 from snaprotd.daemon.life import TICK
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.rotations import LEASE_RENEWAL
@@ -582,7 +583,7 @@ async def test_a_schedule_whose_code_fails_while_it_runs_stops_no_other_server(
 ) -> None:
     world = one_server()
     world.add_server("web-02")
-    good, sound = "10,40 * * * *", schedule._read
+    good, sound = "10,40 * * * *", crontab.read
 
     def failing(text: str) -> object:
         if text != good:
@@ -591,7 +592,7 @@ async def test_a_schedule_whose_code_fails_while_it_runs_stops_no_other_server(
 
     path = config(tmp_path, entry("5 * * * *"), entry(good, server_id="12346"))
     async with daemon_on(path, world) as watched:
-        monkeypatch.setattr(schedule, "_read", failing)
+        monkeypatch.setattr(schedule_slots, "read", failing)
         await asyncio.sleep(HOUR)
         assert counted(watched, "snaprotd_rotations_total", "s12346") == {"success": 2}
         assert watched.daemon.view.ailments() == []

@@ -11,8 +11,9 @@ from typing import Protocol
 
 from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, servers_of
 from snaprotd.config.settings import Config, Target, resolve
+from snaprotd.core.admission import resumed
 from snaprotd.core.errors import SnaprotdError, UnknownServer
-from snaprotd.core.rotation import Result, Rotation, resumed
+from snaprotd.core.rotation import Result, Rotation
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board

@@ -47,6 +47,8 @@ def _plan_of(plan: Json, now: datetime, limit: int) -> list[RenderableType]:
     if plan["paused"]:
         parts.append(Text("  paused: no runs"))
     parts += [Text(f"  {line}") for line in _next_lines(plan, now)]
+    if plan["window"]:
+        parts.append(Text(f"  window  {plan['window']}"))
     if plan["blocked"]:
         parts.append(Padding(Text(plan["blocked"], style=STYLES["alarm"]), (0, 0, 0, 2)))
     if plan["snapshots"]:
