@@ -126,7 +126,7 @@ async def test_now_that_is_ended_at_once_says_what_it_leaves(tmp_path: Path) -> 
         )
         pressed = once("5/7 wait", CTRL_C), once("asked to end: a server that is held off is started first", CTRL_C)
         shown = await run_in_terminal(
-            *("now", "12345", "--config", str(path)),
+            *("now", "12345", "--yes", "--config", str(path)),
             answers=lambda text: next((key for one in pressed if (key := one(text))), None),
         )
     assert shown.code == 128 + signal.SIGINT

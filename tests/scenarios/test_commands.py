@@ -123,7 +123,7 @@ async def test_a_rotation_whose_terminal_is_closed_while_the_server_is_off_goes_
     async with provider(world) as web:
         config = configure(tmp_path, web, WEB)
         await run_until_the_terminal_closes(
-            *("now", "web", "--config", str(config)), closes=lambda: world.status_of("12345") == "stopped"
+            *("now", "web", "--yes", "--config", str(config)), closes=lambda: world.status_of("12345") == "stopped"
         )
     assert history(world) == OFF_AND_ON
     assert [one["result"] for one in recorded(tmp_path / "state.db")] == ["success"]

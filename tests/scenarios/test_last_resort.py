@@ -216,10 +216,10 @@ NOW_ENDS_UNFORESEEN = """
 import snaprotd.commands.jobs.now as job
 from snaprotd.__main__ import main
 
-async def unforeseen(*_):
+def unforeseen(*_):
     raise ValueError("no date")
 
-job._target = unforeseen
+job._configured = unforeseen
 main()
 """
 

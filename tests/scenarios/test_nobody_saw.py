@@ -12,7 +12,7 @@ import pytest
 
 from snaprotd.commands.jobs.now import rotate_now
 from snaprotd.config import file as config
-from snaprotd.config.settings import Config
+from snaprotd.config.settings import Config, resolve
 from snaprotd.core.rotation import Rotation
 from snaprotd.wiring.access import open_cloud
 from tests.support.daemons import power
@@ -142,8 +142,9 @@ def _open(way: WorldTransport, config: Config, environ: Any, observer: Any, _: A
 async def run_now(one: Promise) -> Rotation:
     environ = {"VPS_API_TOKEN": one.world.token}
     settings = config.load(one.path, {})
+    (target,) = resolve(settings, None)
     return await rotate_now(
-        settings, environ, "web", description="", show=lambda *_: None, say=lambda text, *, is_last=False: None
+        settings, environ, target, description="", show=lambda *_: None, say=lambda text, *, is_last=False: None
     )
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from statistics import median
 from typing import Protocol
 
 from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, servers_of
 from snaprotd.config.settings import Config, Target, resolve
-from snaprotd.core.admission import resumed
-from snaprotd.core.errors import SnaprotdError, UnknownServer
+from snaprotd.core.admission import resumed, why_shut
+from snaprotd.core.errors import CloudError, LedgerError, SnaprotdError, UnknownServer
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
@@ -25,7 +27,10 @@ from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claimed, ServerBusy
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
+from snaprotd.provider import NullObserver
+from snaprotd.provider.inventory import Inventory
 from snaprotd.report.rows import busy_words
+from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.assembly import account_of, new_rotation, open_ledger_to_read, open_tools
 
 
@@ -66,6 +71,61 @@ async def id_in(ledger: Ledger, config: Config, name: str) -> str:
     return found[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a rotation by hand would mean for a server now."""
+
+    target: Target
+    """With the policy as it is by hand: no window holds it, and it stops the server only where that is wanted."""
+    shut: str
+    """Why the schedule would not begin one now: outside its window. Empty where it would."""
+    stops: bool
+    """The server runs, as far as is known, and would be switched off."""
+    off_for: float | None
+    """For about how many seconds, by its last rotations; None where there are none."""
+
+
+async def look_ahead(
+    config: Config, environ: Mapping[str, str], name: str, *, live: bool, looks_at_server: bool
+) -> Outlook:
+    """What a rotation of the named server would mean now; `live`: without stopping it.
+
+    Whether the server runs is asked only where `looks_at_server`. Raises `UnknownServer`.
+    """
+    async with AsyncExitStack() as stack:
+        target, inventory = _configured(config, name), None
+        if target is None or (looks_at_server and target.policy.stop_first and not live):
+            cloud = await stack.enter_async_context(open_cloud(config, environ, NullObserver()))
+            inventory = Inventory(cloud, called=config.server_ids)
+            stack.push_async_callback(inventory.aclose)
+            target = target or await _listed(config, inventory, name)
+        policy, now = target.policy, datetime.now(UTC)
+        schedule, stop_first = replace(policy.schedule, window=()), policy.stop_first and not live
+        return Outlook(
+            target=replace(target, policy=replace(policy, schedule=schedule, stop_first=stop_first)),
+            shut=why_shut(policy, now),
+            stops=stop_first and not (inventory is not None and await _is_off(inventory, target.server_id)),
+            off_for=await _usually_off(config, target.server_id) if stop_first else None,
+        )
+
+
+async def _is_off(inventory: Inventory, server_id: str) -> bool:
+    try:
+        return (await inventory.server(server_id)).is_stopped
+    except CloudError:  # the rotation meets it too, and says so
+        return False
+
+
+async def _usually_off(config: Config, server_id: str) -> float | None:
+    """The median of the times for which the server's last rotations held it off, in seconds."""
+    with suppress(LedgerError):
+        async with open_ledger_to_read(config) as ledger:
+            past = [] if ledger is None else await ledger.history(server_id)
+            times = [one.power.off_for for one in past if one.power.off_for > 0]
+            return median(times) if times else None
+    return None
+
+
 Show = Callable[[Rotation, float | None], None]
 """Is shown a rotation whenever something has changed, and how many seconds those of its server usually take."""
 
@@ -79,22 +139,21 @@ class ForGood(Protocol):
 async def rotate_now(
     config: Config,
     environ: Mapping[str, str],
-    name: str,
+    target: Target,
     *,
     description: str,
     show: Show,
     say: ForGood,
 ) -> Rotation:
-    """Run one rotation of the named server at once; an interrupted one of the same server is finished first.
+    """Run one rotation of the server at once; an interrupted one of the same server is finished first.
 
     `say` is told what a person must read.
 
-    Raises `UnknownServer`, and `SnaprotdError` where a rotation of the server is open in another process.
+    Raises `SnaprotdError` where a rotation of the server is open in another process.
     """
     board = Board()
     async with open_tools(config, environ, board, Metrics(board), this_machine) as tools:
         _obey_signals(tools, say)
-        target = await _target(config, tools, name)
         usual = await _usual_duration(tools.ledger, target.server_id)
         keeper = Keeper(tools, board, serves=lambda _: False)
         keeping = [
@@ -130,12 +189,16 @@ async def _usual_duration(ledger: Ledger, server_id: str) -> float | None:
     return median(lengths) if lengths else None
 
 
-async def _target(config: Config, tools: Tools, name: str) -> Target:
+def _configured(config: Config, name: str) -> Target | None:
+    """The server of that name where the file alone tells which one it is."""
     configured = [target for target in resolve(config, None) if name in (target.server_id, target.label)]
-    if len(configured) == 1:
-        return configured[0]
-    doubt = await refresh(tools.inventory)
-    servers = servers_of(tools.inventory)
+    return configured[0] if len(configured) == 1 else None
+
+
+async def _listed(config: Config, inventory: Inventory, name: str) -> Target:
+    """The server of that name in the account. Raises `UnknownServer`."""
+    doubt = await refresh(inventory)
+    servers = servers_of(inventory)
     targets = resolve(config, servers)
     (server_id,) = ids_of_names([name], targets, servers, doubt)
     found = next((target for target in targets if target.server_id == server_id), None)

@@ -47,6 +47,11 @@ def _write(text: str) -> None:
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
 
 
+def is_answered() -> bool:
+    """Whether somebody sees a question, and can answer it."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 class Say(Protocol):
     """Says how things stand."""
 
