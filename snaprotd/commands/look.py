@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from snaprotd.commands.common import FAILED, as_json, begin, load, print_json, server_argument, wait_for, with_config
-from snaprotd.commands.jobs.account import read_account
+from snaprotd.commands.jobs.account import nights_of, read_account
 from snaprotd.commands.jobs.status_client import default_url, read_status
 from snaprotd.commands.text.tables import history_text, list_text, plan_text, status_text
 from snaprotd.commands.text.terminal import show
@@ -34,6 +34,7 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
     account = wait_for(read_account(settings, os.environ, servers))
     targets = account.wanted_targets(settings)
     write = plan_of if as_json else people_plan_of
+    nights = {} if as_json else wait_for(nights_of(settings, account.targets))
     plans: list[Json] = [
         write(
             settings,
@@ -49,6 +50,8 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
     if as_json:
         print_json({"servers": plans})
     else:
+        for one, target in zip(plans, targets, strict=True):
+            one["group"] = nights.get(target.policy.group, "")
         show(plan_text(plans, account.now, settings.limit))
     if account.doubt is not None:
         click.echo(f"snaprotd: {account.doubt}", err=True)

@@ -258,6 +258,7 @@ class PolicyKeys(TypedDict, total=False):
         Field(description="How old a missed slot may be to be run late."),
     ]
     paused: Annotated[bool, Field(description="Count the slots, do nothing.")]
+    one_at_a_time: Annotated[_Word, Field(description="A group's name: no two servers of it are held off at once.")]
 
 
 _ONE_OF: JsonDict = {"oneOf": [{"required": ["id"]}, {"required": ["match"], "not": {"required": ["name"]}}]}

@@ -7,6 +7,7 @@ from datetime import datetime
 from snaprotd.core.policy import Policy
 from snaprotd.core.rotation import Failed, Rotation, advance
 from snaprotd.core.schedule import ScheduleError, shut_words
+from snaprotd.core.words import shown_duration
 
 
 def why_shut(policy: Policy, at: datetime) -> str:
@@ -21,6 +22,13 @@ def why_not_now(rotation: Rotation, at: datetime) -> str:
     """Why the rotation may not send its first stop, create or delete; empty where it may, or has begun."""
     has_made_its_snapshot = rotation.creation.creates > 0 and rotation.snapshot_id is not None
     return "" if rotation.begun or has_made_its_snapshot else why_shut(rotation.policy, at)
+
+
+def why_too_late(rotation: Rotation, at: datetime) -> str:
+    """Why a rotation that has waited, and has not begun, is not to begin any more; empty where it may."""
+    within = rotation.policy.missed_within
+    too_old = f"its slot is older than `missed_within` ({shown_duration(within)})"
+    return why_not_now(rotation, at) or (too_old if at - rotation.slot > within else "")
 
 
 def resumed(rotation: Rotation, now: datetime) -> Rotation:

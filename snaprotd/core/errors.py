@@ -87,6 +87,10 @@ class LeaseLost(SnaprotdError):
     """Another process holds this rotation now: stop without another request."""
 
 
+class GroupTaken(SnaprotdError):
+    """Another server of the group is held off: nothing was saved, and this one is not to be stopped now."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
     """One thing wrong with the configuration. Its text is one line, the place first, as compilers write it."""

@@ -64,11 +64,18 @@ class Policy:
     missed: Missed = Missed.RUN
     missed_within: timedelta = timedelta(hours=24)
     paused: bool = False
+    one_at_a_time: str | None = None
+    """The group of servers of which no two are held off at once; None where it is in none."""
 
     @property
     def timezone(self) -> str:
         """Of the schedule, and of the periods that retention counts in."""
         return self.schedule.timezone
+
+    @property
+    def group(self) -> str:
+        """The group in which a rotation takes its turn; empty for none, as where it stops nothing."""
+        return (self.one_at_a_time or "") if self.stop_first else ""
 
     @property
     def window(self) -> tuple[str, ...]:

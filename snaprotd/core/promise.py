@@ -31,6 +31,8 @@ class Terms:
     poll_interval: float = 15.0
     instance: str = ""
     """Whose snapshots of the server are ours; empty where a record does not say."""
+    group: str = ""
+    """The group of servers of which no other may be stopped meanwhile; empty for none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,8 +219,10 @@ class Schedules:
                 facts.last_attempt = now
                 facts.missed["ran_late"] += late
             case ServerBusy(open=busy):
-                facts.skipped["in_flight"] += 1
-                log.warning("skipped: the server's last rotation is still open", server=target.label, step=busy.step)
+                shown = self._board.running.get(busy.id, busy)
+                facts.skipped[shown.skipped or "in_flight"] += 1
+                open_at = {"step": shown.step, "note": shown.note}
+                log.warning("skipped: the server's last rotation is still open", server=target.label, **open_at)
 
     async def _shut_out(self, target: Target, slot: datetime, seen_until: datetime, why: str, *, late: bool) -> None:
         """Its window is closed: a slot that was missed waits for it, unless it would be too old then; others pass."""

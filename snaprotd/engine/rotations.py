@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
-from snaprotd.core.admission import resumed
+from snaprotd.core.admission import resumed, why_too_late
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.promise import ServerPower
-from snaprotd.core.rotation import Rotation, Step
+from snaprotd.core.rotation import STEPS, Failed, Rotation, Step, advance
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import TAKEN_UP_WITHIN, Keeper
 from snaprotd.engine.loop import insist_on_rotation
@@ -42,6 +43,11 @@ class Permit:
             self._give_back = None
 
 
+NO_PERMIT = Permit(lambda: None)
+
+STEPS_BEFORE_A_STOP = STEPS[: STEPS.index(Step.STOP) + 1]
+
+
 class Permits:
     """So many rotations at once. The number can change while permits are out."""
 
@@ -62,9 +68,71 @@ class Permits:
         self._taken += 1
         return Permit(self._back)
 
+    async def take_within(self, seconds: float) -> Permit | None:
+        """As `take`; None where none was free for so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.take()
+        except TimeoutError:
+            return None
+
     def _back(self) -> None:
         self._taken -= 1
         self._freed.set()
+
+
+class Groups:
+    """Turns among the servers of a group: no two of them are held off at once, in whatever process.
+
+    Here they are one after the other; that nobody else holds one off is asked before, and proved when the stop is
+    promised (`Ledger.save`).
+    """
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._turns: dict[str, Permits] = {}
+        self._last: dict[str, str] = {}
+        """Of each group who had the last turn here."""
+
+    async def take(self, rotation: Rotation, show: Callable[[Rotation], None]) -> tuple[Permit, Rotation]:
+        """Wait for the rotation's turn; it has failed where it is too late for it then."""
+        group = rotation.policy.group
+        if not group or rotation.is_payable or rotation.begun or rotation.step not in STEPS_BEFORE_A_STOP:
+            return NO_PERMIT, rotation
+        turns, permit, after = self._turns.setdefault(group, Permits(1)), NO_PERMIT, ""
+        note = ""
+        while not self._tools.drain.requested.is_set():
+            if why := why_too_late(rotation, self._tools.now()):
+                has_waited = f"{why}; it has waited in group `{group}` for {after}"
+                rotation = _lapsed(rotation, has_waited) if after else rotation
+                break
+            if permit is NO_PERMIT:
+                after = self._last.get(group, "")
+                permit = await turns.take_within(self._tools.poll_interval) or NO_PERMIT
+            if permit is not NO_PERMIT:
+                after = await self._other(group, rotation)
+                if not after:
+                    self._last[group] = rotation.label
+                    return permit, rotation
+                await self._tools.drain.sleep(self._tools.poll_interval, held_off=False)
+            note, before = f"waits in group `{group}` for {after}", note
+            if note != before:
+                log.info("waiting", reason=note, server=rotation.label, rotation=rotation.id)
+            show(replace(rotation, note=note, skipped="group"))
+        permit.give_back()
+        return NO_PERMIT, rotation
+
+    async def _other(self, group: str, rotation: Rotation) -> str:
+        """Who is held off meanwhile; empty for nobody."""
+        try:
+            return await self._tools.ledger.starts.held_off_in(group, but=rotation.server_id) or ""
+        except LedgerError as error:
+            log.error("whether a server of the group is held off cannot be told", group=group, error=str(error))
+            return "a ledger that can be read"
+
+
+def _lapsed(rotation: Rotation, why: str) -> Rotation:
+    return replace(advance(rotation, Failed(why)), skipped="group")
 
 
 async def mend_ledger(ledger: Ledger, board: Board, keeper: Keeper) -> bool:
@@ -90,6 +158,7 @@ class Rotations:
         self._board = board
         self.keeper = Keeper(tools, board, serves=self.serves)
         self.permits = Permits(max_concurrent)
+        self._groups = Groups(tools)
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = finished
         self._unusable_since: float | None = None
@@ -230,10 +299,13 @@ class Rotations:
 
     async def _run_with_permit(self, rotation: Rotation) -> Rotation:
         """A server that is held off waits for nobody; and one that does not start again keeps nobody waiting."""
-        permit = Permit(lambda: None) if rotation.is_payable else await self.permits.take()
+        turn, rotation = await self._groups.take(rotation, self._board.show)
+        permit = NO_PERMIT if rotation.is_payable else await self.permits.take()
 
         def show(rotation: Rotation) -> None:
             self._board.show(rotation)
+            if rotation.step in (Step.PRUNE, Step.DONE):
+                turn.give_back()
             if rotation.start_is_overdue or (rotation.step is Step.START and not rotation.is_payable):
                 permit.give_back()
 
@@ -241,3 +313,4 @@ class Rotations:
             return await insist_on_rotation(Run(rotation, self._tools, show))
         finally:
             permit.give_back()
+            turn.give_back()

@@ -174,9 +174,12 @@ class Run:
     async def save(self, change: Change = lambda rotation: rotation) -> None:
         """Change the record and have it on disk before anything else is done.
 
-        Raises `LedgerError` where that fails, and `LeaseLost` where the rotation is no longer ours.
+        Raises `LedgerError` where that fails, `LeaseLost` where the rotation is no longer ours, and `GroupTaken` where
+        that would hold off a second server of its group.
         """
-        await self.tools.ledger.save(change(self.rotation))
+        before, after = self.rotation, change(self.rotation)
+        holds_off = after.is_owed and not before.is_owed
+        await self.tools.ledger.save(after, alone_in=after.policy.group if holds_off else "")
         self._unguarded = False
         self.update(change)
 

@@ -13,7 +13,8 @@ from typing import Protocol
 import structlog
 
 from snaprotd.core import power
-from snaprotd.core.errors import CloudError, LedgerError, NotFound, NotSent, Temporary, Unclear
+from snaprotd.core.admission import why_too_late
+from snaprotd.core.errors import CloudError, GroupTaken, LedgerError, NotFound, NotSent, Temporary, Unclear
 from snaprotd.core.model import Server, Snapshot
 from snaprotd.core.ownership import taken_since
 from snaprotd.core.policy import OnStopTimeout
@@ -46,8 +47,20 @@ async def stop(run: Run) -> Outcome:
     if rotation.power.awaits_stop and (rotation.power.stop_acknowledged or rotation.stop_is_open):
         return Waiting("the server has been asked to stop and is still active")
     whose = await run.tools.inventory.owner()
-    await run.save_power(power.promised, run.tools.now(), whose=whose)
+    try:
+        await run.save_power(power.promised, run.tools.now(), whose=whose)
+    except GroupTaken as taken:  # by another process, since this one has had its turn
+        return _wait_for_group(run, taken)
     return await _ask_to_stop(run, server, "stop", before=rotation, owed=False)
+
+
+def _wait_for_group(run: Run, taken: GroupTaken) -> Outcome:
+    """It waits for another server, not for its own: its time at the step is counted anew."""
+    if why := why_too_late(run.rotation, run.tools.now()):
+        run.update(lambda rotation: replace(rotation, skipped="group"))
+        return Failed(f"{taken}; {why}")
+    run.update(lambda rotation: replace(rotation, waited=0.0))
+    return Waiting(str(taken))
 
 
 async def _ask_to_stop(run: Run, server: Server, action: str, *, before: Rotation, owed: bool) -> Outcome:

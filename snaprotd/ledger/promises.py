@@ -13,6 +13,7 @@ from sqlalchemy import Row, Select, and_, case, func, or_, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from snaprotd.core.errors import GroupTaken
 from snaprotd.core.power import Power, given_up
 from snaprotd.core.promise import ServerPower, Terms, inherited, is_later
 from snaprotd.core.rotation import Rotation
@@ -54,6 +55,7 @@ def record_of(rotation: Rotation, account: str, terms: Terms) -> ServerPower:
             settle=rotation.settle,
             stop_timeout=policy.stop_timeout.total_seconds(),
             start_timeout=policy.start_timeout.total_seconds(),
+            group=policy.group,
         ),
     )
 
@@ -126,6 +128,19 @@ def followed() -> Select[Any]:
 
 def power_of(account: str, server_id: str) -> Select[Any]:
     return _READ.where(POWERS.c.account == account, POWERS.c.server_id == server_id)
+
+
+async def held_off_in(connection: AsyncConnection, account: str, group: str, *, but: str) -> str | None:
+    """The label of a server of the group, another than `but`, that a start is owed to; None where none is."""
+    rows = (await connection.execute(followed())).all()
+    others = [read_power(row) for row in rows if row.account in ("", account) and row.server_id != but]
+    return next((one.label for one in others if one.terms.group == group and one.power.is_owed), None)
+
+
+async def demand_alone(connection: AsyncConnection, account: str, group: str, *, but: str) -> None:
+    """Raises `GroupTaken` where a start is owed to a server of the group, another than `but`."""
+    if (other := await held_off_in(connection, account, group, but=but)) is not None:
+        raise GroupTaken(f"{other}, of the same group `{group}`, is held off")
 
 
 async def inherit(connection: AsyncConnection, account: str, owed: ServerPower) -> ServerPower | None:

@@ -108,6 +108,11 @@ class Starts:
         rows = (await connection.execute(living)).all()
         return {row.server_id for row in rows if row.owner != self._owner}
 
+    async def held_off_in(self, group: str, *, but: str) -> str | None:
+        """The label of a server of the group, another than `but`, that a start is owed to; None where none is."""
+        async with self._transaction() as connection:
+            return await promises.held_off_in(connection, self.account, group, but=but)
+
     async def slots_of(self, server_id: str) -> set[datetime]:
         """The slots that the ledger knows of a server."""
         async with self._transaction() as connection:

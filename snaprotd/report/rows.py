@@ -15,6 +15,7 @@ from snaprotd.core.room import Room
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.schedule import Schedule, next_slot, shut_words, spread_delay
 from snaprotd.core.words import Json, duration, plain_id, zulu
+from snaprotd.core.words import count as counted
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
 
@@ -38,6 +39,16 @@ def windows_words(schedule: Schedule, now: datetime) -> str:
         return ""
     shut = shut_words(schedule.window, schedule.timezone, now)
     return f"{', '.join(schedule.window)}, {shut.partition(', which ')[2] or 'open now'}"
+
+
+def night_words(group: str, times: Sequence[float | None]) -> str:
+    """What it means that the servers of a group are held off one after the other; `times` of each, where known."""
+    known = [one for one in times if one is not None]
+    text = f"{group}, {counted(len(times), 'server')}, one at a time"
+    if not known:
+        return f"{text}: how long that takes is known after their first rotations"
+    rest = f", {len(times) - len(known)} of them not known yet" if len(known) < len(times) else ""
+    return f"{text}: off for about {duration(sum(known))} in all, by their last rotations{rest}"
 
 
 def plan_of(

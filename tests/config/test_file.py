@@ -584,7 +584,7 @@ def test_the_example_explains_every_key(key: str) -> None:
     assert re.search(rf"^ *# .*\n(?: *# .*\n)* *(?:- )?{key}:", EXAMPLE.read_text(), re.MULTILINE)
 
 
-SHOWN_AS_EXAMPLE = {"spread", "schedule", "stop_first", "adopt", "paused", "keep"}
+SHOWN_AS_EXAMPLE = {"spread", "schedule", "stop_first", "adopt", "paused", "keep", "one_at_a_time"}
 
 
 def test_the_example_shows_the_defaults_unless_it_says_otherwise() -> None:

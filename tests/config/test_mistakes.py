@@ -13,7 +13,7 @@ from snaprotd.core.schedule import ScheduleError, check_expression
 
 POLICY = (
     "schedule, timezone, window, spread, keep, adopt, when_full, stop_first, stop_timeout, on_stop_timeout, "
-    "start_timeout, snapshot_timeout, missed, missed_within, paused"
+    "start_timeout, snapshot_timeout, missed, missed_within, paused, one_at_a_time"
 )
 SERVER = f"{POLICY}, id, match, name, policy"
 TOP = (

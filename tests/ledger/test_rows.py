@@ -73,7 +73,7 @@ BODY: dict[str, Any] = {
 }
 """As the first version wrote it, with a server that is held off."""
 
-LATER: dict[str, Any] = {"window": []}
+LATER: dict[str, Any] = {"window": [], "one_at_a_time": None}
 """Keys of a policy that came later, each as it is written where nobody has set it."""
 
 

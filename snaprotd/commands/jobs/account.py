@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 import structlog
 
@@ -17,7 +19,7 @@ from snaprotd.daemon.machine import this_machine
 from snaprotd.provider import Doubtful, NullObserver
 from snaprotd.provider.inventory import Inventory, ServerHoldings
 from snaprotd.report.findings import Finding, Found, findings_of, token_finding
-from snaprotd.report.rows import ids_of
+from snaprotd.report.rows import ids_of, night_words
 from snaprotd.wiring.access import open_cloud
 
 log = structlog.get_logger("snaprotd")
@@ -95,6 +97,32 @@ async def _as_the_ledger_knows(
     except (LedgerError, ConfigError, OSError) as error:
         log.warning("the ledger cannot be read: whose snapshots are is told by their names alone", error=str(error))
     return known
+
+
+async def usually_off(config: Config, server_ids: Collection[str]) -> dict[str, float]:
+    """The median of the times for which their last rotations held servers off, in seconds, where that is known."""
+    from snaprotd.wiring.assembly import open_ledger_to_read  # its library takes a while to load
+
+    found = {}
+    with suppress(LedgerError, ConfigError):
+        async with open_ledger_to_read(config) as ledger:
+            for server_id in server_ids if ledger is not None else ():
+                past = await ledger.history(server_id) if ledger is not None else []
+                if times := [one.power.off_for for one in past if one.power.off_for > 0]:
+                    found[server_id] = median(times)
+    return found
+
+
+async def nights_of(config: Config, targets: Sequence[Target]) -> dict[str, str]:
+    """Of each group what its turns mean for the length of a night, in words."""
+    members: dict[str, list[Target]] = {}
+    for target in targets:
+        if target.policy.group:
+            members.setdefault(target.policy.group, []).append(target)
+    off = await usually_off(config, [one.server_id for group in members.values() for one in group]) if members else {}
+    return {
+        group: night_words(group, [off.get(one.server_id) for one in servers]) for group, servers in members.items()
+    }
 
 
 async def refresh(inventory: Inventory) -> str | None:

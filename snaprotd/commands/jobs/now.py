@@ -11,17 +11,17 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Protocol
 
-from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, servers_of
+from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, servers_of, usually_off
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.admission import resumed, why_shut
-from snaprotd.core.errors import CloudError, LedgerError, SnaprotdError, UnknownServer
+from snaprotd.core.errors import CloudError, SnaprotdError, UnknownServer
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.loop import insist_on_rotation
-from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, mend_ledger
+from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Groups, mend_ledger
 from snaprotd.engine.run import Run, Tools
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claimed, ServerBusy
@@ -105,7 +105,7 @@ async def look_ahead(
             target=replace(target, policy=replace(policy, schedule=schedule, stop_first=stop_first)),
             shut=why_shut(policy, now),
             stops=stop_first and not (inventory is not None and await _is_off(inventory, target.server_id)),
-            off_for=await _usually_off(config, target.server_id) if stop_first else None,
+            off_for=(await usually_off(config, [target.server_id])).get(target.server_id) if stop_first else None,
         )
 
 
@@ -114,16 +114,6 @@ async def _is_off(inventory: Inventory, server_id: str) -> bool:
         return (await inventory.server(server_id)).is_stopped
     except CloudError:  # the rotation meets it too, and says so
         return False
-
-
-async def _usually_off(config: Config, server_id: str) -> float | None:
-    """The median of the times for which the server's last rotations held it off, in seconds."""
-    with suppress(LedgerError):
-        async with open_ledger_to_read(config) as ledger:
-            past = [] if ledger is None else await ledger.history(server_id)
-            times = [one.power.off_for for one in past if one.power.off_for > 0]
-            return median(times) if times else None
-    return None
 
 
 Show = Callable[[Rotation, float | None], None]
@@ -220,7 +210,10 @@ async def _rotate(
     rotation = new_rotation(config, target, slot=now.replace(microsecond=0), now=now, description=description)
     match await tools.ledger.claim(rotation):
         case Claimed(rotation=ours):
-            return await _run(ours, tools, show)
+            turn, ours = await Groups(tools).take(ours, show)
+            ended = await _run(ours, tools, show)
+            turn.give_back()
+            return ended
         case ServerBusy(open=busy):
             raise SnaprotdError(busy_words(busy))
         case _:

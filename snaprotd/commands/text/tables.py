@@ -49,6 +49,8 @@ def _plan_of(plan: Json, now: datetime, limit: int) -> list[RenderableType]:
     parts += [Text(f"  {line}") for line in _next_lines(plan, now)]
     if plan["window"]:
         parts.append(Text(f"  window  {plan['window']}"))
+    if plan.get("group"):
+        parts.append(Text(f"  group  {plan['group']}"))
     if plan["blocked"]:
         parts.append(Padding(Text(plan["blocked"], style=STYLES["alarm"]), (0, 0, 0, 2)))
     if plan["snapshots"]:
