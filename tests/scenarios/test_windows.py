@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from snaprotd.core.policy import Policy
 from snaprotd.core.rotation import Result, Step
 from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Request, World
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged
-from tests.support.virtual_time import START
+from tests.support.lives import Story
+from tests.support.policies import slots
+from tests.support.virtual_time import START, run_virtually
 from tests.support.world_transport import WorldTransport
 
 pytestmark = pytest.mark.usefixtures("one_clock", "few_ticks")
@@ -112,6 +116,21 @@ async def test_whose_request_waits_for_its_turn_until_the_window_is_closed_does_
         else:
             assert [one.skipped for one in watched.ended] == ["window"]
             assert asked.changes == []
+
+
+async def test_a_request_that_never_left_because_the_process_ended_is_no_beginning(tmp_path: Path) -> None:
+    path = configure(tmp_path, entry("10 3 * * *", WINDOW.replace("03:20", "03:30"), "stop_first: true"))
+    slow = path.read_text().replace("requests_per_second: 100", "requests_per_second: 0.01")
+    path.write_text(slow)
+    async with daemon_on(path, world := a_world(), asked := Asked(world)) as first:
+        while not first.daemon.board.held_off:  # noqa: ASYNC110 - then the stop is promised, and waits for its turn
+            await asyncio.sleep(5)
+        assert f"{datetime.now(UTC):%H:%M}" < "03:30"
+    await until("03:31")
+    async with daemon_on(path, world, asked) as watched:
+        await until("03:40")
+        assert [one.skipped for one in watched.ended] == ["window"]
+    assert asked.changes == []
 
 
 async def test_who_was_killed_before_it_began_does_not_begin_when_the_next_process_takes_it_up(tmp_path: Path) -> None:
@@ -223,3 +242,48 @@ async def test_a_slot_whose_share_of_the_spread_leads_out_of_the_window_is_skipp
         assert watched.ended == []
     assert asked.changes == []
     assert len(logged(log, "skipped: the slot has its turn outside its window")) == 1
+
+
+# -- killed anywhere --------------------------------------------------------------------------------------------------
+
+CLOSES = START + timedelta(minutes=1)
+DEATHS = [(f"{when} {what}", 1) for when in ("before", "after") for what in ("create", "stop", "delete")]
+DEATHS += [(f"{when} write", number) for when in ("before", "after") for number in range(2, 7)]
+
+
+async def changes_of_a_life_that_ends(
+    death: tuple[str, int], ledger: Path, *, stop_first: bool, held: int
+) -> list[datetime]:
+    """When the account was asked for a stop, a create or a delete; the next process comes ten seconds later."""
+    world = a_world(snapshot_seconds=(60, 60))
+    for age in range(held):
+        world.add_snapshot("12345", f"by-hand-{age}", created_at=START - timedelta(days=age + 1))
+    schedule = replace(slots("0 3 * * *"), window=("03:00-03:01",))
+    policy = Policy(schedule=schedule, stop_first=stop_first, adopt=("by-hand-*",))
+    story, asked = Story(world, ledger, policy, "12345", crashes={death}), []
+
+    def note(request: Request) -> None:
+        if request.method == "DELETE" or (request.method == "POST" and request.json.get("action") != "start"):
+            asked.append(datetime.now(UTC))
+
+    story.before_request = note
+    await story.live_through(START)
+    assert world.status_of("12345") == "active", death
+    return asked
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize(
+    ("stop_first", "held"), [(True, 0), (False, 0), (False, 5)], ids=["a stop", "a create", "a delete"]
+)
+def test_whoever_dies_anywhere_begins_nothing_after_the_window_has_closed(
+    tmp_path: Path, stop_first: bool, held: int
+) -> None:
+    """Whichever would be the first. What had begun may go on, and what is off is started."""
+    went_on = 0
+    for number, death in enumerate(DEATHS):
+        life = changes_of_a_life_that_ends(death, tmp_path / f"{number}.db", stop_first=stop_first, held=held)
+        changes = run_virtually(life, CLOSES - timedelta(seconds=5))
+        assert not changes or changes[0] < CLOSES, death
+        went_on += bool(changes) and changes[-1] > CLOSES
+    assert went_on or not (stop_first or held)
