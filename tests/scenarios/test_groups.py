@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from snaprotd.core.rotation import Result
+from snaprotd.commands.jobs.now import rotate_now
+from snaprotd.config.file import load
+from snaprotd.config.settings import resolve
+from snaprotd.core.rotation import Result, Step
 from snaprotd.simulator import World
+from snaprotd.wiring.access import open_cloud
 from tests.support.daemons import a_world, configure, daemon_on, entry, power
 from tests.support.virtual_time import START
 from tests.support.world_transport import WorldTransport
@@ -63,6 +68,28 @@ async def test_two_daemons_on_one_ledger_hold_off_one_server_of_a_group_at_a_tim
     async with daemon_on(first, world), daemon_on(second, world, WorldTransport(world)):
         await asyncio.sleep(50 * MINUTE)
     assert len(times_off(world)) == 4
+    assert none_overlap(world)
+
+
+async def test_a_rotation_by_hand_waits_for_its_group_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = a_world("db-01", "db-02", snapshot_seconds=(240, 240))
+    reached = partial(open_cloud, transport=WorldTransport(world))
+    path = configure(tmp_path, *members(1), entry("@yearly", *GROUP, server_id="12346"))
+    settings, shown = load(path, {}), list[str]()
+    async with daemon_on(path, world) as watched:
+        await watched.reaches(Step.WAIT)
+        monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts: reached(*parts[:3]))
+        ended = await rotate_now(
+            settings,
+            {"VPS_API_TOKEN": world.token},
+            resolve(settings, None)[1],
+            description="",
+            show=lambda rotation, _: shown.append(rotation.note),
+            say=lambda text, *, is_last=False: None,
+        )
+    assert ended.result is Result.SUCCESS
+    assert "waits in group `db` for s12345" in shown
+    assert len(times_off(world)) == 2
     assert none_overlap(world)
 
 
