@@ -25,7 +25,7 @@ from snaprotd.config.file import json_schema
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
-from snaprotd.report.findings import remarks_on_windows
+from snaprotd.report.findings import remarks_on_policies
 from snaprotd.simulator import FAULT_HELP, Fault
 
 log = structlog.get_logger("snaprotd")
@@ -71,7 +71,7 @@ def check(path: str | None, online: bool) -> int:
     if why := why_unusable(settings.state):
         raise ConfigError([Mistake(source=str(settings.path), path="state", message=why)])
     click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
-    for remark in remarks_on_windows(settings.entries):
+    for remark in remarks_on_policies(settings.entries):
         click.echo(f"{'note':<9}{remark}")
     if not online:
         return 0

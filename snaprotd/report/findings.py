@@ -48,23 +48,30 @@ class Found:
     """Snapshots of one server that the provider allows, as it says itself."""
 
 
-def remarks_on_windows(entries: Sequence[ServerEntry]) -> list[str]:
-    """What somebody should know of slots that are not run because they lie outside their window."""
-    told: dict[str, None] = {}
-    for entry in entries:
-        schedule = entry.policy.schedule
-        if not schedule.window:
-            continue
-        origin, written = entry.origins["window"], " | ".join(schedule.expressions)
-        share = share_in_window(schedule, _longest_delay(entry))
-        if outside := share.slots - share.inside:
-            text = f"{outside} of {share.slots} slots of `{written}` in 400 days lie outside it: they are not run"
-            told[f"{origin}.window: {text}"] = None
-        if late := share.inside - share.begun:
-            whose = f"{entry.name or entry.key} begins" if entry.key else "some servers may begin"
-            text = f"{whose} after it has closed, {late} times in 400 days, by `spread`: those slots are not run"
-            told[f"{origin}.window: {text}"] = None
-    return list(told)
+def remarks_on_policies(entries: Sequence[ServerEntry]) -> list[str]:
+    """What somebody should know of policies that are sound, each thing once."""
+    return list(dict.fromkeys(remark for entry in entries for remark in (*_on_window(entry), *_on_group(entry))))
+
+
+def _on_group(entry: ServerEntry) -> Iterator[str]:
+    if entry.policy.one_at_a_time and not entry.policy.stop_first:
+        yield f"{entry.origins['one_at_a_time']}.one_at_a_time: has no effect where `stop_first` is false"
+
+
+def _on_window(entry: ServerEntry) -> Iterator[str]:
+    """Slots that are not run because they lie outside it."""
+    schedule = entry.policy.schedule
+    if not schedule.window:
+        return
+    origin, written = entry.origins["window"], " | ".join(schedule.expressions)
+    share = share_in_window(schedule, _longest_delay(entry))
+    if outside := share.slots - share.inside:
+        text = f"{outside} of {share.slots} slots of `{written}` in 400 days lie outside it: they are not run"
+        yield f"{origin}.window: {text}"
+    if late := share.inside - share.begun:
+        whose = f"{entry.name or entry.key} begins" if entry.key else "some servers may begin"
+        text = f"{whose} after it has closed, {late} times in 400 days, by `spread`: those slots are not run"
+        yield f"{origin}.window: {text}"
 
 
 def _longest_delay(entry: ServerEntry) -> timedelta:

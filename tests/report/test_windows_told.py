@@ -15,7 +15,7 @@ from snaprotd.config.settings import resolve
 from snaprotd.core.model import Machine
 from snaprotd.core.rotation import Result, Step
 from snaprotd.ledger.store import Ledger
-from snaprotd.report.findings import remarks_on_windows
+from snaprotd.report.findings import remarks_on_policies
 from snaprotd.report.rows import night_words, people_plan_of
 from snaprotd.wiring.assembly import new_rotation
 from tests.support.rotations import changed
@@ -30,6 +30,11 @@ NIGHTLY = 'policies: {n: {schedule: "30 3 * * *", window: ["01:00-06:00"], sprea
     [
         ('servers: [{id: 1, schedule: "@hourly"}]', []),
         ('servers: [{id: 1, schedule: "30 3 * * *", window: "01:00-06:00"}]', []),
+        (
+            'servers: [{id: 1, schedule: "@daily", one_at_a_time: db}]',
+            ["servers[0].one_at_a_time: has no effect where `stop_first` is false"],
+        ),
+        ('servers: [{id: 1, schedule: "@daily", one_at_a_time: db, stop_first: true}]', []),
         (
             f"{HOURLY}servers: [{{id: 1, policy: n}}, {{id: 2, policy: n}}]",
             [
@@ -47,8 +52,10 @@ NIGHTLY = 'policies: {n: {schedule: "30 3 * * *", window: ["01:00-06:00"], sprea
         ),
     ],
 )  # fmt: skip
-def test_a_check_says_which_slots_a_window_leaves_out(text: str, remarks: list[str]) -> None:
-    assert remarks_on_windows(parse(text, "c.yaml", {}).entries) == remarks
+def test_a_check_says_which_slots_a_window_leaves_out_and_which_group_has_no_effect(
+    text: str, remarks: list[str]
+) -> None:
+    assert remarks_on_policies(parse(text, "c.yaml", {}).entries) == remarks
 
 
 def test_a_plan_shows_the_window_and_no_slot_outside_it(capsys: pytest.CaptureFixture[str]) -> None:
