@@ -44,6 +44,14 @@ class NotSent(Temporary):
     """The request never left this machine, for certain: there was no connection."""
 
 
+class CalledOff(NotSent):
+    """What a rotation was waiting to ask was not asked: the process is to end, or the time of its step has run out."""
+
+
+class OutsideWindow(CalledOff):
+    """The first request of a rotation that changes anything was not sent: its window is closed."""
+
+
 class Busy(Temporary):
     """Not carried out, and not now: something else is going on with the server. Ask again at the next poll."""
 

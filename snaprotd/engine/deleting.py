@@ -11,7 +11,7 @@ from datetime import datetime
 
 import structlog
 
-from snaprotd.core.errors import Busy, CloudError, Permanent, Refused
+from snaprotd.core.errors import Busy, CalledOff, CloudError, Permanent, Refused
 from snaprotd.core.model import Snapshot, SnapshotState
 from snaprotd.core.ownership import taken_for
 from snaprotd.core.policy import WhenFull
@@ -19,7 +19,7 @@ from snaprotd.core.retention import Decision, ForbiddenDeletion, plan_retention,
 from snaprotd.core.room import Room, deletion_failed
 from snaprotd.core.room import make_room as room_on
 from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Step, Waiting
-from snaprotd.engine.run import CalledOff, Run
+from snaprotd.engine.run import Run
 
 BUSY_FOR = 300.0
 """Seconds at a step after which a snapshot that is locked is passed over for this rotation."""

@@ -13,13 +13,15 @@ from snaprotd.core.admission import why_not_now
 from snaprotd.core.errors import (
     LONGEST_PAUSE,
     LONGEST_PAUSE_WHILE_OFF,
+    CalledOff,
     CloudError,
     LeaseLost,
     LedgerError,
+    OutsideWindow,
     Permanent,
 )
 from snaprotd.core.rotation import STEPS, Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, ended, judge
-from snaprotd.engine.run import CalledOff, OutsideWindow, Run, until_tick
+from snaprotd.engine.run import Run, until_tick
 from snaprotd.engine.steps import ACTIONS
 from snaprotd.engine.switching import start
 

@@ -14,7 +14,7 @@ import structlog
 from snaprotd.core import power
 from snaprotd.core.admission import why_not_now
 from snaprotd.core.creation import Creation
-from snaprotd.core.errors import LedgerError, NotSent
+from snaprotd.core.errors import CalledOff, LedgerError, NotSent, OutsideWindow
 from snaprotd.core.model import Machine, Server, Snapshot
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
@@ -34,14 +34,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Change = Callable[[Rotation], Rotation]
 Transition = Callable[[Power], Power]
-
-
-class CalledOff(NotSent):
-    """What a rotation was waiting to ask was not asked: the process is to end, or the time of its step has run out."""
-
-
-class OutsideWindow(CalledOff):
-    """The first request of a rotation that changes anything was not sent: its window is closed."""
 
 
 class Drain:
@@ -179,7 +171,7 @@ class Run:
         """
         before, after = self.rotation, change(self.rotation)
         holds_off = after.is_owed and not before.is_owed
-        await self.tools.ledger.save(after, alone_in=after.policy.group if holds_off else "")
+        await self.tools.ledger.save(after, alone=holds_off)
         self._unguarded = False
         self.update(change)
 

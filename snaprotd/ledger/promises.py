@@ -137,10 +137,15 @@ async def held_off_in(connection: AsyncConnection, account: str, group: str, *, 
     return next((one.label for one in others if one.terms.group == group and one.power.is_owed), None)
 
 
-async def demand_alone(connection: AsyncConnection, account: str, group: str, *, but: str) -> None:
-    """Raises `GroupTaken` where a start is owed to a server of the group, another than `but`."""
-    if (other := await held_off_in(connection, account, group, but=but)) is not None:
+async def write(connection: AsyncConnection, record: ServerPower, *, alone: bool) -> None:
+    """Write what is owed to a server.
+
+    `alone`: raise `GroupTaken`, which undoes the transaction, where a start is owed to another server of its group.
+    """
+    group = record.terms.group if alone else ""
+    if group and (other := await held_off_in(connection, record.account, group, but=record.server_id)) is not None:
         raise GroupTaken(f"{other}, of the same group `{group}`, is held off")
+    await connection.execute(save_power(), [row_of(record)])
 
 
 async def inherit(connection: AsyncConnection, account: str, owed: ServerPower) -> ServerPower | None:

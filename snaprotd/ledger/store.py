@@ -135,21 +135,19 @@ class Ledger:
             raise LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
         return ServerBusy(found[0])
 
-    async def save(self, rotation: Rotation, *, alone_in: str = "") -> None:
-        """Write the rotation and renew its lease. Raises `LeaseLost` if another process holds it now, and, with nothing
-        written, `GroupTaken` where a start is owed to another server of the group `alone_in`."""
+    async def save(self, rotation: Rotation, *, alone: bool = False) -> None:
+        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another process's. `alone`: see `write`."""
         lease = self._held.get(rotation.id)
         if lease is None:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
         began, record = uptime(), self.starts.record_of(rotation)
         async with self._transaction() as connection:
-            if alone_in:
-                await promises.demand_alone(connection, self.starts.account, alone_in, but=rotation.server_id)
             unknown = self._unknown.get(rotation.id)
-            statement = statements.save(rotation, self._tenure(), epoch=lease.epoch, unknown=unknown)
-            saved = await connection.scalar(statement)
+            saved = await connection.scalar(
+                statements.save(rotation, self._tenure(), epoch=lease.epoch, unknown=unknown)
+            )
             if saved is not None and rotation.power.asked:
-                await connection.execute(promises.save_power(), [promises.row_of(record)])
+                await promises.write(connection, record, alone=alone)
         if saved is None:
             self._held.pop(rotation.id, None)
             raise LeaseLost(f"another process has taken over rotation {rotation.id}")

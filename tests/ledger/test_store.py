@@ -394,8 +394,8 @@ class Suspended(Ledger):
     def uptime(cls) -> float:
         return asyncio.get_running_loop().time() + cls.slept
 
-    async def save(self, rotation: Rotation, *, alone_in: str = "") -> None:
-        await super().save(rotation, alone_in=alone_in)
+    async def save(self, rotation: Rotation, *, alone: bool = False) -> None:
+        await super().save(rotation, alone=alone)
         if rotation.step is Step.START and rotation.power.starts == 1:
             type(self).slept = 3600.0
 
