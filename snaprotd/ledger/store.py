@@ -136,7 +136,7 @@ class Ledger:
         return ServerBusy(found[0])
 
     async def save(self, rotation: Rotation, *, alone: bool = False) -> None:
-        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another process's. `alone`: see `write`."""
+        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now. `alone`: see `write`."""
         lease = self._held.get(rotation.id)
         if lease is None:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
