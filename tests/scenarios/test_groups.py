@@ -78,7 +78,7 @@ async def test_a_rotation_by_hand_waits_for_its_group_too(tmp_path: Path, monkey
     settings, shown = load(path, {}), list[str]()
     async with daemon_on(path, world) as watched:
         await watched.reaches(Step.WAIT)
-        monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts: reached(*parts[:3]))
+        monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
         ended = await rotate_now(
             settings,
             {"VPS_API_TOKEN": world.token},
