@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -121,6 +122,14 @@ class Snapshot:
     """Seconds for which whole lists have shown it in this state, where that is not completed. It is the same still."""
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        return (self.id, *self.also)
+
+    def is_among(self, ids: Collection[str]) -> bool:
+        """Whether it is named by one of its ids: a list may show it under another than the one before."""
+        return any(one in ids for one in self.ids)
+
+    @property
     def is_completed(self) -> bool:
         return self.state is SnapshotState.COMPLETED
 
@@ -188,7 +197,10 @@ def snapshot_name(instance: str, slot: datetime) -> str:
 
 # -- names read --------------------------------------------------------------------------------------------------------
 
-_NAME = re.compile(r"snaprotd-([a-z0-9_]{1,32})-([0-9]{8}T[0-9]{6}Z)")
+OUR_NAMES = "snaprotd-"
+"""What the name of each snapshot begins with that a daemon has taken."""
+
+_NAME = re.compile(OUR_NAMES + r"([a-z0-9_]{1,32})-([0-9]{8}T[0-9]{6}Z)")
 
 
 @dataclass(frozen=True)
@@ -220,6 +232,12 @@ def bears_our_name(name: str, instance: str) -> bool:
     """Whether this instance names so, to the letter, what it takes."""
     made = _as_written(name)
     return made is not None and made.instance == instance
+
+
+def is_alike(name: str, instance: str) -> bool:
+    """Whether it is a name that this instance gives but for its letters' case, or blanks around it."""
+    made = name_read(name)
+    return made is not None and made.instance == instance and not bears_our_name(name, instance)
 
 
 def is_named(snapshot: Snapshot, name: str) -> bool:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Owner, Snapshot, bears_our_name
+from snaprotd.core.model import Owner, Snapshot, bears_our_name, is_alike
 from snaprotd.core.ownership import newest_completed
 from snaprotd.core.policy import Policy
 from snaprotd.core.retention import Decision, RetentionPlan, plan_retention
 from snaprotd.core.room import Rehearsal, Room, make_room, rehearse
-from snaprotd.core.words import STRANGER
+from snaprotd.core.words import OTHER_LETTERS, STRANGER
 from snaprotd.provider.inventory import ServerHoldings
 
 STALE = timedelta(hours=1)
@@ -55,8 +55,9 @@ def _strange_names(plan: RetentionPlan, instance: str) -> str:
     another = (
         f"another snaprotd with the instance `{instance}` works on this account, or a request was carried out twice"
     )
-    told = [f"{another}: {_listed(doubles)}"] if doubles else []
-    return "; ".join([*told, *([f"{STRANGER}: {_listed(strange)}"] if strange else [])])
+    alike = [one for one in plan.decisions if one.owner is Owner.FOREIGN and is_alike(one.snapshot.name, instance)]
+    found = {another: doubles, STRANGER: strange, OTHER_LETTERS: alike}
+    return "; ".join(f"{words}: {_listed(told)}" for words, told in found.items() if told)
 
 
 def _listed(decisions: Iterable[Decision]) -> str:

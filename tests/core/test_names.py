@@ -108,8 +108,26 @@ def test_a_rotation_that_a_copy_of_the_ledger_has_open_may_have_gone_on_where_th
     assert owner(one(), trace(is_open=True, has_more=False), lives=ALIVE) is Owner.FOREIGN
 
 
-def test_a_policy_may_adopt_what_only_bears_our_name() -> None:
-    assert owner(one(), adopt=("snaprotd-main-*",)) is Owner.MANAGED
+@pytest.mark.parametrize("name", [NAME, NAME.lower(), f" {NAME}"])
+def test_a_policy_adopts_what_only_bears_our_name_where_it_says_so_itself(name: str) -> None:
+    other_host = one(name=name)
+    for greedy in ("*", "s*", "*-main-*", "[s]naprotd-main-*"):
+        assert owner(other_host, adopt=(greedy,)) is Owner.FOREIGN
+    assert owner(one(), adopt=("*", "snaprotd-main-*")) is Owner.MANAGED
+    assert owner(one(name="by-hand"), adopt=("*",)) is Owner.MANAGED
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("by-hand", "not made by snaprotd"),
+        (NAME.lower(), "not made by snaprotd: named as ours are, in other letters, and not in the ledger"),
+        (snapshot_name("old", SLOT), 'not made by snaprotd as instance "main", but as "old"'),
+    ],
+)
+def test_why_one_that_is_not_ours_is_kept_says_what_it_looks_like(name: str, why: str) -> None:
+    (decision,) = plan_retention([one(name=name)], rules(), now=NOW).decisions
+    assert decision.reason == f"keep: {why}"
 
 
 # -- marks of life -----------------------------------------------------------------------------------------------------
