@@ -10,7 +10,7 @@ import structlog
 
 from snaprotd.core.creation import Recollection
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.model import Snapshot
+from snaprotd.core.model import Snapshot, name_read
 from snaprotd.core.words import STRANGER
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory, ServerHoldings
@@ -35,9 +35,15 @@ class _Recalled:
         return self._marked
 
     def strangers(self) -> dict[str, str]:
-        """The names of those that bear our name and are not ours, by id."""
+        """The names of those that look like ours by their name or their id, and are not, by id."""
         marked = self.found.marked(self.asked_for, self.instance)
         return {one.id: one.name for one in marked if one.in_ledger is False}
+
+
+def _words_for(stranger: str) -> str:
+    if name_read(stranger) is None:
+        return "a snapshot has the id that one of ours had, and was taken at another time: it is not ours"
+    return f"a snapshot {STRANGER}: does another snaprotd with this instance work on the account?"
 
 
 class Recollections:
@@ -69,8 +75,7 @@ class Recollections:
         told = before.strangers() if before is not None else {}
         for its_id, name in self._recalled[server_id].strangers().items():
             if its_id not in told:
-                words = f"a snapshot {STRANGER}: does another snaprotd with this instance work on the account?"
-                log.error(words, server_id=server_id, snapshot=name, snapshot_id=its_id)
+                log.error(_words_for(name), server_id=server_id, snapshot=name, snapshot_id=its_id)
 
     def held(self, server_id: str) -> ServerHoldings | None:
         """What was last seen of a server, with what the ledger knew of it when it was last asked."""

@@ -47,7 +47,7 @@ async def look(run: Run) -> Outcome:
     rotation = run.rotation
     mine = taken_for(rotation, snapshots)
     if mine is not None:
-        run.update_creation(creation.seen, mine.id)
+        run.update_creation(creation.seen, mine)
         return await _recall(run, snapshots)
     for other in others_of_that_name(rotation, snapshots):
         log.error(f"passed over: a snapshot {STRANGER}", snapshot=other.name, snapshot_id=other.id)
@@ -191,7 +191,7 @@ async def wait(run: Run) -> Outcome:
         if rotation.creation.unseen > 2 * rotation.settle:
             return Failed(f"{rotation.snapshot_name} has vanished")
         return Waiting("the snapshot is not listed")
-    run.update_creation(creation.seen, mine.id)
+    run.update_creation(creation.seen, mine)
     if mine.is_completed:
         return Done()
     if mine.state is SnapshotState.IN_PROGRESS:

@@ -130,6 +130,46 @@ async def test_the_id_that_was_given_back_is_ours_whatever_its_name_and_is_rotat
     assert len(world.deleted) == 1
 
 
+async def test_ids_that_all_change_their_form_make_nothing_of_ours_a_strangers(tmp_path: Path) -> None:
+    """A person deletes one of ours meanwhile, and another host has taken one of its slot: that is no reason."""
+
+    def renumbered(one: Entry) -> Entry:
+        return {**one, "id": f"u-{one['id']}"} if "server" in one else one
+
+    world = a_world(snapshot_seconds=(60, 90))
+    path = configure(tmp_path, entry("*/10 * * * *", "keep: 3"))
+    async with daemon_on(path, world):
+        await asyncio.sleep(35 * MINUTE)
+    first, second, third = (one.id for one in world.created)
+    gone = world.snapshots[second]
+    world.remove_snapshot(second)
+    others = world.add_snapshot("12345", gone.name, created_at=gone.made_at + timedelta(seconds=30))
+    async with daemon_on(path, world, Bent(world, renumbered)) as watched:
+        await asyncio.sleep(15 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS]
+        assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 3
+        assert watched.value("snaprotd_snapshots", "s12345", "foreign", "completed") == 1
+        await asyncio.sleep(10 * MINUTE)
+    assert [one.snapshot.id for one in world.deleted] == [first]
+    assert {third, others.id} <= set(world.snapshots)
+
+
+async def test_an_id_that_is_given_again_makes_no_persons_snapshot_ours(tmp_path: Path, log: list[Line]) -> None:
+    world = a_world(snapshot_seconds=(60, 90))
+    async with daemon_on(configure(tmp_path, entry("*/10 * * * *", "keep: 1")), world) as watched:
+        await asyncio.sleep(15 * MINUTE)
+        (ours,) = world.created
+        world.remove_snapshot(ours.id)
+        theirs = world.add_snapshot("12345", "before-upgrade", created_at=datetime.now(UTC))
+        del world.snapshots[theirs.id]
+        theirs.id = ours.id
+        world.snapshots[ours.id] = theirs
+        await asyncio.sleep(30 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS] * 4
+    assert world.snapshots[ours.id] is theirs
+    assert logged(log, "a snapshot has the id that one of ours had, and was taken at another time: it is not ours")
+
+
 # -- one request -----------------------------------------------------------------------------------------------------
 
 
