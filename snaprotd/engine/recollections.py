@@ -54,6 +54,7 @@ class Recollections:
         self._ledger = ledger
         self._now = now
         self._recalled: dict[str, _Recalled] = {}
+        self._seen: set[str] = set()
 
     async def refresh(self, instance: str) -> None:
         """Ask for what was listed. Where the ledger cannot be read, that is told, and names alone must do."""
@@ -69,6 +70,7 @@ class Recollections:
                 log.error("whose snapshots are is told by their names alone", error=str(error))
                 return
             self._recalled[server_id] = _Recalled(held.snapshots, found, instance)
+            self._seen |= found.rows_of(held.snapshots, instance)
             self._tell_strangers(server_id, kept)
 
     def _tell_strangers(self, server_id: str, before: _Recalled | None) -> None:
@@ -83,9 +85,14 @@ class Recollections:
         return replace(held, snapshots=recalled.marked(held.snapshots)) if held and recalled else held
 
     def rows(self) -> set[str] | None:
-        """The ids of the rotations that have taken what exists; None while that is not known for all of it."""
+        """The ids of the rotations that have taken what exists, or what any list has shown since this was asked last.
+
+        One list may lack what another shows. None while it is not known of all that exists.
+        """
         known = self._inventory.known
         if known.keys() - self._recalled.keys():
             return None
         asked = [(self._recalled[one], held.snapshots) for one, held in known.items()]
-        return {row for recalled, listed in asked for row in recalled.found.rows_of(listed, recalled.instance)}
+        now = {row for recalled, listed in asked for row in recalled.found.rows_of(listed, recalled.instance)}
+        seen, self._seen = self._seen, now
+        return seen | now

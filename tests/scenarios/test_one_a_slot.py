@@ -14,6 +14,7 @@ import pytest
 
 from snaprotd.core.model import snapshot_name
 from snaprotd.core.rotation import Result
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged
 from tests.support.world_transport import WorldTransport
@@ -321,6 +322,25 @@ async def test_a_name_of_a_time_in_which_the_ledger_was_kept_is_ours_by_its_row_
         assert [ended.result for ended in watched.ended] == [Result.SUCCESS] * 2
     assert fake.id in world.snapshots
     assert len(world.deleted) == 1
+
+
+async def test_the_first_list_of_a_process_has_no_row_of_a_snapshot_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have lost everything for some minutes, and no other list was seen to tell."""
+    forget = Ledger.forget_old
+    monkeypatch.setattr(Ledger, "forget_old", lambda self, spared: forget(self, spared, keep=1))
+    world = a_world(snapshot_seconds=(60, 90))
+    path = configure(tmp_path, entry("10,20 3 * * *", "keep: 2"))
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(25 * MINUTE)
+        ours = {one.id for one in watched.ended}
+    emptied(world, 10 * MINUTE)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(25 * MINUTE)
+        assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 2
+    async with await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
+        assert {one.id for one in await ledger.history()} == ours
 
 
 def put_back(folder: Path, copy: bytes | None) -> None:
