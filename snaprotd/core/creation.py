@@ -134,6 +134,11 @@ def mark_of_life(lives: tuple[Life, ...], now: datetime) -> tuple[Life, ...]:
     return (*past, Life(now, now))[-LIVES_KEPT:]
 
 
+def cut_off(lives: tuple[Life, ...], now: datetime) -> tuple[Life, ...]:
+    """The lives of an old copy that was put back: what was taken after its last mark, before `now`, it cannot know."""
+    return (*lives, Life(now, now))[-LIVES_KEPT:]
+
+
 def alive_until(lives: tuple[Life, ...], now: datetime) -> tuple[Life, ...]:
     """The lives as of `now`, at which the last one may go on."""
     goes_on = bool(lives) and now - lives[-1].end <= PAUSE_IN_LIFE

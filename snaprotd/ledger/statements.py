@@ -23,7 +23,7 @@ CLOCKS_APART = timedelta(minutes=1)
 """How far the clocks of two daemons on one ledger may be apart before one is taken for wrong."""
 
 
-LIVES = select(META.c.value).where(META.c.key == "lives")
+LIVES = select(META.c.key, META.c.value).where(META.c.key.in_(("lives", "count")))
 
 
 def note(key: str, value: str) -> Any:

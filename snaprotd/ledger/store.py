@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from snaprotd.core.creation import Recollection, alive_until, mark_of_life
+from snaprotd.core.creation import Recollection, alive_until
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.model import Snapshot, name_read
 from snaprotd.core.promise import merged
@@ -29,9 +29,9 @@ from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger import promises, statements
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
-from snaprotd.ledger.copies import Copies
+from snaprotd.ledger.copies import Copies, Lives
 from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.rows import FORMAT, read_lives, read_trace, readable, unknown_in, written_lives
+from snaprotd.ledger.rows import FORMAT, read_trace, readable, unknown_in
 from snaprotd.ledger.schema import MARKS, ROTATIONS
 from snaprotd.ledger.sqlite import clear_away, file_of, lacks_tables, open_engine, transaction, turn
 from snaprotd.ledger.starts import Starts
@@ -64,6 +64,7 @@ class Ledger:
         self._held: dict[str, Lease] = {}
         self.starts = Starts(lambda: self._transaction(), Copies(path), owner=owner, lease=lambda: self.lease)
         """What is owed to servers."""
+        self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
         self.set_aside: dict[str, str] = {}
@@ -116,7 +117,9 @@ class Ledger:
             if claimed is None:
                 return await self._why_not(connection, rotation)
             rotation = await self._with_power(connection, rotation)
+            count = await self._lives.count(connection)
         self._hold(rotation.id, epoch=1, since=began)
+        await self._lives.note(count)
         return Claimed(rotation)
 
     async def _with_power(self, connection: AsyncConnection, rotation: Rotation) -> Rotation:
@@ -148,6 +151,8 @@ class Ledger:
             )
             if saved is not None and rotation.power.asked:
                 await connection.execute(promises.save_power(), [promises.row_of(record)])
+            count = await self._lives.count(connection) if rotation.creation.create_open == 0.0 else 0
+        await self._lives.note(count)
         if saved is None:
             self._held.pop(rotation.id, None)
             raise LeaseLost(f"another process has taken over rotation {rotation.id}")
@@ -250,9 +255,7 @@ class Ledger:
         """Leave a mark of life, in one row: raises `LedgerError` where the ledger, or a copy, cannot be written."""
         await asyncio.to_thread(self.starts.copies.demand)
         async with self._transaction() as connection:
-            lives = read_lives(await connection.scalar(statements.LIVES))
-            marked = mark_of_life(lives, datetime.fromtimestamp(time.time(), UTC))
-            await connection.execute(statements.note("lives", written_lives(marked)))
+            await self._lives.mark(connection)
 
     async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
         """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""
@@ -262,7 +265,7 @@ class Ledger:
         query = statements.naming(self.starts.account, server_ids, slots, ids)
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).all() if snapshots else []
-            lives = read_lives(await connection.scalar(statements.LIVES))
+            lives = await self._lives.known(connection, now)
         # Whoever asks is there now, though the last mark is some seconds old.
         slotted = [(row, slot) for row in rows if (slot := instant_of(row.slot)) is not None]
         traces = tuple(read_trace(row.id, slot, row.body, is_open=row.is_open) for row, slot in slotted)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from snaprotd.core.model import snapshot_name
 from snaprotd.core.rotation import Result
+from snaprotd.daemon.life import Daemon
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged
@@ -369,3 +372,49 @@ async def test_no_snapshot_is_disowned_by_an_upgrade_a_lost_ledger_or_an_old_cop
             assert await problems_of(watched) == []
     assert len(world.snapshots) == 2
     assert len({one.name for one in world.created}) == len(world.created) >= 5
+
+
+def copied(ledger: Path) -> bytes:
+    """As a backup would have it, under a daemon that runs."""
+    copy = ledger.with_name("copy")
+    with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    try:
+        return copy.read_bytes()
+    finally:
+        copy.unlink()
+
+
+@pytest.mark.parametrize(
+    ("keys", "before"),
+    [
+        (("keep: 2",), lambda world, daemon: datetime.now(UTC) >= FIRST - timedelta(seconds=5)),
+        (("keep: 2", "spread: 2m"), lambda world, daemon: datetime.now(UTC) >= FIRST + timedelta(seconds=38)),
+        (("keep: 2", "stop_first: true"), lambda world, daemon: daemon.board.running),
+    ],
+    ids=["before the slot", "between the slot and its delay", "before the request"],
+)
+async def test_a_copy_of_the_ledger_of_half_a_minute_ago_takes_no_second_snapshot_of_the_slot(
+    tmp_path: Path, keys: tuple[str, ...], before: Callable[[World, Daemon], object]
+) -> None:
+    world = a_world(snapshot_seconds=(60, 90), stop_seconds=10.0)
+    path = configure(tmp_path, entry("10 3 * * *", *keys))
+    watched = Watched(path, world)
+    running = asyncio.create_task(watched.daemon.run())
+    while not before(world, watched.daemon):  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    copy, began = copied(tmp_path / "state.db"), datetime.now(UTC)
+    while not world.created:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(1)
+    await kill(watched)
+    running.cancel()
+    assert datetime.now(UTC) - began < timedelta(seconds=50)
+    put_back(tmp_path, copy)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(20 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS]
+        assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 1
+        assert not [text for text in await problems_of(watched) if "bears our name" in text]
+    assert len(world.created) == 1
+    assert world.status_of("12345") == "active"
