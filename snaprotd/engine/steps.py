@@ -45,6 +45,8 @@ async def look(run: Run) -> Outcome:
     """Is there anything to do, and may the server be touched at all?"""
     snapshots = await run.snapshots_to_judge()
     rotation = run.rotation
+    if await run.is_restored_by_hand():
+        return Failed("the server is being restored, by `snaprotd restore`: it was not touched")
     mine = taken_for(rotation, snapshots)
     if mine is not None:
         run.update_creation(creation.seen, mine)

@@ -32,6 +32,16 @@ def note(key: str, value: str) -> Any:
     return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
 
 
+def restores(server_ids: Collection[str]) -> tuple[Select[Any], Any]:
+    """Since when each of these servers is restored by a person; and to forget that."""
+    ours = META.c.key.in_([restore_of(one) for one in server_ids])
+    return select(META.c.value).where(ours), delete(META).where(ours)
+
+
+def restore_of(server_id: str) -> str:
+    return f"restore {server_id}"
+
+
 def possession() -> Select[Any]:
     """What is noted of the account that the ledger belongs to."""
     return select(META.c.key, META.c.value).where(META.c.key.in_(("account", "email")))
