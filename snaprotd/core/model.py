@@ -118,6 +118,8 @@ class Snapshot:
     """Whether a row of our ledger names it. None where the ledger cannot know: its name is believed then."""
     was_completed: bool = False
     """An earlier list, or the ledger, knows it as completed, whatever it is shown as now."""
+    resists: bool = False
+    """The last rotation could not delete it, where whoever looks has asked the ledger for that."""
     unchanged_for: float = field(default=0.0, compare=False)
     """Seconds for which whole lists have shown it in this state, where that is not completed. It is the same still."""
 

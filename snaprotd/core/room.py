@@ -230,6 +230,16 @@ def recalled(rotation: Rotation, earlier: Iterable[Rotation], listed: Collection
     return replace(rotation, stubborn=tuple(stubborn), ghosts=tuple(ghosts), immovable=tuple(moment_ago))
 
 
+def resisting(listed: Iterable[Snapshot], last: Iterable[Rotation], now: datetime) -> tuple[Snapshot, ...]:
+    """The snapshots, each with whether the server's `last` rotation could not delete it."""
+    stays: set[str] = set()
+    for one in last:
+        stays |= {*one.undeletable, *one.immovable, *one.stubborn}
+        if one.finished_at is not None and now - one.finished_at >= DELETE_AGAIN_AFTER:
+            stays |= {*one.deleted}
+    return tuple(replace(one, resists=True) if one.is_among(stays) else one for one in listed)
+
+
 def why_refused_again(rotation: Rotation, earlier: Sequence[Rotation], held: int, now: datetime) -> str:
     """Why the provider would refuse the snapshot once more, so that no server need be stopped for it; else empty.
 
@@ -281,12 +291,13 @@ class Rehearsal:
 
 
 def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slot: datetime) -> Rehearsal:
-    """The rotation of `slot`, as if it ran in that very moment and all of it succeeded.
+    """The rotation of `slot`, as if it ran in that very moment and all of it succeeded but what resists.
 
     Raises ValueError as `plan_retention` does.
     """
     snapshots = [one if one.is_completed else replace(one, unchanged_for=inf) for one in snapshots]
-    room = make_room(snapshots, rules, now=slot)
+    stays = [one.id for one in snapshots if one.resists]
+    room = make_room(snapshots, rules, now=slot, immovable=stays)
     if room.blocked:
         return Rehearsal(blocked=room.blocked)
     taken = Snapshot(
@@ -300,7 +311,7 @@ def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slo
     )
     gone = {decision.snapshot.id for decision in room.deletions}
     remaining = [one for one in snapshots if one.id not in gone]
-    plan = plan_retention([*remaining, taken], rules, now=slot)
+    plan = plan_retention([*remaining, taken], rules, now=slot, immovable=stays)
     return Rehearsal(decisions=(*map(_sparing_the_new, plan.decisions), *room.deletions))
 
 

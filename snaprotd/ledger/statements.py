@@ -201,6 +201,13 @@ def latest() -> Select[Any]:
     return select(ended.c.body).where(ended.c.place == 1)
 
 
+def last_of(account: str, server_ids: Collection[str]) -> Select[Any]:
+    """The body of the server's last rotation that has ended."""
+    columns = ROTATIONS.c
+    ours = (_of(account), columns.server_id.in_(list(server_ids)))
+    return select(columns.body).where(*ours, columns.result.is_not(None)).order_by(columns.finished_at.desc()).limit(1)
+
+
 def forgettable(keep: int) -> Select[Any]:
     """The ids of the rotations of a server but for the newest `keep`, and the last of each result."""
     columns = ROTATIONS.c

@@ -130,8 +130,7 @@ class Ledger:
         return replace(rotation, power=merged(rotation.power, promises.read_power(row).power))
 
     async def _why_not(self, connection: AsyncConnection, rotation: Rotation) -> Claim:
-        busy = await connection.execute(statements.busy_with(rotation, account=self.starts.account))
-        row = busy.first()
+        row = (await connection.execute(statements.busy_with(rotation, account=self.starts.account))).first()
         if row is None:
             return SlotTaken()
         if not (found := readable(row.body)):
@@ -225,9 +224,8 @@ class Ledger:
             return
         await connection.execute(statements.set_aside([row.id for row in rows]))
         for row in rows:
-            self.set_aside[row.server_id] = (
-                f"its rotation {row.id} in the ledger cannot be understood, and was set aside as it is"
-            )
+            why = f"its rotation {row.id} in the ledger cannot be understood, and was set aside as it is"
+            self.set_aside[row.server_id] = why
             log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
 
     async def mend(self, rotations: Iterable[Rotation]) -> bool:
@@ -260,8 +258,7 @@ class Ledger:
     async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
         """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""
         slots = {made.slot for one in snapshots if (made := name_read(one.name))}
-        by_id = [one for one in snapshots if name_read(one.name) is None or not one.is_completed]
-        ids = [its_id for one in by_id for its_id in (one.id, *one.also)]
+        ids = [its_id for one in snapshots if name_read(one.name) is None or not one.is_completed for its_id in one.ids]
         query = statements.naming(self.starts.account, server_ids, slots, ids)
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).all() if snapshots else []
@@ -292,8 +289,11 @@ class Ledger:
 
     async def latest(self) -> Mapping[str, Rotation]:
         """For each server its latest rotation that has ended."""
-        rotations = await self._bodies(statements.latest())
-        return {rotation.server_id: rotation for rotation in rotations}
+        return {rotation.server_id: rotation for rotation in await self._bodies(statements.latest())}
+
+    async def last_of(self, server_ids: Collection[str]) -> list[Rotation]:
+        """The last rotation that has ended, if any, of the server that has these ids."""
+        return await self._bodies(statements.last_of(self.starts.account, server_ids))
 
     async def ended_since(self, instant: datetime) -> list[Rotation]:
         """The rotations that have ended since, whoever ran them; oldest first."""
@@ -311,8 +311,8 @@ class Ledger:
 
     async def _latest(self, query: Any) -> Mapping[str, datetime]:
         async with self._transaction() as connection:
-            rows = await connection.execute(query)
-            return {server_id: instant for server_id, text in rows if (instant := instant_of(text)) is not None}
+            told = [(server_id, instant_of(text)) for server_id, text in await connection.execute(query)]
+        return {server_id: instant for server_id, instant in told if instant is not None}
 
     async def _bodies(self, query: Any) -> list[Rotation]:
         async with self._transaction() as connection:

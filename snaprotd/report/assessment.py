@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.model import Owner, Snapshot, bears_our_name, is_alike
 from snaprotd.core.ownership import newest_completed
-from snaprotd.core.policy import Policy
+from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.retention import Decision, RetentionPlan, plan_retention
 from snaprotd.core.room import Rehearsal, Room, make_room, rehearse
 from snaprotd.core.words import OTHER_LETTERS, STRANGER
@@ -36,14 +36,29 @@ class Assessment:
 def assess(config: Config, target: Target, held: ServerHoldings, now: datetime) -> Assessment:
     """Raises ValueError where the list makes no sense."""
     snapshots, rules = held.snapshots, config.rules_of(target)
-    plan = plan_retention(snapshots, rules, now=now)
+    plan = _planned(snapshots, rules, now)
     return Assessment(
         plan=plan,
-        room=make_room(snapshots, rules, now=now),
+        room=make_room(snapshots, rules, now=now, immovable=[one.id for one in snapshots if one.resists]),
         rehearsal=rehearse(snapshots, rules, server_id=target.server_id, slot=now),
         newest=newest_completed(snapshots, rules, now),
         strange_names=_strange_names(plan, config.instance),
     )
+
+
+def _planned(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> RetentionPlan:
+    """One that resists is tried again, and another gives way where that fails: both are named."""
+    plan = plan_retention(snapshots, rules, now=now)
+    again = {one.snapshot.id: one for one in plan.decisions if one.delete and one.snapshot.resists}
+    if not again:
+        return plan
+    other = plan_retention(snapshots, rules, now=now, immovable=list(again))
+    told = [again.get(one.snapshot.id, one) for one in other.decisions]
+    return RetentionPlan(decisions=tuple(_resisting(one) if one.snapshot.id in again else one for one in told))
+
+
+def _resisting(decision: Decision) -> Decision:
+    return replace(decision, reason=f"{decision.reason}; the last rotation could not delete it")
 
 
 def _strange_names(plan: RetentionPlan, instance: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from snaprotd.core.model import Snapshot, snapshot_name
 from snaprotd.core.policy import Retention, Rules
 from snaprotd.core.retention import plan_retention
-from snaprotd.core.room import make_room, recalled, rehearse
+from snaprotd.core.room import make_room, recalled, rehearse, resisting
 from snaprotd.core.rotation import Rotation
 from tests.support.nouns import a_snapshot
 from tests.support.policies import a_policy
@@ -92,6 +92,19 @@ def test_one_that_cannot_be_deleted_is_meant_by_any_of_its_ids() -> None:
     assert kept == {"u-897", "896"}
     room = make_room([BY_UUID, night(2), night(1), night(0)], replace(rules(), limit=4), now=NOW, immovable={"897"})
     assert [gone.snapshot.id for gone in room.deletions] == ["898"]
+
+
+def test_what_the_last_rotation_could_not_delete_is_rehearsed_as_one_that_holds_its_slot() -> None:
+    rotation = Rotation.begin(id="r", server_id="12345", label="web", slot=NOW, rules=rules(), now=NOW, settle=5)
+    last = replace(rotation, deleted=("896",), undeletable=("897",), finished_at=NOW - 4 * MINUTE)
+    shelf = [BY_UUID, night(4), night(2), night(1)]
+    assert [one.resists for one in resisting(shelf, [last], NOW)] == [True, False, False, False]
+    known = resisting(shelf, [last], NOW + MINUTE)
+    assert [one.resists for one in known] == [True, True, False, False]
+    rehearsal = rehearse(known, rules(keep=Retention(last=2)), server_id="12345", slot=NOW + MINUTE)
+    told = {decision.snapshot.id: decision.reason for decision in rehearsal.decisions}
+    assert (told["u-897"], told["896"]) == ("keep: it cannot be deleted",) * 2
+    assert [gone.snapshot.id for gone in rehearsal.deleted] == ["898"]
 
 
 def test_what_earlier_rotations_tried_to_delete_is_known_by_any_of_its_ids() -> None:
