@@ -12,7 +12,8 @@ from snaprotd.core.model import Owner, Snapshot, bears_our_name, is_alike
 from snaprotd.core.ownership import newest_completed
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.retention import Decision, RetentionPlan, plan_retention
-from snaprotd.core.room import Rehearsal, Room, make_room, rehearse
+from snaprotd.core.room import Rehearsal, Room, make_room, rehearse, resisting
+from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import OTHER_LETTERS, STRANGER
 from snaprotd.provider.inventory import ServerHoldings
 
@@ -31,6 +32,11 @@ class Assessment:
     """Our newest completed snapshot."""
     strange_names: str = ""
     """What is to be told of those that bear our name and are not ours, or not all of them; empty where nothing is."""
+
+
+def as_left(held: ServerHoldings, last: Iterable[Rotation], now: datetime) -> ServerHoldings:
+    """What is held, with what the server's `last` rotation could not delete."""
+    return replace(held, snapshots=resisting(held.snapshots, last, now))
 
 
 def assess(config: Config, target: Target, held: ServerHoldings, now: datetime) -> Assessment:

@@ -105,6 +105,9 @@ def test_what_the_last_rotation_could_not_delete_is_rehearsed_as_one_that_holds_
     told = {decision.snapshot.id: decision.reason for decision in rehearsal.decisions}
     assert (told["u-897"], told["896"]) == ("keep: it cannot be deleted",) * 2
     assert [gone.snapshot.id for gone in rehearsal.deleted] == ["898"]
+    full = rehearse(known, replace(rules(), limit=4), server_id="12345", slot=NOW + MINUTE)
+    assert full.deleted[-1].reason == f"delete: full (4 of 4 slots), our oldest; {shelf[3].name} remains"
+    assert full.deleted[-1].snapshot is known[2]
 
 
 def test_what_earlier_rotations_tried_to_delete_is_known_by_any_of_its_ids() -> None:
