@@ -15,6 +15,11 @@ Json = dict[str, Any]
 STRANGER = "bears our name, not in the ledger"
 """Of a snapshot that is named as ours are, and is none."""
 
+NOT_OURS = "not made by snaprotd"
+
+OTHER_LETTERS = "named as ours are, in other letters, and not in the ledger"
+"""Of one that a provider may have renamed, which only the ledger could have told."""
+
 
 def duration(seconds: float | None) -> str:
     """`40 s`, `6 min`, `5 h`, `12 d`, `3 y`: one unit, rounded down; a dash for None."""

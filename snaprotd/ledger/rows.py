@@ -104,6 +104,7 @@ def read_trace(row: str, slot: datetime, body: str, *, is_open: bool) -> Trace:
         snapshot_id=creation.snapshot_id,
         has_more=creation.was_asked and (creation.snapshot_id is None or creation.creates > 1),
         passed_over=frozenset(creation.passed_over),
+        taken_at=creation.taken_at,
         ended_at=ended,
         has_succeeded=flat.get("result") in (Result.SUCCESS, Result.PARTIAL),
     )

@@ -860,7 +860,7 @@ async def test_a_ledger_is_the_file_of_just_that_name(
     monkeypatch.chdir(tmp_path)
     async with ledgers(Path(name), "a") as (ours,):
         begun = await claimed(ours)
-    assert set(os.listdir(tmp_path)) == {name, f"{name}.lock"}
+    assert set(os.listdir(tmp_path)) == {name, f"{name}.lock", f"counted-by-{name}"}
     async with ledgers(tmp_path / name, "b") as (theirs,):
         assert await theirs.history() == [begun]
 

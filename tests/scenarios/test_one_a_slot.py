@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import pytest
 
 from snaprotd.core.model import snapshot_name
 from snaprotd.core.rotation import Result
+from snaprotd.daemon.life import Daemon
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged
 from tests.support.world_transport import WorldTransport
@@ -128,6 +132,46 @@ async def test_the_id_that_was_given_back_is_ours_whatever_its_name_and_is_rotat
         assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 1
     assert len(world.created) == 2
     assert len(world.deleted) == 1
+
+
+async def test_ids_that_all_change_their_form_make_nothing_of_ours_a_strangers(tmp_path: Path) -> None:
+    """A person deletes one of ours meanwhile, and another host has taken one of its slot: that is no reason."""
+
+    def renumbered(one: Entry) -> Entry:
+        return {**one, "id": f"u-{one['id']}"} if "server" in one else one
+
+    world = a_world(snapshot_seconds=(60, 90))
+    path = configure(tmp_path, entry("*/10 * * * *", "keep: 3"))
+    async with daemon_on(path, world):
+        await asyncio.sleep(35 * MINUTE)
+    first, second, third = (one.id for one in world.created)
+    gone = world.snapshots[second]
+    world.remove_snapshot(second)
+    others = world.add_snapshot("12345", gone.name, created_at=gone.made_at + timedelta(seconds=30))
+    async with daemon_on(path, world, Bent(world, renumbered)) as watched:
+        await asyncio.sleep(15 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS]
+        assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 3
+        assert watched.value("snaprotd_snapshots", "s12345", "foreign", "completed") == 1
+        await asyncio.sleep(10 * MINUTE)
+    assert [one.snapshot.id for one in world.deleted] == [first]
+    assert {third, others.id} <= set(world.snapshots)
+
+
+async def test_an_id_that_is_given_again_makes_no_persons_snapshot_ours(tmp_path: Path, log: list[Line]) -> None:
+    world = a_world(snapshot_seconds=(60, 90))
+    async with daemon_on(configure(tmp_path, entry("*/10 * * * *", "keep: 1")), world) as watched:
+        await asyncio.sleep(15 * MINUTE)
+        (ours,) = world.created
+        world.remove_snapshot(ours.id)
+        theirs = world.add_snapshot("12345", "before-upgrade", created_at=datetime.now(UTC))
+        del world.snapshots[theirs.id]
+        theirs.id = ours.id
+        world.snapshots[ours.id] = theirs
+        await asyncio.sleep(30 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS] * 4
+    assert world.snapshots[ours.id] is theirs
+    assert logged(log, "a snapshot has the id that one of ours had, and was taken at another time: it is not ours")
 
 
 # -- one request -----------------------------------------------------------------------------------------------------
@@ -283,6 +327,25 @@ async def test_a_name_of_a_time_in_which_the_ledger_was_kept_is_ours_by_its_row_
     assert len(world.deleted) == 1
 
 
+async def test_the_first_list_of_a_process_has_no_row_of_a_snapshot_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have lost everything for some minutes, and no other list was seen to tell."""
+    forget = Ledger.forget_old
+    monkeypatch.setattr(Ledger, "forget_old", lambda self, spared: forget(self, spared, keep=1))
+    world = a_world(snapshot_seconds=(60, 90))
+    path = configure(tmp_path, entry("10,20 3 * * *", "keep: 2"))
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(25 * MINUTE)
+        ours = {one.id for one in watched.ended}
+    emptied(world, 10 * MINUTE)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(25 * MINUTE)
+        assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 2
+    async with await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
+        assert {one.id for one in await ledger.history()} == ours
+
+
 def put_back(folder: Path, copy: bytes | None) -> None:
     for one in folder.glob("state.db*"):
         one.unlink()
@@ -309,3 +372,49 @@ async def test_no_snapshot_is_disowned_by_an_upgrade_a_lost_ledger_or_an_old_cop
             assert await problems_of(watched) == []
     assert len(world.snapshots) == 2
     assert len({one.name for one in world.created}) == len(world.created) >= 5
+
+
+def copied(ledger: Path) -> bytes:
+    """As a backup would have it, under a daemon that runs."""
+    copy = ledger.with_name("copy")
+    with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    try:
+        return copy.read_bytes()
+    finally:
+        copy.unlink()
+
+
+@pytest.mark.parametrize(
+    ("keys", "before"),
+    [
+        (("keep: 2",), lambda world, daemon: datetime.now(UTC) >= FIRST - timedelta(seconds=5)),
+        (("keep: 2", "spread: 2m"), lambda world, daemon: datetime.now(UTC) >= FIRST + timedelta(seconds=38)),
+        (("keep: 2", "stop_first: true"), lambda world, daemon: daemon.board.running),
+    ],
+    ids=["before the slot", "between the slot and its delay", "before the request"],
+)
+async def test_a_copy_of_the_ledger_of_half_a_minute_ago_takes_no_second_snapshot_of_the_slot(
+    tmp_path: Path, keys: tuple[str, ...], before: Callable[[World, Daemon], object]
+) -> None:
+    world = a_world(snapshot_seconds=(60, 90), stop_seconds=10.0)
+    path = configure(tmp_path, entry("10 3 * * *", *keys))
+    watched = Watched(path, world)
+    running = asyncio.create_task(watched.daemon.run())
+    while not before(world, watched.daemon):  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    copy, began = copied(tmp_path / "state.db"), datetime.now(UTC)
+    while not world.created:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(1)
+    await kill(watched)
+    running.cancel()
+    assert datetime.now(UTC) - began < timedelta(seconds=50)
+    put_back(tmp_path, copy)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(20 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS]
+        assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 1
+        assert not [text for text in await problems_of(watched) if "bears our name" in text]
+    assert len(world.created) == 1
+    assert world.status_of("12345") == "active"
