@@ -1,7 +1,7 @@
 """Who is let in, and for how long: nobody who comes to the pages may keep the daemon from its work.
 
 Connections are bounded well below the descriptors, and of those who do nothing the one gives way that has done so for
-the longest, of the peer that has the most. Whoever asks more than his turns waits; `/healthz` has turns of its own.
+the longest, of the peer that has the most. Whoever asks more than his turns waits; a probe does not.
 """
 
 from __future__ import annotations
@@ -28,12 +28,10 @@ log = structlog.get_logger("snaprotd.web")
 MOST_INSIDE = 512
 """Connections at one time, where there are descriptors enough; of those we may have a quarter goes to visitors."""
 MOST_DESCRIPTORS = 8192
-COMING = 200.0
-"""Connections a second. More are left to the kernel for a moment."""
-COMING_WITH_TLS = 50.0
-"""A handshake takes a millisecond or two of the loop."""
-PROBES = 200.0
-"""Answers of `/healthz` a second, whoever asks."""
+COMING = 1000.0
+"""Connections a second, each good for one probe. More are left to the kernel for a moment."""
+HANDSHAKES = 100.0
+"""A second: each takes a millisecond or two of the loop."""
 REQUESTS = 20.0
 """Of one peer, a second, with a hundred in store: a page is four."""
 GUESSES = 1.0
@@ -70,7 +68,7 @@ class Door:
         self.names = names
         self.most = most_inside()
         self.inside: set[Visit] = set()
-        self.probes = Turns(rate=PROBES, store=50, newest_first=True)
+        self._handshakes = Turns(rate=HANDSHAKES, store=50, newest_first=True)
         self.requests = TurnsOfPeers(rate=REQUESTS, store=100)
         self.guesses = TurnsOfPeers(rate=GUESSES, store=10, newest_first=True)
         self.state = ServerState()
@@ -126,7 +124,7 @@ class Door:
         task.add_done_callback(self._tasks.discard)
 
     async def _admit(self, listening: socket.socket) -> None:
-        comings = Turns(rate=COMING_WITH_TLS if self.protection.tls else COMING, store=50)
+        comings = Turns(rate=COMING, store=100)
         while True:
             await comings.queue()
             try:
@@ -154,6 +152,9 @@ class Door:
         tls = self.protection.tls
         times = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 5.0} if tls else {}
         try:
+            if tls:
+                await _spoken(connection)
+                await self._handshakes.queue()
             await asyncio.get_running_loop().connect_accepted_socket(lambda: visit, connection, ssl=tls, **times)
         except (OSError, asyncio.CancelledError):
             self.inside.discard(visit)
@@ -183,3 +184,13 @@ class Door:
             for visit in tuple(self.inside):
                 if visit.is_overdue(loop.time()):
                     visit.turn_out()
+
+
+async def _spoken(connection: socket.socket) -> None:
+    """When its first bytes are there: who says nothing takes nobody's turn."""
+    loop, spoken = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection, spoken.set)
+    try:
+        await spoken.wait()
+    finally:
+        loop.remove_reader(connection)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from snaprotd.core.errors import SnaprotdError
 
-BACKLOG = 128
+BACKLOG = 1024
 """Who waits at the door; the kernel sees to them."""
 
 MODE = 0o660

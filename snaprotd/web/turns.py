@@ -10,8 +10,7 @@ from functools import partial
 class Turns:
     """Turns at a rate, with some in store. Those who wait get theirs in order, or the newest first.
 
-    Newest first is for probes: who has waited for long has given up by now, and a flood keeps nobody waiting who comes
-    after it.
+    Newest first is where a flood is not to keep everybody waiting who comes after it.
     """
 
     def __init__(self, *, rate: float, store: int, newest_first: bool = False) -> None:

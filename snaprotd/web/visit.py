@@ -36,7 +36,8 @@ BLOCKED = 2.0
 """Seconds without reading after which somebody gives way to a newcomer."""
 
 PROBE = "/healthz"
-"""Has turns of its own: whoever floods us is not to have us killed for it."""
+"""Waits for no turn, and is the last of its connection, so that it is bounded as connections are: whoever floods us is
+not to have us killed for it."""
 OPEN = (PROBE, "/api/identity")
 """Ask for no password: a probe has none and learns no more than whether we live; a command proves itself otherwise."""
 
@@ -181,7 +182,7 @@ class Visit(H11Protocol):
         is_probe = scope["path"] == PROBE
         if not is_probe and door.is_overrun:
             return _said(503, "too many ask at the same time", {"Retry-After": "5"})
-        if not await self._turn(door.probes if is_probe else door.requests.of(self.peer)):
+        if not is_probe and not await self._turn(door.requests.of(self.peer)):
             return None
         if not scope["raw_path"].startswith(b"/"):
             return _said(400, "this is no proxy: ask for a path")
@@ -221,8 +222,9 @@ class Visit(H11Protocol):
         headers |= dict(self._door.protection.headers)
         asked = dict(scope["headers"])
         has_body = b"transfer-encoding" in asked or asked.get(b"content-length", b"0") != b"0"
-        if has_body or scope["method"] not in ("GET", "HEAD") or self._door.is_crowded:
-            headers |= dict([CLOSE])  # we read no bodies
+        is_last = scope["path"] == PROBE or self._door.is_crowded
+        if is_last or has_body or scope["method"] not in ("GET", "HEAD"):  # we read no bodies
+            headers |= dict([CLOSE])
         return list(headers.items())
 
 

@@ -21,12 +21,18 @@ from typing import Any
 import bcrypt
 import pytest
 
+from snaprotd.commands.jobs import status_client
+from snaprotd.commands.jobs.status_client import Place, Unreachable, read_status
+from snaprotd.config.file import load
 from snaprotd.config.web_file import read_web_file
 from snaprotd.core.errors import ConfigError, SnaprotdError
+from snaprotd.report.status import VERSION
+from snaprotd.simulator import World
 from snaprotd.web import door, keeping, visit
 from snaprotd.web.keeping import Pages, serving
 from snaprotd.web.listener import open_listener
-from tests.support.processes import until
+from snaprotd.wiring import identity
+from tests.support.processes import TOKEN, daemon, provider, run, until, write_config
 
 pytestmark = pytest.mark.real_time
 
@@ -102,7 +108,7 @@ class Caller:
 
 
 @dataclass
-class Place:
+class Site:
     """Pages that are served, and their visitors."""
 
     pages: Pages
@@ -137,10 +143,10 @@ class Place:
 
 
 @asynccontextmanager
-async def served(address: Any = ("127.0.0.1", 0), **more: Any) -> AsyncIterator[Place]:
+async def served(address: Any = ("127.0.0.1", 0), **more: Any) -> AsyncIterator[Site]:
     shown = Shown()
     async with AsyncExitStack() as stack, serving(shown, address, **more) as pages:
-        yield Place(pages, shown, stack)
+        yield Site(pages, shown, stack)
         await stack.aclose()
 
 
@@ -178,7 +184,7 @@ async def test_a_page_of_somebody_else_whose_name_leads_here_is_refused_on_every
 async def test_the_names_that_host_may_have() -> None:
     async with served(hosts=("snap.example.org",)) as place:
         caller = await place.caller()
-        answers = {host: (await caller.ask("/healthz", host)).status for host in (*ALLOWED, *REFUSED)}
+        answers = {host: (await caller.ask("/metrics", host)).status for host in (*ALLOWED, *REFUSED)}
     assert answers == dict.fromkeys(ALLOWED, 200) | dict.fromkeys(REFUSED, 421)
 
 
@@ -363,7 +369,7 @@ def written(folder: Path, **keys: Any) -> Path:
 
 
 @asynccontextmanager
-async def guarded(folder: Path, **keys: Any) -> AsyncIterator[Place]:
+async def guarded(folder: Path, **keys: Any) -> AsyncIterator[Site]:
     path = written(folder, **keys)
     async with served(read=lambda: read_web_file(path)) as place:
         yield place
@@ -640,3 +646,199 @@ async def test_a_squatter_on_the_port_is_told_of_and_waited_out(often: None, log
 
 def test_it_is_tried_again_at_least_every_thirty_seconds() -> None:
     assert keeping.AGAIN_EVERY <= 30
+
+
+# -- what commands believe --------------------------------------------------------------------------------------------
+
+
+class Claiming(Shown):
+    """What answers for the daemon of a configuration, and says that its ledger is `ledger`."""
+
+    def __init__(self, ledger: Path, key: str) -> None:
+        self.ledger = ledger
+        self.key = key
+
+    def identity(self, config: str, challenge: str) -> Mapping[str, str] | None:
+        return {"ledger": str(self.ledger), "proof": identity.proof_of(self.key, str(self.ledger), challenge)}
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """Another ledger than that of the command."""
+    (tmp_path / "elsewhere").mkdir()
+    return tmp_path / "elsewhere" / "state.db"
+
+
+async def judged(folder: Path, shown: Shown) -> str:
+    """What a command says of the daemon at the port: empty where it goes on."""
+    async with serving(shown, ("127.0.0.1", 0)) as pages:
+        assert pages.url is not None
+        path = folder / "config.yaml"
+        path.write_text(
+            f"listen: {pages.url.removeprefix('http://')}\nstate: {folder / 'state.db'}\n"
+            'servers: [{id: 12345, schedule: "@daily"}]\n'
+        )
+        try:
+            await asyncio.to_thread(status_client.refuse_another_ledger, load(path, {}))
+        except SnaprotdError as error:
+            return str(error)
+    return ""
+
+
+async def test_a_daemon_that_proves_to_have_another_ledger_is_believed(tmp_path: Path, elsewhere: Path) -> None:
+    said = await judged(tmp_path, Claiming(elsewhere, identity.own_key(elsewhere)))
+    assert f"has its ledger in {elsewhere}, and this command would use {tmp_path / 'state.db'}" in said
+    assert stat.S_IMODE(identity.key_of(elsewhere).stat().st_mode) == 0o600
+    ours = tmp_path / "state.db"
+    assert await judged(tmp_path, Claiming(ours, identity.own_key(ours))) == ""
+
+
+async def test_what_does_not_prove_to_be_the_daemon_is_not_believed(
+    tmp_path: Path, elsewhere: Path, log: list[Any]
+) -> None:
+    assert await judged(tmp_path, Claiming(elsewhere, "0" * 64)) == ""  # there is no key
+    identity.own_key(elsewhere)
+    assert await judged(tmp_path, Claiming(elsewhere, "0" * 64)) == ""
+    assert await judged(tmp_path, Claiming(Path("relative"), "0" * 64)) == ""
+    assert [line["event"][:30] for line in log] == ["what answers for the daemon do"] * 3
+
+
+@pytest.mark.parametrize("kind", ["others", "writable", "link", "short"])
+async def test_a_key_that_anybody_may_have_laid_down_proves_nothing(tmp_path: Path, elsewhere: Path, kind: str) -> None:
+    key = identity.own_key(elsewhere)
+    place = identity.key_of(elsewhere)
+    if kind == "others":
+        if os.geteuid() != 0:
+            pytest.skip("NOT CHECKED: only root can give a file away")
+        os.chown(place, 4711, 4711)
+    elif kind == "writable":
+        place.chmod(0o666)
+    elif kind == "link":
+        place.rename(place.with_name("real"))
+        place.symlink_to(place.with_name("real"))
+    else:
+        place.write_text(key := "0" * 10)
+    assert await judged(tmp_path, Claiming(elsewhere, key)) == ""
+
+
+async def test_a_squatter_who_trickles_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_client, "QUICKLY", 0.2)
+
+    async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while not writer.transport.is_closing():
+                    writer.write(b"H")
+                    await asyncio.sleep(0.05)
+        writer.transport.abort()
+        ended.set()
+
+    ended = asyncio.Event()
+    path = tmp_path / "config.yaml"
+    server = await asyncio.start_server(trickle, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    path.write_text(f'listen: 127.0.0.1:{port}\nservers: [{{id: 12345, schedule: "@daily"}}]\n')
+    config, loop = load(path, {}), asyncio.get_running_loop()
+    begun = loop.time()
+    await asyncio.to_thread(status_client.refuse_another_ledger, config)
+    assert loop.time() - begun < 0.9
+    await ended.wait()
+    server.close()
+
+
+async def test_now_refuses_where_the_real_daemon_of_its_file_has_another_ledger(tmp_path: Path) -> None:
+    world = World(token=TOKEN)
+    world.add_server("web-01")
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    async with provider(world) as web:
+        text = f'listen: 127.0.0.1:{port}\nservers: [{{id: 12345, schedule: "@yearly"}}]\n'
+        config = write_config(tmp_path, web.base_url, text)
+        lines = [line for line in config.read_text().splitlines() if not line.startswith("state:")]
+        config.write_text("\n".join(lines))
+        folders = [tmp_path / "one", tmp_path / "other"]
+        for folder in folders:
+            folder.mkdir()
+        async with daemon(config, STATE_DIRECTORY=str(folders[0])) as life:
+            await life.has_said('"running"')
+            told = await run("now", "12345", "--config", str(config), STATE_DIRECTORY=str(folders[1]))
+        assert (told.code, world.created) == (1, [])
+        assert f"has its ledger in {folders[0] / 'state.db'}" in told.err
+
+
+# -- snaprotd status --------------------------------------------------------------------------------------------------
+
+
+class Reporting(Shown):
+    async def status(self) -> Mapping[str, Any]:
+        return {"version": VERSION, "text": "\x1b[2J\u202eevil", "rows": [{"a\nb": "\x9b1m"}]}
+
+
+async def asked(url: str, certificate: Path | None = None, **environ: str) -> dict[str, Any]:
+    return await asyncio.to_thread(read_status, Place(url, certificate), environ)
+
+
+async def test_the_status_is_read_over_a_unix_socket_and_moves_no_terminal(tmp_path: Path) -> None:
+    async with serving(Reporting(), tmp_path / "http.sock") as pages:
+        assert pages.url is not None
+        report = await asked(pages.url)
+    assert all(text.isprintable() for text in (report["text"], *report["rows"][0], *report["rows"][0].values()))
+
+
+async def test_the_status_is_read_over_tls_with_a_password_that_is_never_shown(
+    tmp_path: Path, certificates: Path
+) -> None:
+    path = written(tmp_path, basic_auth_users={"ann": WORD}, tls_server_config=served_by(certificates))
+    async with serving(Reporting(), ("127.0.0.1", 0), read=lambda: read_web_file(path)) as pages:
+        url, known = pages.url, certificates / "one.crt"
+        assert url is not None
+        assert (await asked(url, known, SNAPROTD_STATUS_AUTH="ann:swordfish"))["version"] == VERSION
+        assert (await asked(url.replace("//", "//ann:swordfish@"), known))["version"] == VERSION
+        for certificate in (None, certificates / "other.crt"):
+            with pytest.raises(Unreachable) as told:
+                await asked(url.replace("//", "//ann:swordfish@"), certificate)
+            assert "swordfish" not in str(told.value)
+        with pytest.raises(Unreachable, match="SNAPROTD_STATUS_AUTH"):
+            await asked(url, known)
+
+
+async def test_the_password_of_the_environment_goes_over_no_network_as_it_is() -> None:
+    with pytest.raises(Unreachable, match="would go over the network"):
+        await asked("http://192.0.2.1:9877", SNAPROTD_STATUS_AUTH="ann:swordfish")
+
+
+@pytest.mark.parametrize(
+    ("listen", "keys", "remark"),
+    [
+        ("127.0.0.1:9877", None, ""),
+        ("unix:/run/snaprotd/http.sock", None, ""),
+        ("0.0.0.0:9877", None, "nobody is asked who looks: `web_config` is for that"),
+        ("snap.example.org:9877", {"tls_server_config": {"cert_file": "a", "key_file": "b"}}, "names no users"),
+        ('"[::]:9877"', {"basic_auth_users": {"ann": WORD}}, "passwords go over the network as they are"),
+        (
+            "0.0.0.0:9877",
+            {"basic_auth_users": {"ann": WORD}, "tls_server_config": {"cert_file": "a", "key_file": "b"}},
+            "",
+        ),
+    ],
+)
+async def test_check_remarks_on_pages_that_anybody_may_look_at(
+    tmp_path: Path, listen: str, keys: dict[str, Any] | None, remark: str
+) -> None:
+    text = f'listen: {listen}\nservers: [{{id: 12345, schedule: "@daily"}}]\n'
+    text += "" if keys is None else f"web_config: {written(tmp_path, **keys)}\n"
+    told = await run("check", "--config", str(write_config(tmp_path, "http://127.0.0.1:1", text)))
+    assert told.code == 0
+    assert ("note" in told.out, remark in told.out) == (bool(remark), True)
+
+
+async def test_check_and_the_start_refuse_a_file_of_web_config_with_all_its_mistakes(tmp_path: Path) -> None:
+    (tmp_path / "web.yaml").write_text("basic_auth_users: {ann: plain}\ntls: {}\n")
+    text = f'web_config: {tmp_path / "web.yaml"}\nservers: [{{id: 12345, schedule: "@daily"}}]\n'
+    config = write_config(tmp_path, "http://127.0.0.1:1", text)
+    for command in ("check", "run"):
+        told = await run(command, "--config", str(config))
+        assert told.code == 78
+        assert "web.yaml:1:25: basic_auth_users.ann: should be a bcrypt hash" in told.err
+        assert "web.yaml:2:1: tls: unknown key" in told.err
+        assert "plain" not in told.err
