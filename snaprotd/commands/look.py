@@ -9,7 +9,7 @@ from rich.text import Text
 
 from snaprotd.commands.common import FAILED, as_json, begin, load, print_json, server_argument, wait_for, with_config
 from snaprotd.commands.jobs.account import read_account
-from snaprotd.commands.jobs.status_client import default_url, read_status
+from snaprotd.commands.jobs.status_client import Place, default_place, read_status
 from snaprotd.commands.text.tables import history_text, list_text, plan_text, status_text
 from snaprotd.commands.text.terminal import show
 from snaprotd.core.errors import ConfigError
@@ -115,11 +115,12 @@ def status(url: str | None, path: str | None, as_json: bool) -> int:
     \b
     Example:
       snaprotd status --url http://127.0.0.1:9877
+
+    A URL is http://HOST:PORT, https://HOST:PORT or unix:/PATH. Where the pages have passwords, user and password are
+    those of the URL or of $SNAPROTD_STATUS_AUTH (USER:PASSWORD), which other users of this machine do not see.
     """
     begin()
-    if url is None:
-        url = _address(path)
-    report = read_status(url)
+    report = read_status(_place(path) if url is None else Place(url), os.environ)
     if as_json:
         print_json(report)
     else:
@@ -127,13 +128,13 @@ def status(url: str | None, path: str | None, as_json: bool) -> int:
     return 0
 
 
-def _address(path: str | None) -> str:
+def _place(path: str | None) -> Place:
     """Where the daemon listens. What is wrong with its file must not keep anybody from looking at it."""
     try:
-        return default_url(load(path))
+        return default_place(load(path))
     except ConfigError as error:
         click.echo(f"{error}\nsnaprotd: so its usual address is asked; --url names another", err=True)
-        return default_url(None)
+        return default_place(None)
 
 
 COMMANDS = (plan, list_, history, status)

@@ -22,6 +22,7 @@ from snaprotd.commands.common import (
 )
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.config.file import json_schema
+from snaprotd.config.web_file import read_web_file, remark_on_pages
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
@@ -50,7 +51,9 @@ def run(path: str | None) -> int:
 
 async def _live(path: str | None) -> int:
     from snaprotd.daemon.life import Daemon
+    from snaprotd.web.door import raise_descriptors
 
+    raise_descriptors()
     daemon = Daemon(load(path), os.environ)
     daemon.obey_signals()
     return await daemon.run()
@@ -69,7 +72,10 @@ def check(path: str | None, online: bool) -> int:
     settings = load(path)
     if why := why_unusable(settings.state):
         raise ConfigError([Mistake(source=str(settings.path), path="state", message=why)])
+    web_file = None if settings.web_config is None else read_web_file(settings.web_config)
     click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
+    if remark := remark_on_pages(settings.listen, web_file):
+        click.echo(f"{'note':<9}{remark}")
     if not online:
         return 0
     begin()

@@ -129,7 +129,13 @@ def _settings(keys: Mapping[str, Any], record: type) -> dict[str, Any]:
     """The keys that are fields of `record`, durations in seconds."""
     names = {each.name for each in fields(record)}
     given = {key: value for key, value in keys.items() if key in names}
-    return {key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in given.items()}
+    return {key: _setting(value) for key, value in given.items()}
+
+
+def _setting(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _entries(keys: FileKeys) -> Iterator[ServerEntry]:

@@ -247,7 +247,7 @@ def _hint(error: ErrorDetails, path: KeyPath, document: Document) -> str:
         return ": put it in quotes"
     if kind in ("int_type", "float_type", "union_tag_invalid") and re.fullmatch('"[0-9.]+"', written):
         return ": leave out the quotes"
-    if kind == "list_type" and isinstance(value, str) and path[-1] == "adopt":
+    if kind == "list_type" and isinstance(value, str) and path[-1] in ("adopt", "allowed_hosts"):
         return f": write [{printable(written)[:60]}]"
     if kind == "enum" and isinstance(value, str):
         meant = nearest(value, re.findall("'([^']*)'", error["ctx"]["expected"]))

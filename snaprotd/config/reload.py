@@ -19,6 +19,7 @@ STEADY = 1.0
 RESTART: Mapping[str, Callable[[Config], object]] = {
     "state": lambda config: config.state,
     "listen": lambda config: config.listen,
+    "web_config": lambda config: config.web_config,
     "instance": lambda config: config.instance,
     "api.base_url": lambda config: config.api.base_url,
 }

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from snaprotd.config.addresses import Listen, written_listen
 from snaprotd.config.shape import shown_duration
 from snaprotd.core.model import PROVIDER_LIMIT, Server
 from snaprotd.core.policy import Policy, Retention, Rules
@@ -53,7 +54,11 @@ class Config:
     api: ApiSettings = field(default_factory=ApiSettings)
     state: str = field(repr=False)
     """Path of the ledger, or a postgresql:// URL, which may hold a password."""
-    listen: tuple[str, int] | None = ("127.0.0.1", 9877)
+    listen: Listen = ("127.0.0.1", 9877)
+    allowed_hosts: tuple[str, ...] = ()
+    """Names in the header Host, in lower case, beyond IP addresses, loopback names and that of `listen`."""
+    web_config: Path | None = None
+    """The file that says how the pages are protected; `web_file` reads it."""
     own_server: str | None = None
     """The id of the server that snaprotd itself runs on, or `NO_SERVER`; None where the machine has to tell."""
     instance: str = "main"
@@ -98,7 +103,7 @@ def as_written(key: str, value: Any) -> Any:
     if isinstance(value, float) and key != "requests_per_second":
         return shown_duration(timedelta(seconds=value))
     if key == "listen":
-        return f"{value[0]}:{value[1]}"
+        return written_listen(value)
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, StrEnum) else value
 
 

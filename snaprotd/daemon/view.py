@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
@@ -20,6 +22,7 @@ from snaprotd.logs import redactor
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.status import Situation, report_head, server_report, status_report
 from snaprotd.wiring.assembly import account_of
+from snaprotd.wiring.identity import own_key, proof_of
 
 REPORT_GOOD_FOR = 1.0
 """Seconds. A report on thousands of servers takes a while to make, and every open page asks for one."""
@@ -122,6 +125,14 @@ class DaemonView:
     def remarks(self) -> Sequence[str]:
         mistakes = self._standing.mistakes
         return ["the new configuration is refused, the old one is in force:", *mistakes] if mistakes else []
+
+    def identity(self, config: str, challenge: str) -> Json | None:
+        """Which ledger we have, with a proof, for a command that goes by our very file; None for anybody else."""
+        if not config.isprintable() or os.path.realpath(config) != os.path.realpath(self.config.path):
+            return None
+        ledger = self._tools.ledger.name
+        key = own_key(Path(ledger))
+        return {"ledger": ledger, "proof": proof_of(key, ledger, challenge)} if key else None
 
     # -- what the pages show -----------------------------------------------------------------------------------
 
