@@ -27,9 +27,11 @@ from snaprotd.commands.common import (
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.config.file import json_schema
 from snaprotd.config.remains import remains_of
+from snaprotd.config.trust import remarks_on
 from snaprotd.core.errors import ConfigError, Mistake, SnaprotdError
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
+from snaprotd.report.findings import Finding
 from snaprotd.simulator import FAULT_HELP, Fault
 
 log = structlog.get_logger("snaprotd")
@@ -98,10 +100,11 @@ def check(path: str | None, online: bool) -> int:
     if why := why_unusable(settings.state):
         raise ConfigError([Mistake(source=str(settings.path), path="state", message=why)])
     click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
-    if not online:
-        return 0
-    begin()
-    findings = wait_for(check_online(settings, os.environ))
+    remarks = [Finding(ok=True, note=True, text=text) for text in remarks_on(settings)]
+    if online:
+        begin()
+    found = wait_for(check_online(settings, os.environ)) if online else []
+    findings = [*found, *remarks]
     for finding in findings:
         word = "note" if finding.note else "ok" if finding.ok else "PROBLEM"
         click.echo(f"{word:<9}{finding.text}")

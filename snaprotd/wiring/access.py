@@ -11,10 +11,11 @@ import structlog
 
 from snaprotd.config.remains import NOTHING, Remains
 from snaprotd.config.settings import ApiSettings, Config
+from snaprotd.config.trust import why_not_sent_to
 from snaprotd.core.promise import Terms
 from snaprotd.logs import redactor
 from snaprotd.provider import NullObserver, Provider, RequestObserver
-from snaprotd.provider.token import TokenSource, first_accepted, token_source
+from snaprotd.provider.token import TokenError, TokenSource, first_accepted, token_source
 from snaprotd.provider.vps_org.calls import Transport as Transport
 from snaprotd.provider.vps_org.client import VpsOrg
 
@@ -32,8 +33,13 @@ def read_token(config: Config, environ: Mapping[str, str]) -> TokenSource:
 async def cloud_by_terms(
     terms: Terms, environ: Mapping[str, str], transport: Transport | None = None, remains: Remains = NOTHING
 ) -> AsyncIterator[Provider]:
-    """The provider's API by what is kept beside a promise. Raises `TokenError` where no token can be found now."""
+    """The provider's API by what is kept beside a promise.
+
+    Raises `TokenError` where no token can be found now, or where it may not be sent to the address that is kept.
+    """
     base_url = terms.base_url or ApiSettings.base_url
+    if why := why_not_sent_to(base_url, environ):
+        raise TokenError(why)
     token = _token_by_terms(terms.token_file, urlsplit(base_url).netloc, environ, remains)
     redactor.hide(token.secrets)
     async with VpsOrg(

@@ -113,8 +113,8 @@ def test_a_setting_means_what_it_says(text: str, key: str, value: object) -> Non
 
 
 API = [
-    ("base_url: https://e.com/api/", "base_url", "https://e.com/api"),
-    ("base_url: HTTPS://e.com", "base_url", "HTTPS://e.com"),
+    ("base_url: https://admin.vps.org/api/", "base_url", "https://admin.vps.org/api"),
+    ("base_url: HTTPS://admin.vps.org", "base_url", "HTTPS://admin.vps.org"),
     ("base_url: http://127.0.0.1:8080/api/v1", "base_url", "http://127.0.0.1:8080/api/v1"),
     ("base_url: http://127.9.9.9", "base_url", "http://127.9.9.9"),
     ("base_url: 'http://[::1]:80/'", "base_url", "http://[::1]:80"),
