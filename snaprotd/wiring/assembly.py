@@ -26,7 +26,8 @@ from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.provider.inventory import Inventory
-from snaprotd.wiring.access import Transport, cloud_by_terms, open_cloud, read_token
+from snaprotd.provider.token import TokenSource
+from snaprotd.wiring.access import Transport, cloud_by_terms, open_cloud
 from snaprotd.wiring.whose import demand_own_account
 
 log = structlog.get_logger("snaprotd")
@@ -78,9 +79,17 @@ async def open_tools(
     metrics: Metrics,
     this_machine: ThisMachine,
     transport: Transport | None = None,
+    *,
+    once: bool = False,
 ) -> AsyncIterator[Tools]:
-    """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
-    async with open_cloud(config, environ, metrics.requests, transport) as cloud, await open_ledger(config) as ledger:
+    """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file.
+
+    `once`: for a command, which ends by itself.
+    """
+    async with (
+        open_cloud(config, environ, metrics.requests, transport, once=once) as cloud,
+        await open_ledger(config) as ledger,
+    ):
         # Before anything is promised: a file that names another ledger must not hide what this one will owe.
         folder = notes_directory(config.path, environ)
         with suppress(OSError):  # to note it fails too, and says why
@@ -195,9 +204,8 @@ def terms_of(config: Config) -> Terms:
     )
 
 
-def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str], this_machine: ThisMachine) -> None:
-    """Go on with the same tools under another configuration. Raises `TokenError`, with nothing changed."""
-    token = read_token(config, environ)
+def adjust_tools(tools: Tools, config: Config, token: TokenSource, this_machine: ThisMachine) -> None:
+    """Go on with the same tools under another configuration, and with the token that it names."""
     tools.cloud.adjust(token=token, requests_per_second=config.api.requests_per_second, timeout=config.api.timeout)
     tools.inventory.forget_owner()
     tools.inventory.call(config.server_ids)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snaprotd.config import trust
 from snaprotd.config.file import parse
+from snaprotd.config.settings import Config
 from snaprotd.config.trust import why_not_sent_to
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.daemon.last_resort import pay_what_is_owed
 from snaprotd.ledger.store import Ledger
+from snaprotd.wiring.access import read_token
 from tests.support.daemons import Line, a_world, logged
 from tests.support.promised import HOUR
 from tests.support.world_transport import WorldTransport
@@ -146,3 +151,50 @@ async def test_a_start_that_is_owed_is_paid_at_no_address_that_the_token_may_not
     told = [line["error"] for line in logged(log, "what is owed cannot be paid from here")]
     assert all("may not be sent to collect.example" in why for why in told)
     assert bool(told) is not bool(allowed)
+
+
+# -- the token as something else -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Database:
+    password_file: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Later(Config):
+    """A configuration with keys that name files, as any key may one day."""
+
+    web_config: Path | None = None
+    database: _Database | None = None
+
+
+def read_by(folder: Path, **more: Any) -> Config:
+    token = folder / "token"
+    token.write_text("vps_of_the_account\n")
+    token.chmod(0o600)
+    good = parse(f"api: {{token_file: {token}}}\n{SERVERS}", "c.yaml", {})
+    return _Later(**{**vars(good), **more})
+
+
+@pytest.mark.parametrize("as_link", [False, True])
+def test_the_tokens_file_under_another_key_is_refused(tmp_path: Path, as_link: bool) -> None:
+    named = tmp_path / ("link" if as_link else "token")
+    config = read_by(tmp_path, database=_Database(named))
+    if as_link:
+        named.symlink_to("token")
+    with pytest.raises(ConfigError, match=r"c\.yaml: database\.password_file: .* is the token's file"):
+        read_token(config, {})
+
+
+def test_a_file_that_holds_the_token_is_refused_under_another_key(tmp_path: Path) -> None:
+    (tmp_path / "web.yaml").write_text("password: vps_of_the_account\n")
+    with pytest.raises(ConfigError, match=r"web_config: .* holds the API token") as why:
+        read_token(read_by(tmp_path, web_config=tmp_path / "web.yaml"), {})
+    assert "vps_of" not in str(why.value)
+
+
+def test_a_file_of_its_own_under_another_key_is_none_of_the_tokens_business(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    config = read_by(tmp_path, web_config=tmp_path / "pipe", database=_Database(tmp_path / "nowhere"))
+    assert read_token(config, {}).get() == "vps_of_the_account"
