@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from snaprotd.config.remains import NOTHING, Remains
-from snaprotd.config.settings import Config, Target, notes_directory
+from snaprotd.config.settings import OLD_STATE, Config, Target, default_state, notes_directory
+from snaprotd.config.trust import WHY_NOT_THERE
 from snaprotd.core.errors import ConfigError, LedgerError, Mistake
 from snaprotd.core.model import Machine
 from snaprotd.core.promise import Terms
@@ -21,7 +22,7 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.events import Observers
 from snaprotd.engine.run import Drain, Tools
-from snaprotd.ledger.address import ledgers_in_force, name_of, note_in_force, why_unusable
+from snaprotd.ledger.address import ledgers_in_force, make_folder, name_of, note_in_force, why_unusable
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
@@ -86,6 +87,7 @@ async def open_tools(
 
     `once`: for a command, which ends by itself.
     """
+    _see_to_default_place(config, environ)
     async with (
         open_cloud(config, environ, metrics.requests, transport, once=once) as cloud,
         await open_ledger(config) as ledger,
@@ -94,7 +96,7 @@ async def open_tools(
         folder = notes_directory(config.path, environ)
         with suppress(OSError):  # to note it fails too, and says why
             if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
         note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
         inventory = Inventory(cloud, called=config.server_ids)
         try:
@@ -112,6 +114,15 @@ async def open_tools(
             )
         finally:
             await inventory.aclose()
+
+
+def _see_to_default_place(config: Config, environ: Mapping[str, str]) -> None:
+    """Make the folder of a default place. That of any other is for whoever names it."""
+    if config.state == OLD_STATE:
+        log.warning(WHY_NOT_THERE, ledger=name_of(config.state))
+    elif config.state == default_state(environ):
+        with suppress(OSError):  # to open the ledger fails too, and says why
+            make_folder(Path(config.state).parent)
 
 
 async def _adopt(ledger: Ledger) -> None:
