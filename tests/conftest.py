@@ -13,6 +13,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from snaprotd.config import trust
 from snaprotd.wiring.access import open_cloud
 from tests.support.daemons import Line, look_around_less
 from tests.support.searches import set_the_usual
@@ -20,6 +21,9 @@ from tests.support.stages import Stage, stage
 from tests.support.virtual_time import run_virtually
 
 set_the_usual()
+
+trust.USUAL |= {"vps.invalid", "other.invalid"}
+"""Where the providers are of tests that run in this process; no request of theirs leaves it."""
 
 if os.path.isdir("/dev/shm"):
     # A ledger waits for its disk at every write; tests make thousands.

@@ -19,6 +19,7 @@ from snaprotd.config.layers import check_layers, defaults_of, expressions_of, la
 from snaprotd.config.mistakes import Findings, read_shape, shown_path
 from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written, default_state
 from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
+from snaprotd.config.trust import check_trust
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.policy import Policy
 from snaprotd.core.schedule import DEFAULT_TIMEZONE, Schedule
@@ -113,6 +114,7 @@ def parse(text: str, source: str, environ: Mapping[str, str] = os.environ) -> Co
     keys = read_shape(document, findings)
     if keys is not None:
         check_layers(keys, findings)
+        check_trust(keys, environ, findings)
     findings.end(text)
     assert keys is not None  # or there was a mistake
     digest = hashlib.sha256(text.encode()).hexdigest()

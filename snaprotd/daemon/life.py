@@ -30,7 +30,7 @@ from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Rotations
 from snaprotd.engine.run import Tools
 from snaprotd.observe.metrics import Metrics
 from snaprotd.web.keeping import Pages, serving
-from snaprotd.wiring.access import Transport
+from snaprotd.wiring.access import Transport, read_token
 from snaprotd.wiring.assembly import adjust_tools, open_tools
 
 log = structlog.get_logger("snaprotd.daemon")
@@ -258,9 +258,8 @@ class Daemon:
     # -- configuration -----------------------------------------------------------------------------------------
 
     def _parts(self) -> Sequence[Callable[[Config], None]]:
-        """What goes on under a new configuration, in order. Only the first may refuse it: then nothing has changed."""
+        """What goes on under a new configuration, in order. None of them may refuse it."""
         return (
-            lambda config: adjust_tools(self._tools, config, self._environ, this_machine),
             lambda config: self._rotations.permits.set_number(config.max_concurrent),
             self._apply,
             self._schedules.apply,
@@ -289,6 +288,8 @@ class Daemon:
         """
         async with self._changing_targets:
             remembered = await Remembered.read(self._tools.ledger)
+            token = await asyncio.to_thread(read_token, config, self._environ)
+            adjust_tools(self._tools, config, token, this_machine)
             for apply in self._parts():
                 apply(config)
             await self._schedules.set_targets(self._account.targets(), remembered, at_start=False)

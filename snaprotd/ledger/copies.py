@@ -27,6 +27,7 @@ from snaprotd.core.creation import Life, cut_off, mark_of_life
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, merged
 from snaprotd.ledger import statements
+from snaprotd.ledger.address import make_folder, write_anew
 from snaprotd.ledger.promises import read_power, row_of
 from snaprotd.ledger.rows import read_lives, written_lives
 
@@ -102,13 +103,8 @@ class Copies:
             with suppress(OSError):  # others are owed something
                 self._folder.rmdir()
             return
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        fresh = file.with_suffix(f".{os.getpid()}")
-        with fresh.open("w") as written:
-            json.dump(row_of(record), written)
-            written.flush()
-            os.fsync(written.fileno())
-        fresh.replace(file)
+        make_folder(self._folder)
+        write_anew(file, json.dumps(row_of(record)))
 
     def _file(self, record: ServerPower) -> Path:
         """Named so that a person sees of which server it is; the rest keeps the servers of two accounts apart."""

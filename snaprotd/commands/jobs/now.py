@@ -91,7 +91,7 @@ async def rotate_now(
     Raises `UnknownServer`, and `SnaprotdError` where a rotation of the server is open in another process.
     """
     board = Board()
-    async with open_tools(config, environ, board, Metrics(board), this_machine) as tools:
+    async with open_tools(config, environ, board, Metrics(board), this_machine, once=True) as tools:
         _obey_signals(tools, say)
         target = await _target(config, tools, name)
         usual = await _usual_duration(tools.ledger, target.server_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -12,11 +14,11 @@ import httpx
 
 from snaprotd import __version__
 from snaprotd.core.errors import Accepted, NotSent, Temporary, Unclear
-from snaprotd.core.words import is_loopback
 from snaprotd.provider import Guard, RequestObserver
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org.answers import UnreadableError
+from snaprotd.provider.vps_org.way import Proxy, proxy_to, trusted
 
 SNAPSHOTS = "/snapshots/"
 MAX_BODY = 16 * 1024 * 1024
@@ -44,6 +46,8 @@ class Call:
     """A server is off until it is answered: it waits behind no other, and not for long."""
     code: str = ""
     traced: bool = False
+    tunnelled: bool = False
+    """A proxy was reached, and asked for the way."""
     sent: bool = False
     status: int = 0
     """Of the answer, as soon as it begins to arrive."""
@@ -72,9 +76,13 @@ class Call:
     async def trace(self, event: str, details: dict[str, Any]) -> None:
         """httpcore tells here what it is about to do; raising stops it. A proxy's CONNECT is not the request."""
         self.traced = True
-        if event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
-            self.ask_guard()
-            self.sent = True
+        if event != "http11.send_request_headers.started":
+            return
+        if details["request"].method == b"CONNECT":
+            self.tunnelled = True
+            return
+        self.ask_guard()
+        self.sent = True
 
     def lost(self, message: str, *, retry_after: float | None = None) -> Temporary:
         """The error for an attempt that was sent and got no usable answer."""
@@ -115,12 +123,15 @@ class Line:
         timeout: float,
         observer: RequestObserver,
         transport: Transport | None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
+        """Raises `BadEnvironment` where a variable of `environ` names no way, or no certificates, that can be used."""
         self._host = base.netloc.decode()
+        self._proxy = None if transport is not None else proxy_to(base.host, base.port or 443, environ)
         self._timeout = timeout
         self._observer = observer
         self._pace = Pace(requests_per_second, places=MAX_CONCURRENT)
-        self._client = _client(base, timeout, transport)
+        self._client = _client(base, timeout, transport or _transport(base, self._proxy, environ))
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -135,7 +146,7 @@ class Line:
         async with self._pace.turn(urgent=call.urgent, wanted=wanted) as waited:
             if waited > NOT_WORTH_TELLING:
                 self._observer.throttled(waited)
-            call.traced, call.sent, call.status = False, False, 0
+            call.traced, call.tunnelled, call.sent, call.status = False, False, False, 0
             call.ask_guard()
             reply = await self._attempt(call, token)
             asked = reply.retry_after
@@ -195,13 +206,27 @@ class Line:
             return f"no answer to {call} from {self._host} within {self._timeout:g} s"
         if isinstance(error, UnreadableError):
             return f"the answer to {call} from {self._host} cannot be read: {error}"
+        if self._proxy is not None and isinstance(error, httpx.ConnectError | httpx.ProxyError):
+            first = "cannot be reached" if not call.tunnelled else f"does not lead to {self._host}"
+            return f"{self._proxy} {first} for {call}: {error or type(error).__name__}"
         if isinstance(error, httpx.ConnectError):
             reason = str(error) or "no connection (is it the right scheme, http or https?)"
             return f"{self._host} cannot be reached for {call}: {reason}"
         return f"the connection to {self._host} was lost at {call}: {error or type(error).__name__}"
 
 
-def _client(base: httpx.URL, timeout: float, transport: Transport | None) -> httpx.AsyncClient:
+def _transport(base: httpx.URL, proxy: Proxy | None, environ: Mapping[str, str]) -> Transport:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT)
+    if base.scheme == "http":  # to this machine: no certificate is asked for
+        return httpx.AsyncHTTPTransport(verify=False, trust_env=False, limits=limits)
+    certificates = trusted(environ)
+    through = None if proxy is None else httpx.Proxy(proxy.url)
+    if through is not None and through.url.scheme == "https":
+        through.ssl_context = certificates
+    return httpx.AsyncHTTPTransport(verify=certificates, trust_env=False, limits=limits, proxy=through)
+
+
+def _client(base: httpx.URL, timeout: float, transport: Transport) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=transport,
         headers={
@@ -215,9 +240,7 @@ def _client(base: httpx.URL, timeout: float, transport: Transport | None) -> htt
         # The time-outs of httpx are for each read, so the whole attempt has one of its own. To connect has one here
         # besides: httpcore leaves the socket open where a TLS handshake is cancelled from outside.
         timeout=httpx.Timeout(None, connect=timeout / CONNECT_SHARE),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT),
-        # A proxy of the environment is for the world outside: on loopback it would only be handed the token.
-        trust_env=not is_loopback(base.host),
+        trust_env=False,
     )
 
 

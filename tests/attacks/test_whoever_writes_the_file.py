@@ -1,0 +1,200 @@
+"""Whoever writes the configuration file is not to get the token by it, nor to keep the daemon from its work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snaprotd.config import trust
+from snaprotd.config.file import parse
+from snaprotd.config.settings import Config
+from snaprotd.config.trust import why_not_sent_to
+from snaprotd.core.errors import ConfigError
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower, Terms
+from snaprotd.daemon.last_resort import pay_what_is_owed
+from snaprotd.ledger.store import Ledger
+from snaprotd.wiring.access import read_token
+from tests.support.daemons import Line, a_world, logged
+from tests.support.promised import HOUR
+from tests.support.world_transport import WorldTransport
+
+THEIRS = "https://collect.example/api/v1"
+SERVERS = 'servers: [{id: 1, schedule: "@daily"}]\n'
+
+
+@pytest.fixture(autouse=True)
+def _as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "USUAL", frozenset({"admin.vps.org"}))
+
+
+def refused(text: str, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as why:
+        parse(text, "c.yaml", environ)
+    return [str(mistake) for mistake in why.value.mistakes]
+
+
+# -- where the token goes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "https://admin.vps.org/api/v1",
+        "https://ADMIN.vps.ORG:443/api/v1",
+        "http://127.0.0.1:8321/api/v1",
+        "http://127.9.9.9/",
+        "http://[::1]:8321/api/v1",
+        "http://[0:0:0:0:0:0:0:1]/",
+        "http://localhost/",
+    ],
+)
+def test_without_a_word_the_token_goes_to_the_provider_and_to_this_machine(base_url: str) -> None:
+    assert why_not_sent_to(base_url, {}) == ""
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        THEIRS,
+        "https://admin.vps.org.collect.example/",
+        "https://collect.example/admin.vps.org",
+        "https://xadmin.vps.org/",
+        "https://vps.org/",
+        "https://admin.vps.org./",
+        "https://admin.vps.org@collect.example/",
+        "https://collect.example\\@admin.vps.org/",
+        "https://admin.vps.org\\.collect.example/",
+        "https://admin%2evps.org/",
+        "https://[admin.vps.org]/",
+        "https://admin.vps.org:/",
+        "https://\u0430dmin.vps.org/",  # a Cyrillic letter
+        "https://xn--dmin-7cd.vps.org/",  # the same, as it is looked up
+        "https://admin\uff0evps\uff0eorg/",
+        "https://localhost.collect.example/",
+        "https://localhost./",
+        "https://127.0.0.1.collect.example/",
+        "https://2130706433/",
+        "https://127.1/",
+        "https://0.0.0.0/",
+        "https://[::ffff:203.0.113.7]/",
+        "https:///",
+        "",
+    ],
+)
+def test_no_other_writing_of_an_address_gets_the_token(base_url: str) -> None:
+    assert "SNAPROTD_ALLOW_HOST" in why_not_sent_to(base_url, {})
+
+
+@pytest.mark.parametrize(
+    ("named", "base_url", "allowed"),
+    [
+        ("admin.vps.org", "https://admin.vps.org/api/v1", True),
+        ("admin.vps.org", "http://127.0.0.1/", False),
+        ("admin.vps.org", "http://localhost/", False),
+        ("relay.example", "https://admin.vps.org/", False),
+        ("relay.example, Admin.VPS.org ", "https://admin.vps.org/", True),
+        ("127.0.0.1", "http://127.0.0.1:8321/", True),
+        ("127.0.0.1:8321", "http://127.0.0.1:8321/", True),
+        ("127.0.0.1:8321", "http://127.0.0.1:8322/", False),
+        ("::1", "http://[0::1]:8321/", True),
+        ("[::1]:8321", "http://[::1]:8321/", True),
+        ("[::1]:8321", "http://[::1]/", False),
+        ("example", "https://relay.example/", False),
+        ("*.example", "https://relay.example/", False),
+        ("*", "https://relay.example/", False),
+        ("https://relay.example", "https://relay.example/", False),
+        (",", "https:///", False),
+        (",", "https://admin.vps.org/", False),
+    ],
+)
+def test_the_variable_names_all_hosts_and_nothing_but_hosts(named: str, base_url: str, allowed: bool) -> None:
+    why = why_not_sent_to(base_url, {"SNAPROTD_ALLOW_HOST": named})
+    assert (why == "") is allowed
+    assert allowed or named.strip() in why
+
+
+def test_an_address_of_the_writers_own_is_a_mistake_of_the_file_at_its_place() -> None:
+    (mistake,) = refused(f"api: {{base_url: '{THEIRS}'}}\n{SERVERS}")
+    assert mistake.startswith("c.yaml:1:17: api.base_url: the API token may not be sent to collect.example: ")
+    assert "names the host in $SNAPROTD_ALLOW_HOST" in mistake
+
+
+def test_the_default_address_obeys_the_variable_too() -> None:
+    (mistake,) = refused(SERVERS, SNAPROTD_ALLOW_HOST="127.0.0.1")
+    assert "api.base_url: the API token may not be sent to admin.vps.org" in mistake
+
+
+@pytest.mark.usefixtures("one_clock")
+@pytest.mark.parametrize(("allowed", "status"), [("", "stopped"), ("collect.example", "active")])
+async def test_a_start_that_is_owed_is_paid_at_no_address_that_the_token_may_not_go_to(
+    tmp_path: Path, log: list[Line], allowed: str, status: str
+) -> None:
+    world = a_world(token="vps_the_accounts_own")
+    world.set_status("12345", "stopped")
+    signed: list[str] = []
+    way = WorldTransport(world, before=lambda request: signed.append(request.headers["authorization"]))
+    owed = Power(asked=1, went_off=True, request_age=HOUR, stop_age=HOUR)
+    terms = Terms(base_url=THEIRS)
+    async with await Ledger.open(tmp_path / "state.db", owner="before") as ledger:
+        record = ServerPower(account="collect.example", server_id="12345", label="web", power=owed, terms=terms)
+        await ledger.starts.save(record)
+    environ = {"VPS_API_TOKEN": world.token, "SNAPROTD_ALLOW_HOST": allowed}
+    async with asyncio.timeout(HOUR):
+        is_paid = await pay_what_is_owed([tmp_path / "state.db"], environ, ConfigError([]), way)
+    assert (is_paid, bool(signed), world.status_of("12345")) == (bool(allowed), bool(allowed), status)
+    told = [line["error"] for line in logged(log, "what is owed cannot be paid from here")]
+    assert all("may not be sent to collect.example" in why for why in told)
+    assert bool(told) is not bool(allowed)
+
+
+# -- the token as something else -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Database:
+    password_file: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Later(Config):
+    """A configuration with keys that name files, as any key may one day."""
+
+    web_config: Path | None = None
+    database: _Database | None = None
+
+
+def read_by(folder: Path, **more: Any) -> Config:
+    token = folder / "token"
+    token.write_text("vps_of_the_account\n")
+    token.chmod(0o600)
+    good = parse(f"api: {{token_file: {token}}}\n{SERVERS}", "c.yaml", {})
+    return _Later(**{**vars(good), **more})
+
+
+@pytest.mark.parametrize("as_link", [False, True])
+def test_the_tokens_file_under_another_key_is_refused(tmp_path: Path, as_link: bool) -> None:
+    named = tmp_path / ("link" if as_link else "token")
+    config = read_by(tmp_path, database=_Database(named))
+    if as_link:
+        named.symlink_to("token")
+    with pytest.raises(ConfigError, match=r"c\.yaml: database\.password_file: .* is the token's file"):
+        read_token(config, {})
+
+
+def test_a_file_that_holds_the_token_is_refused_under_another_key(tmp_path: Path) -> None:
+    (tmp_path / "web.yaml").write_text("password: vps_of_the_account\n")
+    with pytest.raises(ConfigError, match=r"web_config: .* holds the API token") as why:
+        read_token(read_by(tmp_path, web_config=tmp_path / "web.yaml"), {})
+    assert "vps_of" not in str(why.value)
+
+
+def test_a_file_of_its_own_under_another_key_is_none_of_the_tokens_business(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    config = read_by(tmp_path, web_config=tmp_path / "pipe", database=_Database(tmp_path / "nowhere"))
+    assert read_token(config, {}).get() == "vps_of_the_account"
