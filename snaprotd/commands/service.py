@@ -104,7 +104,7 @@ def check(path: str | None, online: bool) -> int:
     findings = wait_for(check_online(settings, os.environ))
     for finding in findings:
         word = "note" if finding.note else "ok" if finding.ok else "PROBLEM"
-        click.echo(f"{word:<9}{finding.text}")
+        click.echo(f"{word:<9}{logs.redactor.known(finding.text)}")
     return 0 if all(finding.ok for finding in findings) else FAILED
 
 

@@ -35,7 +35,6 @@ async def cloud_by_terms(
     """The provider's API by what is kept beside a promise. Raises `TokenError` where no token can be found now."""
     base_url = terms.base_url or ApiSettings.base_url
     token = _token_by_terms(terms.token_file, urlsplit(base_url).netloc, environ, remains)
-    redactor.hide(token.secrets)
     async with VpsOrg(
         base_url=base_url,
         token=token,

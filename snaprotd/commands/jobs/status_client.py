@@ -13,6 +13,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import SnaprotdError
+from snaprotd.core.words import LONGEST_TEXT, in_one_line, printable
 from snaprotd.ledger.address import name_of
 from snaprotd.report.status import VERSION
 
@@ -65,7 +66,7 @@ def read_status(url: str, *, timeout: float = TIMEOUT) -> dict[str, Any]:
     try:
         # Without the environment's proxies: the daemon is near.
         with build_opener(ProxyHandler({})).open(address, timeout=timeout) as answer:
-            report = json.loads(answer.read(LARGEST))
+            report = _fit(json.loads(answer.read(LARGEST)))
     except HTTPError as error:
         raise Unreachable(f"what answers at {url} tells no status: {_answer(error)}") from error
     except URLError as error:
@@ -73,11 +74,20 @@ def read_status(url: str, *, timeout: float = TIMEOUT) -> dict[str, Any]:
         raise Unreachable(
             f"no daemon answers at {url}: {reason}. Is it running? Name its address with --url"
         ) from error
-    except (OSError, ValueError, HTTPException) as error:
-        raise Unreachable(f"what answers at {url} is no snaprotd: {error}") from error
+    except (OSError, ValueError, RecursionError, HTTPException) as error:
+        raise Unreachable(f"what answers at {url} is no snaprotd: {in_one_line(str(error))}") from error
     if not isinstance(report, dict) or report.get("version") != VERSION:
         raise Unreachable(f"what answers at {url} is no snaprotd of this version")
     return report
+
+
+def _fit(value: Any) -> Any:
+    """What somebody says on that address, who may be anybody, as it may be shown."""
+    if isinstance(value, str):
+        return printable(value, len(value))
+    if isinstance(value, dict):
+        return {printable(key): _fit(inner) for key, inner in value.items()}
+    return list(map(_fit, value)) if isinstance(value, list) else value
 
 
 def _answer(error: HTTPError) -> str:
@@ -85,8 +95,8 @@ def _answer(error: HTTPError) -> str:
     said = ""
     with suppress(OSError, HTTPException):
         said = error.read(300).decode(errors="replace").partition("\n")[0]
-    is_sentence = bool(said) and said.isprintable() and not said.startswith("<")
-    return f"{error.code} {error.reason}" + (f": {said}" if is_sentence else "")
+    is_sentence = bool(said) and not said.startswith("<")
+    return in_one_line(f"{error.code} {error.reason}" + (f": {said}" if is_sentence else ""), 2 * LONGEST_TEXT)
 
 
 def _is_address(text: str) -> bool:
