@@ -25,6 +25,9 @@ CONNECT_SHARE = 3
 NOT_WORTH_TELLING = 0.001
 """Seconds that a request without any waiting takes to get its turn."""
 
+OF_AN_ANSWER = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict, OSError, ValueError)
+"""What an attempt ends with that was not answered as it should be. Not all that httpx makes of a header is its own."""
+
 Transport = httpx.AsyncBaseTransport
 """How bytes reach the provider; another one stands in where there is no network."""
 
@@ -148,7 +151,7 @@ class Line:
         try:
             async with asyncio.timeout(self._timeout):
                 reply = await self._send(call, token)
-        except (TimeoutError, httpx.HTTPError, UnreadableError) as error:
+        except OF_AN_ANSWER as error:
             if error is call.refused:
                 raise
             call.code = _code(error)

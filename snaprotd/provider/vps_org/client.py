@@ -215,7 +215,7 @@ class VpsOrg:
                 raise Doubtful(f"the list at {endpoint} is incomplete: it has more than {answers.MOST_ENTRIES} entries")
         gathered = len(entries) + len(doubts)
         wrong = [count for count in counts if count != gathered]
-        complaint = f"it is incomplete, {gathered} of {wrong[0]} entries" if wrong else None
+        complaint = f"it is incomplete, {gathered} of {said(str(wrong[0]))} entries" if wrong else None
         return list(entries.values()), doubts, complaint
 
     async def _pages(self, endpoint: str, query: dict[str, str], *, urgent: bool) -> AsyncIterator[answers.Page]:
