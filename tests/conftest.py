@@ -14,6 +14,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from snaprotd.config import trust
+from snaprotd.logs import redactor
 from snaprotd.wiring.access import open_cloud
 from tests.support.daemons import Line, look_around_less
 from tests.support.searches import set_the_usual
@@ -57,8 +58,10 @@ def module_stage() -> Iterator[Stage]:
 def _as_it_was() -> Iterator[None]:
     """What a test has set for all, as a command does that configures the log, is gone before the next one."""
     structlog.reset_defaults()
+    secrets = dict(vars(redactor))
     yield
     structlog.reset_defaults()
+    vars(redactor).update(secrets)
 
 
 @pytest.fixture

@@ -7,14 +7,24 @@ import os
 import click
 from rich.text import Text
 
-from snaprotd.commands.common import FAILED, as_json, begin, load, print_json, server_argument, wait_for, with_config
+from snaprotd.commands.common import (
+    FAILED,
+    as_json,
+    begin,
+    complain,
+    load,
+    print_json,
+    server_argument,
+    wait_for,
+    with_config,
+)
 from snaprotd.commands.jobs.account import read_account
 from snaprotd.commands.jobs.status_client import Place, default_place, read_status
 from snaprotd.commands.text.tables import history_text, list_text, plan_text, status_text
 from snaprotd.commands.text.terminal import show
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.words import Json
-from snaprotd.report.rows import history_row, people_plan_of, plan_of, snapshot_rows, strangers_among
+from snaprotd.report.rows import history_row, people_plan_of, plan_of, shown, snapshot_rows, strangers_among
 
 
 @click.command()
@@ -49,9 +59,9 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
     if as_json:
         print_json({"servers": plans})
     else:
-        show(plan_text(plans, account.now, settings.limit))
+        show(plan_text(shown(plans), account.now, settings.limit))
     if account.doubt is not None:
-        click.echo(f"snaprotd: {account.doubt}", err=True)
+        complain(account.doubt)
     return 0 if account.is_whole else FAILED
 
 
@@ -73,9 +83,9 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
     if as_json:
         print_json(rows)
     elif rows or account.is_whole:
-        show(list_text(rows, account.now, account.headings, strangers_among(rows, settings.instance)))
+        show(list_text(shown(rows), account.now, account.headings, strangers_among(rows, settings.instance)))
     for complaint in account.complaints:
-        click.echo(f"snaprotd: {complaint}", err=True)
+        complain(complaint)
     return 0 if account.is_whole else FAILED
 
 

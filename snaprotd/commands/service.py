@@ -10,6 +10,7 @@ import click
 import structlog
 from click.shell_completion import get_completion_class
 
+from snaprotd import logs
 from snaprotd.commands.common import (
     FAILED,
     WRONG_USAGE,
@@ -83,7 +84,7 @@ def check(path: str | None, online: bool) -> int:
     findings = [*found, *(Finding(ok=True, note=True, text=text) for text in remarks)]
     for finding in findings:
         word = "note" if finding.note else "ok" if finding.ok else "PROBLEM"
-        click.echo(f"{word:<9}{finding.text}")
+        click.echo(f"{word:<9}{logs.redactor.known(finding.text)}")
     return 0 if all(finding.ok for finding in findings) else FAILED
 
 

@@ -119,7 +119,7 @@ class DaemonView:
         if not self._account.has_answered:
             missing.append("the provider's API has not been reached yet")
         if self._ledger_watch.error is not None:
-            missing.append(self._ledger_watch.error)
+            missing.append(redactor.clean(self._ledger_watch.error))
         return missing
 
     def remarks(self) -> Sequence[str]:

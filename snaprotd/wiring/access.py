@@ -83,7 +83,6 @@ async def cloud_by_terms(
     if why := why_not_sent_to(base_url, environ):
         raise TokenError(why)
     token = _token_by_terms(terms.token_file, urlsplit(base_url).netloc, environ, remains)
-    redactor.hide(token.secrets)
     async with VpsOrg(
         base_url=base_url,
         token=token,

@@ -35,7 +35,7 @@ from snaprotd.core.model import ServerState, SnapshotState
 from snaprotd.provider import Doubtful, TokenOwner
 from snaprotd.provider.token import TokenSource, token_source
 from snaprotd.provider.vps_org import client as cloud
-from snaprotd.provider.vps_org.calls import MAX_BODY
+from snaprotd.provider.vps_org.body import MAX_BODY
 from snaprotd.provider.vps_org.client import VpsOrg
 from tests.support.nouns import a_server
 
@@ -562,7 +562,7 @@ async def test_html_in_place_of_a_list_is_no_list() -> None:
             "name: Too long. Bad character.; server_id: Unknown.",
         ),
         (["Nope."], "Nope."),
-        ({"detail": "two\nlines\x1b[31m"}, "two lines [31m"),
+        ({"detail": "two\nlines\x1b[31m"}, "two lines\ufffd[31m"),
     ],
 )
 async def test_the_providers_own_words_are_in_the_error(body: object, words: str) -> None:

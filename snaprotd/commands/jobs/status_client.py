@@ -21,11 +21,10 @@ from urllib.parse import unquote, urlencode, urlsplit
 
 import structlog
 
-from snaprotd.config.mistakes import printable
 from snaprotd.config.settings import Config
 from snaprotd.config.web_file import read_web_file
 from snaprotd.core.errors import ConfigError, SnaprotdError
-from snaprotd.core.words import is_loopback
+from snaprotd.core.words import LONGEST_TEXT, in_one_line, is_loopback, printable
 from snaprotd.ledger.address import name_of
 from snaprotd.report.status import VERSION
 from snaprotd.wiring.identity import proven_ledger
@@ -91,9 +90,9 @@ def refuse_another_ledger(config: Config) -> None:
         return
     if theirs is not None and os.path.realpath(theirs) != os.path.realpath(name_of(config.state)):
         raise SnaprotdError(
-            f"the daemon that runs here has its ledger in {printable(theirs)}, and this command would use "
+            f"the daemon that runs here has its ledger in {printable(theirs, len(theirs))}, and this command would use "
             f"{name_of(config.state)}: nothing was done. Name that ledger with `state`, or set "
-            f"STATE_DIRECTORY={printable(os.path.dirname(theirs))}"
+            f"STATE_DIRECTORY={printable(os.path.dirname(theirs), len(theirs))}"
         )
 
 
@@ -126,15 +125,16 @@ def read_status(place: Place, environ: Mapping[str, str], *, timeout: float = TI
     report = answer.json(place)
     if not isinstance(report, dict) or report.get("version") != VERSION:
         raise Unreachable(f"what answers at {place} is no snaprotd of this version")
-    return {key: _plain(value) for key, value in report.items()}
+    return {str(key): _fit(value) for key, value in report.items()}
 
 
-def _plain(value: Any) -> Any:
+def _fit(value: Any) -> Any:
+    """What somebody says on that address, who may be anybody, as it may be shown."""
     if isinstance(value, str):
-        return value if value.isprintable() else printable(value)
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return {_plain(key): _plain(one) for key, one in value.items()} if isinstance(value, dict) else value
+        return printable(value, len(value))
+    if isinstance(value, dict):
+        return {printable(key): _fit(inner) for key, inner in value.items()}
+    return list(map(_fit, value)) if isinstance(value, list) else value
 
 
 def _authorization(place: Place, environ: Mapping[str, str]) -> dict[str, str]:
@@ -163,13 +163,13 @@ class Answer:
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise Unreachable(f"what answers at {place} is no snaprotd: {printable(str(error))[:200]}") from error
+            raise Unreachable(f"what answers at {place} is no snaprotd: {in_one_line(str(error))}") from error
 
     def in_words(self) -> str:
         """Its status, and the first line of what it says: a daemon whose ledger cannot be read says so."""
         said = self.body[:300].decode(errors="replace").partition("\n")[0]
-        is_sentence = bool(said) and said.isprintable() and not said.startswith("<")
-        return f"{self.status} {printable(self.reason)[:100]}" + (f": {said}" if is_sentence else "")
+        is_sentence = bool(said) and not said.startswith("<")
+        return in_one_line(f"{self.status} {self.reason}" + (f": {said}" if is_sentence else ""), 2 * LONGEST_TEXT)
 
 
 class _SocketConnection(HTTPConnection):
@@ -199,7 +199,7 @@ def _ask(place: Place, path: str, headers: Mapping[str, str], *, timeout: float)
     try:
         return _within(timeout, ask)
     except (ValueError, HTTPException, ssl.SSLError, ConnectionResetError) as error:
-        raise Unreachable(f"what answers at {place} is no snaprotd: {printable(str(error))[:200]}") from error
+        raise Unreachable(f"what answers at {place} is no snaprotd: {in_one_line(str(error))}") from error
     except OSError as error:
         reason = error.strerror or error
         raise Unreachable(

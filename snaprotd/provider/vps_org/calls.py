@@ -17,17 +17,18 @@ from snaprotd.core.errors import Accepted, NotSent, Temporary, Unclear
 from snaprotd.provider import Guard, RequestObserver
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.vps_org import answers
-from snaprotd.provider.vps_org.answers import UnreadableError
+from snaprotd.provider.vps_org.body import MAX_BODY, UnreadableError, said
 from snaprotd.provider.vps_org.way import Proxy, proxy_to, trusted
 
 SNAPSHOTS = "/snapshots/"
-MAX_BODY = 16 * 1024 * 1024
-"""Bytes. The largest honest answer, a page of 100 entries, is a thousandth of that."""
 MAX_CONCURRENT = 20
 CONNECT_SHARE = 3
 """The part of a time-out that each of connecting and the TLS handshake may take: a third."""
 NOT_WORTH_TELLING = 0.001
 """Seconds that a request without any waiting takes to get its turn."""
+
+OF_AN_ANSWER = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict, OSError, ValueError)
+"""What an attempt ends with that was not answered as it should be. Not all that httpx makes of a header is its own."""
 
 Transport = httpx.AsyncBaseTransport
 """How bytes reach the provider; another one stands in where there is no network."""
@@ -51,10 +52,12 @@ class Call:
     sent: bool = False
     status: int = 0
     """Of the answer, as soon as it begins to arrive."""
+    size: int = 0
+    """Bytes of its body."""
     refused: BaseException | None = None
 
     def __str__(self) -> str:
-        return f"{self.method} {self.url.path}"
+        return f"{self.method} {said(self.url.path)}"  # which may be the next page's, as the provider wrote it
 
     @property
     def changes(self) -> bool:
@@ -161,7 +164,7 @@ class Line:
         try:
             async with asyncio.timeout(self._timeout):
                 reply = await self._send(call, token)
-        except (TimeoutError, httpx.HTTPError, UnreadableError) as error:
+        except OF_AN_ANSWER as error:
             if error is call.refused:
                 raise
             call.code = _code(error)
@@ -177,17 +180,14 @@ class Line:
             request.headers["Authorization"] = f"Bearer {token}"
             return request
 
-        body = bytearray()
         extensions = {"trace": call.trace}
         async with self._client.stream(
             call.method, call.url, json=call.body, auth=sign, extensions=extensions
         ) as response:
             call.status = response.status_code
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise UnreadableError(f"it has more than {MAX_BODY} bytes")
-            return Reply(status=response.status_code, headers=response.headers, body=bytes(body))
+            body = await _body(response)
+            call.size = len(body)
+            return Reply(status=response.status_code, headers=response.headers, body=body)
 
     def _observe(self, call: Call, began: float) -> None:
         elapsed = asyncio.get_running_loop().time() - began
@@ -206,17 +206,36 @@ class Line:
             return f"no answer to {call} from {self._host} within {self._timeout:g} s"
         if isinstance(error, UnreadableError):
             return f"the answer to {call} from {self._host} cannot be read: {error}"
+        reason = said(str(error))  # h11 quotes there what it got
         if self._proxy is not None and isinstance(error, httpx.ConnectError | httpx.ProxyError):
             first = "cannot be reached" if not call.tunnelled else f"does not lead to {self._host}"
-            return f"{self._proxy} {first} for {call}: {error or type(error).__name__}"
+            return f"{self._proxy} {first} for {call}: {reason or type(error).__name__}"
         if isinstance(error, httpx.ConnectError):
-            reason = str(error) or "no connection (is it the right scheme, http or https?)"
+            reason = reason or "no connection (is it the right scheme, http or https?)"
             return f"{self._host} cannot be reached for {call}: {reason}"
-        return f"the connection to {self._host} was lost at {call}: {error or type(error).__name__}"
+        return f"the connection to {self._host} was lost at {call}: {reason or type(error).__name__}"
+
+
+async def _body(response: httpx.Response) -> bytes:
+    """The body as it was sent. Encoded otherwise than was asked for it could be of any size, and is not read at all:
+    what is no success tells enough by its status.
+    """
+    encoding = response.headers.get("Content-Encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        if response.is_success:
+            raise UnreadableError(f"it is encoded as {encoding}, which was not asked for")
+        return b""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise UnreadableError(f"it has more than {MAX_BODY} bytes")
+    return bytes(body)
 
 
 def _transport(base: httpx.URL, proxy: Proxy | None, environ: Mapping[str, str]) -> Transport:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT)
+    # What comes on a connection unasked for would be taken for the next answer: each request has its own.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     if base.scheme == "http":  # to this machine: no certificate is asked for
         return httpx.AsyncHTTPTransport(verify=False, trust_env=False, limits=limits)
     certificates = trusted(environ)
@@ -231,6 +250,10 @@ def _client(base: httpx.URL, timeout: float, transport: Transport) -> httpx.Asyn
         transport=transport,
         headers={
             "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            # What comes after an answer, or before the next request, could be taken for the next one's answer. And a
+            # connection that the other end is just giving up makes a request that may have been carried out.
+            "Connection": "close",
             "Content-Type": "application/json",
             "User-Agent": f"snaprotd/{__version__}",
         },
