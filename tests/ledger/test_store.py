@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -528,6 +529,22 @@ def test_the_clock_of_a_guard_cannot_be_set() -> None:
     before = uptime()
     with time_machine.travel(datetime(2040, 1, 1, tzinfo=UTC)):
         assert 0 <= uptime() - before < 3600
+
+
+async def test_a_lease_runs_out_while_the_machine_is_suspended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suspended = 0.0
+
+    def seconds_of(clock: int) -> float:
+        return 1000.0 + (suspended if clock == time.CLOCK_BOOTTIME else 0.0)
+
+    async with ledgers(path, "a") as (ours,):
+        monkeypatch.setattr("snaprotd.ledger.claims.time.clock_gettime", seconds_of)
+        monkeypatch.setattr("snaprotd.ledger.store.uptime", uptime)
+        begun = await claimed(ours)
+        ours.guard(begun.id)
+        suspended = LEASE + 1
+        with pytest.raises(LeaseLost):
+            ours.guard(begun.id)
 
 
 # -- how far the schedules were seen -----------------------------------------------------------------------------
