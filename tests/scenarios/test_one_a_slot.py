@@ -118,6 +118,25 @@ async def test_two_ids_of_one_server_in_the_file_are_one_server_and_it_is_said(t
     assert told["id"] in ("12345", "u-12345")
 
 
+async def test_two_files_that_name_one_server_by_different_ids_have_one_rotation_of_it_on_one_ledger(
+    tmp_path: Path,
+) -> None:
+    world = a_world(snapshot_seconds=(60, 90))
+    paths = []
+    for number in ("12345", "u-12345"):
+        (tmp_path / number).mkdir()
+        paths.append(configure(tmp_path / number, entry("5 3 * * *", "stop_first: true", server_id=number)))
+        paths[-1].write_text(paths[-1].read_text().replace(str(tmp_path / number / "state.db"), str(tmp_path / "db")))
+
+    def way() -> Bent:
+        return Bent(world, lambda one: one if "server" in one else {**one, "uuid": f"u-{one['id']}"})
+
+    async with daemon_on(paths[0], world, way()) as one, daemon_on(paths[1], world, way()) as other:
+        await asyncio.sleep(10 * MINUTE)
+        assert [ended.result for ended in (*one.ended, *other.ended)] == [Result.SUCCESS]
+    assert len(world.created) == 1
+
+
 @pytest.mark.parametrize("rename", [str.lower, lambda name: name[:20]], ids=["lower case", "cut"])
 async def test_the_id_that_was_given_back_is_ours_whatever_its_name_and_is_rotated(
     tmp_path: Path, rename: Callable[[str], str]
