@@ -64,7 +64,9 @@ def make_room(
         return Room(free=True)
     seen = newest_first(snapshots, rules, now)
     if stuck := _stuck(seen, rules.policy.snapshot_timeout, now):
-        return Room(blocked=_blocked_by(stuck, len(snapshots), rules))
+        names, within = ", ".join(one.snapshot.name for one in stuck), rules.policy.snapshot_timeout.total_seconds()
+        why = f"{len(stuck)} have not ended within {duration(within)}, so nothing goes for one more: {names}"
+        return Room(blocked=f"{_blocked(seen, rules.policy, rules.limit)}; {why}")
     left = [one for one in seen if not one.snapshot.is_among(immovable)]
     chosen: list[Decision] = []
     while len(chosen) < excess:
@@ -97,15 +99,6 @@ def _begun_at(one: Judged) -> datetime | None:
         return one.taken_at
     made = name_read(one.snapshot.name)
     return None if made is None else made.slot
-
-
-def _blocked_by(stuck: list[Judged], held: int, rules: Rules) -> str:
-    policy = rules.policy
-    return (
-        f"blocked: {held} of {rules.limit} snapshots, {len(stuck)} of ours have not ended within "
-        f"{duration(policy.snapshot_timeout.total_seconds())}: {_names(stuck, policy.timezone)}; nothing is deleted "
-        "for one more: ask the provider what became of them"
-    )
 
 
 def _is_failed(decision: Decision) -> bool:

@@ -65,11 +65,12 @@ def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
     return upsert(ROTATIONS).values(row).on_conflict_do_nothing().returning(ROTATIONS.c.id)
 
 
-def busy_with(rotation: Rotation, *, account: str) -> Select[Any]:
-    """The open rotation of another slot of the same server."""
+def busy_with(rotation: Rotation, called: Collection[str], *, account: str) -> Select[Any]:
+    """Another open rotation of the same server, which `called` are further ids of."""
     columns = ROTATIONS.c
-    same = (_of(account), columns.server_id == rotation.server_id)
-    return select(columns.id, columns.body).where(*same, columns.is_open, columns.slot != text_of(rotation.slot))
+    same = (_of(account), columns.server_id.in_([rotation.server_id, *called]))
+    another = or_(columns.server_id != rotation.server_id, columns.slot != text_of(rotation.slot))
+    return select(columns.id, columns.body).where(*same, columns.is_open, another)
 
 
 def _of(account: str) -> Any:

@@ -107,15 +107,23 @@ class Ledger:
 
     # -- one rotation ------------------------------------------------------------------------------------------
 
-    async def claim(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
-        """Make `rotation` ours, unless its slot is taken or its server is busy; set `mark` in the same transaction."""
+    async def claim(self, rotation: Rotation, mark: Mark | None = None, called: Collection[str] = ()) -> Claim:
+        """Make `rotation` ours, unless its slot is taken or its server is busy; set `mark` in the same transaction.
+
+        `called`: every id of the server, as far as is known. Another file may name it by another one.
+        """
         began = uptime()
         async with self._transaction() as connection:
             if mark is not None:
                 await connection.execute(statements.set_mark(datetime.now(UTC)), [statements.mark_row(mark)])
+            busy = await connection.execute(statements.busy_with(rotation, called, account=self.starts.account))
+            if (row := busy.first()) is not None:
+                if not (found := readable(row.body)):
+                    raise LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
+                return ServerBusy(found[0])
             claimed = await connection.scalar(statements.claim(rotation, self._tenure(), account=self.starts.account))
             if claimed is None:
-                return await self._why_not(connection, rotation)
+                return SlotTaken()
             rotation = await self._with_power(connection, rotation)
             count = await self._lives.count(connection)
         self._hold(rotation.id, epoch=1, since=began)
@@ -128,14 +136,6 @@ class Ledger:
         if row is None:
             return rotation
         return replace(rotation, power=merged(rotation.power, promises.read_power(row).power))
-
-    async def _why_not(self, connection: AsyncConnection, rotation: Rotation) -> Claim:
-        row = (await connection.execute(statements.busy_with(rotation, account=self.starts.account))).first()
-        if row is None:
-            return SlotTaken()
-        if not (found := readable(row.body)):
-            raise LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
-        return ServerBusy(found[0])
 
     async def save(self, rotation: Rotation) -> None:
         """Write the rotation and renew its lease. Raises `LeaseLost` if another process holds it now."""

@@ -38,11 +38,9 @@ def test_where_creates_do_not_end_no_good_one_goes_for_another_such(word: str) -
     stuck = [night(2, word), night(1, word)]
     room = make_room([night(5), night(4), night(3), *stuck], rules(), now=NOW)
     assert room.deletions == ()
-    assert room.blocked == (
-        "blocked: 5 of 5 snapshots, 2 of ours have not ended within 30 min: "
-        f"{stuck[1].name} (2025-01-16, {stuck[1].status.replace('_', ' ')}), "
-        f"{stuck[0].name} (2025-01-15, {stuck[0].status.replace('_', ' ')}); "
-        "nothing is deleted for one more: ask the provider what became of them"
+    assert room.blocked.startswith("blocked: 5 of 5 snapshots, 5 ours: ")
+    assert room.blocked.endswith(
+        f"; 2 have not ended within 30 min, so nothing goes for one more: {stuck[1].name}, {stuck[0].name}"
     )
 
 
@@ -65,7 +63,7 @@ def test_a_single_one_that_does_not_end_costs_no_night_its_snapshot(held: list[S
 def test_one_without_a_date_to_trust_is_stuck_by_the_slot_in_its_name() -> None:
     undated = [night(2, "in_progress", created_at=None), night(1, "in_progress", created_at=NOW + DAY)]
     room = make_room([night(5), night(4), night(3), *undated], rules(), now=NOW)
-    assert "2 of ours have not ended" in room.blocked
+    assert "2 have not ended" in room.blocked
     free = make_room([night(4), night(3), *undated], rules(), now=NOW)
     assert free.free
 

@@ -161,26 +161,27 @@ class ShowsActive(WorldTransport):
 @pytest.mark.usefixtures("few_ticks")
 @pytest.mark.parametrize("ends", ["it is over", "it is killed"])
 async def test_no_rotation_begins_while_its_server_is_restored_by_hand_though_it_is_shown_as_active(
-    tmp_path: Path, commands_reach: Callable[..., None], ends: str
+    tmp_path: Path, commands_reach: Callable[..., None], monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
-    world = a_world(snapshot_seconds=(60, 90), restore_seconds=(300, 300))
+    monkeypatch.setattr("snaprotd.ledger.starts.RESTORE_LASTS", timedelta(minutes=8))
+    world = a_world(snapshot_seconds=(60, 90), restore_seconds=(110, 110))
     oldest = world.add_snapshot("12345", snapshot_name("main", START - timedelta(days=1)))
-    config = settings(tmp_path, f"[{entry('5,15 3,4 * * *', 'keep: 1')}]")
+    config = settings(tmp_path, f"[{entry('2,5,11 3 * * *', 'keep: 1')}]")
     commands_reach(WorldTransport(world))
     async with daemon_on(tmp_path / "config.yaml", world, ShowsActive(world)) as watched:
-        await asyncio.sleep(4 * MINUTE)
+        await asyncio.sleep(1.8 * MINUTE)
         async with by_hand(config, {"VPS_API_TOKEN": world.token}, str(oldest.id)) as chosen:
             restoring = asyncio.create_task(chosen.restore(lambda _: None))
-            await asyncio.sleep(2 * MINUTE)
+            await asyncio.sleep(0.7 * MINUTE)
             assert oldest.id in world.snapshots
             assert [(one.result, one.failed_step) for one in watched.ended] == [(Result.FAILURE, Step.LOOK)]
             assert "the server is being restored, by `snaprotd restore`" in str(watched.ended[0].error)
             if ends == "it is killed":
                 restoring.cancel()
             await asyncio.gather(restoring, return_exceptions=True)
-        await asyncio.sleep(12 * MINUTE)
+        await asyncio.sleep(5 * MINUTE)
         assert len(world.created) == (ends == "it is over")
-        await asyncio.sleep(0 if ends == "it is over" else 60 * MINUTE)
+        await asyncio.sleep(0 if ends == "it is over" else 7 * MINUTE)
         assert watched.ended[-1].result is Result.SUCCESS
 
 

@@ -16,7 +16,6 @@ import pytest
 
 from snaprotd.core.model import snapshot_name
 from snaprotd.core.rotation import Result
-from snaprotd.daemon.life import Daemon
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged
@@ -118,6 +117,25 @@ async def test_two_ids_of_one_server_in_the_file_are_one_server_and_it_is_said(t
     assert told["id"] in ("12345", "u-12345")
 
 
+async def test_two_files_that_name_one_server_by_different_ids_have_one_rotation_of_it_on_one_ledger(
+    tmp_path: Path,
+) -> None:
+    world = a_world(snapshot_seconds=(60, 90))
+    paths = []
+    for number in ("12345", "u-12345"):
+        (tmp_path / number).mkdir()
+        paths.append(configure(tmp_path / number, entry("1 3 * * *", server_id=number)))
+        paths[-1].write_text(paths[-1].read_text().replace(str(tmp_path / number / "state.db"), str(tmp_path / "db")))
+
+    def way() -> Bent:
+        return Bent(world, lambda one: one if "server" in one else {**one, "uuid": f"u-{one['id']}"})
+
+    async with daemon_on(paths[0], world, way()) as one, daemon_on(paths[1], world, way()) as other:
+        await asyncio.sleep(4 * MINUTE)
+        assert [ended.result for ended in (*one.ended, *other.ended)] == [Result.SUCCESS]
+    assert len(world.created) == 1
+
+
 @pytest.mark.parametrize("rename", [str.lower, lambda name: name[:20]], ids=["lower case", "cut"])
 async def test_the_id_that_was_given_back_is_ours_whatever_its_name_and_is_rotated(
     tmp_path: Path, rename: Callable[[str], str]
@@ -141,35 +159,35 @@ async def test_ids_that_all_change_their_form_make_nothing_of_ours_a_strangers(t
         return {**one, "id": f"u-{one['id']}"} if "server" in one else one
 
     world = a_world(snapshot_seconds=(60, 90))
-    path = configure(tmp_path, entry("*/10 * * * *", "keep: 3"))
+    path = configure(tmp_path, entry("*/4 * * * *", "keep: 3"))
     async with daemon_on(path, world):
-        await asyncio.sleep(35 * MINUTE)
+        await asyncio.sleep(15 * MINUTE)
     first, second, third = (one.id for one in world.created)
     gone = world.snapshots[second]
     world.remove_snapshot(second)
     others = world.add_snapshot("12345", gone.name, created_at=gone.made_at + timedelta(seconds=30))
     async with daemon_on(path, world, Bent(world, renumbered)) as watched:
-        await asyncio.sleep(15 * MINUTE)
-        assert [ended.result for ended in watched.ended] == [Result.SUCCESS]
+        await asyncio.sleep(4 * MINUTE)
         assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 3
         assert watched.value("snaprotd_snapshots", "s12345", "foreign", "completed") == 1
-        await asyncio.sleep(10 * MINUTE)
+        await asyncio.sleep(4 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS] * 2
     assert [one.snapshot.id for one in world.deleted] == [first]
     assert {third, others.id} <= set(world.snapshots)
 
 
 async def test_an_id_that_is_given_again_makes_no_persons_snapshot_ours(tmp_path: Path, log: list[Line]) -> None:
     world = a_world(snapshot_seconds=(60, 90))
-    async with daemon_on(configure(tmp_path, entry("*/10 * * * *", "keep: 1")), world) as watched:
-        await asyncio.sleep(15 * MINUTE)
+    async with daemon_on(configure(tmp_path, entry("*/4 * * * *", "keep: 1")), world) as watched:
+        await asyncio.sleep(7 * MINUTE)
         (ours,) = world.created
         world.remove_snapshot(ours.id)
         theirs = world.add_snapshot("12345", "before-upgrade", created_at=datetime.now(UTC))
         del world.snapshots[theirs.id]
         theirs.id = ours.id
         world.snapshots[ours.id] = theirs
-        await asyncio.sleep(30 * MINUTE)
-        assert [ended.result for ended in watched.ended] == [Result.SUCCESS] * 4
+        await asyncio.sleep(8 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS] * 3
     assert world.snapshots[ours.id] is theirs
     assert logged(log, "a snapshot has the id that one of ours had, and was taken at another time: it is not ours")
 
@@ -331,16 +349,17 @@ async def test_the_first_list_of_a_process_has_no_row_of_a_snapshot_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have lost everything for some minutes, and no other list was seen to tell."""
+    monkeypatch.setattr("snaprotd.daemon.account_watch.DOUBT", 4 * MINUTE)
     forget = Ledger.forget_old
     monkeypatch.setattr(Ledger, "forget_old", lambda self, spared: forget(self, spared, keep=1))
     world = a_world(snapshot_seconds=(60, 90))
-    path = configure(tmp_path, entry("10,20 3 * * *", "keep: 2"))
+    path = configure(tmp_path, entry("2,5 3 * * *", "keep: 2"))
     async with daemon_on(path, world) as watched:
-        await asyncio.sleep(25 * MINUTE)
+        await asyncio.sleep(8 * MINUTE)
         ours = {one.id for one in watched.ended}
-    emptied(world, 10 * MINUTE)
+    emptied(world, 2 * MINUTE)
     async with daemon_on(path, world) as watched:
-        await asyncio.sleep(25 * MINUTE)
+        await asyncio.sleep(6 * MINUTE)
         assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 2
     async with await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
         assert {one.id for one in await ledger.history()} == ours
@@ -385,23 +404,16 @@ def copied(ledger: Path) -> bytes:
         copy.unlink()
 
 
-@pytest.mark.parametrize(
-    ("keys", "before"),
-    [
-        (("keep: 2",), lambda world, daemon: datetime.now(UTC) >= FIRST - timedelta(seconds=5)),
-        (("keep: 2", "spread: 2m"), lambda world, daemon: datetime.now(UTC) >= FIRST + timedelta(seconds=38)),
-        (("keep: 2", "stop_first: true"), lambda world, daemon: daemon.board.running),
-    ],
-    ids=["before the slot", "between the slot and its delay", "before the request"],
-)
+@pytest.mark.parametrize("when", ["before the slot", "before the request"])
 async def test_a_copy_of_the_ledger_of_half_a_minute_ago_takes_no_second_snapshot_of_the_slot(
-    tmp_path: Path, keys: tuple[str, ...], before: Callable[[World, Daemon], object]
+    tmp_path: Path, when: str
 ) -> None:
     world = a_world(snapshot_seconds=(60, 90), stop_seconds=10.0)
-    path = configure(tmp_path, entry("10 3 * * *", *keys))
+    path = configure(tmp_path, entry("2 3 * * *", f"stop_first: {str(when == 'before the request').lower()}"))
     watched = Watched(path, world)
     running = asyncio.create_task(watched.daemon.run())
-    while not before(world, watched.daemon):  # noqa: ASYNC110
+    await asyncio.sleep(115)
+    while when == "before the request" and not watched.daemon.board.running:  # noqa: ASYNC110
         await asyncio.sleep(0.5)
     copy, began = copied(tmp_path / "state.db"), datetime.now(UTC)
     while not world.created:  # noqa: ASYNC110
@@ -412,7 +424,7 @@ async def test_a_copy_of_the_ledger_of_half_a_minute_ago_takes_no_second_snapsho
     assert datetime.now(UTC) - began < timedelta(seconds=50)
     put_back(tmp_path, copy)
     async with daemon_on(path, world) as watched:
-        await asyncio.sleep(20 * MINUTE)
+        await asyncio.sleep(4 * MINUTE)
         assert [ended.result for ended in watched.ended] == [Result.SUCCESS]
         assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 1
         assert not [text for text in await problems_of(watched) if "bears our name" in text]

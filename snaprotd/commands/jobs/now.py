@@ -154,7 +154,7 @@ async def _rotate(
 ) -> Rotation:
     now = tools.now()
     rotation = new_rotation(config, target, slot=now.replace(microsecond=0), now=now, description=description)
-    match await tools.ledger.claim(rotation):
+    match await tools.ledger.claim(rotation, called=tools.inventory.ids_of(target.server_id)):
         case Claimed(rotation=ours):
             return await _run(ours, tools, show)
         case ServerBusy(open=busy):
