@@ -82,6 +82,7 @@ class Door:
             proxy_headers=False,
             server_header=False,
             date_header=False,
+            timeout_keep_alive=3600,  # the visit itself ends sooner
         )
         self.settings.load()
         self._tasks: set[asyncio.Future[None]] = set()
@@ -135,11 +136,13 @@ class Door:
                 continue
             try:
                 while len(self.inside) >= self.most and not self._make_place():  # noqa: ASYNC110 - time passes, no event
-                    await asyncio.sleep(LOOK_EVERY / 10)
+                    await asyncio.sleep(0.01)
             except BaseException:
                 connection.close()
                 raise
             self._let_in(connection, peer_of(address[0]) if isinstance(address, tuple) else "")
+            for _ in range(4):  # what it has said by now is read before it may have to give way
+                await asyncio.sleep(0)
 
     def _let_in(self, connection: socket.socket, peer: str) -> None:
         visit = Visit(self, peer)

@@ -67,10 +67,10 @@ class Pages:
 
     async def close(self) -> None:
         self.url = None
-        if self._listener is not None:
-            self._listener.close()
         if self._door is not None:
             await self._door.close()
+        if self._listener is not None:
+            self._listener.close()
         self._listener = self._door = None
 
     async def _try(self) -> None:

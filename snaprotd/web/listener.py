@@ -11,7 +11,7 @@ from pathlib import Path
 
 from snaprotd.core.errors import SnaprotdError
 
-BACKLOG = 1024
+BACKLOG = 4096
 """Who waits at the door; the kernel sees to them."""
 
 MODE = 0o660

@@ -270,7 +270,8 @@ async def test_who_waits_for_his_turn_does_not_give_way(few: None) -> None:
             caller.say("GET /metrics HTTP/1.1", "Host: 127.0.0.1")
         await until(lambda: turns.waiting == 10, what="ten who wait")
         for _ in range(20):
-            assert (await place.ask()).status == 200
+            await place.caller()
+        assert (await place.ask()).status == 200
         assert turns.waiting == 10
         turns._rate = 1e9
         turns._call()
@@ -285,12 +286,15 @@ async def test_a_head_that_does_not_come_is_waited_for_for_a_while(begin: bytes,
         assert await caller.is_cut()
 
 
-async def test_a_head_that_trickles_has_no_more_time_than_another(impatient: None) -> None:
-    async with served() as place:
+async def test_a_head_that_trickles_has_no_more_time_than_another(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visit, "HEAD", 0.5)
+    async with served() as place, asyncio.timeout(10):
         caller = await place.caller()
-        assert (await caller.ask()).status == 200
+        assert (await caller.ask("/metrics")).status == 200
         cut = asyncio.ensure_future(caller.is_cut())
-        while not cut.done():
+        while not cut.done():  # "GGGGG", faster than our patience
             caller.writer.write(b"G")
             await asyncio.wait([cut], timeout=0.02)
 
@@ -298,7 +302,8 @@ async def test_a_head_that_trickles_has_no_more_time_than_another(impatient: Non
 async def test_a_connection_that_is_kept_for_nothing_ends(impatient: None) -> None:
     async with served() as place:
         caller = await place.caller()
-        assert (await caller.ask()).status == 200
+        answer = await caller.ask("/metrics")
+        assert (answer.status, "connection" in answer.headers) == (200, False)
         assert await caller.is_cut()
         assert not place.door.inside
 
@@ -336,11 +341,13 @@ async def test_who_asks_more_than_his_turns_waits_and_is_not_refused(monkeypatch
         assert loop.time() - begun >= 0.19
 
 
-async def test_a_body_is_not_read_and_ends_the_connection() -> None:
+@pytest.mark.parametrize(("method", "status"), [("POST", 405), ("GET", 200)])
+@pytest.mark.parametrize("body", ["Content-Length: 1000000000", "Transfer-Encoding: chunked"])
+async def test_a_body_is_not_read_and_ends_the_connection(method: str, status: int, body: str) -> None:
     async with served() as place:
         caller = await place.caller()
-        answer = await caller.ask("/metrics", "127.0.0.1", "Content-Length: 1000000000", method="POST")
-        assert (answer.status, answer.headers["connection"]) == (405, "close")
+        answer = await caller.ask("/metrics", "127.0.0.1", body, method=method)
+        assert (answer.status, answer.headers["connection"]) == (status, "close")
         assert await caller.is_cut()
 
 
@@ -556,6 +563,7 @@ async def test_without_a_certificate_that_can_be_used_there_are_no_pages_until_t
 ) -> None:
     tls = {"cert_file": "now.crt", "key_file": "now.key"}
     async with guarded(tmp_path, tls_server_config=tls, basic_auth_users={"ann": WORD}) as place:
+        await until(lambda: place.pages._attempts > 2, what="attempts")
         assert place.pages.url is None
         for kind in ("key", "crt"):
             (tmp_path / f"now.{kind}").write_bytes((certificates / f"one.{kind}").read_bytes())
@@ -566,15 +574,27 @@ async def test_without_a_certificate_that_can_be_used_there_are_no_pages_until_t
 # -- the place where we listen ----------------------------------------------------------------------------------------
 
 
-async def test_a_unix_socket_is_for_our_user_and_group_and_asks_for_no_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o077])
+async def test_a_unix_socket_is_for_our_user_and_group_and_asks_for_no_name(
+    tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place_of = tmp_path / "http.sock"
-    before = os.umask(0)
+    at_first: list[int] = []
+    chmod = Path.chmod
+
+    def noted(path: Path, mode: int) -> None:
+        at_first.append(path.stat().st_mode & 0o007)
+        chmod(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", noted)
+    before = os.umask(umask)
     try:
         async with served(place_of) as place:
             assert (stat.S_IMODE(place_of.stat().st_mode), place.pages.url) == (0o660, f"unix:{place_of}")
             assert (await place.ask("/metrics", "evil.example")).status == 200
     finally:
         os.umask(before)
+    assert not any(at_first)
     assert not place_of.exists()
 
 
