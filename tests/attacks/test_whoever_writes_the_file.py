@@ -22,6 +22,7 @@ from snaprotd.core.errors import ConfigError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.daemon.last_resort import pay_what_is_owed
+from snaprotd.daemon.schedules import Remembered
 from snaprotd.ledger.store import Ledger
 from snaprotd.wiring.access import read_token
 from tests.support.daemons import ONE, Line, a_world, daemon_on, logged, write_config
@@ -252,7 +253,7 @@ def entries(number: int) -> str:
 STARVING = {
     "unknown keys": f"{SERVERS}defaults:\n" + "".join(f"  k{one}: 1\n" for one in range(MANY)),
     "repeated keys": f"{SERVERS}defaults:\n" + "  keep: 1\n" * MANY,
-    "entries that are none": f"servers: [{','.join('1' * MANY)}]\n",
+    "entries wrong in every key": "servers:\n" + "- {id: 0, name: 1, keep: x, spread: 1, adopt: 1}\n" * (MANY // 2),
     "policies that keep nothing": "policies:\n"
     + "".join(f"  p{one}: {{keep: 0}}\n" for one in range(MANY // 4))
     + SERVERS,
@@ -346,3 +347,30 @@ async def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, log: 
 )
 def test_names_and_passwords_of_addresses_are_starred_out_in_one_pass(text: str, shown: str) -> None:
     assert redacted(text) == shown
+
+
+@pytest.mark.usefixtures("simulated", "silence")
+async def test_thousands_of_servers_are_taken_up_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = [f'{{id: {one}, schedule: "@daily"}}' for one in range(1, 201)]
+    async with daemon_on(write_config(tmp_path, f"[{', '.join(servers)}]"), a_world()) as watched:
+        schedules, in_a_row, most = watched.daemon._schedules, 0, 0
+        admit, targets, schedules.targets = schedules._admit, list(schedules.targets.values()), {}
+
+        async def counted(*parts: Any, **options: Any) -> Any:
+            nonlocal in_a_row, most
+            in_a_row += 1
+            most = max(most, in_a_row)
+            return await admit(*parts, **options)
+
+        async def others() -> None:
+            nonlocal in_a_row
+            while True:
+                in_a_row = 0
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(schedules, "_admit", counted)
+        remembered = await Remembered.read(watched.daemon._tools.ledger)
+        turns = asyncio.create_task(others())
+        await schedules.set_targets(targets, remembered, at_start=False)
+        turns.cancel()
+    assert (len(targets), 0 < most <= 50) == (200, True)
