@@ -96,7 +96,8 @@ def _mistakes(error: ConfigError) -> str:
     if not sys.stderr.isatty():
         return str(error)
     colour = not os.environ.get("NO_COLOR")
-    return "\n".join(render_mistake(mistake, error.text, colour=colour) for mistake in error.mistakes)
+    shown = [render_mistake(mistake, error.text, colour=colour) for mistake in error.mistakes]
+    return "\n".join(filter(None, (*shown, error.and_more)))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})

@@ -36,7 +36,7 @@ def why_not_sent_to(base_url: str, environ: Mapping[str, str]) -> str:
         allowed = [_place(one.strip()) for one in named.split(",")]
         if host and ((host, port) in allowed or (host, "") in allowed):
             return ""
-        return f"the API token may not be sent to {written}: $SNAPROTD_ALLOW_HOST names all that it may go to, {named}"
+        return f"the API token may not be sent to {written}: it goes only where $SNAPROTD_ALLOW_HOST says, {named}"
     if host in USUAL or is_loopback(host):
         return ""
     usual = " and ".join([*sorted(USUAL), "to this machine"])

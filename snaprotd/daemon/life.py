@@ -292,7 +292,9 @@ class Daemon:
             adjust_tools(self._tools, config, token, this_machine)
             for apply in self._parts():
                 apply(config)
-            await self._schedules.set_targets(self._account.targets(), remembered, at_start=False)
+            targets = self._account.targets()
+            await asyncio.sleep(0)  # of thousands of servers, each of these takes a while
+            await self._schedules.set_targets(targets, remembered, at_start=False)
             await self._account.forget_others()
         self._note_config()
         self.standing.refused = None

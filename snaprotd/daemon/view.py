@@ -50,7 +50,8 @@ class Standing:
     def mistakes(self) -> list[str]:
         """Why the file as it is now is refused. Cleaned: a secret may stand where it does not belong."""
         if isinstance(self.refused, ConfigError):
-            return [redactor.clean(str(mistake)) for mistake in self.refused.mistakes]
+            lines = filter(None, (*map(str, self.refused.mistakes), self.refused.and_more))
+            return [redactor.clean(line) for line in lines]
         return [] if self.refused is None else [redactor.clean(str(self.refused))]
 
 

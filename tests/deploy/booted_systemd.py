@@ -29,6 +29,8 @@ RELOADING = 0 if NOTIFY_RELOAD else 10
 """Seconds from the end of `systemctl reload` until the file was read: with Type=notify-reload, none."""
 
 TOKEN = "vps_q7Lw2ZkX9Tb4"
+HOST = "[Service]\nEnvironment=SNAPROTD_ALLOW_HOST=127.0.0.1\n"
+"""The unit allows the provider alone, and here that is simulated."""
 SPEED = 60
 CONFIG = """\
 api: {{base_url: "http://127.0.0.1:8321/api/v1", requests_per_second: 50, settle: 2s}}
@@ -160,6 +162,8 @@ def machine() -> Iterator[Machine]:
             lambda: booted.run("systemctl", "is-system-running", check=False).stdout.strip() in states, "the boot"
         )
         booted.write("/etc/snaprotd/token", f"{TOKEN}\n", 0o600)
+        booted.write("/etc/systemd/system/snaprotd.service.d/host.conf", HOST, 0o644)
+        booted.run("systemctl", "daemon-reload")
         booted.run("systemctl", "start", "provider")
         yield booted
     finally:
