@@ -20,6 +20,7 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.run import Tools
 from snaprotd.logs import redactor
 from snaprotd.observe.metrics import Metrics
+from snaprotd.report.rows import shown
 from snaprotd.report.status import Situation, report_head, server_report, status_report
 from snaprotd.wiring.assembly import account_of
 from snaprotd.wiring.identity import own_key, proof_of
@@ -145,7 +146,11 @@ class DaemonView:
         if self._report is None or moment - self._reported_at >= REPORT_GOOD_FOR:
             running, ledger_error = await self._open_rotations()
             targets = tuple(self._schedules.targets.values())
-            self._report, self._reported_at = status_report(self._situation(targets, running, ledger_error)), moment
+            report = status_report(self._situation(targets, running, ledger_error))
+            # A fleet's has half a million values: not on the loop.
+            made: Json = await asyncio.to_thread(shown, report)
+            self._report, self._reported_at = made, moment
+            return made
         return self._report
 
     async def server_status(self, name: str) -> Json | None:
@@ -157,7 +162,8 @@ class DaemonView:
         kept = await self._tools.ledger.starts.kept(account_of(self.config), target.server_id)
         running, ledger_error = await self._open_rotations()
         situation = self._situation((target,), running, ledger_error)
-        return server_report(situation, target, history, kept.let_go if kept else "")
+        report: Json = shown(server_report(situation, target, history, kept.let_go if kept else ""))
+        return report
 
     async def _open_rotations(self) -> tuple[Sequence[Rotation], str | None]:
         """Those that this process runs, and those of others: a `now` beside the daemon is a rotation too."""

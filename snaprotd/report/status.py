@@ -23,7 +23,7 @@ from snaprotd.engine.board import ServerFacts
 from snaprotd.report import problems
 from snaprotd.report.assessment import Assessment
 from snaprotd.report.problems import ALARM, ATTENTION, OK, Problem, ServerSituation
-from snaprotd.report.rows import blocked_words, history_row, planned_rows, shown
+from snaprotd.report.rows import blocked_words, history_row, planned_rows
 
 VERSION = 1
 
@@ -73,7 +73,7 @@ def status_report(situation: Situation) -> Json:
     departed = [_departed(situation, one, running.get(one)) for one in others if one not in configured]
     general = [{"server": None, "server_id": None, **problem.as_json()} for problem in _general(situation)]
     found = [*general, *_problems_of(servers + departed)]
-    report = {
+    return {
         **report_head(situation),
         "state": _worst(problem["severity"] for problem in found),
         "problems": found,
@@ -82,8 +82,6 @@ def status_report(situation: Situation) -> Json:
         "servers": servers,
         "departed": departed,
     }
-    whole: Json = shown(report)
-    return whole
 
 
 def report_head(situation: Situation) -> Json:
@@ -112,7 +110,7 @@ def server_report(situation: Situation, target: Target, history: Sequence[Rotati
     `let_go` says who let go of a start that was owed to it, when and why; empty where nobody has.
     """
     running = next((one for one in situation.running if one.server_id == target.server_id), None)
-    report = {
+    return {
         **_server(situation, target, running),
         "policy": {
             key: {"value": as_written(key, getattr(target.policy, key)), "from": origin}
@@ -121,8 +119,6 @@ def server_report(situation: Situation, target: Target, history: Sequence[Rotati
         "history": [past_rotation(rotation) for rotation in history],
         "let_go": let_go or None,
     }
-    whole: Json = shown(report)
-    return whole
 
 
 def past_rotation(rotation: Rotation) -> Json:

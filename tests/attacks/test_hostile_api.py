@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 from snaprotd.core.errors import CloudError, NotFound, Permanent, Temporary, Unclear
 from snaprotd.provider import Doubtful
+from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org import answers, body
 from snaprotd.provider.vps_org.client import VpsOrg
@@ -70,9 +73,11 @@ async def api_that(says: bytes | Answer, *, timeout: float = SOON) -> AsyncItera
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
     peer.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     token = token_source(None, {"VPS_API_TOKEN": TOKEN})
-    async with VpsOrg(base_url=peer.url, token=token, requests_per_second=1000, timeout=timeout, attempts=1) as api:
+    async with (
+        server,
+        VpsOrg(base_url=peer.url, token=token, requests_per_second=1000, timeout=timeout, attempts=1) as api,
+    ):
         yield api, peer
-    server.close()
 
 
 async def error_of(asked: Awaitable[Any]) -> CloudError:
@@ -117,6 +122,7 @@ async def drips_chunks(_: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 DEEP = b"[" * body.MAX_BODY
 WIDE = b"[" + b"[]," * (body.MAX_BODY // 3 - 1) + b"[]]"
+NEXT = sized(b'{"results": [], "next": "/%1b%5B2J/' + ECHO + b"/?q=" + ECHO + b'"}')
 COUNTED = b'{"count": 2, "results": [%s]}'
 
 SAYS: dict[str, bytes | Answer] = {
@@ -156,7 +162,7 @@ SAYS: dict[str, bytes | Answer] = {
     "a cookie, and no JSON": sized(b"\xff\xfe", OK, b"Set-Cookie: a=" + b"x" * 9000 + b"; Max-Age=" + b"9" * 50),
     "a `next` that is no address": sized(b'{"results": [], "next": "http://[/\\ud800\\u001b"}'),
     "a `next` to another host": sized(b'{"results": [], "next": "https://elsewhere.invalid/"}'),
-    "a `next` that quotes the token": sized(b'{"results": [], "next": "/%1b%5B2J/' + ECHO + b'/?q=' + ECHO + b'"}'),
+    "a `next` that quotes the token": NEXT,
     "a count that would paint": sized(b'{"results": [], "count": "\\u001b[2J\\u202e' + ECHO + b'"}'),
     "an id that is the token": sized(COUNTED % b'{"id": "%s"}' % ECHO),
     "an id that would paint": sized(COUNTED % b'{"id": "1\\u001b[2J", "server": {"id": "\\u202e2"}, "name": "x"}'),
@@ -218,12 +224,44 @@ async def test_an_answer_that_comes_twice_is_not_taken_for_the_next_request_s(pa
             await asyncio.sleep(2 * pause)
 
 
+async def test_the_address_of_the_next_page_is_quoted_as_what_somebody_else_wrote() -> None:
+    async def second_fails(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(NEXT if peer.connections == 1 else sized(b"", b"HTTP/1.1 500 X\r\n"))
+
+    async with api_that(second_fails) as (api, peer):
+        error = await error_of(api.snapshots())
+    assert "500 to GET" in str(error)
+    assert is_a_sentence(error), str(error)
+
+
 async def test_a_refusal_in_another_encoding_is_known_by_its_status_and_its_words_are_not_read() -> None:
     said = gzip.compress(b'{"detail": "No such server."}')
     async with api_that(sized(said, b"HTTP/1.1 404 X\r\n", b"Content-Encoding: gzip")) as (api, _):
         error = await error_of(api.server("12345"))
     assert not isinstance(error, NotFound)  # it takes the provider's own words to say so
     assert "404" in str(error)
+
+
+class Breaking(httpx.AsyncBaseTransport):
+    """A connection that breaks in a way of its own, after the request has gone out."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.extensions["trace"]("http11.send_request_headers.started", {"request": request})
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ssl.SSLError(1, f"BAD_RECORD_MAC {TOKEN}"), ConnectionAbortedError(), ValueError("\x1b"), httpx.InvalidURL(TOKEN)],
+)
+async def test_what_no_library_translates_is_a_lost_connection_all_the_same(error: Exception) -> None:
+    token = token_source(None, {"VPS_API_TOKEN": TOKEN})
+    async with VpsOrg(base_url="https://vps.invalid", token=token, attempts=1, transport=Breaking(error)) as api:
+        assert is_a_sentence(await error_of(api.snapshots()))
+        assert isinstance(await error_of(create(api)), Unclear)
 
 
 # -- lists -----------------------------------------------------------------------------------------------------
@@ -277,9 +315,36 @@ async def test_an_honest_list_of_a_large_fleet_is_within_all_bounds() -> None:
 
 def test_brackets_are_counted_and_not_parsed() -> None:
     """Counting them takes as long for a terabyte's worth of nesting as for none."""
-    for deep in (DEEP, WIDE, b"[" * 400_000 + b"]" * 400_000, b'{"a":' * 400_000 + b"1" + b"}" * 400_000):
+    for deep in (DEEP, WIDE, b"[" * 400_000 + b"]" * 400_000, b'{"a":' * 400_000, b'[{"a":' * 50 + b"1" + b"}]" * 50):
         began = time.process_time()
         with pytest.raises(body.UnreadableError):
             body.read_json(deep)
         assert time.process_time() - began < 0.5
     assert body.read_json(b'["[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", {"]": "\\"[{"}]')[1] == {"]": '"[{'}
+
+
+async def test_an_account_that_shows_other_servers_in_every_list_is_not_remembered_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("snaprotd.provider.identity.MOST_REMEMBERED", 100)
+    monkeypatch.setattr("snaprotd.provider.memory.MOST_SERVERS", 100)
+    listed = 0
+
+    async def others(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal listed
+        listed += 1
+        numbers = range(1000 * listed, 1000 * listed + 20)
+        one = [
+            {"id": 1, "uuid": f"u{number}", "name": "x", "server": {"id": number, "uuid": "v"}} for number in numbers
+        ]
+        two = [{"id": number, "uuid": f"u{number}", "name": "x", "server": number} for number in numbers]
+        writer.write(sized(json.dumps([*one, *two]).encode()))
+
+    async with api_that(others, timeout=5) as (api, _):
+        inventory = Inventory(api)
+        for _again in range(30):
+            await inventory.refresh()
+        for known in (api._ids._beside, inventory._names._identities._beside, inventory._names._shown):
+            assert len(known) <= 100
+            assert all(len(one) <= 2 for one in known.values() if isinstance(one, set))
+        assert len(inventory._memory._servers) <= 100

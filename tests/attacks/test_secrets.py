@@ -120,11 +120,12 @@ def test_an_old_token_is_taken_out_however_often_it_has_changed_since(tmp_path: 
     file.write_text(BEFORE)
     source = token_source(file, {})
     redactor.hide(source.secrets)
-    for number in range(5):
-        file.write_text(f"{AFTER}-{'abcde'[number]}{number}")
+    later = ["Rk4_ZpT81", "hG7-yVn33", "Wd9.cQs26"]
+    for token in later:
+        file.write_text(token)
         source.refresh()
-        assert INSTEAD in redactor.clean(source.get())
-    assert redactor.clean(f"it was {BEFORE}") == f"it was {INSTEAD}"
+        assert redactor.clean(source.get()) == INSTEAD
+    assert redactor.clean(f"{', '.join(later)} and {BEFORE}") == f"{INSTEAD}, {INSTEAD}, {INSTEAD} and {INSTEAD}"
 
 
 @pytest.mark.parametrize("piece", ["%41\\x42", "&#65;", "\\", "%", TOKEN, TOKEN[:7], "[", "bearer ", "\x1b", "a"])
@@ -221,6 +222,10 @@ async def test_a_peer_that_echoes_the_header_puts_it_on_no_page_in_no_row_and_in
             seen += capsys.readouterr().out  # where the log goes that nobody has configured: without its last cleaning
             for secret in (BEFORE, AFTER):
                 assert [*letters_of(seen, secret)] == []
+        assert watched.daemon._account.error is not None
+        watched.daemon._account.error = f"it came another way, {AFTER}"
+        await asyncio.sleep(2)
+        assert f"it came another way, {INSTEAD}" in (await watched.get("/api/status")).text
     assert len(watched.ended) >= 5
     assert all(INSTEAD in (one.error or "") for one in watched.ended)
 
