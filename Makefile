@@ -30,7 +30,7 @@ prove: install-dev  ## Run the searches in their long form: thousands of crashes
 	SNAPROTD_PROVE=yes $(BIN)/python -m pytest -m "search or hypothesis" $(TEST_ARGS) $(ROOM:%=tests/%)
 
 mutants: install-dev  ## Break the lines that promises rest on, one at a time: do the tests notice? (ONLY=power; minutes)
-	$(BIN)/python -m tests.support.mutants $(ONLY)
+	$(BIN)/python -m tests.support.mutants "$(ONLY)"
 
 bench: install-dev  ## Print the figures of the house: files and lines of each room, lengths of functions
 	@$(BIN)/python -m tests.support.house_figures

@@ -16,7 +16,7 @@ from snaprotd.core.rotation import Result
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.ledger.claims import Claimed
-from snaprotd.simulator import Request
+from snaprotd.simulator import Request, World
 from tests.scenarios.test_retention import NEW, Scene, is_create, ours
 from tests.support.daemons import power
 from tests.support.lives import night
@@ -74,7 +74,65 @@ async def test_while_another_snapshot_is_in_progress_the_server_is_neither_stopp
     assert statuses == ["completed"] * 3
 
 
+async def test_where_somebody_takes_the_last_slot_no_snapshot_is_asked_for_that_would_be_refused(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, stop_first=True)
+    scene.hold_ours(12, 13, 14, 15)
+
+    def on_request(request: Request) -> None:
+        if request.json.get("action") == "stop":
+            scene.hold("by-hand")
+
+    scene.on_request = on_request
+    assert (await scene.night()).error == "blocked: 5 of 5 snapshots: the last free slot was taken"
+    assert scene.asked == ["stop", "start"]
+
+
+# -- while a server is off ---------------------------------------------------------------------------------------------
+
+
+async def test_a_server_is_no_longer_off_when_somebody_starts_it_though_its_snapshot_goes_on(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, world=World(snapshot_seconds=(1500, 1500)), stop_first=True)
+
+    def on_request(request: Request) -> None:
+        if is_create(request):
+            scene.world.later(120, lambda: scene.world.set_status(scene.server_id, "active"))
+
+    scene.on_request = on_request
+    assert (await scene.night()).result is Result.SUCCESS
+    (seconds,) = scene.story.witness.downtimes
+    assert seconds < 600
+
+
+async def test_a_rotation_does_not_end_before_its_server_was_seen_running_twice(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, stop_first=True)
+    seen = []
+
+    def on_request(request: Request) -> None:
+        is_look = request.method == "GET" and "/servers/" in request.path
+        if is_look and scene.asked[-1:] == ["start"] and not scene.story.witness.finished_rotations:
+            seen.append(scene.world.status_of(scene.server_id))
+
+    scene.on_request = on_request
+    assert (await scene.night()).result is Result.SUCCESS
+    assert seen[-2:] == ["active"] * 2
+
+
 # -- before a snapshot is deleted --------------------------------------------------------------------------------------
+
+
+async def test_where_the_slot_that_was_freed_is_taken_by_somebody_no_other_one_goes(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.hold_ours(11, 12, 13, 14, 15)
+
+    def on_request(request: Request) -> None:
+        if request.method == "DELETE":
+            scene.hold("by-hand")
+
+    scene.on_request = on_request
+    assert (await scene.night()).error == "blocked: still 5 of 5 snapshots after one was deleted"
+    assert scene.deleted == [ours(11)]
 
 
 async def test_nothing_is_pruned_while_the_server_is_restored_perhaps_from_what_is_due(tmp_path: Path) -> None:
