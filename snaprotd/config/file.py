@@ -16,12 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from snaprotd.config import yaml_nodes
 from snaprotd.config.layers import check_layers, defaults_of, expressions_of, layers_of, merged_layers, retention_of
 from snaprotd.config.mistakes import Findings, shown_path
 from snaprotd.config.parts import read_shape
 from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written, default_state
 from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
+from snaprotd.config.text import yaml_nodes
 from snaprotd.config.trust import check_trust
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.policy import Policy

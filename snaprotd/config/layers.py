@@ -7,9 +7,9 @@ from dataclasses import MISSING, fields
 from itertools import islice
 from typing import Any
 
-from snaprotd.config.document import KeyPath
 from snaprotd.config.mistakes import Findings, keep_expected, nearest
 from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys
+from snaprotd.config.text.document import KeyPath
 from snaprotd.core.model import PROVIDER_LIMIT
 from snaprotd.core.policy import Policy, Retention
 from snaprotd.core.schedule import DEFAULT_TIMEZONE, Schedule, ScheduleError

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 
 from pydantic_core import ErrorDetails
 
-from snaprotd.config.document import Document, Flaw, KeyPath
 from snaprotd.config.shape import (
     OWN_SERVER,
     ApiKeys,
@@ -17,7 +16,8 @@ from snaprotd.config.shape import (
     RetentionKeys,
     ServerKeys,
 )
-from snaprotd.config.yaml_nodes import lines_of
+from snaprotd.config.text.document import Document, Flaw, KeyPath
+from snaprotd.config.text.yaml_nodes import lines_of
 from snaprotd.core.errors import ConfigError, Mistake
 
 _SECRETS = re.compile(r"(vps_)[A-Za-z0-9_-]{8,}")

@@ -15,9 +15,9 @@ from typing import Any, cast, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from snaprotd.config.document import Document, KeyPath
 from snaprotd.config.mistakes import Findings, keys_at, refuse_key, sentence, written
 from snaprotd.config.shape import FILE, LARGEST_LIMIT, TAGS, FileKeys
+from snaprotd.config.text.document import Document, KeyPath
 from snaprotd.core.model import PROVIDER_LIMIT
 
 AT_ONCE = 100

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from snaprotd.config import yaml_nodes
 from snaprotd.config.addresses import Listen, is_open_beyond
-from snaprotd.config.document import Document, KeyPath
 from snaprotd.config.file import beginning_of
 from snaprotd.config.mistakes import Findings, nearest
+from snaprotd.config.text import yaml_nodes
+from snaprotd.config.text.document import Document, KeyPath
 from snaprotd.core.errors import ConfigError, Mistake
 
 LARGEST = 256 * 1024

@@ -69,7 +69,7 @@ class World:
         speed: float = 1.0,
         seed: int = 1,
         limit: int = 5,
-        token: str = "vps_q7Lw2ZkX9Tb4",  # noqa: S107 - it opens nothing
+        token: str = "made-up-q7w2",  # noqa: S107 - it opens nothing
         email: str = "owner@account.invalid",
         id_kind: str = "integer",
         page_size: int = 20,

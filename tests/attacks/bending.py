@@ -15,7 +15,7 @@ import httpx
 from snaprotd.simulator import Reply, World
 from tests.support.world_transport import WorldTransport
 
-TOKEN = "vps_8fKq2-ZxW7_bN4tR"
+TOKEN = "made-up-8fKq2_ZxW7"
 ECHOES = (
     f"Authorization: Bearer {TOKEN}",
     TOKEN[3:],

@@ -18,10 +18,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snaprotd.config import yaml_nodes
 from snaprotd.config.file import digest_of, find_config, json_schema, load, parse
 from snaprotd.config.settings import Config, Target, notes_directory, resolve
 from snaprotd.config.shape import ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys, shown_duration
+from snaprotd.config.text import yaml_nodes
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.model import Server
 from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from snaprotd.config import yaml_nodes
 from snaprotd.config.file import json_schema, parse
 from snaprotd.config.mistakes import render_mistake
+from snaprotd.config.text import yaml_nodes
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.schedule import ScheduleError, check_expression
 

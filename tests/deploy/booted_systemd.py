@@ -28,7 +28,7 @@ NOTIFY_RELOAD = SUITE != "bookworm"
 RELOADING = 0 if NOTIFY_RELOAD else 10
 """Seconds from the end of `systemctl reload` until the file was read: with Type=notify-reload, none."""
 
-TOKEN = "vps_q7Lw2ZkX9Tb4"
+TOKEN = "made-up-q7w2"
 HOST = "[Service]\nEnvironment=SNAPROTD_ALLOW_HOST=127.0.0.1\n"
 """The unit allows the provider alone, and here that is simulated."""
 SPEED = 60
