@@ -107,8 +107,6 @@ class Schedules:
             self._unclaimed.pop(gone, None)
         for number, target in enumerate(targets):
             if number % AT_ONCE == 0:
-                await self._set_marks(marks)
-                marks = []
                 await asyncio.sleep(0)
             facts = self.facts(target)
             facts.last_attempt = remembered.attempts.get(target.server_id)

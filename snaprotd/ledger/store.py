@@ -333,7 +333,9 @@ class Ledger:
         if not marks:
             return
         async with self._transaction() as connection:
-            await connection.execute(statements.set_mark(datetime.now(UTC)), list(map(statements.mark_row, marks)))
+            for start in range(0, len(marks), 500):  # to write thousands at once would keep others waiting
+                rows = [statements.mark_row(mark) for mark in marks[start : start + 500]]
+                await connection.execute(statements.set_mark(datetime.now(UTC)), rows)
 
     def _tenure(self) -> dict[str, Any]:
         # SQLite has no clock but its host's, which is ours. On a database server this is the database's own.
