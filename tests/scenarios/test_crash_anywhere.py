@@ -3,8 +3,9 @@
 Each example is a server with some history and a policy, one to three nights, faults of the provider and of what lies
 on the way to it, and a set of moments at which the process dies: before or after any request, before or after any write
 of the ledger. Between two lives the ledger, the disk or the configuration may be harmed; instead of dying a process may
-be frozen, while another one goes on. The promises are checked from the provider's side: at every request, after every
-night, every few minutes, and a day after the last night.
+be frozen, while another one goes on. For a while lists and answers tell what is not so, clocks are wrong, and other
+people take snapshots under names that look like ours. The promises are checked from the provider's side, by what is
+really there and who took it: at every request, after every night, every few minutes, and a day after the last night.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.simulator import Fault
 from tests.support.drawn import ID_KINDS, MOMENTS, THAWED_AFTER, Example, examples, history_of
 from tests.support.drawn_faults import FAR_BEHIND, FAULT_KINDS, LONG_AFTER, POWER_ERRORS, RETRY_AFTER, fair
+from tests.support.drawn_lies import AHEAD, WRONG_BY
 from tests.support.harms import Harm
+from tests.support.lies import KINDS
 from tests.support.searches import SCRATCH, size
 from tests.support.virtual_time import run_virtually
 
 SHARDS = 8
-EXAMPLES = size(48, 250)
-"""Of each shard: 384 in all, or 2,000."""
+EXAMPLES = size(48, 230)
+"""Of each shard: 384 in all, or 1,840."""
 
-pytestmark = pytest.mark.usefixtures("one_clock", "silence")
+pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_marks")
 
 
 async def live(example: Example, folder: Path) -> list[str]:
@@ -65,8 +68,9 @@ def test_no_promise_is_broken_by_crashes_lost_answers_and_errors(shard: int) -> 
 
 def is_met(met: Iterable[object], wanted: Iterable[object]) -> None:
     """All of it in the long form. In the short one chance leaves out a few, not always the same."""
-    missing = {*wanted} - {*met}
-    assert len(missing) <= size(len({*wanted}) // 5, 0), missing
+    all_of_it = {*wanted}
+    missing = all_of_it - {*met}
+    assert len(missing) <= size(max(1, len(all_of_it) // 5), 0), missing
 
 
 @pytest.mark.search
@@ -104,3 +108,19 @@ def test_the_search_is_long_enough_to_meet_every_way_in_which_an_answer_is_worth
     assert {fault.action for fault in to_power if fault.kind == "doubled"} >= {"stop", "start"}
     assert {fault.delay for fault in met if fault.kind == "stale"} == {29.0, FAR_BEHIND}
     assert any(fault.status == 404 and fault.times == 60 for fault in met)
+
+
+@pytest.mark.search
+def test_the_search_is_long_enough_to_be_told_every_lie_and_to_meet_other_people() -> None:
+    met: list[Example] = []
+    for shard in range(SHARDS):
+        search(shard, met.append)
+    is_met((lie.kind for one in met for lie in one.lies), KINDS)
+    assert {lie.once_done for one in met for lie in one.lies} == {True, False}
+    assert {(other.instance, other.at < other.named_for) for one in met for other in one.others} == set(
+        product(("main", "main2"), (True, False))
+    )
+    is_met((one.provider_clock[2] for one in met if one.provider_clock), AHEAD)
+    is_met((ahead for one in met if one.crashes for ahead in one.clocks), WRONG_BY)
+    doubled = {fault.method for one in met for fault in one.faults if fault.kind == "doubled" and "snap" in fault.path}
+    assert doubled == {"POST", "DELETE"}

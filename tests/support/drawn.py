@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -10,13 +11,16 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull
-from snaprotd.simulator import Fault, World
+from snaprotd.simulator import Fault
 from tests.support.drawn_faults import conspiracies, fair, faults
+from tests.support.drawn_lies import SETTLE, fair_clocks, lies, others, our_clocks, provider_clocks
 from tests.support.harms import Harm
-from tests.support.histories import History
+from tests.support.histories import History, OffTimeWorld, Other
+from tests.support.lies import Lie
+from tests.support.lives import night
 from tests.support.policies import NIGHTLY, slots
+from tests.support.virtual_time import true_time
 
-SETTLE = 120.0
 THAWED_AFTER = (300.0, 7200.0, None)
 """Seconds, or never."""
 MOMENTS = [
@@ -41,6 +45,10 @@ class Example:
     frozen_at: int | None
     thaws_after: float | None
     ledger_deleted_at: int | None
+    lies: tuple[Lie, ...]
+    others: tuple[Other, ...]
+    provider_clock: tuple[float, float, float] | None
+    clocks: tuple[float, ...]
 
 
 def _ours(number: int) -> str:
@@ -85,7 +93,7 @@ policies = st.builds(
     on_stop_timeout=st.sampled_from(OnStopTimeout),
 )
 
-examples = st.builds(
+rough = st.builds(
     Example,
     policy=policies,
     history=histories.map(tuple),
@@ -111,12 +119,45 @@ examples = st.builds(
     frozen_at=st.one_of(st.none(), st.none(), st.none(), st.integers(1, 160)),
     thaws_after=st.sampled_from(THAWED_AFTER),
     ledger_deleted_at=st.one_of(st.none(), st.none(), st.none(), st.integers(1, 40)),
+    lies=st.lists(lies, max_size=3).map(tuple),
+    others=st.lists(others, max_size=2).map(tuple),
+    provider_clock=provider_clocks,
+    clocks=our_clocks,
 )
+
+
+def _good(numbers: Iterable[int]) -> tuple[tuple[str, str, int], ...]:
+    """What earlier nights have left, each taken half an hour after its slot."""
+    return tuple((_ours(number), "completed", (16 - number) * 24 - 1) for number in numbers)
+
+
+quiet = st.builds(
+    Example,
+    policy=policies,
+    history=st.lists(st.integers(1, 15), min_size=1, max_size=4, unique=True).map(_good),
+    faults=st.lists(faults, max_size=1).map(tuple),
+    crashes=st.just(frozenset()),
+    nights=st.sampled_from([1, 2]),
+    hours_apart=st.sampled_from([24, 3]),
+    was_active=st.just(True),
+    id_kind=st.sampled_from(ID_KINDS),
+    harms=st.just(()),
+    frozen_at=st.none(),
+    thaws_after=st.none(),
+    ledger_deleted_at=st.none(),
+    lies=st.lists(lies, min_size=1, max_size=2).map(tuple),
+    others=st.lists(others, max_size=1).map(tuple),
+    provider_clock=provider_clocks,
+    clocks=st.just(()),
+)
+"""Nights on which little happens but that something is told wrongly: most come to their deletions."""
+
+examples = st.one_of(rough, rough, rough, quiet)
 
 
 def history_of(example: Example, folder: Path) -> History:
     """The example, about to be lived."""
-    world = World(id_kind=example.id_kind, seed=example.nights)
+    world = OffTimeWorld(clock=true_time, id_kind=example.id_kind, seed=example.nights)
     server_id = world.add_server("web-01", status="active" if example.was_active else "stopped")
     for name, status, age in example.history:
         created = datetime.now(UTC) - timedelta(hours=age) if isinstance(age, int) else age
@@ -124,6 +165,9 @@ def history_of(example: Example, folder: Path) -> History:
             server_id, name, status=status, created_at=created, size_mb=5120 if status == "completed" else None
         )
     world.faults.extend(fair(example.faults))
+    if example.provider_clock is not None:
+        since, lasts, ahead = example.provider_clock
+        world.is_wrong(ahead, since=(night(0) - world.clock()).total_seconds() + since, lasts=lasts)
     return History(
         world=world,
         ledger_path=folder / "state.db",
@@ -140,4 +184,7 @@ def history_of(example: Example, folder: Path) -> History:
         thaws_after=example.thaws_after,
         # Not both: a process that is frozen writes nothing from memory.
         ledger_deleted_at=example.ledger_deleted_at if example.frozen_at is None else None,
+        lies=example.lies,
+        others=example.others,
+        clocks=fair_clocks(example.clocks, example.faults),
     )

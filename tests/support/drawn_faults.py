@@ -90,7 +90,7 @@ faults = st.one_of(
         Fault,
         kind=st.just("status"),
         method=st.sampled_from(["POST", "POST", "DELETE", "GET"]),
-        status=st.sampled_from([400, 403, 404, 429, 500, 502, 503]),
+        status=st.sampled_from([400, 403, 404, 409, 429, 500, 502, 503]),
         done=st.booleans(),
         retry_after=_retry_after,
         times=_times,
@@ -118,6 +118,15 @@ faults = st.one_of(
         status=st.sampled_from([0, 0, *POWER_ERRORS]),
         delay=st.sampled_from([0.0, 5.0, 60.0, 115.0]),
         times=_times,
+    ),
+    # A proxy that sends again what is to be made, or to go.
+    st.builds(
+        Fault,
+        kind=st.just("doubled"),
+        method=st.sampled_from(["POST", "POST", "DELETE"]),
+        path=st.just("/snapshots/*"),
+        status=st.sampled_from([0, 0, 409, 500]),
+        delay=st.sampled_from([0.0, 5.0, 60.0, 115.0]),
     ),
     # A replica that lags behind for less than a poll, or is far behind once.
     st.builds(
@@ -189,14 +198,14 @@ conspiracies = st.sampled_from(sorted(CONSPIRACIES)).map(lambda name: [*CONSPIRA
 def fair(faults: tuple[Fault, ...]) -> list[Fault]:
     """Without what nobody could keep a promise under.
 
-    Other than to a power request, a refusal means that nothing was done; only a 5xx may hide that it was: a snapshot
-    that was taken and refused with 429 would be asked for again. And two looks that are both far behind would prove
-    that a server runs which does not; as a server is taken for gone that is neither found nor listed for as long as a
-    start is waited for.
+    Other than to a power request, a refusal means that nothing was done; only a 409 and a 5xx may hide that it was: a
+    snapshot that was taken and refused with 429 would be asked for again. And two looks that are both far behind would
+    prove that a server runs which does not; as a server is taken for gone that is neither found nor listed for as long
+    as a start is waited for.
     """
     kept: list[Fault] = []
     for fault in faults:
-        if fault.kind == "status" and fault.status < 500 and "power" not in fault.path:
+        if fault.kind == "status" and fault.status < 500 and fault.status != 409 and "power" not in fault.path:
             fault.done = False
         is_far_behind = fault.kind == "stale" and fault.delay == FAR_BEHIND
         if not (is_far_behind and any(other.delay == FAR_BEHIND and other.kind == "stale" for other in kept)):

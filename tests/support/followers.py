@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,9 @@ TICK = 61.0
 """Seconds between two looks at the account, while something is owed or runs."""
 FOLLOWED_EVERY = 3000.0
 """The same, while nothing is owed, and an old stop may turn out to have struck."""
+MARKED_EVERY = 4 * 3600.0
+MARKS_APART = timedelta(hours=5)
+"""Between two marks of one life, where that is patched: a daemon leaves one every few seconds."""
 FULL_FOR = 1200.0
 """Seconds for which a disk stays full."""
 BASE_URL = "https://vps.invalid/api/v1"
@@ -125,7 +128,7 @@ class Process:
             ledger.starts.terms = Terms(base_url=BASE_URL, settle=history.settle, poll_interval=history.poll_interval)
             self.rotations = Rotations(tools, self.board, max_concurrent=5)
             self._tasks: list[asyncio.Task[None]] = []
-            for work in (self._watch_account(), self._go_through_nights()):
+            for work in (self._leave_marks(), self._watch_account(), self._go_through_nights()):
                 self._tasks.append(asyncio.create_task(_as_long_as_it_lives(work)))
             await self._ending.wait()
             await self.rotations.drain(600)
@@ -153,6 +156,13 @@ class Process:
     async def take_over(self, *, everything: bool = False) -> None:
         await self.rotations.take_over(everything=everything)
         await self.rotations.take_up()
+
+    async def _leave_marks(self) -> None:
+        """By which a ledger knows when there was somebody who would have noted what was taken."""
+        while True:
+            with suppress(LedgerError):
+                await self.tools.ledger.probe()
+            await asyncio.sleep(MARKED_EVERY)
 
     async def _watch_account(self) -> None:
         keeper = self.rotations.keeper

@@ -6,13 +6,17 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.last_resort import pay_what_is_owed
+from snaprotd.simulator import SimSnapshot, World
 from tests.support.followers import DAY, Process
 from tests.support.harms import (
     BEFORE_THE_DAEMON,
+    EDITS,
     FORGETS_THE_SLOT,
     Harm,
     befall,
@@ -22,8 +26,11 @@ from tests.support.harms import (
     put_right,
     told_by,
 )
+from tests.support.lies import Liar, Lie
 from tests.support.lives import Story, night
 from tests.support.promises import Witnessed
+from tests.support.truths import slot_in
+from tests.support.virtual_time import VirtualLoop
 from tests.support.world_transport import WorldTransport
 
 HOUR = 3600.0
@@ -31,6 +38,35 @@ LOOK_EVERY = 293.0
 """Seconds between two looks at the server and at what is said of it."""
 NOTICED_WITHIN = 4 * HOUR
 """Seconds in which a process looks at a server that an old stop may still switch off, several times over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """A snapshot that somebody else takes, and calls as we call ours, or another instance its own."""
+
+    at: float
+    """Seconds after the first slot."""
+    named_for: float
+    """The time in its name, in the same seconds."""
+    instance: str
+    status: str
+
+
+class OffTimeWorld(World):
+    """A provider whose clock is wrong for a while, and then right again: so are the dates of what is taken."""
+
+    ahead = 0.0
+    """Seconds by which it is wrong now."""
+
+    def is_wrong(self, ahead: float, *, since: float, lasts: float) -> None:
+        """Its clock is wrong by `ahead`, from `since` on for `lasts`: seconds, counted from now."""
+        self.later(max(0.0, since), lambda: setattr(self, "ahead", ahead))
+        self.later(max(0.0, since) + lasts, lambda: setattr(self, "ahead", 0.0))
+
+    def take_snapshot(self, *request: Any) -> SimSnapshot:
+        made = super().take_snapshot(*request)
+        made.created_at = (made.made_at + timedelta(seconds=self.ahead)).isoformat()
+        return made
 
 
 @dataclass(kw_only=True)
@@ -49,6 +85,11 @@ class History(Story):
     ledger_deleted_at: int | None = None
     """The number of the write after which the ledger is deleted under a living process."""
 
+    lies: tuple[Lie, ...] = ()
+    others: tuple[Other, ...] = ()
+    clocks: tuple[float, ...] = ()
+    """By how many seconds our clock is wrong, after each death in turn."""
+
     label: str = "web-01"
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: dict[datetime, Rotation | None] = field(default_factory=dict)
@@ -66,11 +107,60 @@ class History(Story):
         self.living: Process | None = None
         self._harms = iter(self.harms)
         self._off_since: float | None = None
+        self._clocks = iter(self.clocks)
+        self._lives: list[tuple[datetime, datetime]] = []
+        self.has_forgotten = self.ledger_deleted_at is not None
+        self.liar = Liar(self.lies, self.world, night(0))
+        self.bend = self.liar.bend
+        for other in self.others:
+            self.world.later((night(0) - self.world.clock()).total_seconds() + other.at, partial(self._take, other))
 
     @property
     def slots(self) -> list[datetime]:
         """A night apart, or some hours."""
         return [night(0) + timedelta(hours=self.hours_apart * number) for number in range(self.nights)]
+
+    def _take(self, other: Other) -> None:
+        if len(self.world.snapshots_of(self.server_id)) >= self.world.limit:
+            return
+        name = f"snaprotd-{other.instance}-{night(0) + timedelta(seconds=other.named_for):%Y%m%dT%H%M%SZ}"
+        now = self.world.clock()
+        taken = self.world.add_snapshot(self.server_id, name, status=other.status, created_at=now)
+        self.taken_by_others.add(taken.id)
+        self.met.add("others")
+
+    def can_tell_apart(self, one: SimSnapshot) -> bool:
+        """Where the slot in its name is of a time when we were there, and no request of that slot lost its answer."""
+        slot = slot_in(one.name, self.instance)
+        if slot is None or one.name in self.witnessed.unclear:
+            return False
+        if self.has_forgotten or "our clock" in self.met:
+            return False
+        return any(begin <= slot <= end for begin, end in self._lived())
+
+    def _may_seem_an_old_copy(self) -> bool:
+        """Something that bears our name is newer than a stop, and nobody was there for a while: a person is asked."""
+        others = [one.named_for for one in self.others if one.instance == self.instance]
+        was_away = bool({*BEFORE_THE_DAEMON, Harm.DISK_FULL, "frozen", "our clock"} & self.met) or self.has_forgotten
+        return "others" in self.met and max(others, default=0) > 0 and was_away
+
+    def _lived(self) -> list[tuple[datetime, datetime]]:
+        is_alive = self.living is not None and not self.living.is_dead
+        if is_alive and self._lives:
+            self._lives[-1] = (self._lives[-1][0], self.world.clock())
+        return self._lives
+
+    def _begin_life(self, **options: bool) -> Process:
+        now = self.world.clock()
+        goes_on = bool(self._lives) and now - self._lives[-1][1] < timedelta(minutes=1)
+        self._lives.append((self._lives.pop()[0], now) if goes_on else (now, now))
+        return Process(self, **options)
+
+    def shows_nothing(self) -> bool:
+        return self.liar.hides_all or super().shows_nothing()
+
+    def hides_names(self) -> bool:
+        return self.liar.hides_names
 
     def note_end(self, slot: datetime, rotation: Rotation | None) -> None:
         self.ended[slot] = rotation
@@ -82,7 +172,7 @@ class History(Story):
     async def live(self) -> list[str]:
         """To the end of the day after the last night: the broken promises."""
         loop = asyncio.get_running_loop()
-        self.living = Process(self)
+        self.living = self._begin_life()
         look = loop.call_later(LOOK_EVERY, self._look)
         while self.over_at is None or loop.time() < self.over_at:
             async with asyncio.timeout(10 * DAY):
@@ -92,7 +182,9 @@ class History(Story):
                 await self._go_on_after_a_death()
             elif self.living.is_frozen:
                 self._go_on_beside_a_frozen_one()
-        self.witnessed.judge_power(was_active=self.was_active, is_known=self.is_judged)
+        self.witnessed.judge_what_is_gone()
+        is_known = self.is_judged and not self._may_seem_an_old_copy()
+        self.witnessed.judge_power(was_active=self.was_active, is_known=is_known)
         self._looking.cancel() if self._looking else look.cancel()
         await self._end_everything()
         return self.witnessed.broken
@@ -100,6 +192,7 @@ class History(Story):
     _looking: asyncio.TimerHandle | None = None
 
     async def _go_on_after_a_death(self) -> None:
+        self._lived()
         self.living = None
         await self._end_everything()
         harm = next(self._harms, Harm.NONE)
@@ -109,17 +202,28 @@ class History(Story):
         self.is_judged = self.is_judged and is_promise_known(before, told_by(self.ledger_path))
         if harm in FORGETS_THE_SLOT:
             self.witnessed.forgives.add("P4")
+            self.has_forgotten = True
+        self._set_clock(next(self._clocks, 0.0))
+        if "our clock" in self.met and self.met & {*EDITS, Harm.COPIES_DELETED}:
+            self.is_judged = False  # of two records of a stop, the later one counts
         await asyncio.sleep(10)  # the service is started again
         if harm in BEFORE_THE_DAEMON:
             await self._pay_before_the_daemon(harm)
-        self.living = Process(self, is_disk_full=harm is Harm.DISK_FULL)
+        self.living = self._begin_life(is_disk_full=harm is Harm.DISK_FULL)
+
+    def _set_clock(self, ahead: float) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        if ahead != loop.ahead:
+            loop.set_wall_clock(ahead)
+            self.met.add("our clock")
 
     async def _pay_before_the_daemon(self, harm: Harm) -> None:
         """The daemon cannot begin; an hour later a person has put it right."""
         is_read_only = harm is Harm.DISK_READ_ONLY
         why: SnaprotdError = LedgerError("the disk is read-only") if is_read_only else ConfigError([])
         owed = is_owed_on(self.ledger_path)
-        transport = WorldTransport(self.world, before=self.before_request)
+        transport = WorldTransport(self.world, before=self.before_request, bend=self.bend)
         environ = {"VPS_API_TOKEN": self.world.token}
         with disk_is_read_only(self.ledger_path, really=is_read_only):
             async with asyncio.timeout(DAY):
@@ -130,7 +234,7 @@ class History(Story):
         put_right(self.ledger_path, harm)
 
     def _go_on_beside_a_frozen_one(self) -> None:
-        frozen, self.living = self.living, Process(self, is_second=True)
+        frozen, self.living = self.living, self._begin_life(is_second=True)
         self.met.add("frozen")
         if frozen is not None and self.thaws_after is not None:
             loop = asyncio.get_running_loop()
