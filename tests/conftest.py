@@ -17,6 +17,7 @@ from snaprotd.config import trust
 from snaprotd.logs import redactor
 from snaprotd.wiring.access import open_cloud
 from tests.support.daemons import Line, look_around_less
+from tests.support.followers import MARKS_APART
 from tests.support.searches import set_the_usual
 from tests.support.stages import Stage, stage
 from tests.support.virtual_time import run_virtually
@@ -74,6 +75,12 @@ def silence(_as_it_was: None) -> None:
 def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are judged by the virtual clock too."""
     monkeypatch.setattr("snaprotd.ledger.store.uptime", lambda: asyncio.get_running_loop().time())
+
+
+@pytest.fixture
+def few_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ledgers are given fewer marks of life, and take them for as close as they are."""
+    monkeypatch.setattr("snaprotd.core.creation.PAUSE_IN_LIFE", MARKS_APART)
 
 
 @pytest.fixture

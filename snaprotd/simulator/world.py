@@ -97,6 +97,8 @@ class World:
         self.deleted: list[Deletion] = []
         self.created: list[SimSnapshot] = []
         """Every snapshot that a request made, whatever became of it."""
+        self.doubled: list[SimSnapshot] = []
+        """Those of them that nobody asked for: a proxy sent the request again."""
         self.late: list[tuple[str, str, datetime]] = []
         """Method and path of every request that is carried out late, and when."""
         self.faults: list[Fault] = []

@@ -80,10 +80,10 @@ TRANSITIONS: dict[str, tuple[Power, Callable[[Power], Power], dict[str, Any]]] =
             "off_for": 0.0,
         },
     ),
-    "the hard stop keeps the number and the time of the first promise": (
+    "the hard stop keeps the number of the promise, and its time is counted from then on": (
         TAKEN,
         at_now(power.promised_harder),
-        {"hard_stop": True, "power_open": 0.0, "request_age": 0.0, "stop_age": 0.0},
+        {"hard_stop": True, "held_off_since": NOW, "power_open": 0.0, "request_age": 0.0, "stop_age": 0.0},
     ),
     "the hard stop is a promise of its own": (
         Power(),
@@ -374,6 +374,13 @@ def test_time_that_no_process_has_counted(
 ) -> None:
     record = replace(OFF, held_off_since=NOW - stopped_before, stop_age=counted)
     assert is_unaccounted_for(record, NOW) is is_unaccounted
+
+
+def test_a_hard_stop_that_was_waited_for_leaves_no_time_uncounted() -> None:
+    stopped = power.promised(Power(), NOW)
+    waited = 2 * UNACCOUNTED
+    later = NOW + timedelta(seconds=waited)
+    assert not is_unaccounted_for(power.promised_harder(power.aged(stopped, waited), later), later)
 
 
 RAN = replace(
