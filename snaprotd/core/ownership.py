@@ -88,7 +88,8 @@ def taken_since(
     since: datetime, snapshots: Iterable[Snapshot], *, instance: str, known: Collection[datetime]
 ) -> Snapshot | None:
     """The newest snapshot of ours by its name whose slot lies after `since` and is none of those that are `known`."""
-    slots = {one: made.slot for one in snapshots if (made := name_read(one.name)) and made.instance == instance}
+    ours = [one for one in snapshots if bears_our_name(one.name, instance) and not _is_older_than_its_slot(one)]
+    slots = {one: made.slot for one in ours if (made := name_read(one.name))}
     later = [one for one, slot in slots.items() if slot > since + CLOCK_TOLERANCE and slot not in known]
     return max(later, key=lambda one: slots[one], default=None)
 

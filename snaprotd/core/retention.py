@@ -74,11 +74,11 @@ def plan_retention(
     policy = rules.policy
     demand_sense(snapshots, policy.keep)
     seen = newest_first(snapshots, rules, now)
-    candidates = [one.snapshot for one in seen if one.is_candidate and not one.snapshot.is_among(immovable)]
+    candidates = [one for one in seen if one.is_candidate and not one.snapshot.is_among(immovable)]
     share = _share(seen, rules.limit, immovable)
     scrap = [one for one in seen if one.is_scrap and not one.snapshot.is_among(immovable)][-1:]
     ruled = kept_by_rules(candidates, policy)
-    kept = [snapshot.id for snapshot in candidates if snapshot.id in ruled][: share.capacity]
+    kept = [one.snapshot.id for one in candidates if one.snapshot.id in ruled][: share.capacity]
 
     decisions = []
     for one in seen:
@@ -138,12 +138,12 @@ def _is_unfinished(one: Judged) -> bool:
 # What the rules keep
 
 
-def kept_by_rules(candidates: list[Snapshot], policy: Policy) -> dict[str, list[str]]:
+def kept_by_rules(candidates: list[Judged], policy: Policy) -> dict[str, list[str]]:
     """For each snapshot that a rule keeps: its id, and what each such rule says. `candidates` are newest first."""
     keep = policy.keep
     ruled: dict[str, list[str]] = {}
-    for place, snapshot in enumerate(candidates[: keep.last], start=1):
-        ruled.setdefault(snapshot.id, []).append(f"last {place} of {keep.last}")
+    for place, one in enumerate(candidates[: keep.last], start=1):
+        ruled.setdefault(one.snapshot.id, []).append(f"last {place} of {keep.last}")
     for rule, form in PERIODS.items():
         if not getattr(keep, rule):
             continue
@@ -153,12 +153,12 @@ def kept_by_rules(candidates: list[Snapshot], policy: Policy) -> dict[str, list[
     return ruled
 
 
-def _newest_of_each_period(candidates: list[Snapshot], form: str, timezone: str) -> dict[str, Snapshot]:
+def _newest_of_each_period(candidates: list[Judged], form: str, timezone: str) -> dict[str, Snapshot]:
     zone = ZoneInfo(timezone)
     newest: dict[str, Snapshot] = {}
-    for snapshot in candidates:
-        if snapshot.created_at is not None:
-            newest.setdefault(snapshot.created_at.astimezone(zone).strftime(form), snapshot)
+    for one in candidates:
+        if one.taken_at is not None:
+            newest.setdefault(one.taken_at.astimezone(zone).strftime(form), one.snapshot)
     return newest
 
 

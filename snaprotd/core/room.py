@@ -137,10 +137,10 @@ def _why_wait(left: list[Judged]) -> str:
 
 def _replace_ours(seen: list[Judged], policy: Policy, full: str) -> Decision | None:
     """Our oldest, if a newer one remains; but first what retention does not keep anyway (a prune that failed)."""
+    ruled = kept_by_rules([one for one in seen if one.is_candidate], policy)
     candidates = [one.snapshot for one in seen if one.is_candidate]
     if len(candidates) < 2:
         return None
-    ruled = kept_by_rules(candidates, policy)
     surplus = [snapshot for snapshot in candidates if snapshot.id not in ruled]
     chosen = surplus[-1] if surplus else candidates[-1]
     why = "our oldest" if chosen is candidates[-1] else f"over keep {rules_in_words(policy.keep)}"

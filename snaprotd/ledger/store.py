@@ -170,8 +170,7 @@ class Ledger:
 
     async def release(self, rotation_id: str) -> None:
         """Leave an open rotation to whoever comes next, at once."""
-        lease = self._held.pop(rotation_id, None)
-        if lease is None:
+        if (lease := self._held.pop(rotation_id, None)) is None:
             return
         async with self._transaction() as connection:
             await connection.execute(statements.release(rotation_id, owner=self._owner, epoch=lease.epoch))
@@ -263,10 +262,9 @@ class Ledger:
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).all() if snapshots else []
             lives = await self._lives.known(connection, now)
-        # Whoever asks is there now, though the last mark is some seconds old.
         slotted = [(row, slot) for row in rows if (slot := instant_of(row.slot)) is not None]
         traces = tuple(read_trace(row.id, slot, row.body, is_open=row.is_open) for row, slot in slotted)
-        return Recollection(traces=traces, lives=alive_until(lives, now))
+        return Recollection(traces=traces, lives=alive_until(lives, now))  # whoever asks is there now
 
     async def open_rotations(self) -> list[Rotation]:
         return await self._bodies(statements.open_bodies(self.starts.account))

@@ -446,10 +446,11 @@ def test_a_doubt_is_kept_until_the_server_runs_or_is_stopped_anew() -> None:
         ("by-hand", (), False),
         ("snaprotd-main-20250116T033300Z", (), False),  # the clock may be so much ahead
         ("snaprotd-main-20250116T032959Z", (), False),
+        ("snaprotd-main-20250116T060600Z", (), False),  # it is older than the slot in its name
     ],
 )
 def test_what_was_taken_after_a_stop_and_is_not_known(name: str, known: tuple[datetime, ...], tells: bool) -> None:
-    found = taken_since(NOW, [a_snapshot(1, name, NOW)], instance="main", known=known)
+    found = taken_since(NOW, [a_snapshot(1, name, NOW + timedelta(hours=2.5))], instance="main", known=known)
     assert (found is not None) is tells
 
 

@@ -60,7 +60,7 @@ others = st.builds(
     status=st.sampled_from(["completed", "completed", "in_progress", "failed"]),
 )
 
-AHEAD = (-HOUR, 400.0, 5 * HOUR)
+AHEAD = (-2 * DAY, -HOUR, 400.0, 5 * HOUR)
 """Seconds by which the provider's clock is wrong."""
 provider_clocks = st.one_of(
     st.none(),
