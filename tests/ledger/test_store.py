@@ -33,6 +33,7 @@ from structlog.testing import capture_logs
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.core.words import printable
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.rows import written_rotation
@@ -681,7 +682,7 @@ instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(0, 1e9),
     int: st.integers(0, 2**40),
-    str: st.text(max_size=10),
+    str: st.text(max_size=10).map(printable),  # what others said is made so where it is written
     datetime: instants,
     timedelta: st.timedeltas(timedelta(0), timedelta(days=4000)),
 }
