@@ -125,7 +125,8 @@ def read_status(place: Place, environ: Mapping[str, str], *, timeout: float = TI
     report = answer.json(place)
     if not isinstance(report, dict) or report.get("version") != VERSION:
         raise Unreachable(f"what answers at {place} is no snaprotd of this version")
-    return {str(key): _fit(value) for key, value in report.items()}
+    fit: dict[str, Any] = _fit(report)
+    return fit
 
 
 def _fit(value: Any) -> Any:
