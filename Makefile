@@ -10,8 +10,9 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_ARGS ?=
 TEST_ARGS ?=
 ROOM ?=
+ONLY ?=
 
-.PHONY: help demo test check prove bench test-systemd test-image audit sbom lint install install-dev requirements docs clean
+.PHONY: help demo test check prove mutants bench test-systemd test-image audit sbom lint install install-dev requirements docs clean
 
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*##/make \1 \t/p' Makefile
@@ -27,6 +28,9 @@ check: lint  ## In a minute: lint, types, the import contracts and the tests of 
 
 prove: install-dev  ## Run the searches in their long form: thousands of crashes, kill -9 at every request
 	SNAPROTD_PROVE=yes $(BIN)/python -m pytest -m "search or hypothesis" $(TEST_ARGS) $(ROOM:%=tests/%)
+
+mutants: install-dev  ## Break the lines that promises rest on, one at a time: do the tests notice? (ONLY=power; minutes)
+	$(BIN)/python -m tests.support.mutants "$(ONLY)"
 
 bench: install-dev  ## Print the figures of the house: files and lines of each room, lengths of functions
 	@$(BIN)/python -m tests.support.house_figures

@@ -13,13 +13,19 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from snaprotd.config import trust
+from snaprotd.logs import redactor
 from snaprotd.wiring.access import open_cloud
 from tests.support.daemons import Line, look_around_less
+from tests.support.followers import MARKS_APART
 from tests.support.searches import set_the_usual
 from tests.support.stages import Stage, stage
 from tests.support.virtual_time import run_virtually
 
 set_the_usual()
+
+trust.USUAL |= {"vps.invalid", "other.invalid"}
+"""Where the providers are of tests that run in this process; no request of theirs leaves it."""
 
 if os.path.isdir("/dev/shm"):
     # A ledger waits for its disk at every write; tests make thousands.
@@ -53,8 +59,10 @@ def module_stage() -> Iterator[Stage]:
 def _as_it_was() -> Iterator[None]:
     """What a test has set for all, as a command does that configures the log, is gone before the next one."""
     structlog.reset_defaults()
+    secrets = dict(vars(redactor))
     yield
     structlog.reset_defaults()
+    vars(redactor).update(secrets)
 
 
 @pytest.fixture
@@ -67,6 +75,12 @@ def silence(_as_it_was: None) -> None:
 def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are judged by the virtual clock too."""
     monkeypatch.setattr("snaprotd.ledger.store.uptime", lambda: asyncio.get_running_loop().time())
+
+
+@pytest.fixture
+def few_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ledgers are given fewer marks of life, and take them for as close as they are."""
+    monkeypatch.setattr("snaprotd.core.creation.PAUSE_IN_LIFE", MARKS_APART)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def _run() -> int:
         _say(_mistakes(error))
         return BAD_CONFIGURATION
     except SnaprotdError as error:
-        _say(f"snaprotd: {logs.redactor.clean(str(error))}")
+        _say(f"snaprotd: {error}")
         return FAILED
     except BrokenPipeError:
         return FAILED  # nobody reads any more, so nobody need be told
@@ -65,7 +65,7 @@ def _run() -> int:
         return FAILED
     except Exception as error:
         logs.configure(level=level_or("WARNING"))
-        _say(f"snaprotd: {logs.redactor.clean(str(unforeseen(error)))}")
+        _say(f"snaprotd: {unforeseen(error)}")
         return FAILED
     return code if isinstance(code, int) else 0
 
@@ -73,7 +73,7 @@ def _run() -> int:
 def _say(text: str) -> None:
     """On standard error, if anybody reads it."""
     with suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(logs.redactor.clean(text), err=True)
 
 
 def _is_written(stream: TextIO) -> bool:
@@ -96,7 +96,8 @@ def _mistakes(error: ConfigError) -> str:
     if not sys.stderr.isatty():
         return str(error)
     colour = not os.environ.get("NO_COLOR")
-    return "\n".join(render_mistake(mistake, error.text, colour=colour) for mistake in error.mistakes)
+    shown = [render_mistake(mistake, error.text, colour=colour) for mistake in error.mistakes]
+    return "\n".join(filter(None, (*shown, error.and_more)))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})

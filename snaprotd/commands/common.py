@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from shlex import quote
 from traceback import extract_tb
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 import structlog
-from click.shell_completion import CompletionItem
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 from snaprotd import logs
 from snaprotd.config.file import find_config, named_config
@@ -20,9 +21,12 @@ from snaprotd.config.file import load as load_file
 from snaprotd.config.remains import remains_of
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import ConfigError, SnaprotdError
+from snaprotd.report.rows import shown
 
 FAILED = 1
 WRONG_USAGE = 2
+
+BACKSLASH = "\\"
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -44,6 +48,17 @@ def with_config(command: Callable[P, int]) -> Callable[P, int]:
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+class _QuotingBash(BashComplete):
+    """bash puts what it is given on the command line as it is; other shells quote it themselves."""
+
+    def format_completion(self, item: CompletionItem) -> str:
+        # Its `read` takes a backslash away.
+        return f"{item.type},{quote(item.value).replace(BACKSLASH, 2 * BACKSLASH)}"
+
+
+add_completion_class(_QuotingBash)
 
 
 def _names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -137,4 +152,9 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(shown(value), indent=2, ensure_ascii=False))
+
+
+def complain(sentence: str) -> None:
+    """What was not as it should be, on standard error."""
+    click.echo(f"snaprotd: {logs.redactor.clean(sentence)}", err=True)

@@ -7,14 +7,24 @@ import os
 import click
 from rich.text import Text
 
-from snaprotd.commands.common import FAILED, as_json, begin, load, print_json, server_argument, wait_for, with_config
+from snaprotd.commands.common import (
+    FAILED,
+    as_json,
+    begin,
+    complain,
+    load,
+    print_json,
+    server_argument,
+    wait_for,
+    with_config,
+)
 from snaprotd.commands.jobs.account import nights_of, read_account
-from snaprotd.commands.jobs.status_client import default_url, read_status
+from snaprotd.commands.jobs.status_client import Place, default_place, read_status
 from snaprotd.commands.text.tables import history_text, list_text, plan_text, status_text
 from snaprotd.commands.text.terminal import show
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.words import Json
-from snaprotd.report.rows import history_row, people_plan_of, plan_of, snapshot_rows, strangers_among
+from snaprotd.report.rows import history_row, people_plan_of, plan_of, shown, snapshot_rows, strangers_among
 
 
 @click.command()
@@ -52,9 +62,9 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
     else:
         for one, target in zip(plans, targets, strict=True):
             one["group"] = nights.get(target.policy.group, "")
-        show(plan_text(plans, account.now, settings.limit))
+        show(plan_text(shown(plans), account.now, settings.limit))
     if account.doubt is not None:
-        click.echo(f"snaprotd: {account.doubt}", err=True)
+        complain(account.doubt)
     return 0 if account.is_whole else FAILED
 
 
@@ -76,9 +86,9 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
     if as_json:
         print_json(rows)
     elif rows or account.is_whole:
-        show(list_text(rows, account.now, account.headings, strangers_among(rows, settings.instance)))
+        show(list_text(shown(rows), account.now, account.headings, strangers_among(rows, settings.instance)))
     for complaint in account.complaints:
-        click.echo(f"snaprotd: {complaint}", err=True)
+        complain(complaint)
     return 0 if account.is_whole else FAILED
 
 
@@ -118,11 +128,12 @@ def status(url: str | None, path: str | None, as_json: bool) -> int:
     \b
     Example:
       snaprotd status --url http://127.0.0.1:9877
+
+    A URL is http://HOST:PORT, https://HOST:PORT or unix:/PATH. Where the pages have passwords, user and password are
+    those of the URL or of $SNAPROTD_STATUS_AUTH (USER:PASSWORD), which other users of this machine do not see.
     """
     begin()
-    if url is None:
-        url = _address(path)
-    report = read_status(url)
+    report = read_status(_place(path) if url is None else Place(url), os.environ)
     if as_json:
         print_json(report)
     else:
@@ -130,13 +141,13 @@ def status(url: str | None, path: str | None, as_json: bool) -> int:
     return 0
 
 
-def _address(path: str | None) -> str:
+def _place(path: str | None) -> Place:
     """Where the daemon listens. What is wrong with its file must not keep anybody from looking at it."""
     try:
-        return default_url(load(path))
+        return default_place(load(path))
     except ConfigError as error:
         click.echo(f"{error}\nsnaprotd: so its usual address is asked; --url names another", err=True)
-        return default_url(None)
+        return default_place(None)
 
 
 COMMANDS = (plan, list_, history, status)

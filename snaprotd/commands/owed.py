@@ -10,6 +10,7 @@ import click
 from snaprotd.commands.common import (
     as_json,
     begin,
+    complain,
     config_path,
     load,
     print_json,
@@ -84,7 +85,7 @@ def owed(path: str | None, as_json: bool) -> int:
     _show_owed(found, as_json=as_json, whatever_is_found=refused is not None)
     if refused is not None:
         for sentence in found.unreadable:
-            click.echo(f"snaprotd: {sentence}", err=True)
+            complain(sentence)
         raise refused
     if found.unreadable:
         raise LedgerError("; ".join(found.unreadable))

@@ -10,6 +10,7 @@ import click
 import structlog
 from click.shell_completion import get_completion_class
 
+from snaprotd import logs
 from snaprotd.commands.common import (
     FAILED,
     WRONG_USAGE,
@@ -22,10 +23,12 @@ from snaprotd.commands.common import (
 )
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.config.file import json_schema
+from snaprotd.config.trust import remarks_on
+from snaprotd.config.web_file import read_web_file, remark_on_pages
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
-from snaprotd.report.findings import remarks_on_policies
+from snaprotd.report.findings import Finding, remarks_on_policies
 from snaprotd.simulator import FAULT_HELP, Fault
 
 log = structlog.get_logger("snaprotd")
@@ -51,7 +54,9 @@ def run(path: str | None) -> int:
 
 async def _live(path: str | None) -> int:
     from snaprotd.daemon.life import Daemon
+    from snaprotd.web.door import raise_descriptors
 
+    raise_descriptors()
     daemon = Daemon(load(path), os.environ)
     daemon.obey_signals()
     return await daemon.run()
@@ -70,16 +75,20 @@ def check(path: str | None, online: bool) -> int:
     settings = load(path)
     if why := why_unusable(settings.state):
         raise ConfigError([Mistake(source=str(settings.path), path="state", message=why)])
+    web_file = None if settings.web_config is None else read_web_file(settings.web_config)
     click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
-    for remark in remarks_on_policies(settings.entries):
-        click.echo(f"{'note':<9}{remark}")
-    if not online:
-        return 0
-    begin()
-    findings = wait_for(check_online(settings, os.environ))
+    remarks = [
+        *remarks_on_policies(settings.entries),
+        *remarks_on(settings),
+        *filter(None, [remark_on_pages(settings.listen, web_file)]),
+    ]
+    if online:
+        begin()
+    found = wait_for(check_online(settings, os.environ)) if online else []
+    findings = [*found, *(Finding(ok=True, note=True, text=text) for text in remarks)]
     for finding in findings:
         word = "note" if finding.note else "ok" if finding.ok else "PROBLEM"
-        click.echo(f"{word:<9}{finding.text}")
+        click.echo(f"{word:<9}{logs.redactor.known(finding.text)}")
     return 0 if all(finding.ok for finding in findings) else FAILED
 
 

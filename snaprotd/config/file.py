@@ -6,15 +6,16 @@ in sentences (`mistakes`), and the layers of policies are checked together (`lay
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from snaprotd.config import yaml_nodes
 from snaprotd.config.layers import (
     check_layers,
     defaults_of,
@@ -24,9 +25,12 @@ from snaprotd.config.layers import (
     schedule_of,
     texts_of,
 )
-from snaprotd.config.mistakes import Findings, read_shape, shown_path
+from snaprotd.config.mistakes import Findings, shown_path
+from snaprotd.config.parts import read_shape
 from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written, default_state
 from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
+from snaprotd.config.text import yaml_nodes
+from snaprotd.config.trust import check_trust
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.policy import Policy
 from snaprotd.core.schedule import DEFAULT_TIMEZONE
@@ -35,6 +39,8 @@ from snaprotd.core.words import kind_of_file
 SYSTEM_PATH = Path("/etc/snaprotd/config.yaml")
 LARGEST_FILE = 4 * 1024 * 1024
 """Bytes. 10,000 servers, each with a name and rules of its own, take a quarter of that."""
+LARGE = 64 * 1024
+"""Letters of a file that takes a while to be judged."""
 
 
 # --- The file ----------------------------------------------------------------------------------------------------
@@ -116,15 +122,46 @@ def _unreadable(path: Path, message: str) -> ConfigError:
 
 def parse(text: str, source: str, environ: Mapping[str, str] = os.environ) -> Config:
     """Read the file's content; `source` is what the mistakes call it. Raises ConfigError with every mistake."""
-    document = yaml_nodes.read(text)
-    findings = Findings(source, document)
-    keys = read_shape(document, findings)
-    if keys is not None:
-        check_layers(keys, findings)
-    findings.end(text)
-    assert keys is not None  # or there was a mistake
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return _config(keys, Path(source), digest, environ)
+    with uncollected(large=len(text) > LARGE):
+        document = yaml_nodes.read(text)
+        findings = Findings(source, document)
+        try:
+            keys = read_shape(document, findings)
+            if keys is not None:
+                check_layers(keys, findings)
+                check_trust(keys, environ, findings)
+            findings.end(text)
+        finally:
+            findings.dismantle()
+            document.dismantle()
+        assert keys is not None  # or there was a mistake
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return _config(keys, Path(source), digest, environ)
+
+
+def is_large(path: Path) -> bool:
+    """Whether the file is one that takes a while to be judged; not where that cannot be told."""
+    try:
+        return path.stat().st_size > LARGE
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def uncollected(*, large: bool) -> Iterator[None]:
+    """Keep the garbage collector, which stops all threads, from what a large file is made into: none of it is garbage.
+
+    It is not looked at afterwards either: what a configuration consists of has no circles.
+    """
+    if not large or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _config(keys: FileKeys, path: Path, digest: str, environ: Mapping[str, str]) -> Config:
@@ -137,7 +174,13 @@ def _settings(keys: Mapping[str, Any], record: type) -> dict[str, Any]:
     """The keys that are fields of `record`, durations in seconds."""
     names = {each.name for each in fields(record)}
     given = {key: value for key, value in keys.items() if key in names}
-    return {key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in given.items()}
+    return {key: _setting(value) for key, value in given.items()}
+
+
+def _setting(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _entries(keys: FileKeys) -> Iterator[ServerEntry]:

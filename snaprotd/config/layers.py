@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
-from snaprotd.config.document import KeyPath
 from snaprotd.config.mistakes import Findings, keep_expected, nearest
 from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys
+from snaprotd.config.text.document import KeyPath
 from snaprotd.core.model import PROVIDER_LIMIT
 from snaprotd.core.policy import Policy, Retention
 from snaprotd.core.schedule import (
@@ -20,6 +21,9 @@ from snaprotd.core.schedule import (
     spread_delay,
 )
 from snaprotd.core.words import duration
+
+MOST_NAMED = 20
+"""Policies that are named where an unknown one is."""
 
 Layer = tuple[KeyPath, PolicyKeys]
 """Where a mapping of policy keys stands, and the mapping."""
@@ -100,8 +104,9 @@ def _check_policy(path: KeyPath, own: Mapping[str, Any], keys: FileKeys, finding
     policy, policies = own.get("policy"), keys.get("policies", {})
     if policy is None or policy in policies or not findings.trusts("policies", policy):
         return
-    meant = nearest(policy, policies)
-    there = f" (there are: {', '.join(policies)})" if policies else ": there are no `policies` in this file"
+    meant = None if findings.is_full else nearest(policy, policies)
+    some = ", ".join(islice(policies, MOST_NAMED)) + (", ..." if len(policies) > MOST_NAMED else "")
+    there = f" (there are: {some})" if policies else ": there are no `policies` in this file"
     hint = f", did you mean `{meant}`?" if meant else ""
     findings.add((*path, "policy"), f"unknown policy `{policy}`{hint}{there}")
 

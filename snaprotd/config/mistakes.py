@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
-from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from snaprotd.config.document import Document, Flaw, KeyPath
 from snaprotd.config.shape import (
-    FILE,
-    LARGEST_LIMIT,
     OWN_SERVER,
-    TAGS,
     ApiKeys,
     FileKeys,
     PolicyKeys,
     RetentionKeys,
     ServerKeys,
 )
-from snaprotd.config.yaml_nodes import lines_of
+from snaprotd.config.text.document import Document, Flaw, KeyPath
+from snaprotd.config.text.yaml_nodes import lines_of
 from snaprotd.core.errors import ConfigError, Mistake
-from snaprotd.core.model import PROVIDER_LIMIT
 
-_SECRETS = re.compile(r"(vps_)[A-Za-z0-9_-]{8,}|(//)\S*(?=@)")
-"""A token of the provider; name and password in a URL."""
+_SECRETS = re.compile(r"(vps_)[A-Za-z0-9_-]{8,}")
+"""A token of the provider."""
+_WORD = re.compile(r"\S+")
 _SECRET_LINE = re.compile(r"""((?i:token|password|secret|api_?key)["']?\s*:\s*)(\S.*)""")
 _LONGEST_MESSAGE = 1000
+_LONGEST_READ = 64 * 1024
+"""Letters of a message that are looked at for secrets; no more than the first of them are shown."""
+_MOST_COMPARED = 1000
+"""Words that one word is compared with."""
+MOST_SHOWN = 100
+"""Mistakes of one file that are put into words; of those that are found after them only the number is told."""
 _SECRET_KEYS = frozenset(("token", "api_token", "access_token", "api_key", "apikey", "password", "secret"))
 _INLINE = (
     "the API token does not belong in this file: put it alone into another one and name that with `api.token_file` or "
@@ -44,8 +45,6 @@ _SECTIONS: Mapping[str, tuple[type, str]] = {
     "policies": (PolicyKeys, "in `defaults`, a policy or a server"),
     "servers": (ServerKeys, "in a server"),
 }
-_DEPTHS = {"api": 2, "defaults": 2, "policies": 3, "servers": 3}
-"""How long the paths of the values are that can be left out one by one."""
 
 
 class Findings:
@@ -54,7 +53,9 @@ class Findings:
     def __init__(self, source: str, document: Document) -> None:
         self._source = source
         self._document = document
-        self._mistakes: dict[tuple[int, int, str], Mistake] = {}
+        self._mistakes: list[Mistake] = []
+        self._found: set[tuple[int, int, str]] = set()
+        """Every mistake, by its place; what an alias repeats stands in one place, and is one mistake."""
         self._refused: set[KeyPath] = set()
 
     def add(self, path: KeyPath, message: str, *, at_key: bool = False) -> None:
@@ -66,14 +67,22 @@ class Findings:
         self._add_at((flaw.line, flaw.column), flaw.path, flaw.message, refuse=flaw.lost)
 
     def _add_at(self, place: tuple[int, int], path: KeyPath, message: str, *, refuse: bool = True) -> None:
-        line, column = place
-        text = printable(redacted(message))[:_LONGEST_MESSAGE]
-        where = redacted(shown_path(path))
-        mistake = Mistake(source=self._source, line=line, column=column, path=where, message=text)
-        # What an alias repeats stands in one place, and is one mistake.
-        self._mistakes.setdefault((line, column, text), mistake)
         if refuse:
             self.distrust(path)
+        line, column = place
+        mistake = (line, column, message[:_LONGEST_MESSAGE])
+        if mistake in self._found:
+            return
+        self._found.add(mistake)
+        if len(self._mistakes) < MOST_SHOWN:
+            text = printable(redacted(message[:_LONGEST_READ])[:_LONGEST_MESSAGE])
+            where = redacted(shown_path(path))
+            self._mistakes.append(Mistake(source=self._source, line=line, column=column, path=where, message=text))
+
+    @property
+    def is_full(self) -> bool:
+        """What is found from now on is only counted: it needs no words."""
+        return len(self._mistakes) >= MOST_SHOWN
 
     def distrust(self, path: KeyPath) -> None:
         """Take nothing for missing or wrong that depends on `path`: it has been answered already."""
@@ -82,73 +91,27 @@ class Findings:
     def trusts(self, *path: str | int) -> bool:
         return not any(path[:length] in self._refused for length in range(len(path) + 1))
 
+    def dismantle(self) -> None:
+        """As of a document."""
+        for found in (self._found, self._refused):
+            while found:
+                found.pop()
+
     def end(self, text: str) -> None:
-        """Raises ConfigError with all mistakes, in the order of the file, if there are any."""
+        """Raises ConfigError, with the mistakes in the order of the file, if there are any."""
         if self._mistakes:
-            raise ConfigError([self._mistakes[key] for key in sorted(self._mistakes)], text)
-
-
-def read_shape(document: Document, findings: Findings) -> FileKeys | None:
-    """The keys of the file, less those that were refused; None where there is nothing to go on with."""
-    for flaw in document.flaws:
-        findings.add_flaw(flaw)
-    value = document.value()
-    if not isinstance(value, dict):
-        _refuse_root(document, findings)
-        return None
-    for flaw in document.flaws:
-        if flaw.lost:
-            findings.distrust(_leave_out(value, flaw.path))
-    while True:
-        try:
-            return FILE.validate_python(value)
-        except ValidationError as error:
-            _refuse_all(error.errors(include_url=False), value, document, findings)
-
-
-def _refuse_root(document: Document, findings: Findings) -> None:
-    if document.flaws:
-        return
-    if document.root is None or document.root.written in ("", "~", "null"):
-        findings.add((), "the file is empty: list at least one server under `servers`")
-    else:
-        findings.add((), f"should be a mapping with `servers` in it, not {_written(document, ())}")
-
-
-def _refuse_all(errors: Iterable[ErrorDetails], value: dict[str, Any], document: Document, findings: Findings) -> None:
-    limit = value.get("limit", PROVIDER_LIMIT)
-    sound = type(limit) is int and 2 <= limit <= LARGEST_LIMIT
-    for error in errors:
-        path = tuple(step for step in error["loc"] if step not in TAGS and step != "[key]")
-        if error["type"] == "extra_forbidden":
-            _refuse_key(path, findings)
-        else:
-            at_key = "[key]" in error["loc"]
-            findings.add(path, _sentence(error, path, document, limit if sound else LARGEST_LIMIT), at_key=at_key)
-        findings.distrust(_leave_out(value, path))
-
-
-def _leave_out(value: dict[str, Any], path: KeyPath) -> KeyPath:
-    """Take away the policy key, setting or server that `path` is in; its own path."""
-    left_out = path[: _DEPTHS.get(str(path[0]), 1)]
-    *above, last = left_out
-    around: Any = value
-    for step in above:
-        if isinstance(around, dict):
-            around = around.get(step)
-        elif isinstance(around, list) and isinstance(step, int) and step < len(around):
-            around = around[step]
-    if isinstance(around, dict):
-        around.pop(last, None)
-    elif isinstance(around, list) and isinstance(last, int) and last < len(around):
-        around[last] = {}
-    return left_out
+            shown = sorted(self._mistakes, key=lambda one: (one.line or 0, one.column or 0, one.message))
+            raise ConfigError(shown, text, more=len(self._found) - len(shown))
 
 
 # --- Sentences ---------------------------------------------------------------------------------------------------
 
 
-def _refuse_key(path: KeyPath, findings: Findings) -> None:
+def refuse_key(path: KeyPath, findings: Findings) -> None:
+    """Refuse a key that is not known at its place, and say what may have been meant."""
+    if findings.is_full:
+        findings.add(path, "unknown key", at_key=True)
+        return
     *around, key = path
     name, allowed, section = str(key), keys_at(tuple(around)), str(around[0]) if around else ""
     if name.lower() in _SECRET_KEYS:
@@ -169,7 +132,7 @@ def _refuse_key(path: KeyPath, findings: Findings) -> None:
 
 def keys_at(path: KeyPath) -> tuple[str, ...]:
     """The keys that are allowed in the mapping at `path`."""
-    if path and path[-1] == "keep":
+    if path[-1:] == ("keep",) and path[:-1] != ("policies",):
         return tuple(RetentionKeys.__annotations__)
     shape, _ = _SECTIONS[str(path[0]) if path else ""]
     return tuple(shape.__annotations__)
@@ -184,6 +147,9 @@ def _place_of(name: str, section: str) -> str | None:
 
 
 def nearest(word: str, words: Collection[str]) -> str | None:
+    """The one of the words that is spelled most like this one; none where there are too many to look at."""
+    if len(words) > _MOST_COMPARED:
+        return None
     close = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.5)
     return close[0] if close else None
 
@@ -206,14 +172,14 @@ _WINDOW_EXPECTED = 'should be a window such as "01:00-06:00", or a list of such'
 _BOOLEAN_WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 
-def _sentence(error: ErrorDetails, path: KeyPath, document: Document, limit: int) -> str:
+def sentence(error: ErrorDetails, path: KeyPath, document: Document, limit: int) -> str:
     """What a value should be, and what it is instead."""
     expected = _expected(error, path, limit)
     if not expected.startswith("should"):
         return expected
     if error["input"] is None:
         return f"has no value: it {expected}"
-    return f"{expected}, not {_written(document, path)}{_hint(error, path, document)}"
+    return f"{expected}, not {written(document, path)}{_hint(error, path, document)}"
 
 
 def _expected(error: ErrorDetails, path: KeyPath, limit: int) -> str:
@@ -248,7 +214,7 @@ def _hint(error: ErrorDetails, path: KeyPath, document: Document) -> str:
         return ": put it in quotes"
     if kind in ("int_type", "float_type", "union_tag_invalid") and re.fullmatch('"[0-9.]+"', written):
         return ": leave out the quotes"
-    if kind == "list_type" and isinstance(value, str) and path[-1] == "adopt":
+    if kind == "list_type" and isinstance(value, str) and path[-1] in ("adopt", "allowed_hosts"):
         return f": write [{printable(written)[:60]}]"
     if kind == "enum" and isinstance(value, str):
         meant = nearest(value, re.findall("'([^']*)'", error["ctx"]["expected"]))
@@ -256,7 +222,7 @@ def _hint(error: ErrorDetails, path: KeyPath, document: Document) -> str:
     return ""
 
 
-def _written(document: Document, path: KeyPath) -> str:
+def written(document: Document, path: KeyPath) -> str:
     written = document.written(path)
     if written in ("a list", "a mapping"):
         return written
@@ -286,12 +252,18 @@ def printable(text: str) -> str:
 
 def redacted(text: str) -> str:
     """With whatever looks like a token or a password starred out, at its own length."""
-    return _SECRETS.sub(_starred, text)
+    return _WORD.sub(_without_user, _SECRETS.sub(_starred, text))
 
 
 def _starred(found: re.Match[str]) -> str:
-    kept = found[1] or found[2]
-    return kept + "*" * (len(found[0]) - len(kept))
+    return found[1] + "*" * (len(found[0]) - len(found[1]))
+
+
+def _without_user(found: re.Match[str]) -> str:
+    """A word without the name and the password of a URL in it; in one pass, however many slashes it has."""
+    rest, at, host = found[0].rpartition("@")
+    before, slashes, user = rest.partition("//")
+    return f"{before}{slashes}{'*' * len(user)}{at}{host}"
 
 
 def _line_shown(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from snaprotd.config.file import digest_of, load
+from snaprotd.config.file import digest_of, is_large, load, uncollected
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import ConfigError, Mistake, SnaprotdError
 
@@ -19,6 +19,7 @@ STEADY = 1.0
 RESTART: Mapping[str, Callable[[Config], object]] = {
     "state": lambda config: config.state,
     "listen": lambda config: config.listen,
+    "web_config": lambda config: config.web_config,
     "instance": lambda config: config.instance,
     "api.base_url": lambda config: config.api.base_url,
 }
@@ -89,9 +90,10 @@ class ConfigWatch:
     async def _take(self) -> None:
         self._judged = await self._digest()
         try:
-            config = await asyncio.to_thread(load, self._current.path, self._environ)
-            _refuse_restart(self._current, config)
-            await self._accept(config)
+            with uncollected(large=is_large(self._current.path)):
+                config = await asyncio.to_thread(load, self._current.path, self._environ)
+                _refuse_restart(self._current, config)
+                await self._accept(config)
         except ConfigError as error:
             self._refuse(error)
         except SnaprotdError as error:

@@ -17,7 +17,7 @@ import yaml
 from yaml.events import AliasEvent, CollectionEndEvent, MappingStartEvent, NodeEvent, ScalarEvent, SequenceStartEvent
 
 from snaprotd.config.file import beginning_of
-from snaprotd.config.yaml_nodes import LOADER, MAX_DEPTH, UNSEEN
+from snaprotd.config.text.yaml_nodes import LOADER, MAX_DEPTH, UNSEEN
 from snaprotd.core.errors import ConfigError
 
 MOST_NAMED = 100

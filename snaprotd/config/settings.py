@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from snaprotd.config.addresses import Listen, written_listen
 from snaprotd.core.model import PROVIDER_LIMIT, Server
 from snaprotd.core.policy import Policy, Retention, Rules
 from snaprotd.core.schedule import Schedule
@@ -53,7 +55,11 @@ class Config:
     api: ApiSettings = field(default_factory=ApiSettings)
     state: str = field(repr=False)
     """Path of the ledger, or a postgresql:// URL, which may hold a password."""
-    listen: tuple[str, int] | None = ("127.0.0.1", 9877)
+    listen: Listen = ("127.0.0.1", 9877)
+    allowed_hosts: tuple[str, ...] = ()
+    """Names in the header Host, in lower case, beyond IP addresses, loopback names and that of `listen`."""
+    web_config: Path | None = None
+    """The file that says how the pages are protected; `web_file` reads it."""
     own_server: str | None = None
     """The id of the server that snaprotd itself runs on, or `NO_SERVER`; None where the machine has to tell."""
     instance: str = "main"
@@ -98,14 +104,43 @@ def as_written(key: str, value: Any) -> Any:
     if isinstance(value, float) and key != "requests_per_second":
         return shown_duration(timedelta(seconds=value))
     if key == "listen":
-        return f"{value[0]}:{value[1]}"
+        return written_listen(value)
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, StrEnum) else value
+
+
+OLD_STATE = "./snaprotd-state.db"
+"""Where the ledger was by default once: in the folder that a process began in, which depends on who calls."""
 
 
 def default_state(environ: Mapping[str, str]) -> str:
     """Where the ledger is, where the file does not say."""
     folder = state_directory(environ)
-    return "./snaprotd-state.db" if folder is None else f"{folder}/state.db"
+    if folder is not None:
+        return f"{folder}/state.db"
+    if _is_our_file(OLD_STATE):
+        return OLD_STATE
+    if os.geteuid() == 0:
+        return str(SYSTEM_STATE / "state.db")
+    home = _state_home(environ)
+    return OLD_STATE if home is None else str(home / "state.db")
+
+
+def _is_our_file(path: str) -> bool:
+    """No link, and nobody else's: in a folder that many may write to, such as /tmp, anybody may have put it there."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _state_home(environ: Mapping[str, str]) -> Path | None:
+    """The folder for what programs of this user keep; None where the user has no home."""
+    home = environ.get("HOME", "")
+    for folder in (environ.get("XDG_STATE_HOME", ""), home and f"{home}/.local/state"):
+        if os.path.isabs(folder):  # by the XDG specification, a relative one counts for nothing
+            return Path(folder, "snaprotd")
+    return None
 
 
 def state_directory(environ: Mapping[str, str]) -> Path | None:
@@ -123,15 +158,8 @@ def notes_directory(config: Path, environ: Mapping[str, str]) -> Path | None:
     folder = state_directory(environ)
     if folder is not None:
         return folder
-    home = environ.get("HOME", "")
-    state_home = environ.get("XDG_STATE_HOME") or (home and f"{home}/.local/state")
-    if os.access(SYSTEM_STATE, os.W_OK | os.X_OK):
-        base = SYSTEM_STATE
-    elif os.path.isabs(state_home):
-        base = Path(state_home, "snaprotd")
-    else:
-        return None
-    return base / "of-config" / hashlib.sha256(os.fsencode(config.absolute())).hexdigest()[:16]
+    base = SYSTEM_STATE if os.access(SYSTEM_STATE, os.W_OK | os.X_OK) else _state_home(environ)
+    return base and base / "of-config" / hashlib.sha256(os.fsencode(config.absolute())).hexdigest()[:16]
 
 
 # -- servers of the account

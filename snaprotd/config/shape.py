@@ -6,7 +6,6 @@ that every refusal is one plain sentence.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,6 +27,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
+from snaprotd.config.addresses import Listen, read_host, read_listen
 from snaprotd.core.model import NO_SERVER
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.core.schedule import Missed, check_timezone, check_window
@@ -120,23 +120,6 @@ def _is_safe_url(text: str) -> bool:
     except ValueError:  # a broken [address] or port
         return False
     return bool(host) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(host or "")))
-
-
-def _listen(value: object) -> tuple[str, int] | None:
-    """Host and port of `host:port`, an IPv6 address in brackets; None for `off`."""
-    expected = 'should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or off'
-    if value == "off":
-        return None
-    text = value if isinstance(value, str) else ""
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", text)
-    if found is None or int(found[3]) > 65535:
-        raise ValueError(expected)
-    if found[1]:
-        try:
-            ipaddress.IPv6Address(found[1])
-        except ValueError:
-            raise ValueError(expected) from None
-    return found[1] or found[2], int(found[3])
 
 
 def _state(value: object) -> str:
@@ -311,10 +294,20 @@ class FileKeys(TypedDict, total=False):
     api: Annotated[ApiKeys, Field(description="How to reach the provider.")]
     state: Annotated[str, PlainValidator(_state), _TEXT, Field(description="The ledger: a path, or postgresql://...")]
     listen: Annotated[
-        tuple[str, int] | None,
-        PlainValidator(_listen),
+        Listen,
+        PlainValidator(read_listen),
         _TEXT,
-        Field(description="host:port of status page and metrics; off for none."),
+        Field(description="host:port of status page and metrics, or unix:/path of a socket; off for none."),
+    ]
+    allowed_hosts: Annotated[
+        list[Annotated[str, AfterValidator(read_host)]],
+        Field(description="Names by which browsers may ask for the pages, beyond addresses, localhost and `listen`'s."),
+    ]
+    web_config: Annotated[
+        Path,
+        PlainValidator(_read_path),
+        _TEXT,
+        Field(description="The file with TLS and passwords of the pages, as Prometheus' exporters have it."),
     ]
     own_server: Annotated[OwnServer, Field(description="The id of the server that snaprotd itself runs on, or none.")]
     instance: Annotated[Instance, Field(description="The part of our snapshots' names that makes them ours.")]

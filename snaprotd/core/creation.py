@@ -30,6 +30,8 @@ class Creation:
     """The provider has said that it takes the snapshot, and which one that is was lost."""
     passed_over: tuple[str, ...] = ()
     """The ids that bore its name before anything was asked for: none of them is it."""
+    taken_at: datetime | None = None
+    """When it was taken, as the list last said."""
     had_others: bool = False
     """The list showed snapshots of the server when this one was asked for."""
 
@@ -90,9 +92,10 @@ def made(creation: Creation, snapshot_id: str) -> Creation:
     return replace(creation, snapshot_id=snapshot_id, create_open=None, unseen=0.0)
 
 
-def seen(creation: Creation, snapshot_id: str) -> Creation:
+def seen(creation: Creation, snapshot: Snapshot) -> Creation:
     """The list shows it."""
-    return replace(creation, snapshot_id=snapshot_id, unseen=0.0)
+    taken_at = snapshot.created_at or creation.taken_at
+    return replace(creation, snapshot_id=snapshot.id, taken_at=taken_at, unseen=0.0)
 
 
 # -- what the ledger knows ---------------------------------------------------------------------------------------------
@@ -102,6 +105,11 @@ PAUSE_IN_LIFE = timedelta(minutes=1)
 
 CLOCKS_APART = timedelta(hours=1)
 """By how much the provider's clock may be ahead of ours where an id is recognised that came back under another name."""
+
+ONE_MOMENT = timedelta(minutes=1)
+"""What two lists may have between them for the time at which one snapshot was taken."""
+
+ONE_SECOND = timedelta(seconds=1)
 
 LIVES_KEPT = 100
 """Lives of a ledger that are remembered. What is older is believed by its name, as what was before the first."""
@@ -126,6 +134,11 @@ def mark_of_life(lives: tuple[Life, ...], now: datetime) -> tuple[Life, ...]:
     return (*past, Life(now, now))[-LIVES_KEPT:]
 
 
+def cut_off(lives: tuple[Life, ...], now: datetime) -> tuple[Life, ...]:
+    """The lives of an old copy that was put back: what was taken after its last mark, before `now`, it cannot know."""
+    return (*lives, Life(now, now))[-LIVES_KEPT:]
+
+
 def alive_until(lives: tuple[Life, ...], now: datetime) -> tuple[Life, ...]:
     """The lives as of `now`, at which the last one may go on."""
     goes_on = bool(lives) and now - lives[-1].end <= PAUSE_IN_LIFE
@@ -148,18 +161,38 @@ class Trace:
     ended_at: datetime | None = None
     has_succeeded: bool = False
     """It has seen that snapshot as completed."""
+    taken_at: datetime | None = None
+    """When that snapshot was taken, as the list has said."""
 
     def names(self, snapshot: Snapshot, slot: datetime | None) -> bool:
         """Whether it is about that snapshot, whose name, if it is one of ours, tells `slot`."""
-        ids = {snapshot.id, *snapshot.also}
-        if self.snapshot_id in ids:
-            return slot is not None or not self._is_older_than(snapshot)
-        return self.has_more and slot is not None and slot == self.slot and not ids & self.passed_over
+        if self.snapshot_id in snapshot.ids:
+            return slot == self.slot or self._is_as_old_as(snapshot)
+        return self.has_more and slot is not None and slot == self.slot and not snapshot.is_among(self.passed_over)
 
-    def _is_older_than(self, snapshot: Snapshot) -> bool:
-        """The rotation had ended before the snapshot was taken: a provider may give an id again."""
+    def _is_as_old_as(self, snapshot: Snapshot) -> bool:
+        """Of one with our id and another name: a person may have renamed it, or the provider have given an id again."""
+        if (apart := _apart(self.taken_at, snapshot.created_at)) is not None:
+            return apart <= ONE_MOMENT
         at = snapshot.created_at
-        return self.ended_at is not None and at is not None and at > self.ended_at + CLOCKS_APART
+        return self.ended_at is None or at is None or at <= self.ended_at + CLOCKS_APART
+
+    def may_be_renumbered(self, snapshot: Snapshot, slot: datetime | None) -> bool:
+        """Whether ids tell nothing, for none of the snapshot's is of the form of ours, and all the rest agrees.
+
+        One that has an id of that form, and not ours, is another one: ours may have been deleted long ago.
+        """
+        mine, apart = self.snapshot_id, _apart(self.taken_at, snapshot.created_at)
+        if mine is None or slot != self.slot or apart is None or apart >= ONE_SECOND:
+            return False
+        return all(one.isdigit() is not mine.isdigit() for one in snapshot.ids)
+
+
+def _apart(one: datetime | None, other: datetime | None) -> timedelta | None:
+    """None where either is not known, or is no instant."""
+    if one is None or other is None or one.utcoffset() is None or other.utcoffset() is None:
+        return None
+    return abs(one - other)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,23 +204,33 @@ class Recollection:
 
     def marked(self, snapshots: Iterable[Snapshot], instance: str) -> tuple[Snapshot, ...]:
         """The snapshots, each with whether the ledger names it, and whether it knows it as completed."""
-        return tuple(self._marked(one, instance) for one in snapshots)
+        listed = tuple(snapshots)
+        told = [(trace, self._named_by(trace, listed, instance)) for trace in self.traces]
+        return tuple(self._marked(one, [trace for trace, named in told if one in named], instance) for one in listed)
 
-    def _marked(self, one: Snapshot, instance: str) -> Snapshot:
-        ids = {one.id, *one.also}
-        known = any(trace.has_succeeded and trace.snapshot_id in ids for trace in self.traces)
+    def _named_by(self, trace: Trace, listed: tuple[Snapshot, ...], instance: str) -> list[Snapshot]:
+        """Those that the row is about."""
+        slots = [(one, _slot_told(one.name, instance)) for one in listed]
+        named = [one for one, slot in slots if trace.names(one, slot)]
+        again = [one for one, slot in slots if trace.may_be_renumbered(one, slot)]
+        return named or (again if len(again) == 1 else [])
+
+    def _marked(self, one: Snapshot, about_it: list[Trace], instance: str) -> Snapshot:
+        known = any(trace.has_succeeded and (trace.snapshot_id in one.ids or not trace.has_more) for trace in about_it)
         was_completed = not one.is_completed and (one.was_completed or known)
-        return replace(one, in_ledger=self._knows(one, instance), was_completed=was_completed)
+        in_ledger = True if about_it else self._knows(one, instance)
+        return replace(one, in_ledger=in_ledger, was_completed=was_completed)
 
     def rows_of(self, snapshots: Iterable[Snapshot], instance: str) -> set[str]:
         """The ids of the rows that name one of these."""
-        told = [(one, _slot_told(one.name, instance)) for one in snapshots]
-        return {trace.row for trace in self.traces for one, slot in told if trace.names(one, slot)}
+        listed = tuple(snapshots)
+        return {trace.row for trace in self.traces if self._named_by(trace, listed, instance)}
 
     def _knows(self, snapshot: Snapshot, instance: str) -> bool | None:
+        """Of one that no row is about: False where one should be."""
         slot = _slot_told(snapshot.name, instance)
-        if any(trace.names(snapshot, slot) for trace in self.traces):
-            return True
+        if slot is None and any(trace.snapshot_id in snapshot.ids for trace in self.traces):
+            return False
         life = next((life for life in self.lives if slot is not None and life.begin <= slot <= life.end), None)
         if life is None:
             return None

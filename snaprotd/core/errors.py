@@ -118,10 +118,13 @@ class Mistake:
 
 
 class ConfigError(SnaprotdError):
-    """The configuration is refused. `mistakes` are all of them, in the order of the file."""
+    """The configuration is refused. `mistakes` are those that are shown, in the order of the file."""
 
-    def __init__(self, mistakes: Sequence[Mistake], text: str = "") -> None:
-        super().__init__("\n".join(map(str, mistakes)))
+    def __init__(self, mistakes: Sequence[Mistake], text: str = "", *, more: int = 0) -> None:
+        """`more` is how many were found besides."""
         self.mistakes = tuple(mistakes)
+        self.and_more = f"and {more} more" if more else ""
+        """How many are not shown, in words; empty where all are."""
         self.text = text
         """The file's content, to show the lines; it may hold a secret, so it is in no message."""
+        super().__init__("\n".join(filter(None, (*map(str, mistakes), self.and_more))))

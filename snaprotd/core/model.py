@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -117,8 +118,18 @@ class Snapshot:
     """Whether a row of our ledger names it. None where the ledger cannot know: its name is believed then."""
     was_completed: bool = False
     """An earlier list, or the ledger, knows it as completed, whatever it is shown as now."""
+    resists: bool = False
+    """The last rotation could not delete it, where whoever looks has asked the ledger for that."""
     unchanged_for: float = field(default=0.0, compare=False)
     """Seconds for which whole lists have shown it in this state, where that is not completed. It is the same still."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return (self.id, *self.also)
+
+    def is_among(self, ids: Collection[str]) -> bool:
+        """Whether it is named by one of its ids: a list may show it under another than the one before."""
+        return any(one in ids for one in self.ids)
 
     @property
     def is_completed(self) -> bool:
@@ -188,7 +199,10 @@ def snapshot_name(instance: str, slot: datetime) -> str:
 
 # -- names read --------------------------------------------------------------------------------------------------------
 
-_NAME = re.compile(r"snaprotd-([a-z0-9_]{1,32})-([0-9]{8}T[0-9]{6}Z)")
+OUR_NAMES = "snaprotd-"
+"""What the name of each snapshot begins with that a daemon has taken."""
+
+_NAME = re.compile(OUR_NAMES + r"([a-z0-9_]{1,32})-([0-9]{8}T[0-9]{6}Z)")
 
 
 @dataclass(frozen=True)
@@ -220,6 +234,12 @@ def bears_our_name(name: str, instance: str) -> bool:
     """Whether this instance names so, to the letter, what it takes."""
     made = _as_written(name)
     return made is not None and made.instance == instance
+
+
+def is_alike(name: str, instance: str) -> bool:
+    """Whether it is a name that this instance gives but for its letters' case, or blanks around it."""
+    made = name_read(name)
+    return made is not None and made.instance == instance and not bears_our_name(name, instance)
 
 
 def is_named(snapshot: Snapshot, name: str) -> bool:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 
-from snaprotd.core.model import Owner, Snapshot, SnapshotState, bears_our_name, is_named, name_read
+from snaprotd.core.model import OUR_NAMES, Owner, Snapshot, SnapshotState, bears_our_name, is_alike, is_named, name_read
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Rotation
+from snaprotd.core.words import NOT_OURS, OTHER_LETTERS, STRANGER
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the provider's clock may be ahead of ours before a date counts as one in the future."""
@@ -28,8 +29,8 @@ class Judged:
     """What is wrong with its date, or None."""
     is_twin: bool = False
     """A newer completed one of ours has the same name: they are one restore point."""
-    is_stranger: bool = False
-    """It bears our name and is not ours."""
+    why_not_ours: str = ""
+    """What is told of one that is not ours; empty where it is."""
 
     @property
     def is_ours(self) -> bool:
@@ -62,14 +63,16 @@ def owner_of(snapshot: Snapshot, *, instance: str, adopt: tuple[str, ...]) -> Ow
     """Tell whose a snapshot is: by the ledger where it knows that, else by its name.
 
     A pattern of `adopt`, however wide, never takes what another instance made: two daemons on one account
-    must not delete each other's.
+    must not delete each other's. What is named as ours are, and is not ours, it takes only where it says so itself: it
+    may be what another host took, and `*` was written for the names that people give.
     """
     if (made := name_read(snapshot.name)) is not None and made.instance != instance:
         return Owner.FOREIGN
     believed = bears_our_name(snapshot.name, instance) and not _is_older_than_its_slot(snapshot)
     if snapshot.in_ledger or (snapshot.in_ledger is None and believed):
         return Owner.MANAGED
-    adopted = any(fnmatchcase(snapshot.name, pattern) for pattern in adopt)
+    meant = adopt if made is None else tuple(pattern for pattern in adopt if pattern.startswith(OUR_NAMES))
+    adopted = any(fnmatchcase(snapshot.name, pattern) for pattern in meant)
     return Owner.MANAGED if adopted else Owner.FOREIGN
 
 
@@ -85,7 +88,8 @@ def taken_since(
     since: datetime, snapshots: Iterable[Snapshot], *, instance: str, known: Collection[datetime]
 ) -> Snapshot | None:
     """The newest snapshot of ours by its name whose slot lies after `since` and is none of those that are `known`."""
-    slots = {one: made.slot for one in snapshots if (made := name_read(one.name)) and made.instance == instance}
+    ours = [one for one in snapshots if bears_our_name(one.name, instance) and not _is_older_than_its_slot(one)]
+    slots = {one: made.slot for one in ours if (made := name_read(one.name))}
     later = [one for one, slot in slots.items() if slot > since + CLOCK_TOLERANCE and slot not in known]
     return max(later, key=lambda one: slots[one], default=None)
 
@@ -96,7 +100,7 @@ def taken_for(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> Snapshot |
     By its name where no id is known, or where the list has not shown that id for `settle` seconds.
     """
     made = rotation.creation
-    by_id = next((one for one in snapshots if made.snapshot_id in (one.id, *one.also)), None)
+    by_id = next((one for one in snapshots if made.snapshot_id in one.ids), None)
     if by_id is not None or (made.snapshot_id is not None and made.unseen <= rotation.settle):
         return by_id
     return next((one for one in snapshots if _may_be_mine(rotation, one)), None)
@@ -107,7 +111,7 @@ def _may_be_mine(rotation: Rotation, one: Snapshot) -> bool:
     if not is_named(one, rotation.snapshot_name):
         return False
     if rotation.creation.was_asked:
-        return one.id not in rotation.creation.passed_over
+        return not one.is_among(rotation.creation.passed_over)
     return owner_of(one, instance=rotation.rules.instance, adopt=()) is Owner.MANAGED
 
 
@@ -124,8 +128,18 @@ def newest_first(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> 
 
 def _judged(snapshot: Snapshot, rules: Rules, latest: datetime) -> Judged:
     owner = owner_of(snapshot, instance=rules.instance, adopt=rules.policy.adopt)
-    is_stranger = owner is Owner.FOREIGN and bears_our_name(snapshot.name, rules.instance)
-    return Judged(snapshot=snapshot, owner=owner, doubt=_doubt(snapshot.created_at, latest), is_stranger=is_stranger)
+    why = _why_not_ours(snapshot, rules.instance) if owner is Owner.FOREIGN else ""
+    return Judged(snapshot=snapshot, owner=owner, doubt=_doubt(snapshot.created_at, latest), why_not_ours=why)
+
+
+def _why_not_ours(snapshot: Snapshot, instance: str) -> str:
+    if bears_our_name(snapshot.name, instance):
+        return STRANGER
+    if is_alike(snapshot.name, instance):
+        return f"{NOT_OURS}: {OTHER_LETTERS}"
+    if (made := name_read(snapshot.name)) is not None:
+        return f'{NOT_OURS} as instance "{instance}", but as "{made.instance}"'
+    return f"{NOT_OURS}: it has the id that one of ours had" if snapshot.in_ledger is False else NOT_OURS
 
 
 def _with_twins(seen: list[Judged], rules: Rules) -> list[Judged]:

@@ -207,7 +207,7 @@ def _earlier(power: Power) -> float | None:
 def promised_harder(power: Power, now: datetime) -> Power:
     """The hard stop is about to be asked for, after one that did not strike in time."""
     asked = power.asked if power.held_off else power.asked + 1
-    return replace(_stop_promised(power), asked=asked, held_off_since=power.held_off_since or now, hard_stop=True)
+    return replace(_stop_promised(power), asked=asked, held_off_since=now, hard_stop=True)
 
 
 def _stop_promised(power: Power) -> Power:

@@ -17,7 +17,6 @@ from zoneinfo import ZoneInfo
 from snaprotd.core.model import LASTING, Owner, Snapshot, SnapshotState
 from snaprotd.core.ownership import Judged, newest_first
 from snaprotd.core.policy import Policy, Retention, Rules
-from snaprotd.core.words import STRANGER
 
 PERIODS = {
     "hourly": "%Y-%m-%d %Hh",
@@ -75,15 +74,15 @@ def plan_retention(
     policy = rules.policy
     demand_sense(snapshots, policy.keep)
     seen = newest_first(snapshots, rules, now)
-    candidates = [one.snapshot for one in seen if one.is_candidate and one.snapshot.id not in immovable]
+    candidates = [one for one in seen if one.is_candidate and not one.snapshot.is_among(immovable)]
     share = _share(seen, rules.limit, immovable)
-    scrap = [one for one in seen if one.is_scrap and one.snapshot.id not in immovable][-1:]
+    scrap = [one for one in seen if one.is_scrap and not one.snapshot.is_among(immovable)][-1:]
     ruled = kept_by_rules(candidates, policy)
-    kept = [snapshot.id for snapshot in candidates if snapshot.id in ruled][: share.capacity]
+    kept = [one.snapshot.id for one in candidates if one.snapshot.id in ruled][: share.capacity]
 
     decisions = []
     for one in seen:
-        if one.is_ours and one.snapshot.id in immovable:
+        if one.is_ours and one.snapshot.is_among(immovable):
             delete, why = False, "it cannot be deleted"
         elif one.is_twin:
             delete, why = True, TWIN
@@ -121,7 +120,7 @@ def _share(seen: list[Judged], limit: int, immovable: Collection[str]) -> _Share
     foreign = sum(not one.is_ours for one in seen)
     newest = next((place for place, one in enumerate(seen) if one.is_candidate), 0)
     unfinished = sum(_is_unfinished(one) for one in seen[newest:])
-    stuck = sum((one.is_candidate or one.is_twin) and one.snapshot.id in immovable for one in seen)
+    stuck = sum((one.is_candidate or one.is_twin) and one.snapshot.is_among(immovable) for one in seen)
     holders = [f"one of {limit} slots stays free"]
     if foreign and unfinished:
         holders = [f"others hold {foreign} and unfinished ones {unfinished} of {limit} slots"]
@@ -139,12 +138,12 @@ def _is_unfinished(one: Judged) -> bool:
 # What the rules keep
 
 
-def kept_by_rules(candidates: list[Snapshot], policy: Policy) -> dict[str, list[str]]:
+def kept_by_rules(candidates: list[Judged], policy: Policy) -> dict[str, list[str]]:
     """For each snapshot that a rule keeps: its id, and what each such rule says. `candidates` are newest first."""
     keep = policy.keep
     ruled: dict[str, list[str]] = {}
-    for place, snapshot in enumerate(candidates[: keep.last], start=1):
-        ruled.setdefault(snapshot.id, []).append(f"last {place} of {keep.last}")
+    for place, one in enumerate(candidates[: keep.last], start=1):
+        ruled.setdefault(one.snapshot.id, []).append(f"last {place} of {keep.last}")
     for rule, form in PERIODS.items():
         if not getattr(keep, rule):
             continue
@@ -154,12 +153,12 @@ def kept_by_rules(candidates: list[Snapshot], policy: Policy) -> dict[str, list[
     return ruled
 
 
-def _newest_of_each_period(candidates: list[Snapshot], form: str, timezone: str) -> dict[str, Snapshot]:
+def _newest_of_each_period(candidates: list[Judged], form: str, timezone: str) -> dict[str, Snapshot]:
     zone = ZoneInfo(timezone)
     newest: dict[str, Snapshot] = {}
-    for snapshot in candidates:
-        if snapshot.created_at is not None:
-            newest.setdefault(snapshot.created_at.astimezone(zone).strftime(form), snapshot)
+    for one in candidates:
+        if one.taken_at is not None:
+            newest.setdefault(one.taken_at.astimezone(zone).strftime(form), one.snapshot)
     return newest
 
 
@@ -183,7 +182,7 @@ def _why_over(snapshot: Snapshot, keep: Retention, ruled: dict[str, list[str]], 
 
 def _why_no_candidate(one: Judged) -> str:
     if not one.is_ours:
-        return STRANGER if one.is_stranger else "not made by snaprotd"
+        return one.why_not_ours
     if one.snapshot.state is SnapshotState.IN_PROGRESS:
         return "in progress"
     if one.snapshot.has_turned:

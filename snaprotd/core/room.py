@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from math import inf
 from zoneinfo import ZoneInfo
 
-from snaprotd.core.model import LASTING, Owner, Snapshot, SnapshotState, snapshot_name
+from snaprotd.core.model import LASTING, Owner, Snapshot, SnapshotState, name_read, snapshot_name
 from snaprotd.core.ownership import Judged, age_order, newest_first
 from snaprotd.core.policy import Policy, Rules, WhenFull
 from snaprotd.core.retention import TWIN, Decision, demand_sense, kept_by_rules, plan_retention, rules_in_words
 from snaprotd.core.rotation import Result, Rotation
+from snaprotd.core.words import NOT_OURS, duration
 
 NAMES_SHOWN = 5
 """Names listed of each owner where a server is blocked; the rest is counted."""
@@ -62,7 +63,11 @@ def make_room(
     if excess <= 0:
         return Room(free=True)
     seen = newest_first(snapshots, rules, now)
-    left = [one for one in seen if one.snapshot.id not in immovable]
+    if stuck := _stuck(seen, rules.policy.snapshot_timeout, now):
+        names, within = ", ".join(one.snapshot.name for one in stuck), rules.policy.snapshot_timeout.total_seconds()
+        why = f"{len(stuck)} have not ended within {duration(within)}, so nothing goes for one more: {names}"
+        return Room(blocked=f"{_blocked(seen, rules.policy, rules.limit)}; {why}")
+    left = [one for one in seen if not one.snapshot.is_among(immovable)]
     chosen: list[Decision] = []
     while len(chosen) < excess:
         scrap_may_go = not one_failed_went and not any(_is_failed(decision) for decision in chosen)
@@ -75,6 +80,25 @@ def make_room(
         chosen.append(first)
         left = [one for one in left if one.snapshot is not first.snapshot]
     return Room(deletions=tuple(chosen))
+
+
+def _stuck(seen: list[Judged], timeout: timedelta, now: datetime) -> list[Judged]:
+    """Those of ours that were begun and do not end, where there are several: whatever is taken joins them.
+
+    Each full server would give up a good one for another such, every night. A single one may be the provider's slip.
+    """
+    begun = (SnapshotState.IN_PROGRESS, SnapshotState.UNKNOWN)
+    waited = [one for one in seen if one.is_ours and one.snapshot.state in begun and not one.snapshot.has_turned]
+    stuck = [one for one in waited if (at := _begun_at(one)) is not None and now - at > timeout]
+    return stuck if len(stuck) > 1 else []
+
+
+def _begun_at(one: Judged) -> datetime | None:
+    """Where its date cannot be trusted: the slot in its name."""
+    if one.doubt is None:
+        return one.taken_at
+    made = name_read(one.snapshot.name)
+    return None if made is None else made.slot
 
 
 def _is_failed(decision: Decision) -> bool:
@@ -113,10 +137,10 @@ def _why_wait(left: list[Judged]) -> str:
 
 def _replace_ours(seen: list[Judged], policy: Policy, full: str) -> Decision | None:
     """Our oldest, if a newer one remains; but first what retention does not keep anyway (a prune that failed)."""
+    ruled = kept_by_rules([one for one in seen if one.is_candidate], policy)
     candidates = [one.snapshot for one in seen if one.is_candidate]
     if len(candidates) < 2:
         return None
-    ruled = kept_by_rules(candidates, policy)
     surplus = [snapshot for snapshot in candidates if snapshot.id not in ruled]
     chosen = surplus[-1] if surplus else candidates[-1]
     why = "our oldest" if chosen is candidates[-1] else f"over keep {rules_in_words(policy.keep)}"
@@ -128,7 +152,7 @@ def _replace_our_only_one(seen: list[Judged], full: str) -> Decision | None:
     theirs = [one.snapshot for one in seen if not one.is_ours and one.snapshot.is_completed]
     if not ours or not theirs:
         return None
-    return _to_go(ours[-1], f"{full}, our only one; {theirs[0].name}, not made by snaprotd, remains")
+    return _to_go(ours[-1], f"{full}, our only one; {theirs[0].name}, {NOT_OURS}, remains")
 
 
 def _blocked(seen: list[Judged], policy: Policy, limit: int) -> str:
@@ -138,7 +162,7 @@ def _blocked(seen: list[Judged], policy: Policy, limit: int) -> str:
     only = sum(one.snapshot.is_completed for one in ours) == 1
     groups = []
     if foreign:
-        groups.append(f"{len(foreign)} not made by snaprotd: {_names(foreign, policy.timezone)}")
+        groups.append(f"{len(foreign)} {NOT_OURS}: {_names(foreign, policy.timezone)}")
     if ours:
         groups.append(f"{len(ours)} ours: {_names(ours, policy.timezone, only_completed=only)}")
     if policy.when_full is WhenFull.REFUSE:
@@ -182,8 +206,8 @@ def deletion_failed(rotation: Rotation, snapshot_id: str, error: str, *, lasting
     )
 
 
-def recalled(rotation: Rotation, earlier: Iterable[Rotation], listed: Collection[str], now: datetime) -> Rotation:
-    """With what the server's `earlier` rotations tell of the snapshots that are `listed`, by their ids.
+def recalled(rotation: Rotation, earlier: Iterable[Rotation], listed: Collection[Snapshot], now: datetime) -> Rotation:
+    """With what the server's `earlier` rotations tell of the snapshots that are `listed`, by any of their ids.
 
     What was tried a moment ago is not tried again: a deletion takes minutes to show.
     """
@@ -191,12 +215,22 @@ def recalled(rotation: Rotation, earlier: Iterable[Rotation], listed: Collection
     ghosts: dict[str, None] = {}
     moment_ago: dict[str, None] = {}
     for one in earlier:
-        tried = [gone for gone in (*one.deleted, *one.undeletable) if gone in listed]
+        tried = [left.id for left in listed if left.is_among((*one.deleted, *one.undeletable))]
         stubborn |= dict.fromkeys(tried)
-        ghosts |= dict.fromkeys(gone for gone in one.deleted if gone in listed)
+        ghosts |= dict.fromkeys(left.id for left in listed if left.is_among(one.deleted))
         if timedelta(0) <= now - (one.finished_at or now) < DELETE_AGAIN_AFTER:
             moment_ago |= dict.fromkeys(tried)
     return replace(rotation, stubborn=tuple(stubborn), ghosts=tuple(ghosts), immovable=tuple(moment_ago))
+
+
+def resisting(listed: Iterable[Snapshot], last: Iterable[Rotation], now: datetime) -> tuple[Snapshot, ...]:
+    """The snapshots, each with whether the server's `last` rotation could not delete it."""
+    stays: set[str] = set()
+    for one in last:
+        stays |= {*one.undeletable, *one.immovable, *one.stubborn}
+        if one.finished_at is not None and now - one.finished_at >= DELETE_AGAIN_AFTER:
+            stays |= {*one.deleted}
+    return tuple(replace(one, resists=True) if one.is_among(stays) else one for one in listed)
 
 
 def why_refused_again(rotation: Rotation, earlier: Sequence[Rotation], held: int, now: datetime) -> str:
@@ -250,12 +284,13 @@ class Rehearsal:
 
 
 def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slot: datetime) -> Rehearsal:
-    """The rotation of `slot`, as if it ran in that very moment and all of it succeeded.
+    """The rotation of `slot`, as if it ran in that very moment and all of it succeeded but what resists.
 
     Raises ValueError as `plan_retention` does.
     """
     snapshots = [one if one.is_completed else replace(one, unchanged_for=inf) for one in snapshots]
-    room = make_room(snapshots, rules, now=slot)
+    stays = [one.id for one in snapshots if one.resists]
+    room = make_room(snapshots, rules, now=slot, immovable=stays)
     if room.blocked:
         return Rehearsal(blocked=room.blocked)
     taken = Snapshot(
@@ -269,5 +304,11 @@ def rehearse(snapshots: Sequence[Snapshot], rules: Rules, *, server_id: str, slo
     )
     gone = {decision.snapshot.id for decision in room.deletions}
     remaining = [one for one in snapshots if one.id not in gone]
-    plan = plan_retention([*remaining, taken], rules, now=slot)
-    return Rehearsal(decisions=(*plan.decisions, *room.deletions))
+    plan = plan_retention([*remaining, taken], rules, now=slot, immovable=stays)
+    return Rehearsal(decisions=(*map(_sparing_the_new, plan.decisions), *room.deletions))
+
+
+def _sparing_the_new(decision: Decision) -> Decision:
+    """A rotation keeps what it has just taken, whatever dates the others bear."""
+    is_spared = decision.delete and decision.snapshot.id == NEW
+    return replace(decision, delete=False, reason="keep: just taken") if is_spared else decision

@@ -15,6 +15,40 @@ Json = dict[str, Any]
 STRANGER = "bears our name, not in the ledger"
 """Of a snapshot that is named as ours are, and is none."""
 
+NOT_OURS = "not made by snaprotd"
+
+OTHER_LETTERS = "named as ours are, in other letters, and not in the ledger"
+"""Of one that a provider may have renamed, which only the ledger could have told."""
+
+
+LONGEST_TEXT = 200
+"""Characters of a text from outside that are shown."""
+UNSEEN = "\ufffd"
+"""What stands for a character of such a text that a terminal would obey, or that nobody would see."""
+
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""What Unicode calls printable, and is not to be seen."""
+
+
+def printable(text: str, longest: int = LONGEST_TEXT) -> str:
+    """A text from outside as it may be shown anywhere: on one line, not too long, nothing in it that repaints.
+
+    Each character that cannot be shown leaves a sign in its place, and so does an end that is cut off: a text that is
+    not as it was given can be taken for no other, and for no name of ours.
+    """
+    if len(text) > longest:
+        text = text[: longest - 1] + "\u2026"
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSEEN.sub(UNSEEN, "".join(char if char.isprintable() else UNSEEN for char in text))
+
+
+def in_one_line(text: str, longest: int = LONGEST_TEXT) -> str:
+    """Prose from outside: `printable`, its lines and blanks as single blanks."""
+    return printable(" ".join(text[: 2 * longest].split()), longest)
+
 
 def duration(seconds: float | None) -> str:
     """`40 s`, `6 min`, `5 h`, `12 d`, `3 y`: one unit, rounded down; a dash for None."""

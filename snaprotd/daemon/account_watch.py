@@ -12,7 +12,7 @@ import structlog
 
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import CloudError, LedgerError
-from snaprotd.core.model import Server
+from snaprotd.core.model import DOUBT, Server
 from snaprotd.daemon.schedules import Schedules
 from snaprotd.engine.board import Board, Holdings
 from snaprotd.engine.recollections import Recollections
@@ -66,7 +66,7 @@ class AccountWatch:
         self._missing: frozenset[str] = frozenset()
         self._doubled: frozenset[str] = frozenset()
         self._recollections = Recollections(inventory, ledger, now)
-        self._forget_at = 0.0
+        self._forget_at = asyncio.get_running_loop().time() + DOUBT
         self._listed: dict[str, tuple[Server, float]] = {}
         """Each server of the account, and when it was last listed."""
 
@@ -101,9 +101,12 @@ class AccountWatch:
         return None
 
     async def _forget_old(self) -> None:
-        """Forget old rotations, once a day, but for those whose snapshots exist: by its row one is known for sure."""
-        moment, rows = asyncio.get_running_loop().time(), self._recollections.rows()
-        if moment < self._forget_at or rows is None:
+        """Forget old rotations, once a day, but for those whose snapshots exist: by its row one is known for sure.
+
+        Not on the first lists: one that has lost everything is believed by a process that has seen no other.
+        """
+        moment = asyncio.get_running_loop().time()
+        if moment < self._forget_at or (rows := self._recollections.rows()) is None:
             return
         try:
             await self._ledger.forget_old(rows)

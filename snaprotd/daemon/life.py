@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
 from snaprotd.config.reload import ConfigWatch
 from snaprotd.config.settings import Config
+from snaprotd.config.web_file import read_web_file
 from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.account_watch import AccountWatch
@@ -27,8 +29,8 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Rotations
 from snaprotd.engine.run import Tools
 from snaprotd.observe.metrics import Metrics
-from snaprotd.web.site import serving
-from snaprotd.wiring.access import Transport
+from snaprotd.web.keeping import Pages, serving
+from snaprotd.wiring.access import Transport, read_token
 from snaprotd.wiring.assembly import adjust_tools, open_tools
 
 log = structlog.get_logger("snaprotd.daemon")
@@ -53,7 +55,6 @@ class Daemon:
     ) -> None:
         self.board = Board()
         self.standing = Standing(silent_after=4 * TICK)
-        self.url: str | None = None
         self.view: DaemonView
         self._config = config
         self._metrics = Metrics(self.board)
@@ -72,6 +73,7 @@ class Daemon:
             begin=self._systemd.reloading,
             end=lambda: self._systemd.ready(self.view.in_words()),
         )
+        self._pages: Pages
         self._tools: Tools
         self._rotations: Rotations
         self._schedules: Schedules
@@ -89,12 +91,14 @@ class Daemon:
     async def run(self) -> int:
         """Run until `stop`; the exit code. Raises `SnaprotdError` where it cannot even begin."""
         async with AsyncExitStack() as stack:
+            if (web_config := self._config.web_config) is not None:
+                await asyncio.to_thread(read_web_file, web_config)  # its mistakes are the configuration's
             parts = (self._config, self._environ, self.board, self._metrics, this_machine, self._transport)
             self._tools = await stack.enter_async_context(open_tools(*parts))
             self._build()
             await self._recover()
             try:
-                self.url = await stack.enter_async_context(serving(self.view, self._config.listen))
+                self._pages = await stack.enter_async_context(self._serving())
                 await self._begin()
             except BaseException:
                 await self._end()  # what was taken over may hold servers off
@@ -103,6 +107,16 @@ class Daemon:
             log.info("running", servers=len(self._schedules.targets), listen=self.url)
             await self.standing.stop.wait()
             return await self._end()
+
+    @property
+    def url(self) -> str | None:
+        """Where its pages are; None where they are nowhere now."""
+        return self._pages.url
+
+    def _serving(self) -> AbstractAsyncContextManager[Pages]:
+        config = self._config
+        read = None if config.web_config is None else partial(read_web_file, config.web_config)
+        return serving(self.view, config.listen, hosts=config.allowed_hosts, read=read)
 
     def _build(self) -> None:
         tools, board, metrics = self._tools, self.board, self._metrics
@@ -244,9 +258,8 @@ class Daemon:
     # -- configuration -----------------------------------------------------------------------------------------
 
     def _parts(self) -> Sequence[Callable[[Config], None]]:
-        """What goes on under a new configuration, in order. Only the first may refuse it: then nothing has changed."""
+        """What goes on under a new configuration, in order. None of them may refuse it."""
         return (
-            lambda config: adjust_tools(self._tools, config, self._environ, this_machine),
             lambda config: self._rotations.permits.set_number(config.max_concurrent),
             self._apply,
             self._schedules.apply,
@@ -256,6 +269,7 @@ class Daemon:
 
     def _apply(self, config: Config) -> None:
         self._config = config
+        self._pages.hosts = config.allowed_hosts
 
     def _note_config(self) -> None:
         self.standing.loaded_at = datetime.now(UTC)
@@ -274,9 +288,13 @@ class Daemon:
         """
         async with self._changing_targets:
             remembered = await Remembered.read(self._tools.ledger)
+            token = await asyncio.to_thread(read_token, config, self._environ)
+            adjust_tools(self._tools, config, token, this_machine)
             for apply in self._parts():
                 apply(config)
-            await self._schedules.set_targets(self._account.targets(), remembered, at_start=False)
+            targets = self._account.targets()
+            await asyncio.sleep(0)  # of thousands of servers, each of these takes a while
+            await self._schedules.set_targets(targets, remembered, at_start=False)
             await self._account.forget_others()
         self._note_config()
         self.standing.refused = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +24,9 @@ from snaprotd.observe.metrics import DaemonMetrics
 from snaprotd.wiring.assembly import new_rotation
 
 log = structlog.get_logger("snaprotd.schedules")
+
+AT_ONCE = 50
+"""Servers that are taken up before others have a turn: thousands take seconds, and a start may wait meanwhile."""
 
 LATE = timedelta(seconds=60)
 """A slot that is taken up later than this was missed (the machine slept, say), and its policy's `missed` decides."""
@@ -107,7 +111,9 @@ class Schedules:
             self._timer.remove(gone)
             self._seen.pop(gone, None)
             self._unclaimed.pop(gone, None)
-        for target in targets:
+        for number, target in enumerate(targets):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
             facts = self.facts(target)
             facts.last_attempt = remembered.attempts.get(target.server_id)
             facts.last_success = remembered.successes.get(target.server_id)

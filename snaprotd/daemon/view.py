@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
@@ -18,8 +20,10 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.run import Tools
 from snaprotd.logs import redactor
 from snaprotd.observe.metrics import Metrics
+from snaprotd.report.rows import shown
 from snaprotd.report.status import Situation, report_head, server_report, status_report
 from snaprotd.wiring.assembly import account_of
+from snaprotd.wiring.identity import own_key, proof_of
 
 REPORT_GOOD_FOR = 1.0
 """Seconds. A report on thousands of servers takes a while to make, and every open page asks for one."""
@@ -47,7 +51,8 @@ class Standing:
     def mistakes(self) -> list[str]:
         """Why the file as it is now is refused. Cleaned: a secret may stand where it does not belong."""
         if isinstance(self.refused, ConfigError):
-            return [redactor.clean(str(mistake)) for mistake in self.refused.mistakes]
+            lines = filter(None, (*map(str, self.refused.mistakes), self.refused.and_more))
+            return [redactor.clean(line) for line in lines]
         return [] if self.refused is None else [redactor.clean(str(self.refused))]
 
 
@@ -116,12 +121,20 @@ class DaemonView:
         if not self._account.has_answered:
             missing.append("the provider's API has not been reached yet")
         if self._ledger_watch.error is not None:
-            missing.append(self._ledger_watch.error)
+            missing.append(redactor.clean(self._ledger_watch.error))
         return missing
 
     def remarks(self) -> Sequence[str]:
         mistakes = self._standing.mistakes
         return ["the new configuration is refused, the old one is in force:", *mistakes] if mistakes else []
+
+    def identity(self, config: str, challenge: str) -> Json | None:
+        """Which ledger we have, with a proof, for a command that goes by our very file; None for anybody else."""
+        if not config.isprintable() or os.path.realpath(config) != os.path.realpath(self.config.path):
+            return None
+        ledger = self._tools.ledger.name
+        key = own_key(Path(ledger))
+        return {"ledger": ledger, "proof": proof_of(key, ledger, challenge)} if key else None
 
     # -- what the pages show -----------------------------------------------------------------------------------
 
@@ -133,7 +146,11 @@ class DaemonView:
         if self._report is None or moment - self._reported_at >= REPORT_GOOD_FOR:
             running, ledger_error = await self._open_rotations()
             targets = tuple(self._schedules.targets.values())
-            self._report, self._reported_at = status_report(self._situation(targets, running, ledger_error)), moment
+            report = status_report(self._situation(targets, running, ledger_error))
+            # A fleet's has half a million values: not on the loop.
+            made: Json = await asyncio.to_thread(shown, report)
+            self._report, self._reported_at = made, moment
+            return made
         return self._report
 
     async def server_status(self, name: str) -> Json | None:
@@ -145,7 +162,8 @@ class DaemonView:
         kept = await self._tools.ledger.starts.kept(account_of(self.config), target.server_id)
         running, ledger_error = await self._open_rotations()
         situation = self._situation((target,), running, ledger_error)
-        return server_report(situation, target, history, kept.let_go if kept else "")
+        report: Json = shown(server_report(situation, target, history, kept.let_go if kept else ""))
+        return report
 
     async def _open_rotations(self) -> tuple[Sequence[Rotation], str | None]:
         """Those that this process runs, and those of others: a `now` beside the daemon is a rotation too."""

@@ -34,7 +34,7 @@ async def make_room(run: Run) -> Outcome:
     room = _room(rotation, snapshots, run.tools.now())
     if room.free:
         return Done()
-    if any(snapshot.id in rotation.deleted for snapshot in snapshots):
+    if any(snapshot.is_among(rotation.deleted) for snapshot in snapshots):
         return Waiting("the deleted snapshot is still listed: its slot is not free yet")
     gone = len(rotation.deleted)
     if rotation.to_free and gone >= rotation.to_free:
@@ -52,7 +52,7 @@ async def make_room(run: Run) -> Outcome:
 async def _free_one(run: Run, first: Decision, listed: tuple[Snapshot, ...]) -> Outcome:
     last_may_go = run.rotation.policy.when_full is WhenFull.REPLACE_LAST
     error = await _delete(run, first, listed, last_may_go=last_may_go)
-    if error and first.snapshot.id not in run.rotation.immovable:
+    if error and not first.snapshot.is_among(run.rotation.immovable):
         return Failed(f"blocked: {error}")
     return Waiting(f"{error}: another may give way") if error else Waiting("the slot is being freed", soon=True)
 
@@ -89,7 +89,7 @@ async def _delete_first(run: Run, due: list[Decision], listed: tuple[Snapshot, .
 def _complain(run: Run, snapshots: tuple[Snapshot, ...]) -> Outcome:
     """Tell what is there still, though it was deleted by an earlier rotation, or tried a moment ago and not again."""
     rotation = run.rotation
-    left = [one.name for one in snapshots if one.id in (*rotation.ghosts, *rotation.immovable)]
+    left = [one.name for one in snapshots if one.is_among((*rotation.ghosts, *rotation.immovable))]
     if left and not rotation.complaint:
         words = f"listed still, though an earlier rotation has deleted it or tried to: {', '.join(left)}"
         run.update(lambda rotation: replace(rotation, complaint=words))
@@ -103,7 +103,7 @@ def _to_prune(rotation: Rotation, mine: Snapshot, snapshots: tuple[Snapshot, ...
     """
     plan = plan_retention(snapshots, rotation.rules, now=now, immovable=rotation.immovable)
     spared = {*rotation.deleted, *rotation.undeletable, *rotation.immovable, mine.id}
-    due = [one for one in reversed(plan.decisions) if one.delete and one.snapshot.id not in spared]
+    due = [one for one in reversed(plan.decisions) if one.delete and not one.snapshot.is_among(spared)]
     return [one for one in due if not (rotation.one_failed_went and one.snapshot.state is SnapshotState.FAILED)]
 
 
@@ -143,7 +143,7 @@ async def _delete(run: Run, decision: Decision, listed: Sequence[Snapshot], *, l
         if isinstance(error, Busy) and run.rotation.waited < BUSY_FOR:
             raise
         return _not_deleted(run, snapshot, f"could not delete {snapshot.name}: {error}", error)
-    if snapshot.id in run.rotation.ghosts:
+    if snapshot.is_among(run.rotation.ghosts):
         return _not_deleted(run, snapshot, f"{snapshot.name} is listed still, though it was deleted before")
     tools.observer.deleted(run.rotation, success=True)
     run.update(lambda rotation: _deleted(rotation, snapshot))
@@ -167,7 +167,7 @@ def _not_deleted(run: Run, snapshot: Snapshot, why: str, error: CloudError | Non
     """
     rotation = run.rotation
     refused = isinstance(error, Busy | Permanent) and not isinstance(error, Refused)
-    lasting = snapshot.id in rotation.stubborn or (refused and rotation.step is Step.MAKE_ROOM)
+    lasting = snapshot.is_among(rotation.stubborn) or (refused and rotation.step is Step.MAKE_ROOM)
     run.tools.observer.deleted(rotation, success=False)
     run.update(lambda rotation: deletion_failed(rotation, snapshot.id, why, lasting=lasting))
     return why

@@ -10,7 +10,7 @@ import structlog
 
 from snaprotd.core.creation import Recollection
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.model import Snapshot
+from snaprotd.core.model import Snapshot, name_read
 from snaprotd.core.words import STRANGER
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory, ServerHoldings
@@ -35,9 +35,15 @@ class _Recalled:
         return self._marked
 
     def strangers(self) -> dict[str, str]:
-        """The names of those that bear our name and are not ours, by id."""
+        """The names of those that look like ours by their name or their id, and are not, by id."""
         marked = self.found.marked(self.asked_for, self.instance)
         return {one.id: one.name for one in marked if one.in_ledger is False}
+
+
+def _words_for(stranger: str) -> str:
+    if name_read(stranger) is None:
+        return "a snapshot has the id that one of ours had, and was taken at another time: it is not ours"
+    return f"a snapshot {STRANGER}: does another snaprotd with this instance work on the account?"
 
 
 class Recollections:
@@ -48,6 +54,7 @@ class Recollections:
         self._ledger = ledger
         self._now = now
         self._recalled: dict[str, _Recalled] = {}
+        self._seen: set[str] = set()
 
     async def refresh(self, instance: str) -> None:
         """Ask for what was listed. Where the ledger cannot be read, that is told, and names alone must do."""
@@ -63,14 +70,14 @@ class Recollections:
                 log.error("whose snapshots are is told by their names alone", error=str(error))
                 return
             self._recalled[server_id] = _Recalled(held.snapshots, found, instance)
+            self._seen |= found.rows_of(held.snapshots, instance)
             self._tell_strangers(server_id, kept)
 
     def _tell_strangers(self, server_id: str, before: _Recalled | None) -> None:
         told = before.strangers() if before is not None else {}
         for its_id, name in self._recalled[server_id].strangers().items():
             if its_id not in told:
-                words = f"a snapshot {STRANGER}: does another snaprotd with this instance work on the account?"
-                log.error(words, server_id=server_id, snapshot=name, snapshot_id=its_id)
+                log.error(_words_for(name), server_id=server_id, snapshot=name, snapshot_id=its_id)
 
     def held(self, server_id: str) -> ServerHoldings | None:
         """What was last seen of a server, with what the ledger knew of it when it was last asked."""
@@ -78,9 +85,14 @@ class Recollections:
         return replace(held, snapshots=recalled.marked(held.snapshots)) if held and recalled else held
 
     def rows(self) -> set[str] | None:
-        """The ids of the rotations that have taken what exists; None while that is not known for all of it."""
+        """The ids of the rotations that have taken what exists, or what any list has shown since this was asked last.
+
+        One list may lack what another shows. None while it is not known of all that exists.
+        """
         known = self._inventory.known
         if known.keys() - self._recalled.keys():
             return None
         asked = [(self._recalled[one], held.snapshots) for one, held in known.items()]
-        return {row for recalled, listed in asked for row in recalled.found.rows_of(listed, recalled.instance)}
+        now = {row for recalled, listed in asked for row in recalled.found.rows_of(listed, recalled.instance)}
+        seen, self._seen = self._seen, now
+        return seen | now

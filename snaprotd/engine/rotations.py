@@ -168,7 +168,8 @@ class Rotations:
 
     async def begin(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
         """Claim a new rotation and, if it is ours, run it in the background."""
-        claim = await self._tools.ledger.claim(rotation, mark)
+        called = self._tools.inventory.ids_of(rotation.server_id)
+        claim = await self._tools.ledger.claim(rotation, mark, called)
         if isinstance(claim, Claimed):
             self._launch(claim.rotation)
         return claim

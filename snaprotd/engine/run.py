@@ -304,6 +304,15 @@ class Run:
         recollection = await self.tools.ledger.recall(ids, listed, self.tools.now())
         return recollection.marked(listed, self.instance)
 
+    async def is_restored_by_hand(self) -> bool:
+        """Whether `snaprotd restore` is at work on the server, which may still be shown as active.
+
+        It refuses to begin while a rotation is open, so one that has passed its look need not ask again.
+        Raises `LedgerError` where the ledger cannot be read.
+        """
+        ids = self.tools.inventory.ids_of(self.server_id)
+        return await self.tools.ledger.starts.is_restored(ids, self.tools.now())
+
     async def _unless_called_off(self, asked: Awaitable[T]) -> T:
         """The answer to a look, which may be long in coming.
 

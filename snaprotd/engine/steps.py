@@ -45,9 +45,11 @@ async def look(run: Run) -> Outcome:
     """Is there anything to do, and may the server be touched at all?"""
     snapshots = await run.snapshots_to_judge()
     rotation = run.rotation
+    if await run.is_restored_by_hand():
+        return Failed("the server is being restored, by `snaprotd restore`: it was not touched")
     mine = taken_for(rotation, snapshots)
     if mine is not None:
-        run.update_creation(creation.seen, mine.id)
+        run.update_creation(creation.seen, mine)
         return await _recall(run, snapshots)
     for other in others_of_that_name(rotation, snapshots):
         log.error(f"passed over: a snapshot {STRANGER}", snapshot=other.name, snapshot_id=other.id)
@@ -74,12 +76,12 @@ async def _refused_before(run: Run, held: int) -> str:
 
 async def _recall(run: Run, snapshots: tuple[Snapshot, ...]) -> Outcome:
     """What earlier rotations have deleted, or tried to, and is there still."""
-    names = {one.id: one.name for one in snapshots}
-    earlier = await run.tools.ledger.told_of(run.tools.inventory.ids_of(run.server_id), list(names))
+    ids = [its_id for one in snapshots for its_id in one.ids]
+    earlier = await run.tools.ledger.told_of(run.tools.inventory.ids_of(run.server_id), ids)
     others = [one for one in earlier if one.id != run.rotation.id]
-    rotation = run.update(partial(recalled, earlier=others, listed=list(names), now=run.tools.now()))
-    for ghost in rotation.ghosts:
-        log.error("listed still, though its deletion was answered as done", snapshot=names[ghost], snapshot_id=ghost)
+    rotation = run.update(partial(recalled, earlier=others, listed=snapshots, now=run.tools.now()))
+    for ghost in (one for one in snapshots if one.is_among(rotation.ghosts)):
+        log.error("listed still, though its deletion was answered as done", snapshot=ghost.name, snapshot_id=ghost.id)
     return Done()
 
 
@@ -123,7 +125,7 @@ def _why_not_asked(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> Outco
 
 async def _create(run: Run, server: Server, listed: tuple[Snapshot, ...]) -> Outcome:
     rotation = run.rotation
-    others = tuple(one.id for one in others_of_that_name(rotation, listed))
+    others = tuple(its_id for one in others_of_that_name(rotation, listed) for its_id in one.ids)
     await run.save_creation(creation.promised, had_others=bool(listed), passed_over=others)
     try:
         made = await run.ask(
@@ -146,7 +148,7 @@ async def _create(run: Run, server: Server, listed: tuple[Snapshot, ...]) -> Out
     except Permanent:
         run.update_creation(creation.refused)
         raise
-    if made.id in {one.id for one in listed}:
+    if any(made.is_among(one.ids) for one in listed):
         run.update_creation(creation.accepted)
         return Waiting(f"the answer to the request for the snapshot has the id of another one, {made.id}")
     run.update_creation(creation.made, made.id)
@@ -193,7 +195,7 @@ async def wait(run: Run) -> Outcome:
         if rotation.creation.unseen > 2 * rotation.settle:
             return Failed(f"{rotation.snapshot_name} has vanished")
         return Waiting("the snapshot is not listed")
-    run.update_creation(creation.seen, mine.id)
+    run.update_creation(creation.seen, mine)
     if mine.is_completed:
         return Done()
     if mine.state is SnapshotState.IN_PROGRESS:

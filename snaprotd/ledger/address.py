@@ -1,14 +1,21 @@
-"""Where a ledger is, what it is called wherever that is shown, and which ones were in force. Loads no database."""
+"""Where a ledger is, what it is called wherever that is shown, and which ones were in force. Loads no database.
+
+And whose its files are: no other local user may have us write into theirs, nor leave us one that we believe.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
+
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.words import kind_of_file
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -49,12 +56,93 @@ def note_in_force(folder: Path | None, places: Sequence[Path]) -> None:
     absolute = list(dict.fromkeys(path.absolute() for path in places))
     if folder is None or ledgers_in_force(folder) == absolute:
         return
-    fresh = folder / f"{IN_FORCE}.new"
     try:
-        with fresh.open("w") as file:
-            file.writelines(f"{path}\n" for path in absolute)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(folder / IN_FORCE)
+        write_anew(folder / IN_FORCE, "".join(f"{path}\n" for path in absolute))
     except OSError as error:
         log.warning("which ledger is in force cannot be noted", folder=str(folder), error=str(error))
+
+
+# -- whose they are ------------------------------------------------------------------------------------------------
+
+
+def open_private(path: Path) -> int:
+    """A descriptor of the file at `path`, which is made for its owner alone where there is none.
+
+    Raises `LedgerError` where what stands there is not ours, `OSError` where it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        demand_ours(path)
+        descriptor = os.open(path, flags)
+        _close_unless_ours(path, descriptor)
+    else:
+        _hand_over(descriptor, path.parent)
+    return descriptor
+
+
+def demand_ours(path: Path) -> None:
+    """Raise `LedgerError` where something stands at `path` that is not a file of ours. It is not opened."""
+    try:
+        _refuse_anothers(path, os.lstat(path))
+    except FileNotFoundError:
+        return
+
+
+def _close_unless_ours(path: Path, descriptor: int) -> None:
+    try:
+        _refuse_anothers(path, os.fstat(descriptor))  # it may be another one by now
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _refuse_anothers(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise LedgerError(f"{path} is a symbolic link, which anybody may have put there: `state` must name the file")
+    if kind := kind_of_file(status.st_mode):
+        raise LedgerError(f"{path} is {kind}, not a file: `state` must name a file")
+    us = os.geteuid()
+    if status.st_uid not in (us, 0) and (us != 0 or status.st_uid != os.stat(path.parent).st_uid):
+        raise LedgerError(
+            f"{path} belongs to user {status.st_uid}, and snaprotd runs as user {us}: it is not touched. Name another "
+            f"`state`, or see whose it is, and run chown {us} {path}"
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Make it where it is missing, and those above it, for its owner alone. Raises `OSError`."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _hand_over(descriptor, folder.parent)
+    finally:
+        os.close(descriptor)
+
+
+def write_anew(path: Path, text: str) -> None:
+    """Put a file with this text in the place of the one at `path`, whole or not at all. Raises `OSError`."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)  # of a process that had our number, and was killed
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(fresh, flags, 0o600), "w") as file:
+        _hand_over(file.fileno(), path.parent)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _hand_over(descriptor: int, folder: Path) -> None:
+    """What root makes in the folder of the daemon's user is the daemon's, which could not use it otherwise."""
+    if os.geteuid() == 0:
+        owner = os.stat(folder)
+        with suppress(PermissionError):  # root of a container, or over a network, may give nothing away
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)

@@ -1,8 +1,10 @@
-"""A copy of each promise, in a small file of its own beside the ledger's.
+"""What stands beside the ledger's file: a copy of each promise, and how much the ledger has counted.
 
 The ledger's file may be deleted, cut short or written over while a server is off because of us. What is owed stands in
 a second place, which shares nothing with the first: it is on disk before the stop goes out, and is deleted when the
 ledger has it that nothing is owed any more. Where the two differ they merge by maximum, as any two records do.
+
+A ledger that has counted less than is noted beside it is an old copy that was put back, be it of half a minute ago.
 """
 
 from __future__ import annotations
@@ -11,21 +13,31 @@ import asyncio
 import hashlib
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from snaprotd.core.creation import Life, cut_off, mark_of_life
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, merged
+from snaprotd.ledger import statements
+from snaprotd.ledger.address import make_folder, write_anew
 from snaprotd.ledger.promises import read_power, row_of
+from snaprotd.ledger.rows import read_lives, written_lives
 
 log = structlog.get_logger("snaprotd.ledger")
 
 LONGEST = 1024 * 1024
 """Bytes of a copy that are read."""
+
+LONGEST_COUNT = 20
+"""Digits of a count, and one more."""
 
 Key = tuple[str, str]
 """The account and the id of a server."""
@@ -91,13 +103,8 @@ class Copies:
             with suppress(OSError):  # others are owed something
                 self._folder.rmdir()
             return
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        fresh = file.with_suffix(f".{os.getpid()}")
-        with fresh.open("w") as written:
-            json.dump(row_of(record), written)
-            written.flush()
-            os.fsync(written.fileno())
-        fresh.replace(file)
+        make_folder(self._folder)
+        write_anew(file, json.dumps(row_of(record)))
 
     def _file(self, record: ServerPower) -> Path:
         """Named so that a person sees of which server it is; the rest keeps the servers of two accounts apart."""
@@ -116,3 +123,73 @@ class Copies:
                 "the copy of a promise cannot be read: look whether its server runs", file=file.name, error=str(error)
             )
             return None
+
+
+class Lives:
+    """When the ledger was there to know of whatever was taken, and how much it has counted.
+
+    Counted is each claim, and each request for a snapshot: whoever has all of those knows which snapshots are ours.
+    """
+
+    def __init__(self, ledger: Path) -> None:
+        self._file = ledger.with_name(f"counted-by-{ledger.name}")
+        self._counted = 0
+        """By this process."""
+
+    async def known(self, connection: AsyncConnection, now: datetime) -> tuple[Life, ...]:
+        """The lives as of `now`: those of an old copy are cut off there."""
+        return (await self._read(connection, now))[0]
+
+    async def mark(self, connection: AsyncConnection) -> None:
+        """Leave a mark of life."""
+        now = datetime.fromtimestamp(time.time(), UTC)
+        lives, count, is_old = await self._read(connection, now)
+        await self._write(connection, mark_of_life(lives, now), count, is_old=is_old)
+
+    async def count(self, connection: AsyncConnection) -> int:
+        """Count one more. The answer is for `note`, when the transaction is over."""
+        lives, count, is_old = await self._read(connection, datetime.fromtimestamp(time.time(), UTC))
+        await self._write(connection, lives, count + 1, is_old=is_old)
+        return count + 1
+
+    async def _read(self, connection: AsyncConnection, now: datetime) -> tuple[tuple[Life, ...], int, bool]:
+        """The lives, the count, and whether it is an old copy, which is to count on from ours."""
+        beside = await asyncio.to_thread(self._beside)
+        noted = {row.key: row.value for row in await connection.execute(statements.LIVES)}
+        lives, count = read_lives(noted.get("lives")), _number(noted.get("count"))
+        return (lives, count, False) if count >= beside else (cut_off(lives, now), beside, True)
+
+    @staticmethod
+    async def _write(connection: AsyncConnection, lives: tuple[Life, ...], count: int, *, is_old: bool) -> None:
+        await connection.execute(statements.note("lives", written_lives(lives)))
+        await connection.execute(statements.note("count", str(count)))
+        if is_old:
+            log.warning("the ledger is an old copy, or a new one: what it lacks is ours by the names of snapshots")
+
+    async def note(self, count: int) -> None:
+        """Have it stand beside the ledger too, if there is any. Where that fails, no copy of a moment ago is told."""
+        if not count:
+            return
+        self._counted = max(self._counted, count)
+        try:
+            await asyncio.to_thread(self._put, str(self._counted))
+        except OSError as error:
+            log.warning("what the ledger has counted cannot be noted beside it", error=str(error))
+
+    def _put(self, text: str) -> None:
+        fresh = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        fresh.write_text(text)
+        fresh.replace(self._file)
+
+    def _beside(self) -> int:
+        try:
+            noted = self._file.read_bytes()[:LONGEST_COUNT] if self._file.is_file() else b""
+        except OSError:
+            noted = b""
+        return max(self._counted, _number(noted.decode(errors="replace")))
+
+
+def _number(text: object) -> int:
+    """What was counted; none where that cannot be read."""
+    written = str(text)
+    return int(written) if written.isascii() and written.isdigit() and len(written) < LONGEST_COUNT else 0

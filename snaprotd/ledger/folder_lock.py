@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.ledger.address import open_private
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class FolderLock:
             raise LedgerError(f"{path} is a folder: `state` must name a file, such as {path / 'state.db'}")
         lock = path.with_name(path.name + ".lock")
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = open_private(lock)
         except OSError as error:
             raise LedgerError(
                 f"cannot open {lock}: {error.strerror}. `state` must name a file in a folder that exists and that "
@@ -98,11 +99,18 @@ def _take(descriptor: int, lock: Path) -> bool:
         return False
     except OSError:
         return False  # a file system without locks: it cannot be told, and the leases must do
-    with suppress(OSError):  # on a full disk the lock holds all the same; only another host's message is poorer
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(_here()).encode(), 0)
+    if _is_a_locks(descriptor):
+        with suppress(OSError):  # on a full disk the lock holds all the same; only another host's message is poorer
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(_here()).encode(), 0)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return True
+
+
+def _is_a_locks(descriptor: int) -> bool:
+    """Whether what the file holds was written as below, or is nothing, as after a crash: else it is not cut."""
+    content = os.pread(descriptor, 4096, 0)
+    return content.startswith(b'{"boot"') or not content.strip(b"\0")
 
 
 def _refuse_another_host(holder: dict[str, Any], lock: Path) -> None:

@@ -18,6 +18,8 @@ from snaprotd.core.creation import Creation, Life, Trace
 from snaprotd.core.policy import Policy
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Result, Rotation
+from snaprotd.core.words import printable
+from snaprotd.logs import redactor
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -44,7 +46,7 @@ class UnreadableRow(ValueError):
 
 def written_rotation(rotation: Rotation, unknown: Mapping[str, Any] | None = None) -> str:
     """The body of a rotation's row, with what of it is `unknown` to us."""
-    nested: dict[str, Any] = _ROTATION.dump_python(rotation, mode="json")
+    nested: dict[str, Any] = _without_secrets(_ROTATION.dump_python(rotation, mode="json"))
     rules, power, creation = (nested.pop(part) for part in ("rules", "power", "creation"))
     schedule: dict[str, Any] = rules["policy"].pop("schedule")
     policy = {"schedule": schedule.pop("expressions"), **schedule, **rules["policy"]}
@@ -56,7 +58,7 @@ def written_rotation(rotation: Rotation, unknown: Mapping[str, Any] | None = Non
 def read_rotation(body: str) -> Rotation:
     """The rotation in a row. What an earlier version did not write has its default. Raises `UnreadableRow`."""
     try:
-        return _ROTATION.validate_python(_nested(json.loads(body)))
+        return _ROTATION.validate_python(_without_secrets(_nested(json.loads(body))))
     except (ValueError, RecursionError) as error:
         raise UnreadableRow(str(error)) from error
 
@@ -69,6 +71,16 @@ def _nested(flat: Any) -> dict[str, Any]:
     rules = {"policy": {**_taken(policy, _POLICY), "schedule": schedule}, **_taken(flat, {"instance", "limit"})}
     power = {"asked": int(flat.get("held_off") is True), **_taken(flat, _POWER)}
     return {**flat, "rules": rules, "power": power, "creation": _taken(flat, _CREATION)}
+
+
+_WORDS = frozenset({"error", "note"})
+"""What others may have said of a rotation: all else in a row is our own, or was made fit where it was read."""
+
+
+def _without_secrets(rotation: dict[str, Any]) -> dict[str, Any]:
+    """On the way in, and on the way out: an earlier version may have written one, and a file is handed on."""
+    words = {key: rotation[key] for key in _WORDS & rotation.keys() if isinstance(rotation[key], str)}
+    return rotation | {key: printable(redactor.clean(said), len(said)) for key, said in words.items()}
 
 
 def readable(body: str) -> list[Rotation]:
@@ -104,6 +116,7 @@ def read_trace(row: str, slot: datetime, body: str, *, is_open: bool) -> Trace:
         snapshot_id=creation.snapshot_id,
         has_more=creation.was_asked and (creation.snapshot_id is None or creation.creates > 1),
         passed_over=frozenset(creation.passed_over),
+        taken_at=creation.taken_at,
         ended_at=ended,
         has_succeeded=flat.get("result") in (Result.SUCCESS, Result.PARTIAL),
     )

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.ledger.address import name_of
+from snaprotd.ledger.address import demand_ours, make_folder, name_of, open_private
 from snaprotd.ledger.schema import is_short, migrate
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -69,7 +69,7 @@ def clear_away(path: Path) -> None:
     with suppress(FileNotFoundError):
         if path.stat().st_size:
             return
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     for left in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
         left.unlink(missing_ok=True)
 
@@ -124,6 +124,15 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
     # As parts, not as text: a path may hold what means something in a URL.
     url = URL.create("sqlite+aiosqlite", database=str(path.absolute()))
     engine = create_async_engine(url, pool_size=1, max_overflow=0)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def make(*_: object) -> None:
+        # SQLite would make it for everybody to read. One that is there is only looked at: whoever closes a descriptor
+        # of a file takes away the locks that SQLite has on it in the same process.
+        if not os.path.lexists(path):
+            with suppress(OSError):  # SQLite fails too, and says why
+                os.close(open_private(path))
+        demand_ours(path)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: object) -> None:

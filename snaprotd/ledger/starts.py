@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +23,10 @@ log = structlog.get_logger("snaprotd.ledger")
 
 TOLD_WITHIN = 10.0
 """Seconds in which a process that lives has written its promises again into a ledger that was lost."""
+
+
+RESTORE_LASTS = timedelta(hours=1)
+"""Longer than any restore takes: the provider says 5 to 15 minutes. Whoever has begun it may have been killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +122,24 @@ class Starts:
         async with self._transaction() as connection:
             slots = await connection.scalars(statements.slots_of(self.account, server_id))
             return {instant for slot in slots if (instant := statements.instant_of(slot)) is not None}
+
+    async def begin_restore(self, server_ids: Collection[str], now: datetime) -> None:
+        """A person restores the server that has these ids: no rotation of it may begin before that is over."""
+        async with self._transaction() as connection:
+            for one in server_ids:
+                await connection.execute(statements.note(statements.restore_of(one), statements.text_of(now)))
+
+    async def end_restore(self, server_ids: Collection[str]) -> None:
+        _, forget = statements.restores(server_ids)
+        async with self._transaction() as connection:
+            await connection.execute(forget)
+
+    async def is_restored(self, server_ids: Collection[str], now: datetime) -> bool:
+        """Whether a person has begun to restore it, and it is not known to be over; for `RESTORE_LASTS` at the most."""
+        query, _ = statements.restores(server_ids)
+        async with self._transaction() as connection:
+            begun = map(statements.instant_of, await connection.scalars(query))
+            return any(at is not None and abs(now - at) < RESTORE_LASTS for at in begun)
 
     async def save(self, kept: ServerPower) -> None:
         """Write what is known of a server's power outside of any rotation."""

@@ -23,13 +23,23 @@ CLOCKS_APART = timedelta(minutes=1)
 """How far the clocks of two daemons on one ledger may be apart before one is taken for wrong."""
 
 
-LIVES = select(META.c.value).where(META.c.key == "lives")
+LIVES = select(META.c.key, META.c.value).where(META.c.key.in_(("lives", "count")))
 
 
 def note(key: str, value: str) -> Any:
     """Write down something of the whole ledger."""
     insertion = upsert(META).values(key=key, value=value)
     return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
+
+
+def restores(server_ids: Collection[str]) -> tuple[Select[Any], Any]:
+    """Since when each of these servers is restored by a person; and to forget that."""
+    ours = META.c.key.in_([restore_of(one) for one in server_ids])
+    return select(META.c.value).where(ours), delete(META).where(ours)
+
+
+def restore_of(server_id: str) -> str:
+    return f"restore {server_id}"
 
 
 def possession() -> Select[Any]:
@@ -55,11 +65,12 @@ def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
     return upsert(ROTATIONS).values(row).on_conflict_do_nothing().returning(ROTATIONS.c.id)
 
 
-def busy_with(rotation: Rotation, *, account: str) -> Select[Any]:
-    """The open rotation of another slot of the same server."""
+def busy_with(rotation: Rotation, called: Collection[str], *, account: str) -> Select[Any]:
+    """Another open rotation of the same server, which `called` are further ids of."""
     columns = ROTATIONS.c
-    same = (_of(account), columns.server_id == rotation.server_id)
-    return select(columns.id, columns.body).where(*same, columns.is_open, columns.slot != text_of(rotation.slot))
+    same = (_of(account), columns.server_id.in_([rotation.server_id, *called]))
+    another = or_(columns.server_id != rotation.server_id, columns.slot != text_of(rotation.slot))
+    return select(columns.id, columns.body).where(*same, columns.is_open, another)
 
 
 def _of(account: str) -> Any:
@@ -189,6 +200,13 @@ def latest() -> Select[Any]:
     newest_first = func.row_number().over(partition_by=columns.server_id, order_by=columns.finished_at.desc())
     ended = select(columns.body, newest_first.label("place")).where(columns.result.is_not(None)).subquery()
     return select(ended.c.body).where(ended.c.place == 1)
+
+
+def last_of(account: str, server_ids: Collection[str]) -> Select[Any]:
+    """The body of the server's last rotation that has ended."""
+    columns = ROTATIONS.c
+    ours = (_of(account), columns.server_id.in_(list(server_ids)))
+    return select(columns.body).where(*ours, columns.result.is_not(None)).order_by(columns.finished_at.desc()).limit(1)
 
 
 def forgettable(keep: int) -> Select[Any]:

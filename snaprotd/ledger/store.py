@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from snaprotd.core.creation import Recollection, alive_until, mark_of_life
+from snaprotd.core.creation import Recollection, alive_until
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.model import Snapshot, name_read
 from snaprotd.core.promise import merged
@@ -29,9 +29,9 @@ from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger import promises, statements
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
-from snaprotd.ledger.copies import Copies
+from snaprotd.ledger.copies import Copies, Lives
 from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.rows import FORMAT, read_lives, read_trace, readable, unknown_in, written_lives
+from snaprotd.ledger.rows import FORMAT, read_trace, readable, unknown_in
 from snaprotd.ledger.schema import MARKS, ROTATIONS
 from snaprotd.ledger.sqlite import clear_away, file_of, lacks_tables, open_engine, transaction, turn
 from snaprotd.ledger.starts import Starts
@@ -64,6 +64,7 @@ class Ledger:
         self._held: dict[str, Lease] = {}
         self.starts = Starts(lambda: self._transaction(), Copies(path), owner=owner, lease=lambda: self.lease)
         """What is owed to servers."""
+        self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
         self.set_aside: dict[str, str] = {}
@@ -106,17 +107,27 @@ class Ledger:
 
     # -- one rotation ------------------------------------------------------------------------------------------
 
-    async def claim(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
-        """Make `rotation` ours, unless its slot is taken or its server is busy; set `mark` in the same transaction."""
+    async def claim(self, rotation: Rotation, mark: Mark | None = None, called: Collection[str] = ()) -> Claim:
+        """Make `rotation` ours, unless its slot is taken or its server is busy; set `mark` in the same transaction.
+
+        `called`: every id of the server, as far as is known. Another file may name it by another one.
+        """
         began = uptime()
         async with self._transaction() as connection:
             if mark is not None:
                 await connection.execute(statements.set_mark(datetime.now(UTC)), [statements.mark_row(mark)])
+            busy = await connection.execute(statements.busy_with(rotation, called, account=self.starts.account))
+            if (row := busy.first()) is not None:
+                if not (found := readable(row.body)):
+                    raise LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
+                return ServerBusy(found[0])
             claimed = await connection.scalar(statements.claim(rotation, self._tenure(), account=self.starts.account))
             if claimed is None:
-                return await self._why_not(connection, rotation)
+                return SlotTaken()
             rotation = await self._with_power(connection, rotation)
+            count = await self._lives.count(connection)
         self._hold(rotation.id, epoch=1, since=began)
+        await self._lives.note(count)
         return Claimed(rotation)
 
     async def _with_power(self, connection: AsyncConnection, rotation: Rotation) -> Rotation:
@@ -125,15 +136,6 @@ class Ledger:
         if row is None:
             return rotation
         return replace(rotation, power=merged(rotation.power, promises.read_power(row).power))
-
-    async def _why_not(self, connection: AsyncConnection, rotation: Rotation) -> Claim:
-        busy = await connection.execute(statements.busy_with(rotation, account=self.starts.account))
-        row = busy.first()
-        if row is None:
-            return SlotTaken()
-        if not (found := readable(row.body)):
-            raise LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
-        return ServerBusy(found[0])
 
     async def save(self, rotation: Rotation, *, alone: bool = False) -> None:
         """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now. `alone`: see `write`."""
@@ -148,6 +150,8 @@ class Ledger:
             )
             if saved is not None and rotation.power.asked:
                 await promises.write(connection, record, alone=alone)
+            count = await self._lives.count(connection) if rotation.creation.create_open == 0.0 else 0
+        await self._lives.note(count)
         if saved is None:
             self._held.pop(rotation.id, None)
             raise LeaseLost(f"another process has taken over rotation {rotation.id}")
@@ -166,8 +170,7 @@ class Ledger:
 
     async def release(self, rotation_id: str) -> None:
         """Leave an open rotation to whoever comes next, at once."""
-        lease = self._held.pop(rotation_id, None)
-        if lease is None:
+        if (lease := self._held.pop(rotation_id, None)) is None:
             return
         async with self._transaction() as connection:
             await connection.execute(statements.release(rotation_id, owner=self._owner, epoch=lease.epoch))
@@ -220,9 +223,8 @@ class Ledger:
             return
         await connection.execute(statements.set_aside([row.id for row in rows]))
         for row in rows:
-            self.set_aside[row.server_id] = (
-                f"its rotation {row.id} in the ledger cannot be understood, and was set aside as it is"
-            )
+            why = f"its rotation {row.id} in the ledger cannot be understood, and was set aside as it is"
+            self.set_aside[row.server_id] = why
             log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
 
     async def mend(self, rotations: Iterable[Rotation]) -> bool:
@@ -250,23 +252,19 @@ class Ledger:
         """Leave a mark of life, in one row: raises `LedgerError` where the ledger, or a copy, cannot be written."""
         await asyncio.to_thread(self.starts.copies.demand)
         async with self._transaction() as connection:
-            lives = read_lives(await connection.scalar(statements.LIVES))
-            marked = mark_of_life(lives, datetime.fromtimestamp(time.time(), UTC))
-            await connection.execute(statements.note("lives", written_lives(marked)))
+            await self._lives.mark(connection)
 
     async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
         """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""
         slots = {made.slot for one in snapshots if (made := name_read(one.name))}
-        by_id = [one for one in snapshots if name_read(one.name) is None or not one.is_completed]
-        ids = [its_id for one in by_id for its_id in (one.id, *one.also)]
+        ids = [its_id for one in snapshots if name_read(one.name) is None or not one.is_completed for its_id in one.ids]
         query = statements.naming(self.starts.account, server_ids, slots, ids)
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).all() if snapshots else []
-            lives = read_lives(await connection.scalar(statements.LIVES))
-        # Whoever asks is there now, though the last mark is some seconds old.
+            lives = await self._lives.known(connection, now)
         slotted = [(row, slot) for row in rows if (slot := instant_of(row.slot)) is not None]
         traces = tuple(read_trace(row.id, slot, row.body, is_open=row.is_open) for row, slot in slotted)
-        return Recollection(traces=traces, lives=alive_until(lives, now))
+        return Recollection(traces=traces, lives=alive_until(lives, now))  # whoever asks is there now
 
     async def open_rotations(self) -> list[Rotation]:
         return await self._bodies(statements.open_bodies(self.starts.account))
@@ -289,8 +287,11 @@ class Ledger:
 
     async def latest(self) -> Mapping[str, Rotation]:
         """For each server its latest rotation that has ended."""
-        rotations = await self._bodies(statements.latest())
-        return {rotation.server_id: rotation for rotation in rotations}
+        return {rotation.server_id: rotation for rotation in await self._bodies(statements.latest())}
+
+    async def last_of(self, server_ids: Collection[str]) -> list[Rotation]:
+        """The last rotation that has ended, if any, of the server that has these ids."""
+        return await self._bodies(statements.last_of(self.starts.account, server_ids))
 
     async def ended_since(self, instant: datetime) -> list[Rotation]:
         """The rotations that have ended since, whoever ran them; oldest first."""
@@ -308,8 +309,8 @@ class Ledger:
 
     async def _latest(self, query: Any) -> Mapping[str, datetime]:
         async with self._transaction() as connection:
-            rows = await connection.execute(query)
-            return {server_id: instant for server_id, text in rows if (instant := instant_of(text)) is not None}
+            told = [(server_id, instant_of(text)) for server_id, text in await connection.execute(query)]
+        return {server_id: instant for server_id, instant in told if instant is not None}
 
     async def _bodies(self, query: Any) -> list[Rotation]:
         async with self._transaction() as connection:
@@ -330,7 +331,9 @@ class Ledger:
         if not marks:
             return
         async with self._transaction() as connection:
-            await connection.execute(statements.set_mark(datetime.now(UTC)), list(map(statements.mark_row, marks)))
+            for start in range(0, len(marks), 500):  # to write thousands at once would keep others waiting
+                rows = [statements.mark_row(mark) for mark in marks[start : start + 500]]
+                await connection.execute(statements.set_mark(datetime.now(UTC)), rows)
 
     def _tenure(self) -> dict[str, Any]:
         # SQLite has no clock but its host's, which is ours. On a database server this is the database's own.

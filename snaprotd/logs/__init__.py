@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import atexit
 import io
-import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -17,30 +15,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from snaprotd.logs import outlet
 from snaprotd.logs.outlet import PATIENCE, Aside, Outlet
-
-_TOKENS = re.compile(r"(?i:bearer)\s+[^\s\"',]+|\bvps_[A-Za-z0-9_\-]{6,}")
-"""What a token of the provider looks like, for those that we do not know the value of."""
-
-
-class Redactor:
-    """Takes secrets out of a finished line. It is the last thing that happens to it, whatever wrote it."""
-
-    def __init__(self) -> None:
-        self._sources: tuple[Callable[[], tuple[str, ...]], ...] = ()
-
-    def hide(self, secrets: Callable[[], tuple[str, ...]]) -> None:
-        """`secrets` is asked for each line: a token that is rotated is known at once. What was hidden stays hidden."""
-        self._sources = (*self._sources, secrets)
-
-    def clean(self, line: str) -> str:
-        secrets = {secret for source in self._sources for secret in source()}
-        for secret in sorted(secrets, key=len, reverse=True):  # one may be the beginning of another
-            for form in {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]}:
-                line = line.replace(form, "[token]")
-        return _TOKENS.sub("[token]", line)
-
-
-redactor = Redactor()
+from snaprotd.logs.redaction import redactor as redactor
 
 _outlet: Outlet | None = None
 """What `never_wait` has put in the way of standard error."""

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 from snaprotd.core.model import Server, Snapshot
+
+MOST_REMEMBERED = 250_000
+"""Ids, those last seen: an account that shows others in each list is not remembered for ever."""
+
+
+def forget_the_first(kept: dict[str, Any], most: int) -> None:
+    """Keep no more than the last `most`."""
+    for first in list(islice(kept, max(0, len(kept) - most))):
+        del kept[first]
 
 
 class Identities:
@@ -24,7 +35,9 @@ class Identities:
         """These ids were shown in one entry."""
         together = set(ids)
         for one in together:
-            self._beside.setdefault(one, set()).update(together - {one})
+            beside = self._beside.pop(one, set())
+            self._beside[one] = beside if len(beside) > 1 else beside | (together - {one})
+        forget_the_first(self._beside, MOST_REMEMBERED)
 
     def of(self, one: str) -> frozenset[str]:
         """Every id of the server that `one` is an id of, `one` too."""
@@ -69,7 +82,10 @@ class Names:
             self._shown.pop(doubtful, None)
         server = replace(server, also=tuple(ref for ref in server.also if str(ref) in certain))
         chosen = next((one for one in server.ids if one in self._called), self.shown(server.id))
+        for one in server.ids:
+            self._shown.pop(one, None)
         self._shown |= dict.fromkeys(server.ids, chosen)
+        forget_the_first(self._shown, MOST_REMEMBERED)
         return server.called(chosen)
 
     def of_called(self, snapshot: Snapshot) -> Snapshot:

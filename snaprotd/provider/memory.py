@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from snaprotd.core.model import Snapshot, SnapshotState
+from snaprotd.provider.identity import forget_the_first
 
 REMEMBERED = 50
 """Snapshots of each server, the last seen ones: some are in no list for a moment, and come back."""
+
+MOST_SERVERS = 100_000
 
 
 @dataclass(slots=True)
@@ -30,7 +33,8 @@ class Memory:
 
     def marked(self, server_id: str, listed: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
         """The snapshots of a server, each with what earlier lists say of it."""
-        known = self._servers.setdefault(server_id, _Server())
+        known = self._servers[server_id] = self._servers.pop(server_id, _Server())
+        forget_the_first(self._servers, MOST_SERVERS)
         now = asyncio.get_running_loop().time()
         for one in listed:
             if one.is_completed:

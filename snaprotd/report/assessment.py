@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Owner, Snapshot, bears_our_name
+from snaprotd.core.model import Owner, Snapshot, bears_our_name, is_alike
 from snaprotd.core.ownership import newest_completed
-from snaprotd.core.policy import Policy
+from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.retention import Decision, RetentionPlan, plan_retention
-from snaprotd.core.room import Rehearsal, Room, make_room, rehearse
-from snaprotd.core.words import STRANGER
+from snaprotd.core.room import Rehearsal, Room, make_room, rehearse, resisting
+from snaprotd.core.rotation import Rotation
+from snaprotd.core.words import OTHER_LETTERS, STRANGER
 from snaprotd.provider.inventory import ServerHoldings
 
 STALE = timedelta(hours=1)
@@ -33,17 +34,37 @@ class Assessment:
     """What is to be told of those that bear our name and are not ours, or not all of them; empty where nothing is."""
 
 
+def as_left(held: ServerHoldings, last: Iterable[Rotation], now: datetime) -> ServerHoldings:
+    """What is held, with what the server's `last` rotation could not delete."""
+    return replace(held, snapshots=resisting(held.snapshots, last, now))
+
+
 def assess(config: Config, target: Target, held: ServerHoldings, now: datetime) -> Assessment:
     """Raises ValueError where the list makes no sense."""
     snapshots, rules = held.snapshots, config.rules_of(target)
-    plan = plan_retention(snapshots, rules, now=now)
+    plan = _planned(snapshots, rules, now)
     return Assessment(
         plan=plan,
-        room=make_room(snapshots, rules, now=now),
+        room=make_room(snapshots, rules, now=now, immovable=[one.id for one in snapshots if one.resists]),
         rehearsal=rehearse(snapshots, rules, server_id=target.server_id, slot=now),
         newest=newest_completed(snapshots, rules, now),
         strange_names=_strange_names(plan, config.instance),
     )
+
+
+def _planned(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> RetentionPlan:
+    """One that resists is tried again, and another gives way where that fails: both are named."""
+    plan = plan_retention(snapshots, rules, now=now)
+    again = {one.snapshot.id: one for one in plan.decisions if one.delete and one.snapshot.resists}
+    if not again:
+        return plan
+    other = plan_retention(snapshots, rules, now=now, immovable=list(again))
+    told = [again.get(one.snapshot.id, one) for one in other.decisions]
+    return RetentionPlan(decisions=tuple(_resisting(one) if one.snapshot.id in again else one for one in told))
+
+
+def _resisting(decision: Decision) -> Decision:
+    return replace(decision, reason=f"{decision.reason}; the last rotation could not delete it")
 
 
 def _strange_names(plan: RetentionPlan, instance: str) -> str:
@@ -55,8 +76,9 @@ def _strange_names(plan: RetentionPlan, instance: str) -> str:
     another = (
         f"another snaprotd with the instance `{instance}` works on this account, or a request was carried out twice"
     )
-    told = [f"{another}: {_listed(doubles)}"] if doubles else []
-    return "; ".join([*told, *([f"{STRANGER}: {_listed(strange)}"] if strange else [])])
+    alike = [one for one in plan.decisions if one.owner is Owner.FOREIGN and is_alike(one.snapshot.name, instance)]
+    found = {another: doubles, STRANGER: strange, OTHER_LETTERS: alike}
+    return "; ".join(f"{words}: {_listed(told)}" for words, told in found.items() if told)
 
 
 def _listed(decisions: Iterable[Decision]) -> str:

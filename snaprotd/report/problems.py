@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from shlex import quote
 from types import MappingProxyType
 
+from snaprotd.config.mistakes import MOST_SHOWN
 from snaprotd.config.settings import Target
 from snaprotd.core.model import Machine, Server
 from snaprotd.core.policy import Policy, stops_itself
@@ -231,7 +232,8 @@ def of_daemon(
         yield _there_is("ending")
     if config_mistakes:
         first, *others = config_mistakes
-        more = f" (and {count(len(others), 'other mistake')})" if others else ""
+        at_least = " or more" if len(others) >= MOST_SHOWN else ""  # the last line says how many are not shown
+        more = f" (and {count(len(others), 'other mistake')}{at_least})" if others else ""
         yield _there_is("config_refused", mistake=first, more=more)
     if ledger_error is not None:
         yield _there_is("ledger_unusable", why_the_ledger_cannot_be_used=ledger_error)

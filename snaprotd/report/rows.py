@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.model import Machine, Owner, Server, Snapshot, bears_our_name
@@ -16,10 +17,22 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.core.schedule import Schedule, next_slot, shut_words, spread_delay
 from snaprotd.core.words import Json, duration, plain_id, zulu
 from snaprotd.core.words import count as counted
+from snaprotd.logs import redactor
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
 
 BLOCKED = "blocked: "
+
+FROM_OUTSIDE = frozenset(
+    {"blocked", "description", "do", "error", "ledger_error", "let_go", "mistakes", "name", "note", "power", "reason"}
+    | {"server", "server_name", "status", "text", "why"}
+)
+"""Under these keys stands what somebody else has named or said: in the report, and in what the commands print."""
+
+
+def shown(value: Any) -> Any:
+    """A value of JSON as it may leave, without a secret in any text from outside."""
+    return redactor.told(value, FROM_OUTSIDE)
 
 
 def next_runs(target: Target, now: datetime, count: int) -> list[datetime]:

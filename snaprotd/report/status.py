@@ -13,6 +13,7 @@ from datetime import datetime
 
 from snaprotd import __version__
 from snaprotd.config.settings import Config, Target, as_written
+from snaprotd.config.trust import remarks_on
 from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
@@ -94,6 +95,7 @@ def report_head(situation: Situation) -> Json:
         "started_at": zulu(situation.started_at),
         "limit": situation.config.limit,
         "steps": [step for step in STEPS if step is not Step.DONE],
+        "remarks": remarks_on(situation.config),
         "config": {
             "path": os.path.abspath(situation.config.path),
             "loaded_at": zulu(situation.config_loaded_at),

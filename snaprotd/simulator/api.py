@@ -121,10 +121,17 @@ def _wrong_answer(world: World, request: Request, fault: Fault) -> Reply:
 def _done_twice(world: World, request: Request, fault: Fault) -> Reply:
     """What a proxy does that sends a request again; it answers with what came last before its client was answered."""
     reply = _carry_out(world, request, None)
+
+    def again() -> Reply:
+        made = len(world.created)
+        second = _carry_out(world, request, None)
+        world.doubled += world.created[made:]
+        return second
+
     if fault.delay:
-        world.later(fault.delay, lambda: _ignore(_carry_out(world, request, None)))
+        world.later(fault.delay, lambda: _ignore(again()))
     else:
-        reply = _carry_out(world, request, None)
+        reply = again()
     return reply if fault.status < 400 else _json(fault.status, {"detail": f"simulated {fault.status}"})
 
 

@@ -69,7 +69,7 @@ class World:
         speed: float = 1.0,
         seed: int = 1,
         limit: int = 5,
-        token: str = "simulated",  # noqa: S107 - it opens nothing
+        token: str = "made-up-q7w2",  # noqa: S107 - it opens nothing
         email: str = "owner@account.invalid",
         id_kind: str = "integer",
         page_size: int = 20,
@@ -97,6 +97,8 @@ class World:
         self.deleted: list[Deletion] = []
         self.created: list[SimSnapshot] = []
         """Every snapshot that a request made, whatever became of it."""
+        self.doubled: list[SimSnapshot] = []
+        """Those of them that nobody asked for: a proxy sent the request again."""
         self.late: list[tuple[str, str, datetime]] = []
         """Method and path of every request that is carried out late, and when."""
         self.faults: list[Fault] = []

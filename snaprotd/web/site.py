@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -18,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from snaprotd.core.errors import LedgerError, SnaprotdError
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.words import is_loopback
 from snaprotd.web import pages
 
 
@@ -49,6 +46,9 @@ class View(Protocol):
         Raises `LedgerError` where the history cannot be read.
         """
 
+    def identity(self, config: str, challenge: str) -> Mapping[str, str] | None:
+        """Which ledger the daemon of the configuration file `config` has, with a proof; None where we are another's."""
+
 
 def application(view: View) -> Starlette:
     site = _Site(view)
@@ -58,6 +58,7 @@ def application(view: View) -> Starlette:
             Route("/servers/{server_id}", site.server),
             Route("/static/{name}", site.static),
             Route("/api/status", site.status),
+            Route("/api/identity", site.identity),
             Route("/metrics", site.metrics),
             Route("/healthz", site.healthz),
             Route("/readyz", site.readyz),
@@ -71,7 +72,6 @@ GUARDED = {
     # Nothing on a page comes from, or goes to, another host; nothing of it runs that is not a file of ours.
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
@@ -108,6 +108,14 @@ class _Site:
             return JSONResponse({"detail": f"no server {server_id} is configured"}, status_code=404, headers=GUARDED)
         return JSONResponse(report, headers=GUARDED)
 
+    async def identity(self, request: Request) -> Response:
+        """For commands on this machine, which look for the daemon of their file."""
+        asked = request.query_params
+        told = self._view.identity(asked.get("config", ""), asked.get("challenge", "")) if _is_near(request) else None
+        if told is None:
+            return JSONResponse({"detail": "another daemon"}, status_code=404, headers=GUARDED)
+        return JSONResponse(told, headers=GUARDED)
+
     async def metrics(self, _: Request) -> Response:
         return Response(self._view.exposition(), media_type=CONTENT_TYPE_LATEST)
 
@@ -116,6 +124,12 @@ class _Site:
 
     async def readyz(self, _: Request) -> Response:
         return _verdict(self._view.unready(), self._view.remarks())
+
+
+def _is_near(request: Request) -> bool:
+    """Whether who asks is on this machine, as far as addresses tell."""
+    here, client = request.scope.get("server"), request.client
+    return client is None or is_loopback(client.host) or (here is not None and client.host == here[0])
 
 
 async def _page(code: int, render: Callable[..., str], *facts: Any) -> Response:
@@ -129,49 +143,3 @@ async def _no_ledger(_: Request, error: Exception) -> Response:
 def _verdict(problems: Sequence[str], remarks: Sequence[str] = ()) -> Response:
     text = "\n".join([*(problems or ["ok"]), *remarks])
     return PlainTextResponse(f"{text}\n", status_code=503 if problems else 200)
-
-
-@asynccontextmanager
-async def serving(view: View, address: tuple[str, int] | None) -> AsyncIterator[str | None]:
-    """Serve on `address` meanwhile; gives the URL. Raises `SnaprotdError` where the address cannot be used."""
-    if address is None:
-        yield None
-        return
-    listener = _bind(*address)
-    server = _WebServer(
-        uvicorn.Config(
-            application(view), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
-        )
-    )
-    task = asyncio.create_task(server.serve(sockets=[listener]), name="web")
-    try:
-        yield _url(listener)
-    finally:
-        server.should_exit = True
-        await asyncio.wait([task], timeout=10)
-        listener.close()
-
-
-class _WebServer(uvicorn.Server):
-    """The daemon, not uvicorn, owns the signals."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        number = error.errno or 0
-        reason = os.strerror(number) if number > 0 else error.strerror
-        raise SnaprotdError(
-            f"cannot listen on {host}:{port}: {reason}. Choose another address with the key `listen`"
-        ) from error
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -2,40 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 
 from snaprotd.config.remains import NOTHING, Remains
 from snaprotd.config.settings import ApiSettings, Config
+from snaprotd.config.trust import why_not_sent_to
+from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.promise import Terms
 from snaprotd.logs import redactor
 from snaprotd.provider import NullObserver, Provider, RequestObserver
-from snaprotd.provider.token import TokenSource, first_accepted, token_source
+from snaprotd.provider.token import TokenError, TokenSource, first_accepted, token_source
 from snaprotd.provider.vps_org.calls import Transport as Transport
 from snaprotd.provider.vps_org.client import VpsOrg
 
 log = structlog.get_logger("snaprotd")
 
+MOST_LOOKED_AT = 1024 * 1024
+"""Bytes of another file in which the token is looked for."""
 
-def read_token(config: Config, environ: Mapping[str, str]) -> TokenSource:
-    """The token, which from now on is kept out of the log. Raises `TokenError` where none can be found."""
-    token = token_source(config.api.token_file, environ)
+
+def read_token(config: Config, environ: Mapping[str, str], *, once: bool = False) -> TokenSource:
+    """The token, which from now on is kept out of the log. `once`: for a command, which ends by itself.
+
+    Raises `TokenError` where none can be found, `ConfigError` where the configuration would use it as something else.
+    """
+    token = token_source(config.api.token_file, environ, pipes=once)
     redactor.hide(token.secrets)
+    mistakes = [
+        Mistake(source=str(config.path), path=key, message=f"{path} {why}: it may go nowhere but to the provider's API")
+        for key, path in files_of(config)
+        if (why := _gives_away(path, token))
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
     return token
+
+
+def files_of(settings: Any, around: str = "") -> Iterator[tuple[str, Path]]:
+    """The files that a configuration names, each with its key; but for the token's own, and the configuration's."""
+    for each in fields(settings):
+        value, key = getattr(settings, each.name), f"{around}{each.name}"
+        if isinstance(value, Path) and key not in ("path", "api.token_file"):
+            yield key, value
+        elif is_dataclass(value):
+            yield from files_of(value, f"{key}.")
+
+
+def _gives_away(path: Path, token: TokenSource) -> str:
+    """How reading this file, and using what stands in it, would give the token away; empty where it would not."""
+    try:
+        if any(path.samefile(other) for other in token.paths):
+            return "is the token's file"
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with open(descriptor, "rb", buffering=0) as file:
+            content = file.read(MOST_LOOKED_AT) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    except (OSError, ValueError):
+        return ""  # whoever reads it says what is wrong
+    return "holds the API token" if any(secret.encode() in content for secret in token.secrets()) else ""
 
 
 @asynccontextmanager
 async def cloud_by_terms(
     terms: Terms, environ: Mapping[str, str], transport: Transport | None = None, remains: Remains = NOTHING
 ) -> AsyncIterator[Provider]:
-    """The provider's API by what is kept beside a promise. Raises `TokenError` where no token can be found now."""
+    """The provider's API by what is kept beside a promise.
+
+    Raises `TokenError` where no token can be found now, or where it may not be sent to the address that is kept.
+    """
     base_url = terms.base_url or ApiSettings.base_url
+    if why := why_not_sent_to(base_url, environ):
+        raise TokenError(why)
     token = _token_by_terms(terms.token_file, urlsplit(base_url).netloc, environ, remains)
-    redactor.hide(token.secrets)
     async with VpsOrg(
         base_url=base_url,
         token=token,
@@ -58,10 +105,15 @@ def _token_by_terms(kept: str, host: str, environ: Mapping[str, str], remains: R
 
 @asynccontextmanager
 async def open_cloud(
-    config: Config, environ: Mapping[str, str], observer: RequestObserver, transport: Transport | None = None
+    config: Config,
+    environ: Mapping[str, str],
+    observer: RequestObserver,
+    transport: Transport | None = None,
+    *,
+    once: bool = True,
 ) -> AsyncIterator[Provider]:
-    """The provider's API. Raises `TokenError` where no token can be found."""
-    token = read_token(config, environ)
+    """The provider's API. `once`: for a command, which ends by itself. Raises as `read_token` does."""
+    token = await asyncio.to_thread(read_token, config, environ, once=once)
     for warning in token.warnings():
         log.warning(warning)
     async with VpsOrg(

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from snaprotd.config.remains import NOTHING, Remains
-from snaprotd.config.settings import Config, Target, notes_directory
+from snaprotd.config.settings import OLD_STATE, Config, Target, default_state, notes_directory
+from snaprotd.config.trust import WHY_NOT_THERE
 from snaprotd.core.errors import ConfigError, LedgerError, Mistake
 from snaprotd.core.model import Machine
 from snaprotd.core.promise import Terms
@@ -21,12 +22,13 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.events import Observers
 from snaprotd.engine.run import Drain, Tools
-from snaprotd.ledger.address import ledgers_in_force, name_of, note_in_force, why_unusable
+from snaprotd.ledger.address import ledgers_in_force, make_folder, name_of, note_in_force, why_unusable
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.provider.inventory import Inventory
-from snaprotd.wiring.access import Transport, cloud_by_terms, open_cloud, read_token
+from snaprotd.provider.token import TokenSource
+from snaprotd.wiring.access import Transport, cloud_by_terms, open_cloud
 from snaprotd.wiring.whose import demand_own_account
 
 log = structlog.get_logger("snaprotd")
@@ -78,14 +80,23 @@ async def open_tools(
     metrics: Metrics,
     this_machine: ThisMachine,
     transport: Transport | None = None,
+    *,
+    once: bool = False,
 ) -> AsyncIterator[Tools]:
-    """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file."""
-    async with open_cloud(config, environ, metrics.requests, transport) as cloud, await open_ledger(config) as ledger:
+    """All that rotations need. Nothing is changed anywhere by opening them, but for the ledger's own file.
+
+    `once`: for a command, which ends by itself.
+    """
+    _see_to_default_place(config, environ)
+    async with (
+        open_cloud(config, environ, metrics.requests, transport, once=once) as cloud,
+        await open_ledger(config) as ledger,
+    ):
         # Before anything is promised: a file that names another ledger must not hide what this one will owe.
         folder = notes_directory(config.path, environ)
         with suppress(OSError):  # to note it fails too, and says why
             if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
         note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
         inventory = Inventory(cloud, called=config.server_ids)
         try:
@@ -103,6 +114,15 @@ async def open_tools(
             )
         finally:
             await inventory.aclose()
+
+
+def _see_to_default_place(config: Config, environ: Mapping[str, str]) -> None:
+    """Make the folder of a default place. That of any other is for whoever names it."""
+    if config.state == OLD_STATE:
+        log.warning(WHY_NOT_THERE, ledger=name_of(config.state))
+    elif config.state == default_state(environ):
+        with suppress(OSError):  # to open the ledger fails too, and says why
+            make_folder(Path(config.state).parent)
 
 
 async def _adopt(ledger: Ledger) -> None:
@@ -195,9 +215,8 @@ def terms_of(config: Config) -> Terms:
     )
 
 
-def adjust_tools(tools: Tools, config: Config, environ: Mapping[str, str], this_machine: ThisMachine) -> None:
-    """Go on with the same tools under another configuration. Raises `TokenError`, with nothing changed."""
-    token = read_token(config, environ)
+def adjust_tools(tools: Tools, config: Config, token: TokenSource, this_machine: ThisMachine) -> None:
+    """Go on with the same tools under another configuration, and with the token that it names."""
     tools.cloud.adjust(token=token, requests_per_second=config.api.requests_per_second, timeout=config.api.timeout)
     tools.inventory.forget_owner()
     tools.inventory.call(config.server_ids)

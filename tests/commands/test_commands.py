@@ -7,12 +7,11 @@ import json
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -341,7 +340,10 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 def test_a_good_configuration_is_valid_without_token_and_network(account: Account) -> None:
     asked = len(account.journal)
     told = account.ran("check", VPS_API_TOKEN="", SNAPROTD_CONFIG="/nowhere/config.yaml")
-    assert told == Ended(code=0, out=f"{account.file('good')}: valid, 2 server entries\n", err="")
+    assert (told.code, told.err) == (0, "")
+    valid, remark = told.out.splitlines()
+    assert valid == f"{account.file('good')}: valid, 2 server entries"
+    assert remark.startswith("note     the API token goes to 127.0.0.1:")
     assert len(account.journal) == asked
 
 
@@ -769,22 +771,19 @@ async def test_a_rotation_at_once_is_refused_beside_one_of_the_daemon_and_taken_
     ("line", "more", "words"),
     [
         ("listen: off", {"VPS_API_TOKEN": ""}, "no API token: api.token_file, "),
-        ("listen: TAKEN", {}, "cannot listen on TAKEN: Address already in use"),
         ("listen: off\nstate: /nowhere/state.db", {}, "`state` must name a file in a folder that exists"),
     ],
-    ids=["token", "port", "ledger"],
+    ids=["token", "ledger"],
 )
 async def test_a_daemon_that_cannot_begin_is_1_and_says_why(
     line: str, more: dict[str, str], words: str, tmp_path: Path
 ) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        config = tmp_path / "config.yaml"
-        state = "" if "state:" in line else f"state: {tmp_path / 'state.db'}\n"
-        servers = 'servers: [{id: 12345, schedule: "@daily"}]'
-        config.write_text(f"{state}{line.replace('TAKEN', address)}\n{servers}\n")
-        told = await run("run", "--config", str(config), **more)
-    assert words.replace("TAKEN", address) in sentence(told)
+    config = tmp_path / "config.yaml"
+    state = "" if "state:" in line else f"state: {tmp_path / 'state.db'}\n"
+    servers = 'servers: [{id: 12345, schedule: "@daily"}]'
+    config.write_text(f"{state}{line}\n{servers}\n")
+    told = await run("run", "--config", str(config), **more)
+    assert words in sentence(told)
     assert told.out == ""
 
 

@@ -18,10 +18,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snaprotd.config import yaml_nodes
 from snaprotd.config.file import digest_of, find_config, json_schema, load, parse
 from snaprotd.config.settings import Config, Target, notes_directory, resolve
 from snaprotd.config.shape import ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys
+from snaprotd.config.text import yaml_nodes
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.model import Server
 from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull
@@ -55,7 +55,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     found = parse(SMALLEST, "c.yaml", {})
     assert (found.api.base_url, found.api.token_file) == ("https://admin.vps.org/api/v1", None)
     assert (found.api.requests_per_second, found.api.timeout, found.api.settle) == (5.0, 30.0, 120.0)
-    assert (found.state, found.listen, found.instance) == ("./snaprotd-state.db", ("127.0.0.1", 9877), "main")
+    assert (found.listen, found.instance) == (("127.0.0.1", 9877), "main")
     assert (found.limit, found.max_concurrent, found.poll_interval) == (5, 20, 15.0)
     assert (found.drain_timeout, found.discover_interval) == (600.0, 300.0)
 
@@ -114,8 +114,8 @@ def test_a_setting_means_what_it_says(text: str, key: str, value: object) -> Non
 
 
 API = [
-    ("base_url: https://e.com/api/", "base_url", "https://e.com/api"),
-    ("base_url: HTTPS://e.com", "base_url", "HTTPS://e.com"),
+    ("base_url: https://admin.vps.org/api/", "base_url", "https://admin.vps.org/api"),
+    ("base_url: HTTPS://admin.vps.org", "base_url", "HTTPS://admin.vps.org"),
     ("base_url: http://127.0.0.1:8080/api/v1", "base_url", "http://127.0.0.1:8080/api/v1"),
     ("base_url: http://127.9.9.9", "base_url", "http://127.9.9.9"),
     ("base_url: 'http://[::1]:80/'", "base_url", "http://[::1]:80"),
@@ -139,6 +139,24 @@ def test_the_state_is_in_the_directory_that_systemd_gives() -> None:
 
 def test_the_first_of_several_state_directories_is_taken() -> None:
     assert config("", STATE_DIRECTORY="/var/lib/a:/var/lib/b").state == "/var/lib/a/state.db"
+
+
+@pytest.mark.parametrize(
+    ("user", "environ", "state"),
+    [
+        (0, {"HOME": "/root", "XDG_STATE_HOME": "/x"}, "/var/lib/snaprotd/state.db"),
+        (1000, {"HOME": "/home/me"}, "/home/me/.local/state/snaprotd/state.db"),
+        (1000, {"HOME": "/home/me", "XDG_STATE_HOME": "/x"}, "/x/snaprotd/state.db"),
+        (1000, {"HOME": "/home/me", "XDG_STATE_HOME": "x"}, "/home/me/.local/state/snaprotd/state.db"),
+        (1000, {}, "./snaprotd-state.db"),
+    ],
+)
+def test_without_a_service_manager_the_ledger_is_in_one_place_wherever_snaprotd_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: int, environ: dict[str, str], state: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    assert config("", **environ).state == state
 
 
 def test_each_file_has_a_folder_for_notes_of_its_own(tmp_path: Path) -> None:

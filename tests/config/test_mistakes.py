@@ -5,9 +5,9 @@ from __future__ import annotations
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from snaprotd.config import yaml_nodes
 from snaprotd.config.file import json_schema, parse
 from snaprotd.config.mistakes import render_mistake
+from snaprotd.config.text import yaml_nodes
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.schedule import ScheduleError, check_expression
 
@@ -17,9 +17,10 @@ POLICY = (
 )
 SERVER = f"{POLICY}, id, match, name, policy"
 TOP = (
-    "api, state, listen, own_server, instance, limit, max_concurrent, poll_interval, drain_timeout, discover_interval, "
-    "defaults, policies, servers"
+    "api, state, listen, allowed_hosts, web_config, own_server, instance, limit, max_concurrent, poll_interval, "
+    "drain_timeout, discover_interval, defaults, policies, servers"
 )
+LISTEN = 'should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or unix:/path, or off'
 INLINE = (
     "the API token does not belong in this file: put it alone into another one and name that with `api.token_file` or "
     "$SNAPROTD_TOKEN_FILE, or set $VPS_API_TOKEN"
@@ -99,11 +100,11 @@ SHAPE = [
     (top("state: 5"), "1:8: state: should be the path of a file, or postgresql://HOST/DATABASE, not `5`"),
     (
         top("listen: 9877"),
-        '1:9: listen: should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or off, not `9877`',
+        f"1:9: listen: {LISTEN}, not `9877`",
     ),
     (
         top("listen: false"),
-        '1:9: listen: should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or off, not `false`',
+        f"1:9: listen: {LISTEN}, not `false`",
     ),
     (top("instance: Main"), "1:11: instance: should be 1 to 32 lower-case letters, digits and `_`, not `Main`"),
     (top("limit: 1"), "1:8: limit: should be 2 or more, not `1`"),
@@ -286,11 +287,11 @@ WHOLE = [
     ),
     (
         top('listen: ":9877"'),
-        '1:9: listen: should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or off, not `":9877"`',
+        f'1:9: listen: {LISTEN}, not `":9877"`',
     ),
     (
         top('listen: "127.0.0.1:99999"'),
-        '1:9: listen: should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or off, not `"127.0.0.1:99999"`',
+        f'1:9: listen: {LISTEN}, not `"127.0.0.1:99999"`',
     ),
     (top("limit: 5.0"), "1:8: limit: should be a whole number, not `5.0`"),
     (top("limit: 1e1"), "1:8: limit: should be a whole number, not `1e1`"),
@@ -335,10 +336,13 @@ WHOLE = [
     ),
     (top("limit: 3"), "1:8: limit: leaves no room for the default `keep` of 4: set `keep` in `defaults`, 2 at most"),
     (own("snapshot_timeout: 8d"), "4:23: servers[0].snapshot_timeout: should be from 1ms to 7d, not `8d`"),
-    (top("listen: Off"), '1:9: listen: should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or off, not `Off`'),
+    (
+        top("listen: Off"),
+        f"1:9: listen: {LISTEN}, not `Off`",
+    ),
     (
         top('listen: "[::g]:1"'),
-        '1:9: listen: should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or off, not `"[::g]:1"`',
+        f'1:9: listen: {LISTEN}, not `"[::g]:1"`',
     ),
     (
         top("state: postgres://h/x"),

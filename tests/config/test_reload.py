@@ -116,7 +116,13 @@ async def test_a_file_that_goes_away_leaves_the_old_one_in_force(tmp_path: Path)
 
 @pytest.mark.parametrize(
     "line",
-    ["state: elsewhere.db", "listen: 127.0.0.1:1", "instance: other", "api: {base_url: 'https://other.invalid'}"],
+    [
+        "state: elsewhere.db",
+        "listen: 127.0.0.1:1",
+        "web_config: web.yaml",
+        "instance: other",
+        "api: {base_url: 'https://other.invalid'}",
+    ],
 )
 async def test_what_needs_a_restart_says_so_and_changes_nothing(tmp_path: Path, line: str) -> None:
     path = write_config(tmp_path, f"[{server()}]")

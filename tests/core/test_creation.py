@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 
 from snaprotd.core import creation
 from snaprotd.core.creation import Creation
+from tests.support.nouns import a_snapshot
 
+SEEN = a_snapshot(801, "snaprotd-main-20250116T033000Z", datetime(2025, 1, 16, 3, 31, tzinfo=UTC))
 ASKED = Creation(creates=1, create_open=0.0, unseen=9.0)
 
 
@@ -26,7 +31,11 @@ ASKED = Creation(creates=1, create_open=0.0, unseen=9.0)
         (creation.not_sent(ASKED), Creation(creates=0, unseen=9.0)),
         (creation.refused(ASKED), Creation(creates=1, unseen=9.0)),
         (creation.made(ASKED, "801"), Creation(creates=1, snapshot_id="801")),
-        (creation.seen(ASKED, "801"), Creation(creates=1, create_open=0.0, snapshot_id="801")),
+        (creation.seen(ASKED, SEEN), Creation(creates=1, create_open=0.0, snapshot_id="801", taken_at=SEEN.created_at)),
+        (
+            creation.seen(Creation(taken_at=SEEN.created_at), replace(SEEN, created_at=None)),
+            Creation(snapshot_id="801", taken_at=SEEN.created_at),
+        ),
         (creation.aged(ASKED, 5.0), Creation(creates=1, create_open=5.0, unseen=14.0)),
         (creation.aged(Creation(), 5.0), Creation(unseen=5.0)),
     ],
@@ -40,6 +49,7 @@ ASKED = Creation(creates=1, create_open=0.0, unseen=9.0)
         "it is refused: it was sent, and is not open",
         "it is made",
         "it is listed: whether the request is open is not told by that",
+        "it is listed without its date",
         "what is open grows older",
         "what is not open has no age",
     ],

@@ -101,6 +101,80 @@ def test_whose_a_snapshot_is_that_bears_our_name(
     assert (owner(snapshot, *traces, lives=lives) is Owner.MANAGED) is is_ours
 
 
+KNOWN = trace(snapshot_id="801", has_more=False, ended_at=SLOT + HOUR, taken_at=SLOT + MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "is_ours"),
+    [
+        (one(name="renamed"), True),
+        (one(name="renamed", at=SLOT + 2 * MINUTE), True),
+        (one(name="renamed", at=None), True),
+        (one(name="by-hand", at=SLOT + 30 * MINUTE), False),
+        (one(name="by-hand", at=SLOT - 30 * MINUTE), False),
+        (one(name=snapshot_name("main", SLOT + HOUR), at=SLOT + HOUR), False),
+        (one(at=SLOT + 30 * MINUTE), True),
+        (one(name=NAME.lower(), at=SLOT + 30 * MINUTE), True),
+    ],
+    ids=[
+        "renamed",
+        "renamed, and the lists differ by a minute",
+        "renamed, without a date",
+        "another name, taken later: the id was given again",
+        "another name, taken earlier",
+        "another slot's name",
+        "our name, and another date",
+        "our name in other letters, and another date",
+    ],
+)
+def test_an_id_that_the_provider_gave_again_makes_nobody_elses_snapshot_ours(snapshot: Snapshot, is_ours: bool) -> None:
+    lives = (Life(SLOT - HOUR, SLOT + 2 * HOUR),)
+    assert (owner(snapshot, KNOWN, lives=lives) is Owner.MANAGED) is is_ours
+
+
+def test_that_an_id_was_given_again_is_said() -> None:
+    (marked,) = Recollection(traces=(KNOWN,)).marked([one(name="by-hand", at=SLOT + 30 * MINUTE)], "main")
+    (decision,) = plan_retention([marked], rules(), now=NOW).decisions
+    assert decision.reason == "keep: not made by snaprotd: it has the id that one of ours had"
+    assert Recollection(traces=(KNOWN,)).rows_of([marked], "main") == set()
+
+
+def test_ids_that_all_change_their_form_leave_ours_known_by_slot_and_moment() -> None:
+    mine = one("u-1")
+    found = Recollection(traces=(KNOWN,), lives=ALIVE)
+    assert owner(mine, KNOWN) is Owner.MANAGED
+    assert found.rows_of([mine], "main") == {"r1"}
+    failed = a_snapshot("u-1", NAME, SLOT + MINUTE, status="failed")
+    done = replace(KNOWN, has_succeeded=True)
+    assert Recollection(traces=(done,), lives=ALIVE).marked([failed], "main")[0].was_completed
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        one("802"),
+        one("u-1", also=("802",)),
+        one("u-1", at=SLOT + 2 * MINUTE),
+        one("u-1", at=None),
+        one("u-1", snapshot_name("main", SLOT + 2 * MINUTE)),
+    ],
+    ids=["an id of our form", "one of its ids is of our form", "another moment", "no date", "another slot"],
+)
+def test_what_may_be_another_hosts_is_not_ours_for_a_changed_form_of_ids(stranger: Snapshot) -> None:
+    """Ours may have been deleted long ago, and another host's of that name stand there still."""
+    assert owner(stranger, KNOWN) is Owner.FOREIGN
+
+
+def test_of_two_of_one_name_and_one_second_neither_is_ours_for_a_changed_form_of_ids() -> None:
+    found = Recollection(traces=(KNOWN,), lives=ALIVE)
+    told = found.marked([one("u-1"), one("u-2")], "main")
+    assert [snapshot.in_ledger for snapshot in told] == [False, False]
+    told = found.marked([one("u-1"), one("u-2", at=SLOT + 2 * MINUTE)], "main")
+    assert [snapshot.in_ledger for snapshot in told] == [True, False]
+    told = found.marked([one("u-1"), one("801", name="renamed")], "main")
+    assert [snapshot.in_ledger for snapshot in told] == [False, True]
+
+
 def test_a_rotation_that_a_copy_of_the_ledger_has_open_may_have_gone_on_where_the_copy_has_nothing() -> None:
     gap = (Life(SLOT - MINUTE, SLOT + MINUTE), Life(SLOT + 10 * MINUTE, SLOT + 60 * MINUTE))
     assert owner(one(), trace(is_open=True, has_more=False), lives=gap) is Owner.MANAGED
@@ -108,8 +182,26 @@ def test_a_rotation_that_a_copy_of_the_ledger_has_open_may_have_gone_on_where_th
     assert owner(one(), trace(is_open=True, has_more=False), lives=ALIVE) is Owner.FOREIGN
 
 
-def test_a_policy_may_adopt_what_only_bears_our_name() -> None:
-    assert owner(one(), adopt=("snaprotd-main-*",)) is Owner.MANAGED
+@pytest.mark.parametrize("name", [NAME, NAME.lower(), f" {NAME}"])
+def test_a_policy_adopts_what_only_bears_our_name_where_it_says_so_itself(name: str) -> None:
+    other_host = one(name=name)
+    for greedy in ("*", "s*", "*-main-*", "[s]naprotd-main-*"):
+        assert owner(other_host, adopt=(greedy,)) is Owner.FOREIGN
+    assert owner(one(), adopt=("*", "snaprotd-main-*")) is Owner.MANAGED
+    assert owner(one(name="by-hand"), adopt=("*",)) is Owner.MANAGED
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("by-hand", "not made by snaprotd"),
+        (NAME.lower(), "not made by snaprotd: named as ours are, in other letters, and not in the ledger"),
+        (snapshot_name("old", SLOT), 'not made by snaprotd as instance "main", but as "old"'),
+    ],
+)
+def test_why_one_that_is_not_ours_is_kept_says_what_it_looks_like(name: str, why: str) -> None:
+    (decision,) = plan_retention([one(name=name)], rules(), now=NOW).decisions
+    assert decision.reason == f"keep: {why}"
 
 
 # -- marks of life -----------------------------------------------------------------------------------------------------

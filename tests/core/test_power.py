@@ -80,10 +80,10 @@ TRANSITIONS: dict[str, tuple[Power, Callable[[Power], Power], dict[str, Any]]] =
             "off_for": 0.0,
         },
     ),
-    "the hard stop keeps the number and the time of the first promise": (
+    "the hard stop keeps the number of the promise, and its time is counted from then on": (
         TAKEN,
         at_now(power.promised_harder),
-        {"hard_stop": True, "power_open": 0.0, "request_age": 0.0, "stop_age": 0.0},
+        {"hard_stop": True, "held_off_since": NOW, "power_open": 0.0, "request_age": 0.0, "stop_age": 0.0},
     ),
     "the hard stop is a promise of its own": (
         Power(),
@@ -376,6 +376,13 @@ def test_time_that_no_process_has_counted(
     assert is_unaccounted_for(record, NOW) is is_unaccounted
 
 
+def test_a_hard_stop_that_was_waited_for_leaves_no_time_uncounted() -> None:
+    stopped = power.promised(Power(), NOW)
+    waited = 2 * UNACCOUNTED
+    later = NOW + timedelta(seconds=waited)
+    assert not is_unaccounted_for(power.promised_harder(power.aged(stopped, waited), later), later)
+
+
 RAN = replace(
     BACK,
     watched=True,
@@ -439,10 +446,11 @@ def test_a_doubt_is_kept_until_the_server_runs_or_is_stopped_anew() -> None:
         ("by-hand", (), False),
         ("snaprotd-main-20250116T033300Z", (), False),  # the clock may be so much ahead
         ("snaprotd-main-20250116T032959Z", (), False),
+        ("snaprotd-main-20250116T060600Z", (), False),  # it is older than the slot in its name
     ],
 )
 def test_what_was_taken_after_a_stop_and_is_not_known(name: str, known: tuple[datetime, ...], tells: bool) -> None:
-    found = taken_since(NOW, [a_snapshot(1, name, NOW)], instance="main", known=known)
+    found = taken_since(NOW, [a_snapshot(1, name, NOW + timedelta(hours=2.5))], instance="main", known=known)
     assert (found is not None) is tells
 
 

@@ -868,3 +868,10 @@ def test_room_that_was_made_is_there(shelf: list[Snapshot], p: Policy, limit: in
         shelf = [one for one in shelf if one not in gone]
         assert room(shelf, p, limit).free
     assert room(shelf, p, limit).free or room(shelf, p, limit).blocked
+
+
+def test_a_provider_whose_clock_is_behind_makes_no_two_days_into_one() -> None:
+    before = snapshot(801, "2025-01-14T04:00:00Z", "snaprotd-main-20250114T033000Z")
+    new = replace(snapshot(802, "2025-01-14T03:31:00Z", OURS), in_ledger=True)
+    plan = plan_retention([before, new], rules(policy(Retention(daily=2, weekly=2))), now=NOW)
+    assert plan.deletions == ()

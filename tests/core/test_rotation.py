@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from snaprotd.core.admission import resumed
 from snaprotd.core.errors import Busy, CloudError, Full, NotFound, Permanent, Refused, Temporary, Unclear
+from snaprotd.core.ownership import taken_for
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import (
     STEPS,
@@ -29,6 +30,7 @@ from snaprotd.core.rotation import (
     judge,
     out_of_patience,
 )
+from tests.support.nouns import a_snapshot
 from tests.support.policies import a_policy
 from tests.support.rotations import changed, flat
 
@@ -287,6 +289,7 @@ def test_what_is_not_open_has_no_age() -> None:
         {"creates": 1, "create_open": 3.0},
         {"creates": 1},
         {"snapshot_id": "77"},
+        {"deleted": ("7",)},
         {"error": "boom", "failed_step": LOOK, "step": START},
     ],
 )
@@ -309,6 +312,23 @@ def test_a_rotation_that_has_asked_for_nothing_fails_where_it_is_resumed_too_lat
     assert resumed(idle, SLOT + POLICY.missed_within + timedelta(seconds=1)) == entered(
         idle, START, error=error, failed_step=step
     )
+
+
+def test_one_that_made_room_and_is_to_stop_its_server_fails_where_it_is_resumed_too_late() -> None:
+    rules = Rules(policy=replace(POLICY, stop_first=True))
+    made_room = rotation(STOP, deleted=("7",), rules=rules)
+    assert resumed(made_room, SLOT + timedelta(days=2)).failed_step is STOP
+
+
+# -- which snapshot is its own ---------------------------------------------------------------------------------
+
+
+def test_one_that_was_given_an_id_takes_no_other_of_its_name_before_the_list_had_its_time() -> None:
+    asked = rotation(WAIT, snapshot_id="77", creates=1, create_asked=True, unseen=SETTLE)
+    other = a_snapshot("5", asked.snapshot_name, SLOT)
+    assert taken_for(asked, (other,)) is None
+    assert taken_for(asked, (other, replace(other, id="77"))) == replace(other, id="77")
+    assert taken_for(changed(asked, unseen=SETTLE + 1), (other,)) == other
 
 
 # -- laws ------------------------------------------------------------------------------------------------------

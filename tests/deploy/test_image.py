@@ -343,7 +343,7 @@ def health_at(port: int) -> subprocess.CompletedProcess[str]:
     program, *arguments = health_check()
     assert program == "python"
     default = config.parse(SMALLEST, "config.yaml", {}).listen
-    assert default is not None
+    assert isinstance(default, tuple)
     assert arguments[-1].count(str(default[1])) == 1
     arguments[-1] = arguments[-1].replace(str(default[1]), str(port))
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY"), "http://127.0.0.1:1")
@@ -371,7 +371,7 @@ def test_the_health_check_fails_where_nothing_listens() -> None:
 
 def test_the_port_is_the_one_of_the_default_and_of_the_manifests(pod: Mapping[str, Any]) -> None:
     default = config.parse(SMALLEST, "config.yaml", {}).listen
-    assert default is not None
+    assert isinstance(default, tuple)
     assert the("EXPOSE").rest == str(default[1])
     assert [port["containerPort"] for port in pod["containers"][0]["ports"]] == [default[1]]
 

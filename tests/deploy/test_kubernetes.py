@@ -55,6 +55,7 @@ OTHER_VALUES: Mapping[str, Any] = {
     "imagePullSecrets": [{"name": "registry"}],
     "tokenSecret.name": "vps",
     "tokenSecret.key": "api-token",
+    "allowHost": "relay.example",
     "terminationGracePeriodSeconds": 1800,
     "persistence.size": "2Gi",
     "persistence.storageClass": "fast",
@@ -317,6 +318,11 @@ def test_the_token_is_a_file_of_the_secret(rendering: Mapping[Name, Manifest]) -
     assert secret["defaultMode"] & 0o007 == 0
 
 
+def test_the_token_goes_to_the_provider_alone(rendering: Mapping[Name, Manifest]) -> None:
+    named = {each["name"]: each.get("value") for each in container_of(rendering)["env"]}
+    assert named["SNAPROTD_ALLOW_HOST"] == "admin.vps.org"
+
+
 def test_what_is_asked_of_the_pod_is_where_snaprotd_listens(rendering: Mapping[Name, Manifest], tmp_path: Path) -> None:
     container = container_of(rendering)
     (port,) = container["ports"]
@@ -456,6 +462,8 @@ BAD_VALUES = {
     "--set=runAsUser=0": "runAsUser",
     "--set=networkPolicy.enabled=maybe": "networkPolicy",
     "--set=env[0].name=VPS_API_TOKEN,env[0].value=x": "env",
+    "--set=env[0].name=SNAPROTD_ALLOW_HOST,env[0].value=x": "env",
+    "--set=allowHost=": "allowHost",
     "--set=config=": "config",
     "--set=config=[": "no YAML mapping",
     "--set-string=config=listen: 127.0.0.1:9877": "listen: 0.0.0.0:9877",

@@ -180,6 +180,11 @@ def test_the_token_is_handed_over_as_a_credential_and_is_nowhere_else() -> None:
     assert "VPS_API_TOKEN" not in text
 
 
+def test_the_token_goes_to_the_provider_alone_and_into_no_core_file() -> None:
+    service = unit()["Service"]
+    assert (service["Environment"], service["LimitCORE"]) == ("SNAPROTD_ALLOW_HOST=admin.vps.org", "0")
+
+
 def test_what_it_may_do_is_little(tmp_path: Path) -> None:
     analyze = needs("systemd-analyze", "apt-get install systemd")
     shown = subprocess.run(

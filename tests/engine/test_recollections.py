@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from snaprotd.engine.recollections import Recollections
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
-from tests.provider.test_inventory import Account, opened
+from tests.ledger.test_store import rotation
+from tests.provider.test_inventory import Account, entry, opened
 
 
 def now() -> datetime:
@@ -25,3 +27,16 @@ async def test_while_it_is_not_known_which_rows_have_taken_what_exists_none_is_f
         seeing = Recollections(inventory, ledger, now)
         await seeing.refresh("main")
         assert seeing.rows() == set()
+
+
+async def test_a_row_is_not_forgotten_because_one_list_lacks_its_snapshot(tmp_path: Path) -> None:
+    account = Account(2)
+    async with opened(account) as inventory, await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
+        await ledger.claim(replace(rotation(snapshot_id="101", creates=1), server_id="1", id="r101"))
+        recollections = Recollections(inventory, ledger, now)
+        whole, short = [entry(101, 1), entry(103, 1)], [entry(103, 1)]
+        for account.snapshots in (whole, short):
+            await inventory.refresh()
+            await recollections.refresh("main")
+        assert recollections.rows() == {"r101"}
+        assert recollections.rows() == set()

@@ -175,6 +175,16 @@ async def test_a_copy_that_cannot_be_read_is_told_and_hides_no_other(
     assert line["file"] == "0-damaged.json"
 
 
+async def test_a_copy_is_on_the_disk_before_it_stands_in_its_place(
+    path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda _: there.extend(file.suffix for file in files(folder)))
+    await Copies(path).keep(OWED, told=True)
+    assert there == [f".{os.getpid()}"]
+    assert [file.suffix for file in files(folder)] == [".json"]
+
+
 async def test_a_copy_that_cannot_be_written_keeps_nobody_from_promising(
     path: Path, folder: Path, log: list[Line]
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from snaprotd.core.creation import Creation
 from snaprotd.core.model import Snapshot, snapshot_name
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.store import Ledger
@@ -80,3 +83,76 @@ async def test_a_look_whether_the_ledger_can_be_written_leaves_a_mark_of_life(pa
         assert (await ledger.recall([], [], datetime.now(UTC))).lives == ()
         await ledger.probe()
         assert len((await ledger.recall([], [], datetime.now(UTC))).lives) == 1
+
+
+# -- an old copy -------------------------------------------------------------------------------------------------------
+
+
+def copied(path: Path, name: str) -> Path:
+    copy = path.with_name(name)
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
+
+
+def put_back(copy: Path, path: Path) -> None:
+    for one in path.parent.glob(f"{path.name}*"):
+        one.unlink()
+    copy.rename(path)
+
+
+async def alive_twenty_seconds_later(path: Path) -> bool:
+    """Whether a ledger that is opened then was there all the time."""
+    await asyncio.sleep(20)
+    async with await Ledger.open(path, owner="b") as ledger:
+        before = (await ledger.recall([], [], datetime.now(UTC))).lives
+        await ledger.probe()
+        after = (await ledger.recall([], [], datetime.now(UTC))).lives
+    assert len(before) == len(after)
+    return len(after) == 1
+
+
+async def test_a_copy_that_lacks_a_claim_or_a_request_is_cut_off_where_it_was_taken(path: Path) -> None:
+    async with await Ledger.open(path, owner="a") as ledger:
+        await ledger.probe()
+        before = copied(path, "before")
+        await ledger.claim(replace(taken(0), creation=Creation()))
+        claimed = copied(path, "claimed")
+        await ledger.save(replace(taken(0), creation=Creation(creates=1, create_open=0.0)))
+        asked = copied(path, "asked")
+        await ledger.save(taken(0))
+    put_back(asked, path)
+    assert await alive_twenty_seconds_later(path)
+    for lacking in (before, claimed):
+        put_back(lacking, path)
+        assert not await alive_twenty_seconds_later(path)
+
+
+@pytest.mark.parametrize("left", [None, b"", b"\xff\xfe", b"9" * 5000, b"-3"])
+async def test_without_what_is_counted_beside_it_a_ledger_is_believed_as_it_is(path: Path, left: bytes | None) -> None:
+    async with await Ledger.open(path, owner="a") as ledger:
+        await ledger.probe()
+        await ledger.claim(rotation(day=0))
+    beside = path.with_name("counted-by-state.db")
+    assert beside.read_text() == "1"
+    beside.unlink() if left is None else beside.write_bytes(left)
+    assert await alive_twenty_seconds_later(path)
+
+
+async def test_a_process_knows_what_it_has_counted_where_all_that_is_beside_the_ledger_is_old_too(path: Path) -> None:
+    async with await Ledger.open(path, owner="a") as ledger:
+        await ledger.probe()
+        old = copied(path, "old")
+        await ledger.claim(rotation(day=0))
+        path.with_name("counted-by-state.db").unlink()
+        with closing(sqlite3.connect(old)) as source, closing(sqlite3.connect(path)) as target:
+            source.backup(target)
+        await ledger.probe()
+        assert len((await ledger.recall([], [], datetime.now(UTC))).lives) == 2
+
+
+async def test_where_it_cannot_be_counted_beside_the_ledger_that_holds_nothing_up(path: Path) -> None:
+    path.with_name("counted-by-state.db").mkdir()
+    async with await Ledger.open(path, owner="a") as ledger:
+        await ledger.claim(rotation(day=0))
+        assert len(await ledger.open_rotations()) == 1

@@ -96,7 +96,7 @@ POWER_LATER = {
 }
 """What is written of a server's power since then; of a row without it, no more is known."""
 
-CREATION_LATER = {"create_asked": False, "accepted": False, "passed_over": [], "had_others": False}
+CREATION_LATER = {"create_asked": False, "accepted": False, "passed_over": [], "taken_at": None, "had_others": False}
 """And of its snapshot."""
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -32,6 +33,7 @@ from structlog.testing import capture_logs
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.core.words import printable
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.rows import written_rotation
@@ -530,6 +532,22 @@ def test_the_clock_of_a_guard_cannot_be_set() -> None:
         assert 0 <= uptime() - before < 3600
 
 
+async def test_a_lease_runs_out_while_the_machine_is_suspended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suspended = 0.0
+
+    def seconds_of(clock: int) -> float:
+        return 1000.0 + (suspended if clock == time.CLOCK_BOOTTIME else 0.0)
+
+    async with ledgers(path, "a") as (ours,):
+        monkeypatch.setattr("snaprotd.ledger.claims.time.clock_gettime", seconds_of)
+        monkeypatch.setattr("snaprotd.ledger.store.uptime", uptime)
+        begun = await claimed(ours)
+        ours.guard(begun.id)
+        suspended = LEASE + 1
+        with pytest.raises(LeaseLost):
+            ours.guard(begun.id)
+
+
 # -- how far the schedules were seen -----------------------------------------------------------------------------
 
 
@@ -664,7 +682,7 @@ instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(0, 1e9),
     int: st.integers(0, 2**40),
-    str: st.text(max_size=10),
+    str: st.text(max_size=10).map(printable),  # what others said is made so where it is written
     datetime: instants,
     timedelta: st.timedeltas(timedelta(0), timedelta(days=4000)),
 }
@@ -860,7 +878,7 @@ async def test_a_ledger_is_the_file_of_just_that_name(
     monkeypatch.chdir(tmp_path)
     async with ledgers(Path(name), "a") as (ours,):
         begun = await claimed(ours)
-    assert set(os.listdir(tmp_path)) == {name, f"{name}.lock"}
+    assert set(os.listdir(tmp_path)) == {name, f"{name}.lock", f"counted-by-{name}"}
     async with ledgers(tmp_path / name, "b") as (theirs,):
         assert await theirs.history() == [begun]
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from snaprotd.core.model import SnapshotState
 from snaprotd.provider.vps_org import answers
+from snaprotd.provider.vps_org.body import UnreadableError, read_json
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def test_rubbish_is_read_or_refused_but_never_crashes(rubbish: Any) -> None:
     for read in (answers.read_snapshot, answers.read_server, answers.read_page, answers.read_token_owner):
         try:
             read(rubbish)
-        except answers.UnreadableError:
+        except UnreadableError:
             continue
     answers.error_text(json.dumps(rubbish).encode())
 
@@ -139,4 +140,4 @@ def test_any_retry_after_is_read_or_ignored(text: str) -> None:
 @pytest.mark.parametrize("field", ["id", "size_mb"])
 def test_a_number_of_five_thousand_digits_leaves_the_rest_of_the_answer_readable(field: str) -> None:
     body = '[{"%s": %s, "name": "a"}, {"name": "b"}]' % (field, "9" * 5000)  # noqa: UP031 - braces
-    assert answers.read_json(body.encode()) == [{field: None, "name": "a"}, {"name": "b"}]
+    assert read_json(body.encode()) == [{field: None, "name": "a"}, {"name": "b"}]

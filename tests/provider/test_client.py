@@ -35,7 +35,7 @@ from snaprotd.core.model import ServerState, SnapshotState
 from snaprotd.provider import Doubtful, TokenOwner
 from snaprotd.provider.token import TokenSource, token_source
 from snaprotd.provider.vps_org import client as cloud
-from snaprotd.provider.vps_org.calls import MAX_BODY
+from snaprotd.provider.vps_org.body import MAX_BODY
 from snaprotd.provider.vps_org.client import VpsOrg
 from tests.support.nouns import a_server
 
@@ -562,7 +562,7 @@ async def test_html_in_place_of_a_list_is_no_list() -> None:
             "name: Too long. Bad character.; server_id: Unknown.",
         ),
         (["Nope."], "Nope."),
-        ({"detail": "two\nlines\x1b[31m"}, "two lines [31m"),
+        ({"detail": "two\nlines\x1b[31m"}, "two lines\ufffd[31m"),
     ],
 )
 async def test_the_providers_own_words_are_in_the_error(body: object, words: str) -> None:
@@ -891,10 +891,10 @@ def rewrite_keeping_the_stamp(path: Path, text: str) -> None:
 
 async def test_a_rotated_token_is_taken_up_after_a_401_even_for_a_post(tmp_path: Path) -> None:
     path, notes, asked = tmp_path / "token", Notes(), []
-    path.write_text("vps_old")
-    provider = Provider(by=by_token("vps_new"))
+    path.write_text("vps_the_old")
+    provider = Provider(by=by_token("vps_the_new"))
     async with client(provider, token=token_source(path, {}), observer=notes) as api:
-        rewrite_keeping_the_stamp(path, "vps_new")
+        rewrite_keeping_the_stamp(path, "vps_the_new")
         await create(api, guard=lambda: asked.append(1))
     assert len(provider.requests) == 2
     assert len(asked) == 2
@@ -903,8 +903,8 @@ async def test_a_rotated_token_is_taken_up_after_a_401_even_for_a_post(tmp_path:
 
 async def test_all_requests_in_flight_survive_a_rotation_of_the_token(tmp_path: Path) -> None:
     path = tmp_path / "token"
-    path.write_text("vps_old")
-    answer = by_token("vps_new")
+    path.write_text("vps_the_old")
+    answer = by_token("vps_the_new")
 
     async def by(request: httpx.Request) -> Reply:
         await asyncio.sleep(5)
@@ -913,7 +913,7 @@ async def test_all_requests_in_flight_survive_a_rotation_of_the_token(tmp_path: 
     async with client(Provider(by=by), token=token_source(path, {}), requests_per_second=1000) as api:
         asked = [asyncio.create_task(api.snapshots()) for _ in range(10)]
         await asyncio.sleep(1)
-        rewrite_keeping_the_stamp(path, "vps_new")
+        rewrite_keeping_the_stamp(path, "vps_the_new")
         assert await asyncio.gather(*asked) == [[]] * 10
 
 

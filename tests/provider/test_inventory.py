@@ -69,7 +69,7 @@ def concerns(one: Any, server_id: str) -> bool:
 
 @asynccontextmanager
 async def opened(account: Account, *, few: int = 3, called: tuple[str, ...] = ()) -> AsyncIterator[Inventory]:
-    token = token_source(None, {"VPS_API_TOKEN": "vps_x"})
+    token = token_source(None, {"VPS_API_TOKEN": "vps_of_tests"})
     async with VpsOrg(base_url="https://vps.test", token=token, requests_per_second=100, transport=account) as cloud:
         inventory = Inventory(cloud, few=few, called=called)
         try:

@@ -115,14 +115,14 @@ def test_a_change_of_equal_size_and_time_is_seen_by_the_file_itself(file: Path) 
 
 
 def test_a_swapped_symlink_is_a_change(tmp_path: Path) -> None:
-    (tmp_path / "one").write_text("vps_one")
-    (tmp_path / "two").write_text("vps_two")
+    (tmp_path / "one").write_text("vps_the_one")
+    (tmp_path / "two").write_text("vps_the_two")
     link, new = tmp_path / "token", tmp_path / "new"
     link.symlink_to("one")
     source = token_source(link, {})
     new.symlink_to("two")
     new.replace(link)
-    assert source.get() == "vps_two"
+    assert source.get() == "vps_the_two"
 
 
 def test_refresh_tells_whether_the_token_is_another_one(file: Path) -> None:
@@ -173,6 +173,97 @@ def test_a_file_that_everybody_can_read_is_warned_of(file: Path, mode: int, warn
     file.chmod(mode)
     warnings = token_source(file, {}).warnings()
     assert [f"chmod 600 {file}" in warning for warning in warnings] == ([True] if warned else [])
+
+
+def test_a_file_that_everybody_can_write_is_refused(file: Path) -> None:
+    file.chmod(0o602)
+    with pytest.raises(TokenError, match="can be written by every user of this machine: run chmod 600"):
+        token_source(file, {})
+
+
+def test_a_file_that_becomes_writable_for_everybody_is_not_read_again(file: Path) -> None:
+    source = token_source(file, {})
+    file.write_text("vps_anothers")
+    file.chmod(0o666)
+    assert (source.get(), source.refresh(), source.get()) == ("vps_first", False, "vps_first")
+
+
+@pytest.mark.parametrize(("owner", "warned"), [(0, False), (1000, False), (1001, True)])
+def test_a_file_of_another_user_is_remarked_on(
+    file: Path, monkeypatch: pytest.MonkeyPatch, owner: int, warned: bool
+) -> None:
+    status = os.stat_result((0o100600, 1, 1, 1, owner, owner, 10, 0, 0, 0))
+    source = token_source(file, {})
+    monkeypatch.setattr(source._places[0], "status", status)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert [f"belongs to user {owner}" in warning for warning in source.warnings()] == ([True] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b'"vps_secret"', "is in quotes"),
+        (b"'vps_secret'\n", "is in quotes"),
+        (b"VPS_API_TOKEN=vps_secret", "a name before the token"),
+        (b"export=vps_secret", "a name before the token"),
+        (b"${VPS_API_TOKEN}", "a placeholder"),
+        (b"$VPS_API_TOKEN", "a placeholder"),
+        (b"{{ secret }}", "a placeholder"),
+        (b"<your-token>", "a placeholder"),
+        (b'{"token":"vps_secret"}', "JSON"),
+        (b'{"token": "vps_secret"}', "JSON"),
+        ("vps_secret\n".encode("utf-16"), "UTF-16"),
+        ("vps_secret\n".encode("utf-16-be"), "UTF-16"),
+        (b"vps_x12", "less than 8 letters"),
+    ],
+)
+def test_a_slip_is_called_by_its_name_and_not_quoted(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(TokenError, match=complaint) as caught:
+        token_source(tmp_path / "token", {})
+    assert not any(word in str(caught.value) for word in ("secr", "VPS_API_TOKEN", "x12", "your"))
+
+
+def test_a_token_may_end_as_base64_does(file: Path) -> None:
+    file.write_text("c2VjcmV0X3Rva2Vu=")
+    assert token_source(file, {}).get() == "c2VjcmV0X3Rva2Vu="
+
+
+# -- of a pipe ----------------------------------------------------------------------------------------------------
+
+
+def test_a_command_reads_its_token_once_from_a_pipe() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"vps_of_")
+    os.write(writing, b"a_pipe\n")
+    os.close(writing)
+    source = token_source(Path(f"/dev/fd/{reading}"), {}, pipes=True)
+    os.close(reading)
+    assert [source.get(), source.refresh(), source.get()] == ["vps_of_a_pipe", False, "vps_of_a_pipe"]
+    assert source.warnings() == []
+
+
+@pytest.mark.parametrize(("said", "complaint"), [(b"vps_of_a_pipe", "did not end within"), (b"", "did not end")])
+def test_a_pipe_that_does_not_end_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, complaint: str
+) -> None:
+    monkeypatch.setattr("snaprotd.provider.token.PIPE_PATIENCE", 0.02)
+    reading, writing = os.pipe()
+    os.write(writing, said)
+    with pytest.raises(TokenError, match=complaint) as caught:
+        token_source(None, {"SNAPROTD_TOKEN_FILE": f"/dev/fd/{reading}"}, pipes=True)
+    os.close(reading)
+    os.close(writing)
+    assert "vps_of" not in str(caught.value)
+
+
+def test_a_pipe_without_an_end_is_read_up_to_a_bound(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a" * 60_000)
+    with pytest.raises(TokenError, match="longer than 4096 bytes"):
+        token_source(Path(f"/dev/fd/{reading}"), {}, pipes=True)
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_file_that_is_gone_is_warned_of(file: Path) -> None:

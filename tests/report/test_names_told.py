@@ -11,6 +11,7 @@ from rich.console import Console
 from snaprotd.commands.text.tables import list_text
 from snaprotd.core.model import Machine, snapshot_name
 from snaprotd.provider.inventory import ServerHoldings
+from snaprotd.report.assessment import assess
 from snaprotd.report.findings import Found, findings_of
 from snaprotd.report.rows import plan_of, snapshot_rows, strangers_among
 from tests.report.test_problems import CONFIG, NOW, SERVER, TARGET
@@ -34,6 +35,16 @@ def test_the_plan_keeps_it_and_says_why() -> None:
         plan = plan_of(CONFIG, TARGET, holdings, now=NOW, machine=Machine(), count=1)
         (row,) = plan["snapshots"]
         assert (row["owner"], row["decision"], row["reason"]) == ("foreign", "keep", f"keep: {WORDS}")
+
+
+def test_names_of_ours_in_other_letters_are_a_problem_and_no_silence() -> None:
+    """A provider wrote the names its own way, and the ledger that could tell is lost."""
+    lower = held(name=OURS.snapshots[0].name.lower())
+    assert assess(CONFIG, TARGET, lower, NOW).strange_names == (
+        f"named as ours are, in other letters, and not in the ledger: {lower.snapshots[0].name} (id 801)"
+    )
+    known = held(name=lower.snapshots[0].name, in_ledger=True)
+    assert assess(CONFIG, TARGET, known, NOW).strange_names == ""
 
 
 def test_the_list_says_it_below_the_table() -> None:

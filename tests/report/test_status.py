@@ -137,6 +137,7 @@ REPORT = shape(
         "inventory": shape({"listed_at": MAYBE_INSTANT, "error": MAYBE_TEXT}),
         "ledger_error": MAYBE_TEXT,
         "limit": {"type": "integer"},
+        "remarks": many({"type": "string"}),
         "steps": many({"type": "string"}),
         "servers": many(shape(SERVER)),
         "departed": many(DEPARTED),

@@ -27,7 +27,7 @@ from snaprotd.engine.run import Run
 from snaprotd.ledger.claims import Claimed
 from snaprotd.provider.vps_org.calls import Reply
 from snaprotd.report.rows import people_plan_of, snapshot_rows
-from snaprotd.simulator import SimSnapshot, World, api
+from snaprotd.simulator import Fault, SimSnapshot, World, api
 from tests.scenarios.test_retention import CREATE, NEW, Scene, error_of, ours
 from tests.support.daemons import Watched, configure, daemon_on, entry
 from tests.support.lives import night
@@ -186,6 +186,32 @@ async def test_a_deletion_that_is_answered_as_done_and_does_nothing_is_told_by_t
         assert f"{ours(12)} is listed still" in error_of(later)
         assert "801" not in later.deleted
         assert ours(16 + number) in scene.held("completed")
+
+
+@pytest.mark.usefixtures("few_ticks")
+async def test_a_plan_of_a_fresh_process_names_what_could_not_be_deleted_and_what_gives_way_for_it(
+    tmp_path: Path, commands_reach: Callable[..., None]
+) -> None:
+    world = a_full_one()
+    world.faults.append(Fault(kind="status", status=423, method="DELETE", path="/snapshots/801/", times=None))
+    path = configure(tmp_path, entry("10 3 * * *", "keep: 4"))
+    commands_reach(WorldTransport(world))
+
+    async def planned() -> dict[object, str]:
+        settings = config.load(path, {})
+        account = await read_account(settings, {"VPS_API_TOKEN": world.token}, [])
+        (target,), known = account.targets, account.known
+        shown = people_plan_of(settings, target, known["12345"], now=account.now, machine=account.machine, count=1)
+        return {row["id"]: row["reason"] for row in shown["snapshots"] if row["decision"] == "delete"}
+
+    assert await planned() == {}
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(22 * MINUTE)
+        assert [one.result for one in watched.ended] == [Result.PARTIAL]
+    assert await planned() == {
+        801: "delete: over keep 4; the last rotation could not delete it",
+        802: "delete: over keep 3 (keep 4, less 1: 1 cannot be deleted)",
+    }
 
 
 async def test_a_deletion_that_shows_late_is_no_failure_of_the_next_rotation(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
 from snaprotd.daemon.last_resort import pay_what_is_owed
 from snaprotd.simulator import Fault
-from tests.scenarios.test_crash_anywhere import SCRATCH, fair, faults
+from tests.support.drawn_faults import fair, faults
 from tests.support.harms import (
     BEFORE_THE_DAEMON,
     Harm,
@@ -32,7 +32,7 @@ from tests.support.harms import (
 )
 from tests.support.lives import MortalLedger
 from tests.support.promised import DAY, HOUR, Freezer, FrozenWay, Promise, freezable, have_few_ticks
-from tests.support.searches import size
+from tests.support.searches import SCRATCH, size
 from tests.support.virtual_time import run_virtually
 
 EXAMPLES = size(6, 40)

@@ -12,19 +12,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import Engine, event
 
 from snaprotd.commands.jobs.by_hand import by_hand
 from snaprotd.config.settings import Config, resolve
 from snaprotd.core.errors import LedgerError, SnaprotdError
+from snaprotd.core.model import snapshot_name
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.claims import Claimed, Mark
 from snaprotd.ledger.store import KEPT_HISTORY, Ledger
 from snaprotd.simulator import Fault
 from snaprotd.wiring.assembly import new_rotation
-from tests.support.daemons import ONE, Watched, a_world, daemon_on, settings, write_config
+from tests.support.daemons import ONE, Watched, a_world, daemon_on, entry, settings, write_config
 from tests.support.rotations import changed
+from tests.support.virtual_time import START
 from tests.support.world_transport import WorldTransport
 
 MINUTE = 60.0
@@ -146,6 +149,61 @@ async def test_a_restore_whose_answer_was_lost_is_believed_only_when_it_was_seen
     assert world.status_of("12345") == "active"
 
 
+class ShowsActive(WorldTransport):
+    """A provider that restores a server, and shows it as active all the time."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = await super().handle_async_request(request)
+        told = (await answer.aread()).replace(b'"restoring"', b'"active"')
+        return httpx.Response(answer.status_code, content=told, request=request)
+
+
+@pytest.mark.usefixtures("few_ticks")
+@pytest.mark.parametrize("ends", ["it is over", "it is killed"])
+async def test_no_rotation_begins_while_its_server_is_restored_by_hand_though_it_is_shown_as_active(
+    tmp_path: Path, commands_reach: Callable[..., None], monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr("snaprotd.ledger.starts.RESTORE_LASTS", timedelta(minutes=8))
+    world = a_world(snapshot_seconds=(60, 90), restore_seconds=(110, 110))
+    oldest = world.add_snapshot("12345", snapshot_name("main", START - timedelta(days=1)))
+    config = settings(tmp_path, f"[{entry('2,5,11 3 * * *', 'keep: 1')}]")
+    commands_reach(WorldTransport(world))
+    async with daemon_on(tmp_path / "config.yaml", world, ShowsActive(world)) as watched:
+        await asyncio.sleep(1.8 * MINUTE)
+        async with by_hand(config, {"VPS_API_TOKEN": world.token}, str(oldest.id)) as chosen:
+            restoring = asyncio.create_task(chosen.restore(lambda _: None))
+            await asyncio.sleep(0.7 * MINUTE)
+            assert oldest.id in world.snapshots
+            assert [(one.result, one.failed_step) for one in watched.ended] == [(Result.FAILURE, Step.LOOK)]
+            assert "the server is being restored, by `snaprotd restore`" in str(watched.ended[0].error)
+            if ends == "it is killed":
+                restoring.cancel()
+            await asyncio.gather(restoring, return_exceptions=True)
+        await asyncio.sleep(5 * MINUTE)
+        assert len(world.created) == (ends == "it is over")
+        await asyncio.sleep(0 if ends == "it is over" else 7 * MINUTE)
+        assert watched.ended[-1].result is Result.SUCCESS
+
+
+@pytest.mark.parametrize("broken", ["there is none", "it cannot be written"])
+async def test_a_restore_needs_no_ledger(tmp_path: Path, commands_reach: Callable[..., None], broken: str) -> None:
+    world = a_world()
+    made, said = world.add_snapshot("12345", "by-hand"), list[str]()
+    commands_reach(WorldTransport(world))
+    if broken == "it cannot be written":
+        async with await Ledger.open(tmp_path / "state.db", owner="a"):
+            pass
+        with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
+            for what in ("INSERT", "DELETE"):
+                connection.execute(
+                    f"CREATE TRIGGER no{what} BEFORE {what} ON meta BEGIN SELECT RAISE(ABORT, 'broken'); END"
+                )
+    async with by_hand(settings(tmp_path), {"VPS_API_TOKEN": world.token}, str(made.id)) as chosen:
+        await chosen.restore(said.append)
+    assert "restoring" in [state for _, state in world.servers["12345"].history]
+    assert any("a rotation may begin meanwhile" in line for line in said) == (broken != "there is none")
+
+
 # -- what the ledger remembers -----------------------------------------------------------------------------------------
 
 
@@ -245,8 +303,9 @@ async def test_what_is_forgotten_is_neither_new_nor_open_nor_the_last_of_its_kin
         assert await told() == before
 
 
+@pytest.mark.usefixtures("few_ticks")
 async def test_a_daemon_forgets_what_is_too_old(tmp_path: Path) -> None:
-    told = settings(tmp_path)
+    told = settings(tmp_path, ONE.replace("5 3", "5 9"))
     async with await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
         await ended(ledger, told, 1, SUCCESS)
     columns = "server_id, is_open, result, body, owner, epoch, lease_until, finished_at"
@@ -258,7 +317,7 @@ async def test_a_daemon_forgets_what_is_too_old(tmp_path: Path) -> None:
             f"SELECT 'old' || i, {hour}, {hour}, {columns} FROM n, rotations"
         )
     async with daemon_on(tmp_path / "config.yaml", a_world()):
-        await asyncio.sleep(MINUTE)
+        await asyncio.sleep(17 * MINUTE)
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
         left = connection.execute("SELECT count(*), min(started_at) FROM rotations").fetchone()
     assert left == (KEPT_HISTORY, "2024-01-03T04:00:00.000000Z")

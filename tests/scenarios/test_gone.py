@@ -119,6 +119,7 @@ async def test_a_server_that_is_listed_is_not_gone_whatever_is_answered_to_a_loo
         world.faults.append(Fault(kind="status", status=404, times=None, **LOOK))
         await asyncio.sleep(HOUR)
         assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 1
+        assert watched.ended == []  # nothing is given up
         world.faults.clear()
         await asyncio.sleep(10 * MINUTE)
     assert world.status_of("12345") == "active"

@@ -135,8 +135,8 @@ def commands_go(monkeypatch: pytest.MonkeyPatch) -> Callable[[Promise], None]:
     return go
 
 
-def _open(way: WorldTransport, config: Config, environ: Any, observer: Any, _: Any) -> Any:
-    return open_cloud(config, environ, observer, way)
+def _open(way: WorldTransport, config: Config, environ: Any, observer: Any, _: Any, **more: Any) -> Any:
+    return open_cloud(config, environ, observer, way, **more)
 
 
 async def run_now(one: Promise) -> Rotation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ class Restored(Promise):
 
     def was_looked_after_meanwhile(self, instance: str = "main") -> None:
         """By a daemon on the ledger that this one is an old copy of; and it was switched off by a person since."""
-        self.world.add_snapshot("12345", f"snaprotd-{instance}-20250117T030500Z")
+        slot = datetime(2025, 1, 17, 3, 5, tzinfo=UTC)
+        self.world.add_snapshot("12345", f"snaprotd-{instance}-20250117T030500Z", created_at=slot)
 
     async def texts(self) -> list[str]:
         return [problem["text"] for problem in (await self.report())["problems"]]
@@ -68,6 +70,20 @@ async def test_what_a_person_switched_off_is_not_started_for_an_old_copy(tmp_pat
     assert [round(one.power.off_for) for one in watched.ended] == [0, 0]
     assert (await one.report())["state"] == "alarm"
     assert await one.end() == 0
+
+
+async def test_what_is_older_than_the_slot_in_its_name_makes_no_old_copy_of_the_ledger(tmp_path: Path) -> None:
+    """A person's own, under a name of ours with a time to come, keeps no server off."""
+    one = Restored(tmp_path)
+    watched = await one.begin()
+    await watched.reaches(Step.WAIT)
+    await one.kill()
+    await asyncio.sleep(HOUR)
+    one.world.add_snapshot("12345", "snaprotd-main-20250120T030500Z", created_at=one.world.now())
+    await one.begin()
+    await asyncio.sleep(HOUR)
+    assert one.status == "active"
+    await one.end()
 
 
 async def test_it_is_over_when_the_server_runs_again(tmp_path: Path) -> None:

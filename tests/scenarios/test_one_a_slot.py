@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from snaprotd.core.model import snapshot_name
 from snaprotd.core.rotation import Result
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged
 from tests.support.world_transport import WorldTransport
@@ -114,6 +117,25 @@ async def test_two_ids_of_one_server_in_the_file_are_one_server_and_it_is_said(t
     assert told["id"] in ("12345", "u-12345")
 
 
+async def test_two_files_that_name_one_server_by_different_ids_have_one_rotation_of_it_on_one_ledger(
+    tmp_path: Path,
+) -> None:
+    world = a_world(snapshot_seconds=(60, 90))
+    paths = []
+    for number in ("12345", "u-12345"):
+        (tmp_path / number).mkdir()
+        paths.append(configure(tmp_path / number, entry("1 3 * * *", server_id=number)))
+        paths[-1].write_text(paths[-1].read_text().replace(str(tmp_path / number / "state.db"), str(tmp_path / "db")))
+
+    def way() -> Bent:
+        return Bent(world, lambda one: one if "server" in one else {**one, "uuid": f"u-{one['id']}"})
+
+    async with daemon_on(paths[0], world, way()) as one, daemon_on(paths[1], world, way()) as other:
+        await asyncio.sleep(4 * MINUTE)
+        assert [ended.result for ended in (*one.ended, *other.ended)] == [Result.SUCCESS]
+    assert len(world.created) == 1
+
+
 @pytest.mark.parametrize("rename", [str.lower, lambda name: name[:20]], ids=["lower case", "cut"])
 async def test_the_id_that_was_given_back_is_ours_whatever_its_name_and_is_rotated(
     tmp_path: Path, rename: Callable[[str], str]
@@ -128,6 +150,46 @@ async def test_the_id_that_was_given_back_is_ours_whatever_its_name_and_is_rotat
         assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 1
     assert len(world.created) == 2
     assert len(world.deleted) == 1
+
+
+async def test_ids_that_all_change_their_form_make_nothing_of_ours_a_strangers(tmp_path: Path) -> None:
+    """A person deletes one of ours meanwhile, and another host has taken one of its slot: that is no reason."""
+
+    def renumbered(one: Entry) -> Entry:
+        return {**one, "id": f"u-{one['id']}"} if "server" in one else one
+
+    world = a_world(snapshot_seconds=(60, 90))
+    path = configure(tmp_path, entry("*/4 * * * *", "keep: 3"))
+    async with daemon_on(path, world):
+        await asyncio.sleep(15 * MINUTE)
+    first, second, third = (one.id for one in world.created)
+    gone = world.snapshots[second]
+    world.remove_snapshot(second)
+    others = world.add_snapshot("12345", gone.name, created_at=gone.made_at + timedelta(seconds=30))
+    async with daemon_on(path, world, Bent(world, renumbered)) as watched:
+        await asyncio.sleep(4 * MINUTE)
+        assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 3
+        assert watched.value("snaprotd_snapshots", "s12345", "foreign", "completed") == 1
+        await asyncio.sleep(4 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS] * 2
+    assert [one.snapshot.id for one in world.deleted] == [first]
+    assert {third, others.id} <= set(world.snapshots)
+
+
+async def test_an_id_that_is_given_again_makes_no_persons_snapshot_ours(tmp_path: Path, log: list[Line]) -> None:
+    world = a_world(snapshot_seconds=(60, 90))
+    async with daemon_on(configure(tmp_path, entry("*/4 * * * *", "keep: 1")), world) as watched:
+        await asyncio.sleep(7 * MINUTE)
+        (ours,) = world.created
+        world.remove_snapshot(ours.id)
+        theirs = world.add_snapshot("12345", "before-upgrade", created_at=datetime.now(UTC))
+        del world.snapshots[theirs.id]
+        theirs.id = ours.id
+        world.snapshots[ours.id] = theirs
+        await asyncio.sleep(8 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS] * 3
+    assert world.snapshots[ours.id] is theirs
+    assert logged(log, "a snapshot has the id that one of ours had, and was taken at another time: it is not ours")
 
 
 # -- one request -----------------------------------------------------------------------------------------------------
@@ -283,6 +345,26 @@ async def test_a_name_of_a_time_in_which_the_ledger_was_kept_is_ours_by_its_row_
     assert len(world.deleted) == 1
 
 
+async def test_the_first_list_of_a_process_has_no_row_of_a_snapshot_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have lost everything for some minutes, and no other list was seen to tell."""
+    monkeypatch.setattr("snaprotd.daemon.account_watch.DOUBT", 4 * MINUTE)
+    forget = Ledger.forget_old
+    monkeypatch.setattr(Ledger, "forget_old", lambda self, spared: forget(self, spared, keep=1))
+    world = a_world(snapshot_seconds=(60, 90))
+    path = configure(tmp_path, entry("2,5 3 * * *", "keep: 2"))
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(8 * MINUTE)
+        ours = {one.id for one in watched.ended}
+    emptied(world, 2 * MINUTE)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(6 * MINUTE)
+        assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 2
+    async with await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
+        assert {one.id for one in await ledger.history()} == ours
+
+
 def put_back(folder: Path, copy: bytes | None) -> None:
     for one in folder.glob("state.db*"):
         one.unlink()
@@ -309,3 +391,42 @@ async def test_no_snapshot_is_disowned_by_an_upgrade_a_lost_ledger_or_an_old_cop
             assert await problems_of(watched) == []
     assert len(world.snapshots) == 2
     assert len({one.name for one in world.created}) == len(world.created) >= 5
+
+
+def copied(ledger: Path) -> bytes:
+    """As a backup would have it, under a daemon that runs."""
+    copy = ledger.with_name("copy")
+    with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    try:
+        return copy.read_bytes()
+    finally:
+        copy.unlink()
+
+
+@pytest.mark.parametrize("when", ["before the slot", "before the request"])
+async def test_a_copy_of_the_ledger_of_half_a_minute_ago_takes_no_second_snapshot_of_the_slot(
+    tmp_path: Path, when: str
+) -> None:
+    world = a_world(snapshot_seconds=(60, 90), stop_seconds=10.0)
+    path = configure(tmp_path, entry("2 3 * * *", f"stop_first: {str(when == 'before the request').lower()}"))
+    watched = Watched(path, world)
+    running = asyncio.create_task(watched.daemon.run())
+    await asyncio.sleep(115)
+    while when == "before the request" and not watched.daemon.board.running:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    copy, began = copied(tmp_path / "state.db"), datetime.now(UTC)
+    while not world.created:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(1)
+    await kill(watched)
+    running.cancel()
+    assert datetime.now(UTC) - began < timedelta(seconds=50)
+    put_back(tmp_path, copy)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(4 * MINUTE)
+        assert [ended.result for ended in watched.ended] == [Result.SUCCESS]
+        assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 1
+        assert not [text for text in await problems_of(watched) if "bears our name" in text]
+    assert len(world.created) == 1
+    assert world.status_of("12345") == "active"

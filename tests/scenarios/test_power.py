@@ -300,6 +300,7 @@ async def test_a_server_that_is_being_restored_or_suspended_is_not_touched(tmp_p
     one = Night(tmp_path, status=status)
     rotation = await one.end()
     assert (rotation.result, rotation.failed_step) == ("failure", "look")
+    assert rotation.error == f"the server is {status}: it was not touched"  # at once: it is not waited for
     assert one.asked == []
     assert one.status == status
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from snaprotd.core.words import printable
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import BusyWorld, Line, Watched, a_world, configure, daemon_on, entry, kill, logged, power
@@ -225,9 +226,8 @@ async def test_half_a_character_in_a_word_of_the_providers_stops_no_rotation(tmp
     world.later(15 * MINUTE, lambda: world.set_status("12345", "active"))
     async with daemon_on(configure(tmp_path, nightly()), world) as watched:
         await asyncio.sleep(12 * MINUTE)
-        assert [one.note for one in watched.daemon.board.running.values()] == [
-            f"the server is {word.encode(errors='replace').decode()}"
-        ]
+        shown = f"the server is {printable(word)}"
+        assert [one.note for one in watched.daemon.board.running.values()] == [shown]
         await asyncio.sleep(HOUR)
         assert results(watched) == ["success"]
     assert world.status_of("12345") == "active"

@@ -136,7 +136,7 @@ async def test_five_nights_that_end_badly_push_no_completed_snapshot_out(tmp_pat
 
 
 @pytest.mark.parametrize("fault", [{"kind": "stuck"}, {"kind": "ends", "word": "archived"}])
-async def test_snapshots_that_never_complete_hold_their_slots_and_our_newest_completed_one_stays(
+async def test_snapshots_that_never_complete_hold_their_slots_and_no_completed_one_goes_for_another_such(
     tmp_path: Path, fault: dict[str, Any]
 ) -> None:
     scene = Scene(tmp_path, keep=Retention(last=2))
@@ -146,9 +146,9 @@ async def test_snapshots_that_never_complete_hold_their_slots_and_our_newest_com
         rotation = await scene.night(number)
         assert rotation.result is Result.FAILURE
     assert error_of(rotation).startswith("blocked: 5 of 5 snapshots, 5 ours: ")
-    assert f"{ours(15)} (2025-01-15, the only completed one)" in error_of(rotation)
-    assert scene.deleted == [ours(14)]
-    assert scene.held("completed") == [ours(15)]
+    assert f"3 have not ended within 30 min, so nothing goes for one more: {ours(18)}, " in error_of(rotation)
+    assert scene.deleted == []
+    assert scene.held("completed") == [ours(14), ours(15)]
 
 
 async def test_one_in_progress_of_an_earlier_night_is_neither_kept_instead_of_a_completed_one_nor_deleted(

@@ -17,7 +17,7 @@ import pytest
 
 from snaprotd.commands.jobs.account import check_online, read_account
 from snaprotd.commands.jobs.by_hand import Impossible, by_hand
-from snaprotd.commands.jobs.status_client import Unreachable, read_status
+from snaprotd.commands.jobs.status_client import Place, Unreachable, read_status
 from snaprotd.commands.text import terminal
 from snaprotd.config.settings import resolve
 from snaprotd.core.errors import SnaprotdError, UnknownServer
@@ -26,6 +26,7 @@ from snaprotd.core.rotation import Step
 from snaprotd.report.rows import plan_of
 from snaprotd.simulator import Fault, World
 from snaprotd.web import pages
+from snaprotd.web.listener import open_listener
 from tests.support.daemons import ONE, Watched, a_world, daemon_on, settings, write_config
 from tests.support.virtual_time import run_virtually
 from tests.support.world_transport import WorldTransport
@@ -214,7 +215,7 @@ ODD = [
 @pytest.mark.parametrize("url", ODD, ids=map(ascii, ODD))
 def test_an_odd_address_of_the_daemon_is_refused_with_a_sentence(url: str) -> None:
     with pytest.raises(Unreachable) as told:
-        read_status(url)
+        read_status(Place(url), {})
     assert url in str(told.value)
 
 
@@ -230,7 +231,7 @@ def test_what_answers_and_speaks_no_http_is_told_of_in_a_sentence() -> None:
         answering = threading.Thread(target=answer)
         answering.start()
         with pytest.raises(Unreachable, match="is no snaprotd"):
-            read_status(f"http://127.0.0.1:{listener.getsockname()[1]}")
+            read_status(Place(f"http://127.0.0.1:{listener.getsockname()[1]}"), {})
         answering.join()
 
 
@@ -243,11 +244,9 @@ def test_text_that_the_encoding_of_standard_output_has_not_is_shown_in_its_stead
     assert written.getvalue() == b"w?b-01 ? success\n"
 
 
-async def test_a_host_to_listen_on_that_there_is_not_is_told_of_in_a_sentence(tmp_path: Path) -> None:
-    path = write_config(tmp_path, ONE)
-    path.write_text(path.read_text().replace("listen: off", "listen: nowhere.invalid:9877"))
+def test_a_host_to_listen_on_that_there_is_not_is_told_of_in_a_sentence() -> None:
     with pytest.raises(SnaprotdError) as told:
-        await Watched(path, a_world()).daemon.run()
+        open_listener(("nowhere.invalid", 9877))
     assert str(told.value).startswith("cannot listen on nowhere.invalid:9877: ")
     assert str(told.value).endswith(". Choose another address with the key `listen`")
     assert "Unknown error" not in str(told.value)

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from snaprotd.provider.token import token_source
-from snaprotd.provider.vps_org.calls import MAX_BODY
+from snaprotd.provider.vps_org.body import MAX_BODY
 from snaprotd.provider.vps_org.client import VpsOrg
 from snaprotd.simulator import FAULT_HELP, KINDS, ROOT, Fault, Request, World, sample_world, serve
 from tests.support.world_transport import WorldTransport
@@ -1234,7 +1234,7 @@ async def test_a_hook_may_cut_a_connection() -> None:
         await is_cut_off(client.get(f"{server.base_url}/servers/"))
 
 
-GET_SERVERS = f"GET {ROOT}/servers/ HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer simulated\r\n\r\n".encode()
+GET_SERVERS = f"GET {ROOT}/servers/ HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {World().token}\r\n\r\n".encode()
 
 
 @pytest.mark.real_time
@@ -1261,7 +1261,7 @@ async def test_a_client_that_talks_nonsense_or_goes_away_disturbs_no_other(sent:
             writer.write_eof()
             assert b"200" not in await is_hung_up_on(reader)
         writer.close()
-        headers = {"Authorization": "Bearer simulated"}
+        headers = {"Authorization": f"Bearer {World().token}"}
         assert (await client.get(f"{server.base_url}/servers/", headers=headers)).status_code == 200
 
 

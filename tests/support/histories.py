@@ -1,266 +1,72 @@
-"""Histories: some nights of a server, processes that are killed, frozen and harmed, and the day after the last night.
-
-A *process* here is what a daemon does with its rotations: it takes over what is open, takes up what is owed, claims
-each slot, renews its leases, looks at the clock and at the account. It is without a schedule, a file and a page: those
-belong to whole daemons (`tests/support/promised.py`), which take twenty times as long.
-"""
+"""Histories: some nights of a server, processes that are killed, frozen and harmed, and a day after the last night."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from functools import partial
 from typing import Any
 
-from snaprotd.core.errors import CloudError, ConfigError, LedgerError, SnaprotdError
-from snaprotd.core.promise import Terms
+from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.last_resort import pay_what_is_owed
-from snaprotd.engine.board import Board
-from snaprotd.engine.rotations import Rotations
-from snaprotd.engine.run import Tools
-from snaprotd.observe.collector import ServerCollector
-from snaprotd.simulator import Reply, Request
+from snaprotd.simulator import SimSnapshot, World
+from tests.support.followers import DAY, Process
 from tests.support.harms import (
     BEFORE_THE_DAEMON,
+    EDITS,
     FORGETS_THE_SLOT,
     Harm,
     befall,
-    delete_ledger,
     disk_is_read_only,
     is_owed_on,
     is_promise_known,
     put_right,
     told_by,
 )
+from tests.support.lies import Liar, Lie
 from tests.support.lives import Story, night
 from tests.support.promises import Witnessed
+from tests.support.truths import slot_in
+from tests.support.virtual_time import VirtualLoop
 from tests.support.world_transport import WorldTransport
 
-HOUR, DAY = 3600.0, 86400.0
+HOUR = 3600.0
 LOOK_EVERY = 293.0
 """Seconds between two looks at the server and at what is said of it."""
-TICK = 61.0
-"""Seconds between two looks at the account, while something is owed or runs."""
-FOLLOWED_EVERY = 3000.0
-"""The same, while nothing is owed, and an old stop may turn out to have struck."""
 NOTICED_WITHIN = 4 * HOUR
 """Seconds in which a process looks at a server that an old stop may still switch off, several times over."""
-FULL_FOR = 1200.0
-"""Seconds for which a disk stays full."""
-BASE_URL = "https://vps.invalid/api/v1"
 
 
-class Process:
-    """One process of a history."""
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """A snapshot that somebody else takes, and calls as we call ours, or another instance its own."""
 
-    def __init__(self, history: History, *, is_second: bool = False, is_disk_full: bool = False) -> None:
-        """`is_second`: another one, which is frozen, has the ledger open."""
-        self.history = history
-        self.is_mortal = not is_second
-        self.board = Board()
-        self.board.show_only({history.server_id: history.label})
-        self.rotations: Rotations
-        self.tools: Tools
-        self.is_dead = False
-        self.thawed = asyncio.Event()
-        self.thawed.set()
-        self.shown_off = 0
-        """Answers in which it was told that the server is off, since that was so."""
-        self.error = False
-        """It could not read the account the last time, or could not use the ledger."""
-        self._is_second = is_second
-        self._is_disk_full = is_disk_full
-        self._ending = asyncio.Event()
-        self._root = asyncio.create_task(self._live())
-
-    @property
-    def is_frozen(self) -> bool:
-        return not self.thawed.is_set()
-
-    @property
-    def says_that_all_is_well(self) -> bool:
-        """Neither a metric nor an error tells of a server that is off because of us."""
-        (family,) = [
-            one for one in ServerCollector(self.board).collect() if one.name == "snaprotd_server_stopped_by_us"
-        ]
-        return not self.error and not any(sample.value for sample in family.samples)
-
-    # -- how it may end ----------------------------------------------------------------------------------------
-
-    def moment(self, which: str) -> None:
-        """Where it may be killed."""
-        if self.is_dead:
-            raise asyncio.CancelledError
-        history = self.history
-        if not self.is_mortal:
-            return
-        history.moments.update([which, "all"])
-        if {history.moments["all"], (which, history.moments[which])} & history.crashes:
-            self.is_dead = True
-            history.wake.set()
-            raise asyncio.CancelledError
-        if which == "after write" and history.moments[which] == history.ledger_deleted_at:
-            delete_ledger(history.ledger_path)
-            history.is_ledger_missing = True
-            self._tasks.append(asyncio.create_task(self._mend()))
-
-    async def gate(self) -> None:
-        """Where it may be frozen."""
-        history = self.history
-        if self.is_mortal and history.frozen_at is not None:
-            history.moments["gate"] += 1
-            if history.moments["gate"] == history.frozen_at:
-                self.thawed.clear()
-                self.is_mortal = False
-                history.wake.set()
-        await self.thawed.wait()
-
-    def told(self, request: Request, reply: Reply) -> None:
-        """What it is told of the server."""
-        if request.method == "GET" and "/servers/" in request.path and reply.status == 200 and not reply.effect:
-            self.shown_off += b'"status": "stopped"' in reply.body
-
-    async def end(self) -> None:
-        """In order: its rotations are drained first."""
-        self._ending.set()
-        with suppress(asyncio.CancelledError):
-            await self._root
-
-    # -- what it does ------------------------------------------------------------------------------------------
-
-    async def _live(self) -> None:
-        history = self.history
-        async with history.life(self.moment, self.gate, self.told) as tools:
-            self.tools = tools
-            ledger: Any = tools.ledger
-            ledger.is_disk_full = self._is_disk_full
-            asyncio.get_running_loop().call_later(FULL_FOR, self._free_the_disk)
-            ledger.starts.account = "vps.invalid"
-            ledger.starts.terms = Terms(base_url=BASE_URL, settle=history.settle, poll_interval=history.poll_interval)
-            self.rotations = Rotations(tools, self.board, max_concurrent=5)
-            self._tasks: list[asyncio.Task[None]] = []
-            for work in (self._watch_account(), self._go_through_nights()):
-                self._tasks.append(asyncio.create_task(_as_long_as_it_lives(work)))
-            await self._ending.wait()
-            await self.rotations.drain(600)
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _recover(self) -> None:
-        """As a daemon does at its start; where the disk is full it tries again at its ticks."""
-        while True:
-            try:
-                await self.tools.ledger.starts.take_in(at_once=not self._is_second)
-                await self.take_over(everything=not self._is_second)
-                await self._take_in_later()
-                if self._is_second:
-                    self._tasks.append(asyncio.create_task(_as_long_as_it_lives(self._take_over_later())))
-                return
-            except LedgerError:
-                await asyncio.sleep(TICK)
-
-    def _free_the_disk(self) -> None:
-        ledger: Any = self.tools.ledger
-        ledger.is_disk_full = False
-
-    async def take_over(self, *, everything: bool = False) -> None:
-        await self.rotations.take_over(everything=everything)
-        await self.rotations.take_up()
-
-    async def _watch_account(self) -> None:
-        keeper = self.rotations.keeper
-        self.tools.inventory.listed = keeper.follow
-        waited = 0.0
-        while True:
-            await asyncio.sleep(TICK)
-            waited += TICK
-            is_at_work = keeper.has_promises or self.board.running
-            if not keeper.is_following or waited < (TICK if is_at_work else FOLLOWED_EVERY):
-                continue
-            waited = 0.0
-            try:
-                await self.tools.inventory.refresh()
-                self.error = False
-            except CloudError:
-                self.error = True
-
-    async def _mend(self) -> None:
-        """A daemon looks every three seconds whether its ledger is there still."""
-        await asyncio.sleep(3)
-        await self.rotations.mend_ledger()
-        self.history.is_ledger_missing = False
-        await self._take_in_later()
-
-    async def _take_over_later(self) -> None:
-        """A daemon's ticks, until the lease of the frozen one has run out and what it followed is taken up."""
-        for _ in range(2):
-            await asyncio.sleep(TICK)
-            with suppress(LedgerError):
-                await self.take_over()
-
-    async def _take_in_later(self) -> None:
-        """What only a copy tells is left to others for a while, and taken in at a later tick."""
-        if await self.tools.ledger.starts.take_in():
-            await asyncio.sleep(TICK)
-            await self.rotations.take_up()
-
-    async def _go_through_nights(self) -> None:
-        history = self.history
-        await self._recover()
-        for slot in history.slots:
-            await asyncio.sleep(max(0.0, (slot - datetime.now(UTC)).total_seconds()))
-            if slot not in history.ended:
-                await self._rotate(slot)
-        if history.over_at is None:
-            history.over_at = asyncio.get_running_loop().time() + DAY
-            asyncio.get_running_loop().call_later(DAY, history.wake.set)
-
-    async def _rotate(self, slot: datetime) -> None:
-        """Have the slot's rotation, whoever runs it, to its end: or to where nothing tells of it any more."""
-        await self._claim(slot)
-        for turn in count(1):
-            await asyncio.sleep(10)
-            await self._keep_leases()
-            if self.board.running or turn % 6:
-                continue
-            with suppress(LedgerError):
-                if await self._is_over(slot):
-                    return
-                await self.take_over()  # as a daemon does at each tick
-
-    async def _is_over(self, slot: datetime) -> bool:
-        """Whether the slot's rotation has ended, or nobody will go on with it."""
-        found = [one for one in await self.tools.ledger.history(limit=50) if one.slot == slot]
-        if found and found[0].is_finished:
-            self.history.note_end(slot, found[0])
-        elif not any(one.slot == slot for one in await self.tools.ledger.open_rotations()):
-            self.history.note_end(slot, None)
-        return slot in self.history.ended
-
-    async def _keep_leases(self) -> None:
-        """As a daemon does, but only where one is about to run out."""
-        held: Any = self.tools.ledger._held
-        if any(lease.valid_until - asyncio.get_running_loop().time() < 34 for lease in held.values()):
-            with suppress(LedgerError):
-                await self.tools.ledger.renew()
-
-    async def _claim(self, slot: datetime) -> None:
-        while not self.board.running:
-            try:
-                await self.rotations.begin(self.history.rotation(slot))
-                return
-            except LedgerError:
-                await asyncio.sleep(TICK)
+    at: float
+    """Seconds after the first slot."""
+    named_for: float
+    """The time in its name, in the same seconds."""
+    instance: str
+    status: str
 
 
-async def _as_long_as_it_lives(work: Coroutine[Any, Any, None]) -> None:
-    with suppress(asyncio.CancelledError):
-        await work
+class OffTimeWorld(World):
+    """A provider whose clock is wrong for a while, and then right again: so are the dates of what is taken."""
+
+    ahead = 0.0
+    """Seconds by which it is wrong now."""
+
+    def is_wrong(self, ahead: float, *, since: float, lasts: float) -> None:
+        """Its clock is wrong by `ahead`, from `since` on for `lasts`: seconds, counted from now."""
+        self.later(max(0.0, since), lambda: setattr(self, "ahead", ahead))
+        self.later(max(0.0, since) + lasts, lambda: setattr(self, "ahead", 0.0))
+
+    def take_snapshot(self, *request: Any) -> SimSnapshot:
+        made = super().take_snapshot(*request)
+        made.created_at = (made.made_at + timedelta(seconds=self.ahead)).isoformat()
+        return made
 
 
 @dataclass(kw_only=True)
@@ -279,6 +85,11 @@ class History(Story):
     ledger_deleted_at: int | None = None
     """The number of the write after which the ledger is deleted under a living process."""
 
+    lies: tuple[Lie, ...] = ()
+    others: tuple[Other, ...] = ()
+    clocks: tuple[float, ...] = ()
+    """By how many seconds our clock is wrong, after each death in turn."""
+
     label: str = "web-01"
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: dict[datetime, Rotation | None] = field(default_factory=dict)
@@ -296,11 +107,60 @@ class History(Story):
         self.living: Process | None = None
         self._harms = iter(self.harms)
         self._off_since: float | None = None
+        self._clocks = iter(self.clocks)
+        self._lives: list[tuple[datetime, datetime]] = []
+        self.has_forgotten = self.ledger_deleted_at is not None
+        self.liar = Liar(self.lies, self.world, night(0))
+        self.bend = self.liar.bend
+        for other in self.others:
+            self.world.later((night(0) - self.world.clock()).total_seconds() + other.at, partial(self._take, other))
 
     @property
     def slots(self) -> list[datetime]:
         """A night apart, or some hours."""
         return [night(0) + timedelta(hours=self.hours_apart * number) for number in range(self.nights)]
+
+    def _take(self, other: Other) -> None:
+        if len(self.world.snapshots_of(self.server_id)) >= self.world.limit:
+            return
+        name = f"snaprotd-{other.instance}-{night(0) + timedelta(seconds=other.named_for):%Y%m%dT%H%M%SZ}"
+        now = self.world.clock()
+        taken = self.world.add_snapshot(self.server_id, name, status=other.status, created_at=now)
+        self.taken_by_others.add(taken.id)
+        self.met.add("others")
+
+    def can_tell_apart(self, one: SimSnapshot) -> bool:
+        """Where the slot in its name is of a time when we were there, and no request of that slot lost its answer."""
+        slot = slot_in(one.name, self.instance)
+        if slot is None or one.name in self.witnessed.unclear:
+            return False
+        if self.has_forgotten or "our clock" in self.met:
+            return False
+        return any(begin <= slot <= end for begin, end in self._lived())
+
+    def _may_seem_an_old_copy(self) -> bool:
+        """Something that bears our name is newer than a stop, and nobody was there for a while: a person is asked."""
+        others = [one.named_for for one in self.others if one.instance == self.instance]
+        was_away = bool({*BEFORE_THE_DAEMON, Harm.DISK_FULL, "frozen", "our clock"} & self.met) or self.has_forgotten
+        return "others" in self.met and max(others, default=0) > 0 and was_away
+
+    def _lived(self) -> list[tuple[datetime, datetime]]:
+        is_alive = self.living is not None and not self.living.is_dead
+        if is_alive and self._lives:
+            self._lives[-1] = (self._lives[-1][0], self.world.clock())
+        return self._lives
+
+    def _begin_life(self, **options: bool) -> Process:
+        now = self.world.clock()
+        goes_on = bool(self._lives) and now - self._lives[-1][1] < timedelta(minutes=1)
+        self._lives.append((self._lives.pop()[0], now) if goes_on else (now, now))
+        return Process(self, **options)
+
+    def shows_nothing(self) -> bool:
+        return self.liar.hides_all or super().shows_nothing()
+
+    def hides_names(self) -> bool:
+        return self.liar.hides_names
 
     def note_end(self, slot: datetime, rotation: Rotation | None) -> None:
         self.ended[slot] = rotation
@@ -312,7 +172,7 @@ class History(Story):
     async def live(self) -> list[str]:
         """To the end of the day after the last night: the broken promises."""
         loop = asyncio.get_running_loop()
-        self.living = Process(self)
+        self.living = self._begin_life()
         look = loop.call_later(LOOK_EVERY, self._look)
         while self.over_at is None or loop.time() < self.over_at:
             async with asyncio.timeout(10 * DAY):
@@ -322,7 +182,9 @@ class History(Story):
                 await self._go_on_after_a_death()
             elif self.living.is_frozen:
                 self._go_on_beside_a_frozen_one()
-        self.witnessed.judge_power(was_active=self.was_active, is_known=self.is_judged)
+        self.witnessed.judge_what_is_gone()
+        is_known = self.is_judged and not self._may_seem_an_old_copy()
+        self.witnessed.judge_power(was_active=self.was_active, is_known=is_known)
         self._looking.cancel() if self._looking else look.cancel()
         await self._end_everything()
         return self.witnessed.broken
@@ -330,6 +192,7 @@ class History(Story):
     _looking: asyncio.TimerHandle | None = None
 
     async def _go_on_after_a_death(self) -> None:
+        self._lived()
         self.living = None
         await self._end_everything()
         harm = next(self._harms, Harm.NONE)
@@ -339,17 +202,28 @@ class History(Story):
         self.is_judged = self.is_judged and is_promise_known(before, told_by(self.ledger_path))
         if harm in FORGETS_THE_SLOT:
             self.witnessed.forgives.add("P4")
+            self.has_forgotten = True
+        self._set_clock(next(self._clocks, 0.0))
+        if "our clock" in self.met and self.met & {*EDITS, Harm.COPIES_DELETED}:
+            self.is_judged = False  # of two records of a stop, the later one counts
         await asyncio.sleep(10)  # the service is started again
         if harm in BEFORE_THE_DAEMON:
             await self._pay_before_the_daemon(harm)
-        self.living = Process(self, is_disk_full=harm is Harm.DISK_FULL)
+        self.living = self._begin_life(is_disk_full=harm is Harm.DISK_FULL)
+
+    def _set_clock(self, ahead: float) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        if ahead != loop.ahead:
+            loop.set_wall_clock(ahead)
+            self.met.add("our clock")
 
     async def _pay_before_the_daemon(self, harm: Harm) -> None:
         """The daemon cannot begin; an hour later a person has put it right."""
         is_read_only = harm is Harm.DISK_READ_ONLY
         why: SnaprotdError = LedgerError("the disk is read-only") if is_read_only else ConfigError([])
         owed = is_owed_on(self.ledger_path)
-        transport = WorldTransport(self.world, before=self.before_request)
+        transport = WorldTransport(self.world, before=self.before_request, bend=self.bend)
         environ = {"VPS_API_TOKEN": self.world.token}
         with disk_is_read_only(self.ledger_path, really=is_read_only):
             async with asyncio.timeout(DAY):
@@ -360,7 +234,7 @@ class History(Story):
         put_right(self.ledger_path, harm)
 
     def _go_on_beside_a_frozen_one(self) -> None:
-        frozen, self.living = self.living, Process(self, is_second=True)
+        frozen, self.living = self.living, self._begin_life(is_second=True)
         self.met.add("frozen")
         if frozen is not None and self.thaws_after is not None:
             loop = asyncio.get_running_loop()

@@ -35,7 +35,7 @@ from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import VpsOrg
-from snaprotd.simulator import Reply, Request, World
+from snaprotd.simulator import Reply, Request, SimSnapshot, World
 from tests.support.rotations import changed
 from tests.support.world_transport import WorldTransport
 
@@ -132,7 +132,13 @@ class Story:
     moments: Tally[str] = field(default_factory=Tally)
     before_request: Callable[[Request], None] = lambda _: None
     after_request: Callable[[Request, Reply], None] = lambda _, __: None
+    bend: Callable[[Request, Reply], Reply] = lambda _, reply: reply
+    """What processes are told in place of the world's own answers."""
     records: list[Rotation] = field(default_factory=list)
+    taken_by_others: set[int] = field(default_factory=set)
+    """The ids of what other people have taken since the story began."""
+    has_forgotten: bool = False
+    """The ledger has lost rows that it had."""
 
     def rotation(self, slot: datetime, **changes: Any) -> Rotation:
         begun = Rotation.begin(
@@ -145,6 +151,18 @@ class Story:
             settle=self.settle,
         )
         return changed(begun, **changes)
+
+    def can_tell_apart(self, one: SimSnapshot) -> bool:
+        """Whether a process can know that `one`, which bears a name of ours, was taken by somebody else."""
+        return True
+
+    def shows_nothing(self) -> bool:
+        """Whether the lists of snapshots are empty now."""
+        return not self.world.listed(self.server_id)
+
+    def hides_names(self) -> bool:
+        """Whether what was taken at our request is listed under a name by which nobody would know it."""
+        return False
 
     @property
     def rules(self) -> Rules:
@@ -171,7 +189,7 @@ class Story:
             told(request, reply)
             moment(f"after {_kind(request)}")
 
-        transport = GatedTransport(self.world, before=before, after=after)
+        transport = GatedTransport(self.world, before=before, after=after, bend=self.bend)
         transport.gate = gate
         token = token_source(None, {"VPS_API_TOKEN": self.world.token})
         cloud = VpsOrg(

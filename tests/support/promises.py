@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable
 
-from snaprotd.core.model import Owner, Snapshot, SnapshotState
-from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import WhenFull
 from snaprotd.core.retention import plan_retention
 from snaprotd.core.room import make_room
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.simulator import Reply, Request, SimSnapshot
 from tests.support.lives import Story
-from tests.support.nouns import a_snapshot
-
-
-def true_snapshots(story: Story) -> list[Snapshot]:
-    """The server's snapshots as they are, listed or not."""
-    made = {one.id for one in story.world.created}
-    held = story.world.snapshots_of(story.server_id)
-    return [replace(_as_model(one), in_ledger=one.id in made or None) for one in held]
-
-
-def _as_model(one: SimSnapshot) -> Snapshot:
-    try:
-        created = datetime.fromisoformat(one.created_at or "")
-    except ValueError:
-        created = None
-    dated = created if created and created.tzinfo else None
-    return a_snapshot(one.id, one.name, dated, server_id=one.server_id, status=one.status, size_mb=one.size_mb)
+from tests.support.truths import Whose, has_date, readings, whose
 
 
 class Witnessed:
@@ -41,6 +22,11 @@ class Witnessed:
         self.creates = 0
         self._tried: set[str] = set()
         """Whose deletion was asked for before. What is there still does not go: another may give way."""
+        self._judged: set[int] = set()
+        self.unclear: set[str] = set()
+        """Names that were asked for without a plain answer: what bears one may be our doing."""
+        self._blindly: set[str] = set()
+        """What no list would show: one that was empty when it was asked for, or in which nobody could know it again."""
         self.forgives: set[str] = set()
         """The promises that cannot be kept in this story, after what befell it."""
         story.before_request = self.before
@@ -58,7 +44,10 @@ class Witnessed:
             self.broken.append(broken)
 
     def after(self, request: Request, reply: Reply) -> None:
-        """Nothing is judged by the answer: the client may never see it."""
+        """Nothing is judged by the answer, which the client may never see; but what it leaves open is noted."""
+        is_create = request.method == "POST" and request.path.endswith("/snapshots/")
+        if is_create and (reply.status != 201 or reply.effect):
+            self.unclear.add(str(request.json["name"]))
 
     def _create(self, name: str) -> None:
         self.creates += 1
@@ -66,43 +55,66 @@ class Witnessed:
         pending = [due for method, path, due in world.late if (method, path) == ("POST", "/snapshots/")]
         if any(due > world.now() for due in pending):
             self.say(f"P4: {name} was asked for while another request for it was still open")
-        if any(one.name == name for one in world.created):
+        if name in self.unclear and self.story.hides_names():
+            self._blindly.add(name)
+        if name not in self._blindly and any(one.name == name for one in world.created):
             self.say(f"P4: {name} was asked for again although it had been made")
+        if self.story.shows_nothing():
+            self._blindly.add(name)
 
     def _delete(self, snapshot_id: str) -> None:
-        held = true_snapshots(self.story)
-        victim = next((one for one in held if one.id == snapshot_id), None)
+        story = self.story
+        victim = next((one for one in story.world.snapshots_of(story.server_id) if str(one.id) == snapshot_id), None)
         if victim is None:
             return  # gone already: a repeated request
-        story, policy = self.story, self.story.policy
-        if owner_of(victim, instance=story.instance, adopt=policy.adopt) is not Owner.MANAGED:
+        self._judged.add(victim.id)
+        if whose(story, victim) is Whose.THEIRS:
             self.say(f"P2: {victim.name} is not ours and was deleted")
-        if victim.state not in (SnapshotState.COMPLETED, SnapshotState.FAILED):
+        if victim.status not in ("completed", "failed"):
             self.say(f"P5: {victim.name} was deleted while {victim.status}")
-        self._judge_loss(victim, held)
-        now = datetime.now(UTC)
-        allowed: set[str] = set()
-        for stays in (set(), self._tried - {victim.id}):
-            plan = plan_retention(held, story.rules, now=now, immovable=stays)
-            room = make_room(held, story.rules, now=now, immovable=stays)
-            allowed |= {one.id for one in (*plan.deletions, *(gone.snapshot for gone in room.deletions))}
-        self._tried.add(victim.id)
-        if victim.id not in allowed:
+        self._judge_loss(victim)
+        allowed = self._allowed(snapshot_id)
+        self._tried.add(snapshot_id)
+        if snapshot_id not in allowed:
             self.say(f"P6: {victim.name} was deleted, which the true list does not allow")
 
-    def _judge_loss(self, victim: Snapshot, held: list[Snapshot]) -> None:
-        completed = [one for one in held if one.is_completed]
-        if victim.is_completed and len(completed) == 1:
+    def _allowed(self, victim: str) -> set[str]:
+        """What retention deletes now of what is really there, and what makes room for one more."""
+        now, rules = self.story.world.now(), self.story.rules
+        allowed: set[str] = set()
+        for held in readings(self.story):
+            for stays in (set(), self._tried - {victim}):
+                plan = plan_retention(held, rules, now=now, immovable=stays)
+                room = make_room(held, rules, now=now, immovable=stays)
+                allowed |= {one.id for one in (*plan.deletions, *(gone.snapshot for gone in room.deletions))}
+        return allowed
+
+    def _judge_loss(self, victim: SimSnapshot) -> None:
+        story = self.story
+        completed = [one for one in story.world.snapshots_of(story.server_id) if one.status == "completed"]
+        if completed == [victim]:
             self.say(f"P3: {victim.name} was the only completed snapshot and was deleted")
-        dated = [one for one in completed if one.created_at is not None]
-        ours = [
-            one
-            for one in dated
-            if owner_of(one, instance=self.story.instance, adopt=self.story.policy.adopt) is Owner.MANAGED
-        ]
-        newest = max(ours, key=lambda one: (one.created_at, int(one.id)), default=None)
-        if victim == newest and self.story.policy.when_full is not WhenFull.REPLACE_LAST:
-            self.say(f"P3: {victim.name}, our newest, was deleted")
+        self._judge_newest(completed, [victim], "was deleted")
+
+    def _judge_newest(self, completed: Iterable[SimSnapshot], gone: Collection[SimSnapshot], what: str) -> None:
+        """Of those whose date can be read: of others nobody knows when they were made. Two of one name are as good."""
+        may_be_ours = [one for one in completed if whose(self.story, one) is not Whose.THEIRS and has_date(one)]
+        newest = max(may_be_ours, key=lambda one: (one.made_at, one.id), default=None)
+        remain = {one.name for one in may_be_ours if one not in gone}
+        may_go = self.story.policy.when_full is WhenFull.REPLACE_LAST
+        if newest is not None and newest in gone and newest.name not in remain and not may_go:
+            self.say(f"P3: {newest.name}, our newest, {what}")
+
+    def judge_what_is_gone(self) -> None:
+        """At the end, of all that ever was: what is gone was judged as it went, and the best that there was remains."""
+        story = self.story
+        gone = [one.snapshot for one in story.world.deleted]
+        for one in gone:
+            if one.id not in self._judged:
+                self.say(f"P6: {one.name} is gone, and nobody has asked for it")
+        held = story.world.snapshots_of(story.server_id)
+        completed = [one for one in (*held, *gone) if one.status == "completed"]
+        self._judge_newest(completed, gone, "is gone in the end")
 
     def judge_rotation(self, rotation: Rotation, *, was_active: bool) -> None:
         """After a rotation has ended, and all that could come late has come."""
@@ -113,9 +125,13 @@ class Witnessed:
         """What a rotation says of itself, and what it made."""
         world, name = self.story.world, rotation.snapshot_name
         made = [one for one in world.created if one.name == name]
-        if len(made) > 1:
-            self.say(f"P4: {len(made)} snapshots for one slot")
-        if rotation.result in (Result.SUCCESS, Result.PARTIAL) and not any(one.status == "completed" for one in made):
+        asked = [one for one in made if one not in world.doubled]
+        if len(asked) > 1 and name not in self._blindly:
+            self.say(f"P4: {len(asked)} snapshots for one slot")
+        others = [one for one in world.snapshots.values() if one.name == name]
+        believed = [one for one in others if whose(self.story, one) is Whose.EITHER]
+        is_done = any(one.status == "completed" for one in (*made, *believed))
+        if rotation.result in (Result.SUCCESS, Result.PARTIAL) and not is_done:
             self.say(f"P7: {rotation.result}, and {name} is not completed")
         if rotation.result is not Result.SUCCESS and not rotation.error:
             self.say("P7: a failure without a reason")

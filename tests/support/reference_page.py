@@ -26,7 +26,7 @@ SECTIONS = {
 }
 
 WRITTEN_ELSEWHERE = {
-    "state": "`$STATE_DIRECTORY/state.db`, else `./snaprotd-state.db`",
+    "state": "`$STATE_DIRECTORY/state.db`, for root `/var/lib/snaprotd/state.db`, else in `~/.local/state`",
     "own_server": "by the machine's names and addresses",
     "api": "",
     "defaults": "",

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Where a ledger is that lives for one example."""
+
 IS_LONG = os.environ.get("SNAPROTD_PROVE") == "yes"
 
 

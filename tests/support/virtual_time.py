@@ -12,7 +12,7 @@ import queue
 import selectors
 import weakref
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import aiosqlite.core
@@ -46,6 +46,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._virtual = 1000.0
         self._traveller = traveller
         self.at_work = 0
+        self.ahead = 0.0
+        """Seconds by which the wall clock is wrong."""
         self.connections: weakref.WeakSet[WorkOfADatabase] = weakref.WeakSet()
         super().__init__(VirtualSelector(self._jump, lambda: self.at_work > 0))
         # Coarse enough for a clock that shows years: with nanoseconds a timer would be due and never so. Finer than
@@ -77,6 +79,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _one_less_at_work(self, _: asyncio.Future[Any]) -> None:
         self.at_work -= 1
+
+    def set_wall_clock(self, ahead: float) -> None:
+        """Have the wall clock be wrong by so many seconds."""
+        self._traveller.shift(ahead - self.ahead)
+        self.ahead = ahead
 
     def _jump(self, seconds: float) -> None:
         self._virtual += seconds
@@ -116,6 +123,13 @@ class WorkOfADatabase(queue.SimpleQueue[Any]):
 
 
 aiosqlite.core.SimpleQueue = WorkOfADatabase  # type: ignore[attr-defined]
+
+
+def true_time() -> datetime:
+    """What a right clock shows, whatever the wall clock was set to."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return datetime.now(UTC) - timedelta(seconds=loop.ahead)
 
 
 def run_virtually(story: Coroutine[Any, Any, T], start: datetime = START) -> T:

@@ -20,7 +20,9 @@ class _Headers:
 
 
 class WorldTransport(httpx.AsyncBaseTransport):
-    """`before` and `after` are called around the world's work; what they raise ends the request."""
+    """`before` and `after` are called around the world's work; what they raise ends the request.
+
+    `bend` changes what is told of it."""
 
     def __init__(
         self,
@@ -29,11 +31,13 @@ class WorldTransport(httpx.AsyncBaseTransport):
         latency: float = 0.05,
         before: Callable[[Request], None] = lambda _: None,
         after: Callable[[Request, Reply], None] = lambda _, __: None,
+        bend: Callable[[Request, Reply], Reply] = lambda _, reply: reply,
     ) -> None:
         self._world = world
         self._latency = latency
         self._before = before
         self._after = after
+        self._told = bend
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = await request.aread()
@@ -50,7 +54,7 @@ class WorldTransport(httpx.AsyncBaseTransport):
             origin=f"{request.url.scheme}://{request.url.netloc.decode()}",
         )
         self._before(asked)
-        reply = answer(self._world, asked)
+        reply = self._told(asked, answer(self._world, asked))
         self._after(asked, reply)
         await asyncio.sleep(self._latency)
         return await self._travel(request, reply)

@@ -18,6 +18,7 @@ from snaprotd.core.model import Machine, Server
 from snaprotd.daemon.machine import this_machine
 from snaprotd.provider import Doubtful, NullObserver
 from snaprotd.provider.inventory import Inventory, ServerHoldings
+from snaprotd.report.assessment import as_left
 from snaprotd.report.findings import Finding, Found, findings_of, token_finding
 from snaprotd.report.rows import ids_of, night_words
 from snaprotd.wiring.access import open_cloud
@@ -92,8 +93,9 @@ async def _as_the_ledger_knows(
             for server_id in server_ids if ledger is not None else ():
                 held = known.get(server_id)
                 if ledger is not None and held is not None:
-                    found = await ledger.recall(inventory.ids_of(server_id), held.snapshots, now)
-                    known[server_id] = replace(held, snapshots=found.marked(held.snapshots, config.instance))
+                    ids = inventory.ids_of(server_id)
+                    marked = (await ledger.recall(ids, held.snapshots, now)).marked(held.snapshots, config.instance)
+                    known[server_id] = as_left(replace(held, snapshots=marked), await ledger.last_of(ids), now)
     except (LedgerError, ConfigError, OSError) as error:
         log.warning("the ledger cannot be read: whose snapshots are is told by their names alone", error=str(error))
     return known

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from snaprotd.config.settings import Config, resolve
-from snaprotd.core.errors import NotFound, SnaprotdError, Temporary, Unclear
+from snaprotd.core.errors import LedgerError, NotFound, SnaprotdError, Temporary, Unclear
 from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
+from snaprotd.ledger.starts import RESTORE_LASTS
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Doubtful, NullObserver, Provider
 from snaprotd.report.rows import busy_words
 from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.assembly import open_ledger_to_read
 
-RESTORE_PATIENCE = 3600.0
-"""Seconds. The provider says that a restore takes 5 to 15 minutes."""
+RESTORE_PATIENCE = RESTORE_LASTS.total_seconds()
 
 Say = Callable[[str], None]
 
@@ -84,7 +84,31 @@ class ByHand:
         if self.found.server is None:
             raise Impossible(f"the account has no server {self.found.snapshot.server_id}")
         self.refuse_unless_completed()
-        await self.refuse_if_busy()
+        await self._keep_rotations_off(say)
+        try:
+            await self._restore(say)
+        except SnaprotdError:
+            await self._let_rotations_on(say)
+            raise
+        await self._let_rotations_on(say)  # not where it was interrupted: the provider goes on with it
+
+    async def _keep_rotations_off(self, say: Say) -> None:
+        """No rotation may delete the very snapshot, or make another: the server may be shown as active for a while."""
+        try:
+            if self._ledger is not None:
+                await self._ledger.starts.begin_restore(self.found.server_ids, datetime.now(UTC))
+        except LedgerError as error:
+            say(f"a rotation may begin meanwhile, for that cannot be noted: {error}")
+
+    async def _let_rotations_on(self, say: Say) -> None:
+        try:
+            if self._ledger is not None:
+                await self._ledger.starts.end_restore(self.found.server_ids)
+        except LedgerError as error:
+            say(f"no rotation of the server begins for an hour, for its end cannot be noted: {error}")
+
+    async def _restore(self, say: Say) -> None:
+        await self.refuse_if_busy()  # asked for after it was noted: whichever comes second, sees the other
         acknowledged = True
         try:
             await self._cloud.restore_snapshot(self.found.snapshot.id, guard=lambda: None)

@@ -15,7 +15,7 @@ from snaprotd.commands.jobs.now import id_in
 from snaprotd.config.remains import remains_of
 from snaprotd.config.settings import Config, notes_directory
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.words import Json, zulu
+from snaprotd.core.words import Json, in_one_line, zulu
 from snaprotd.daemon.last_resort import debts_of, ledgers_named
 from snaprotd.ledger.address import ledgers_in_force, name_of
 from snaprotd.ledger.salvage import NoLedger
@@ -30,7 +30,7 @@ async def leave_off(config: Config, name: str, reason: str) -> str | None:
     Raises `UnknownServer` for a name that neither the configuration nor the ledger has.
     """
     words = f"{_who()} at {zulu(datetime.now(UTC))}"
-    if why := _in_one_line(reason):
+    if why := in_one_line(reason):
         words += f": {why}"
     own = ledger_path(config).absolute()
     async with _ledger_or_copies(config) as ledger:
@@ -108,7 +108,3 @@ def _who() -> str:
     except (KeyError, OSError):  # a container's user may have no name
         user = "somebody"
     return f"{user}@{platform.node()}"
-
-
-def _in_one_line(text: str) -> str:
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())

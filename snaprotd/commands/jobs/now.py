@@ -142,7 +142,7 @@ async def rotate_now(
     Raises `SnaprotdError` where a rotation of the server is open in another process.
     """
     board = Board()
-    async with open_tools(config, environ, board, Metrics(board), this_machine) as tools:
+    async with open_tools(config, environ, board, Metrics(board), this_machine, once=True) as tools:
         _obey_signals(tools, say)
         usual = await _usual_duration(tools.ledger, target.server_id)
         keeper = Keeper(tools, board, serves=lambda _: False)
@@ -208,7 +208,7 @@ async def _rotate(
 ) -> Rotation:
     now = tools.now()
     rotation = new_rotation(config, target, slot=now.replace(microsecond=0), now=now, description=description)
-    match await tools.ledger.claim(rotation):
+    match await tools.ledger.claim(rotation, called=tools.inventory.ids_of(target.server_id)):
         case Claimed(rotation=ours):
             turn, ours = await Groups(tools).take(ours, show)
             ended = await _run(ours, tools, show)

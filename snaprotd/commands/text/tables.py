@@ -13,6 +13,7 @@ from rich.text import Text
 
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import STRANGER, ago, clock, count, duration, free_slots, until
+from snaprotd.logs import redactor
 
 Json = Mapping[str, Any]
 
@@ -126,7 +127,8 @@ def now_text(rotation: Rotation) -> RenderableType:
         off = f", was off for {duration(rotation.power.off_for)}" if rotation.power.off_for > 0 else ""
         text = f": {rotation.label} has {rotation.snapshot_name} (id {rotation.snapshot_id}){off}{deleted}"
     else:
-        text = f": {rotation.label}: at step {rotation.failed_step}: {rotation.error}{deleted}"
+        error = redactor.clean(rotation.error)
+        text = f": {rotation.label}: at step {rotation.failed_step}: {error}{deleted}"
     return Text.assemble((str(rotation.result), STYLES[str(rotation.result)]), text)
 
 
@@ -152,9 +154,9 @@ def history_text(rotations: Sequence[Rotation]) -> RenderableType:
 
 def _what(rotation: Rotation) -> str:
     if rotation.error is not None:
-        return f"at {rotation.failed_step}: {rotation.error}"
+        return f"at {rotation.failed_step}: {redactor.clean(rotation.error)}"
     if not rotation.is_finished:
-        return f"at {rotation.step}: {rotation.note}" if rotation.note else f"at {rotation.step}"
+        return f"at {rotation.step}: {redactor.clean(rotation.note)}" if rotation.note else f"at {rotation.step}"
     deleted = f", deleted {', '.join(rotation.deleted)}" if rotation.deleted else ""
     return f"took snapshot {rotation.snapshot_id}{deleted}"
 

@@ -95,7 +95,7 @@ class _Lines:
         if text != self._last:
             self._last = text
             with suppress(OSError):  # nobody reads any more; the work goes on all the same
-                print(text, file=sys.stderr, flush=True)
+                print(logs.redactor.clean(text), file=sys.stderr, flush=True)
 
     def for_good(self, text: str, *, is_last: bool = False) -> None:
         self(text)
@@ -109,13 +109,13 @@ class _MovingLine:
         self._began = time.monotonic()
 
     def __call__(self, text: str) -> None:
-        self._text = text
+        self._text = logs.redactor.clean(text)
 
     def for_good(self, text: str, *, is_last: bool = False) -> None:
         if is_last:
             self.live.stop()  # the cursor is there again, and the line is gone
         with suppress(OSError):
-            print(text, file=sys.stderr, flush=True)
+            print(logs.redactor.clean(text), file=sys.stderr, flush=True)
 
     def __rich__(self) -> Text:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)

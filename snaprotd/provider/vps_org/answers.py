@@ -6,24 +6,34 @@ change. What cannot be read for certain is refused here, with the server it conc
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
 from snaprotd.provider import TokenOwner
+from snaprotd.provider.vps_org.body import (
+    LARGEST_SIZE,
+    LONGEST_ERROR,
+    UnreadableError,
+    name_in,
+    plain_in,
+    prose_in,
+    read_json,
+    reference_in,
+    said,
+)
 
-LONGEST_MESSAGE = 300
-"""Characters of the provider's own words that go into a message of ours."""
-
-MOST_DIGITS = 40
-LONGEST_ID = 200
-"""Characters."""
-
+MOST_ENTRIES = 100_000
+"""Of one page, and of a list: a fleet of 20,000 servers, each full."""
+MOST_PERMISSIONS = 100
+LONGEST_HOSTNAME = 255
+"""Characters (RFC 1035, and the dot at its end)."""
+LONGEST_EMAIL = 320
+LONGEST_INSTANT = 100
 
 _SERVER_STATES = {
     "active": ServerState.RUNNING,
@@ -58,17 +68,6 @@ _SNAPSHOT_STATES = {
 """What is not here is a word that nobody has defined: it neither deletes anything nor lets anything be deleted."""
 
 
-class UnreadableError(ValueError):
-    """An answer, or one entry of a list, is not of the published shape.
-
-    `server_id` is the server that the entry is about; None where even that cannot be told.
-    """
-
-    def __init__(self, message: str, *, server_id: str | None = None) -> None:
-        super().__init__(message)
-        self.server_id = server_id
-
-
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """One page of a list."""
@@ -80,30 +79,14 @@ class Page:
     """How many entries all pages are to have together, as the provider says; compared, never calculated with."""
 
 
-def read_json(body: bytes) -> Any:
-    """Raises `UnreadableError` for anything but JSON: a proxy's HTML, a body that was cut."""
-    try:
-        answer = json.loads(body, parse_int=_integer)
-        if b"\\ud" in body.lower():
-            # Half of a surrogate pair is no text: it could be neither saved nor shown.
-            answer = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"), parse_int=_integer)
-        return answer
-    except (ValueError, RecursionError) as error:
-        start = body.lstrip()[:1]
-        raise UnreadableError("HTML instead of JSON" if start == b"<" else "not JSON, or cut short") from error
-
-
-def _integer(digits: str) -> int | None:
-    """None for one that nobody means: it makes its own entry doubtful, not the whole answer unreadable."""
-    return int(digits) if len(digits) <= MOST_DIGITS else None
-
-
 def read_page(body: Any) -> Page:
     """A page of Django REST framework, or a bare list."""
     if isinstance(body, list):
-        return Page(entries=body)
+        body = {"results": body}
     if not isinstance(body, dict) or not isinstance(body.get("results"), list):
         raise UnreadableError("no list under `results`")
+    if len(body["results"]) > MOST_ENTRIES:
+        raise UnreadableError(f"a page of more than {MOST_ENTRIES} entries")
     following = body.get("next") or None
     if not isinstance(following, str | None):
         raise UnreadableError("`next` is not a URL")
@@ -122,15 +105,15 @@ def read_server(entry: Any, *, asked: str | None = None, known_as: Collection[st
     ref = refs[0]
     if asked is not None and not {str(ref) for ref in refs} & {asked, *known_as}:
         raise UnreadableError(f"server {str(ref)!r} in place of {asked!r}")
-    status = _text(entry.get("status"))
+    hostname = name_in(entry.get("hostname"), LONGEST_HOSTNAME)
     return Server(
         id=str(ref),
         ref=ref,
-        name=_text(entry.get("name")) or _text(entry.get("hostname")),
-        state=server_state(status),
-        status=status,
-        hostname=_text(entry.get("hostname")),
-        ip_address=_text(entry.get("ip_address")),
+        name=name_in(entry.get("name")) or name_in(hostname),
+        state=server_state(entry.get("status")),
+        status=name_in(entry.get("status")),
+        hostname=hostname,
+        ip_address=name_in(entry.get("ip_address")),
         also=refs[1:],
     )
 
@@ -149,35 +132,43 @@ def read_snapshot(entry: Any, *, asked: str | None = None) -> Snapshot:
     if not server_ids:
         raise UnreadableError("a snapshot without a server")
     server_id, *server_also = server_ids
-    ids, name = [str(ref) for ref in _references(entry, None)], entry.get("name")
+    ids = [str(ref) for ref in _references(entry, None)]
     if not ids:
         raise UnreadableError(f"a snapshot of server {server_id} without an id", server_id=server_id)
-    if not isinstance(name, str):
+    if not isinstance(entry.get("name"), str):
         raise UnreadableError(f"snapshot {ids[0]} of server {server_id} without a name", server_id=server_id)
-    status = _text(entry.get("status"))
-    return Snapshot(
-        id=ids[0],
+    return replace(
+        _snapshot(entry, ids),
         server_id=server_id,
-        server_name=_text(of.get("name")),
-        name=name,
-        state=snapshot_state(status),
-        status=status,
-        size_mb=_size(entry.get("size_mb")),
-        created_at=read_instant(entry.get("created_at")),
-        description=_text(entry.get("description")),
-        also=tuple(ids[1:]),
+        server_name=name_in(of.get("name")),
         server_also=tuple(server_also),
     )
 
 
-def server_state(status: str) -> ServerState:
+def _snapshot(entry: Mapping[str, Any], ids: Sequence[str]) -> Snapshot:
+    """What an entry says of the snapshot itself."""
+    return Snapshot(
+        id=ids[0],
+        also=tuple(ids[1:]),
+        server_id="",
+        server_name="",
+        name=name_in(entry.get("name")),
+        state=snapshot_state(entry.get("status")),
+        status=name_in(entry.get("status")),
+        size_mb=_size(entry.get("size_mb")),
+        created_at=read_instant(entry.get("created_at")),
+        description=prose_in(entry.get("description")),
+    )
+
+
+def server_state(status: object) -> ServerState:
     """What the provider's word for a server means; a word that is not published is one between two states."""
-    return _SERVER_STATES.get(status, ServerState.BETWEEN)
+    return _SERVER_STATES.get(status, ServerState.BETWEEN) if isinstance(status, str) else ServerState.BETWEEN
 
 
-def snapshot_state(status: str) -> SnapshotState:
+def snapshot_state(status: object) -> SnapshotState:
     """What the provider's word for a snapshot means."""
-    return _SNAPSHOT_STATES.get(status, SnapshotState.UNKNOWN)
+    return _SNAPSHOT_STATES.get(status, SnapshotState.UNKNOWN) if isinstance(status, str) else SnapshotState.UNKNOWN
 
 
 def read_created(body: Any, server: Server, name: str) -> Snapshot:
@@ -191,35 +182,25 @@ def read_created(body: Any, server: Server, name: str) -> Snapshot:
     if entry is None:
         raise UnreadableError("no snapshot with an id")
     ids = [str(ref) for ref in _references(entry, None)]
-    status = _text(entry.get("status"))
-    return Snapshot(
-        id=ids[0],
-        also=tuple(ids[1:]),
-        server_id=server.id,
-        server_name=server.name,
-        name=_text(entry.get("name")) or name,
-        state=snapshot_state(status),
-        status=status,
-        size_mb=_size(entry.get("size_mb")),
-        created_at=read_instant(entry.get("created_at")),
-        description=_text(entry.get("description")),
-    )
+    read = _snapshot(entry, ids)
+    return replace(read, server_id=server.id, server_name=server.name, name=read.name or name)
 
 
 def read_token_owner(body: Any) -> TokenOwner:
     if not isinstance(body, dict):
         raise UnreadableError("an account that is no JSON object")
     account, token = (part if isinstance(part, dict) else {} for part in (body.get("account"), body.get("token")))
+    words = _permissions(token.get("permissions"))
     return TokenOwner(
-        email=_text(account.get("email")),
-        token_name=_text(token.get("name")),
-        permissions=_permissions(token.get("permissions")),
+        email=plain_in(account.get("email"), LONGEST_EMAIL),
+        token_name=name_in(token.get("name")),
+        permissions=None if words is None else tuple(map(name_in, words[:MOST_PERMISSIONS])),
     )
 
 
 def read_instant(value: object) -> datetime | None:
     """ISO 8601 with its zone, as UTC. None for anything else: a time without a zone is not an instant."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > LONGEST_INSTANT:
         return None
     try:
         moment = datetime.fromisoformat(value.strip())
@@ -229,17 +210,22 @@ def read_instant(value: object) -> datetime | None:
 
 
 def error_text(body: bytes) -> str:
-    """The provider's own words: `{"detail": "..."}` or `{"field": ["...", ...]}`, on one line. Empty where none."""
-    try:
-        answer = read_json(body)
-    except UnreadableError:
-        return ""
+    """The provider's own words, fit to be shown: `{"detail": "..."}` or `{"field": ["...", ...]}`. Empty where none."""
+    answer = _error_in(body)
     if isinstance(answer, dict):
         fields = (
-            [answer["detail"]] if "detail" in answer else [f"{key}: {_joined(said)}" for key, said in answer.items()]
+            [answer["detail"]] if "detail" in answer else [f"{key}: {_joined(told)}" for key, told in answer.items()]
         )
-        return _one_line("; ".join(_joined(said) for said in fields))
-    return _one_line(_joined(answer))
+        return said("; ".join(_joined(told) for told in fields))
+    return said(_joined(answer)) if answer is not None else ""
+
+
+def _error_in(body: bytes) -> Any:
+    """The JSON of an error; None where there is none."""
+    try:
+        return read_json(body) if len(body) <= LONGEST_ERROR else None
+    except UnreadableError:
+        return None
 
 
 def speaks_of_a_limit(body: bytes) -> bool:
@@ -252,15 +238,12 @@ def is_own_error(body: bytes) -> bool:
 
     A proxy on the way answers with HTML, a text, nothing, or JSON of its own: of the account that proves nothing.
     """
-    try:
-        answer = read_json(body)
-    except UnreadableError:
-        return False
+    answer = _error_in(body)
     if not isinstance(answer, dict):
         return False
     if "detail" in answer:
-        return bool(_text(answer["detail"]))
-    return bool(answer) and all(_is_words(said) for said in answer.values())
+        return isinstance(answer["detail"], str) and bool(answer["detail"])
+    return bool(answer) and all(_is_words(told) for told in answer.values())
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:
@@ -292,23 +275,15 @@ def _references(entry: Mapping[str, Any], asked: str | None) -> tuple[int | str,
     """
     found: dict[str, int | str] = {}
     for key in ("id", "uuid"):
-        if (ref := _as_reference(entry.get(key))) is not None:
+        if (ref := reference_in(entry.get(key))) is not None:
             found.setdefault(str(ref), ref)
     return tuple(found[text] for text in sorted(found, key=lambda text: text != asked))
 
 
-def _as_reference(value: object) -> int | str | None:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        return None
-    return value if 0 < len(str(value).strip()) <= LONGEST_ID else None
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _size(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= LARGEST_SIZE else None
 
 
 def _permissions(value: object) -> tuple[str, ...] | None:
@@ -328,15 +303,9 @@ def _permissions(value: object) -> tuple[str, ...] | None:
     return tuple(words)
 
 
-def _joined(said: object) -> str:
-    return " ".join(_joined(one) for one in said) if isinstance(said, list) else str(said)
+def _joined(told: object) -> str:
+    return " ".join(_joined(one) for one in told) if isinstance(told, list) else str(told)
 
 
-def _is_words(said: object) -> bool:
-    return isinstance(said, list) and bool(said) and all(isinstance(one, str) for one in said)
-
-
-def _one_line(text: str) -> str:
-    """Printable, so that it cannot forge a line of a log, and short."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + "..."
+def _is_words(told: object) -> bool:
+    return isinstance(told, list) and bool(told) and all(isinstance(one, str) for one in told)

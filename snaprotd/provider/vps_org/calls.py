@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -12,20 +14,21 @@ import httpx
 
 from snaprotd import __version__
 from snaprotd.core.errors import Accepted, NotSent, Temporary, Unclear
-from snaprotd.core.words import is_loopback
 from snaprotd.provider import Guard, RequestObserver
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.vps_org import answers
-from snaprotd.provider.vps_org.answers import UnreadableError
+from snaprotd.provider.vps_org.body import MAX_BODY, UnreadableError, said
+from snaprotd.provider.vps_org.way import Proxy, proxy_to, trusted
 
 SNAPSHOTS = "/snapshots/"
-MAX_BODY = 16 * 1024 * 1024
-"""Bytes. The largest honest answer, a page of 100 entries, is a thousandth of that."""
 MAX_CONCURRENT = 20
 CONNECT_SHARE = 3
 """The part of a time-out that each of connecting and the TLS handshake may take: a third."""
 NOT_WORTH_TELLING = 0.001
 """Seconds that a request without any waiting takes to get its turn."""
+
+OF_AN_ANSWER = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict, OSError, ValueError)
+"""What an attempt ends with that was not answered as it should be. Not all that httpx makes of a header is its own."""
 
 Transport = httpx.AsyncBaseTransport
 """How bytes reach the provider; another one stands in where there is no network."""
@@ -44,13 +47,17 @@ class Call:
     """A server is off until it is answered: it waits behind no other, and not for long."""
     code: str = ""
     traced: bool = False
+    tunnelled: bool = False
+    """A proxy was reached, and asked for the way."""
     sent: bool = False
     status: int = 0
     """Of the answer, as soon as it begins to arrive."""
+    size: int = 0
+    """Bytes of its body."""
     refused: BaseException | None = None
 
     def __str__(self) -> str:
-        return f"{self.method} {self.url.path}"
+        return f"{self.method} {said(self.url.path)}"  # which may be the next page's, as the provider wrote it
 
     @property
     def changes(self) -> bool:
@@ -72,9 +79,13 @@ class Call:
     async def trace(self, event: str, details: dict[str, Any]) -> None:
         """httpcore tells here what it is about to do; raising stops it. A proxy's CONNECT is not the request."""
         self.traced = True
-        if event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
-            self.ask_guard()
-            self.sent = True
+        if event != "http11.send_request_headers.started":
+            return
+        if details["request"].method == b"CONNECT":
+            self.tunnelled = True
+            return
+        self.ask_guard()
+        self.sent = True
 
     def lost(self, message: str, *, retry_after: float | None = None) -> Temporary:
         """The error for an attempt that was sent and got no usable answer."""
@@ -115,12 +126,15 @@ class Line:
         timeout: float,
         observer: RequestObserver,
         transport: Transport | None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
+        """Raises `BadEnvironment` where a variable of `environ` names no way, or no certificates, that can be used."""
         self._host = base.netloc.decode()
+        self._proxy = None if transport is not None else proxy_to(base.host, base.port or 443, environ)
         self._timeout = timeout
         self._observer = observer
         self._pace = Pace(requests_per_second, places=MAX_CONCURRENT)
-        self._client = _client(base, timeout, transport)
+        self._client = _client(base, timeout, transport or _transport(base, self._proxy, environ))
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -135,7 +149,7 @@ class Line:
         async with self._pace.turn(urgent=call.urgent, wanted=wanted) as waited:
             if waited > NOT_WORTH_TELLING:
                 self._observer.throttled(waited)
-            call.traced, call.sent, call.status = False, False, 0
+            call.traced, call.tunnelled, call.sent, call.status = False, False, False, 0
             call.ask_guard()
             reply = await self._attempt(call, token)
             asked = reply.retry_after
@@ -150,7 +164,7 @@ class Line:
         try:
             async with asyncio.timeout(self._timeout):
                 reply = await self._send(call, token)
-        except (TimeoutError, httpx.HTTPError, UnreadableError) as error:
+        except OF_AN_ANSWER as error:
             if error is call.refused:
                 raise
             call.code = _code(error)
@@ -166,17 +180,14 @@ class Line:
             request.headers["Authorization"] = f"Bearer {token}"
             return request
 
-        body = bytearray()
         extensions = {"trace": call.trace}
         async with self._client.stream(
             call.method, call.url, json=call.body, auth=sign, extensions=extensions
         ) as response:
             call.status = response.status_code
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise UnreadableError(f"it has more than {MAX_BODY} bytes")
-            return Reply(status=response.status_code, headers=response.headers, body=bytes(body))
+            body = await _body(response)
+            call.size = len(body)
+            return Reply(status=response.status_code, headers=response.headers, body=body)
 
     def _observe(self, call: Call, began: float) -> None:
         elapsed = asyncio.get_running_loop().time() - began
@@ -195,17 +206,54 @@ class Line:
             return f"no answer to {call} from {self._host} within {self._timeout:g} s"
         if isinstance(error, UnreadableError):
             return f"the answer to {call} from {self._host} cannot be read: {error}"
+        reason = said(str(error))  # h11 quotes there what it got
+        if self._proxy is not None and isinstance(error, httpx.ConnectError | httpx.ProxyError):
+            first = "cannot be reached" if not call.tunnelled else f"does not lead to {self._host}"
+            return f"{self._proxy} {first} for {call}: {reason or type(error).__name__}"
         if isinstance(error, httpx.ConnectError):
-            reason = str(error) or "no connection (is it the right scheme, http or https?)"
+            reason = reason or "no connection (is it the right scheme, http or https?)"
             return f"{self._host} cannot be reached for {call}: {reason}"
-        return f"the connection to {self._host} was lost at {call}: {error or type(error).__name__}"
+        return f"the connection to {self._host} was lost at {call}: {reason or type(error).__name__}"
 
 
-def _client(base: httpx.URL, timeout: float, transport: Transport | None) -> httpx.AsyncClient:
+async def _body(response: httpx.Response) -> bytes:
+    """The body as it was sent. Encoded otherwise than was asked for it could be of any size, and is not read at all:
+    what is no success tells enough by its status.
+    """
+    encoding = response.headers.get("Content-Encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        if response.is_success:
+            raise UnreadableError(f"it is encoded as {encoding}, which was not asked for")
+        return b""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise UnreadableError(f"it has more than {MAX_BODY} bytes")
+    return bytes(body)
+
+
+def _transport(base: httpx.URL, proxy: Proxy | None, environ: Mapping[str, str]) -> Transport:
+    # What comes on a connection unasked for would be taken for the next answer: each request has its own.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    if base.scheme == "http":  # to this machine: no certificate is asked for
+        return httpx.AsyncHTTPTransport(verify=False, trust_env=False, limits=limits)
+    certificates = trusted(environ)
+    through = None if proxy is None else httpx.Proxy(proxy.url)
+    if through is not None and through.url.scheme == "https":
+        through.ssl_context = certificates
+    return httpx.AsyncHTTPTransport(verify=certificates, trust_env=False, limits=limits, proxy=through)
+
+
+def _client(base: httpx.URL, timeout: float, transport: Transport) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=transport,
         headers={
             "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            # What comes after an answer, or before the next request, could be taken for the next one's answer. And a
+            # connection that the other end is just giving up makes a request that may have been carried out.
+            "Connection": "close",
             "Content-Type": "application/json",
             "User-Agent": f"snaprotd/{__version__}",
         },
@@ -215,9 +263,7 @@ def _client(base: httpx.URL, timeout: float, transport: Transport | None) -> htt
         # The time-outs of httpx are for each read, so the whole attempt has one of its own. To connect has one here
         # besides: httpcore leaves the socket open where a TLS handshake is cancelled from outside.
         timeout=httpx.Timeout(None, connect=timeout / CONNECT_SHARE),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT),
-        # A proxy of the environment is for the world outside: on loopback it would only be handed the token.
-        trust_env=not is_loopback(base.host),
+        trust_env=False,
     )
 
 

@@ -18,16 +18,19 @@ from typing import Any, TypeVar
 
 import httpx
 
-from snaprotd.core.errors import Busy, CloudError, Full, NotFound, Permanent, Refused, Temporary
+from snaprotd.core.errors import Busy, CloudError, NotFound, Refused, Temporary
 from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
+from snaprotd.logs import redactor
 from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, RequestObserver, TokenOwner
 from snaprotd.provider.identity import Identities
 from snaprotd.provider.token import TokenSource
-from snaprotd.provider.vps_org import answers
-from snaprotd.provider.vps_org.answers import UnreadableError
+from snaprotd.provider.vps_org import answers, refusals
+from snaprotd.provider.vps_org.body import UnreadableError, read_json, said
 from snaprotd.provider.vps_org.calls import SNAPSHOTS, Call, Line, Reply, Transport
 
 MAX_PAGES = 1000
+MAX_LIST = 64 * 1024 * 1024
+"""Bytes of all pages together."""
 ATTEMPTS = 4
 SHORTEST_PAUSE, LONGEST_PAUSE, JITTER = 0.5, 8.0, 1.0
 """Seconds between two attempts: the first and doubled each time, the most, and what chance adds."""
@@ -64,6 +67,7 @@ class VpsOrg:
         """`timeout` is for one whole attempt in seconds, the body included; `attempts` are for what may be repeated."""
         self._base = httpx.URL(base_url.rstrip("/"))
         self._token = token
+        redactor.hide(token.secrets)
         self._attempts = attempts
         self._observer: RequestObserver = observer or NullObserver()
         self._ids = Identities()
@@ -89,6 +93,7 @@ class VpsOrg:
     def adjust(self, *, token: TokenSource, requests_per_second: float, timeout: float) -> None:
         """Go on with other settings. Requests in flight end under the old ones."""
         self._token = token
+        redactor.hide(token.secrets)
         self._line.adjust(requests_per_second=requests_per_second, timeout=timeout)
 
     # -- what can be asked ---------------------------------------------------------------------------------------
@@ -184,7 +189,8 @@ class VpsOrg:
                 await learn()
         ids = self._ids.of(server_id)
         if len(named) == 1 and not named & ids and not any(one in self._ids for one in named):
-            raise Doubtful(f"the snapshots of server {server_id} are listed as those of {named.pop()}, an unknown one")
+            other = said(named.pop())
+            raise Doubtful(f"the snapshots of server {server_id} are listed as those of {other}, an unknown one")
         return ids
 
     async def _list(
@@ -205,9 +211,11 @@ class VpsOrg:
                     # An entry can come twice when the list shifts between two pages; another was then left out,
                     # which shows in the count.
                     entries.setdefault(one.id, one)  # type: ignore[attr-defined]
+            if len(entries) + len(doubts) > answers.MOST_ENTRIES:
+                raise Doubtful(f"the list at {endpoint} is incomplete: it has more than {answers.MOST_ENTRIES} entries")
         gathered = len(entries) + len(doubts)
         wrong = [count for count in counts if count != gathered]
-        complaint = f"it is incomplete, {gathered} of {wrong[0]} entries" if wrong else None
+        complaint = f"it is incomplete, {gathered} of {said(str(wrong[0]))} entries" if wrong else None
         return list(entries.values()), doubts, complaint
 
     async def _pages(self, endpoint: str, query: dict[str, str], *, urgent: bool) -> AsyncIterator[answers.Page]:
@@ -215,9 +223,11 @@ class VpsOrg:
         call = self._call("GET", endpoint, urgent=urgent)
         call.url = call.url.copy_merge_params({**query, "page_size": str(CAPABILITIES.page_size)})
         seen: set[httpx.URL] = set()
-        while call.url not in seen and len(seen) < MAX_PAGES:
+        size = 0
+        while call.url not in seen and len(seen) < MAX_PAGES and size <= MAX_LIST:
             seen.add(call.url)
             page = await self._retried(call, answers.read_page)
+            size += call.size
             yield page
             if page.next is None:
                 return
@@ -226,12 +236,13 @@ class VpsOrg:
         raise Doubtful(f"the list at {endpoint} is incomplete: its pages go round in a circle or never end")
 
     def _followed(self, url: httpx.URL, link: str) -> httpx.URL:
+        of = f"the list at {said(url.path)} is incomplete"
         try:
             target = url.join(link)
         except (httpx.InvalidURL, ValueError) as error:
-            raise Doubtful(f"the list at {url.path} is incomplete: `next` is not a URL") from error
+            raise Doubtful(f"{of}: `next` is not a URL") from error
         if _place(target) != _place(self._base) or target.userinfo:
-            raise Doubtful(f"the list at {url.path} is incomplete: the next page points to another host")
+            raise Doubtful(f"{of}: the next page points to another host")
         return target
 
     # -- one request ---------------------------------------------------------------------------------------------
@@ -277,54 +288,30 @@ class VpsOrg:
                 token = self._token.get()
                 reply = await self._line.exchange(call, token)
         if not 200 <= reply.status <= 299:
-            raise self._error(call, reply, token)
+            raise self._refusal(call, reply)
         try:
             # Only what changes something may answer without a word, as 204 does.
             empty = call.changes and not reply.body.strip()
-            return read(None if empty else answers.read_json(reply.body))
+            return read(None if empty else read_json(reply.body))
         except UnreadableError as error:
             call.code = "unreadable"
             raise call.lost(f"the answer to {call} ({reply.status}) cannot be read: {error}") from error
 
-    # -- errors --------------------------------------------------------------------------------------------------
-
-    def _error(self, call: Call, reply: Reply, token: str) -> CloudError:
+    def _refusal(self, call: Call, reply: Reply) -> CloudError:
         """The word for an answer that is not 2xx."""
-        said = answers.error_text(reply.body).replace(token, "[token]")
-        message = f"{self._base.host} answered {reply.status} to {call}" + (f": {said}" if said else "")
+        message = refusals.message_of(call, reply, self._base.host)
         if reply.status not in (401, 403):
-            return _without_token(call, reply, message)
+            return refusals.without_token(call, reply, message)
         self._observer.auth_failure()
         of = f"the token of {self._token.origin} is not accepted"
         return Refused(f"{message} ({of if reply.status == 401 else 'the token lacks the permission'})")
-
-
-def _without_token(call: Call, reply: Reply, message: str) -> CloudError:
-    """The word for an answer that is not 2xx, and has nothing to do with the token."""
-    match reply.status:
-        case 429:
-            return Temporary(message, retry_after=reply.retry_after)
-        case 409 | 423 if call.changes:
-            # A proxy that sent a create twice may say in this way that the snapshot exists: it is looked for.
-            return call.lost(message) if call.creates and reply.status == 409 else Busy(message)
-        case 400 if call.creates:
-            return Full(message, is_said=answers.speaks_of_a_limit(reply.body))
-        case 404 if answers.is_own_error(reply.body):
-            return NotFound(message)
-        case 404:
-            return call.lost(f"{message} (not the provider's own words: a proxy's, or check api.base_url)")
-        case status if status >= 500 or status < 200 or status == 408:
-            return call.lost(message, retry_after=reply.retry_after if status == 503 else None)
-        case status if status < 400:
-            return Permanent(f"{message} (a redirect, not followed: check api.base_url)")
-    return Permanent(message)
 
 
 def _checked(ref: str) -> str:
     """An id that can stand in a URL: one path segment, and not a step up in the path."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", ref):
         return ref
-    raise NotFound(f"{ref!r} is not an id of the provider's")
+    raise NotFound(f"{said(repr(ref))} is not an id of the provider's")
 
 
 def _because(subject: str, doubts: list[UnreadableError], complaint: str | None) -> str:

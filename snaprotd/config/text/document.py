@@ -51,6 +51,18 @@ class Document:
         """The plain value: dict, list, str, int, float, bool and None; nothing in it is shared."""
         return None if self.root is None else _plain(self.root)
 
+    def dismantle(self) -> None:
+        """Take it apart, bit by bit: to free it at once would keep all other threads waiting for as long."""
+        left = [] if self.root is None else [self.root]
+        while left:
+            content = left.pop().content
+            if isinstance(content, dict):
+                left.extend(entry.node for entry in content.values())
+                content.clear()
+            elif isinstance(content, list):
+                left.extend(content)
+                content.clear()
+
     def place(self, path: KeyPath) -> tuple[int, int]:
         """Line and column of the value at `path`, or of the nearest value around it that was written."""
         node = self._nodes(path)[-1]

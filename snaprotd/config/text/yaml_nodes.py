@@ -28,7 +28,7 @@ from yaml.events import (
     StreamEndEvent,
 )
 
-from snaprotd.config.document import Document, Entry, Flaw, KeyPath, Node
+from snaprotd.config.text.document import Document, Entry, Flaw, KeyPath, Node
 
 MAX_DEPTH = 32
 MAX_NODES = 400_000

@@ -1,0 +1,67 @@
+"""Where the pages are served, and by which names: the forms of `listen` and `allowed_hosts`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+
+from snaprotd.core.words import is_loopback
+
+Listen = tuple[str, int] | Path | None
+"""Host and port, the path of a Unix socket, or None for nowhere."""
+
+LONGEST_SOCKET = 107
+"""Bytes of a Unix socket's path: what the kernel has room for."""
+
+_EXPECTED = 'should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or unix:/path, or off'
+_NAME = r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*"
+
+
+def read_listen(value: object) -> Listen:
+    """Host and port of `host:port`, an IPv6 address in brackets; the path of `unix:/path`; None for `off`."""
+    if value == "off":
+        return None
+    text = value if isinstance(value, str) else ""
+    if text.startswith("unix:"):
+        return _socket(text.removeprefix("unix:"))
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        raise ValueError(_EXPECTED)
+    if found[1]:
+        try:
+            ipaddress.IPv6Address(found[1])
+        except ValueError:
+            raise ValueError(_EXPECTED) from None
+    return found[1] or found[2], int(found[3])
+
+
+def _socket(path: str) -> Path:
+    if not path.startswith("/") or path.endswith("/") or not path.isprintable():
+        raise ValueError("should be unix: and the whole path of a socket, such as unix:/run/snaprotd/http.sock")
+    if len(os.fsencode(path)) > LONGEST_SOCKET:
+        raise ValueError(f"should be a path of {LONGEST_SOCKET} bytes at the most: no socket's may be longer")
+    return Path(path)
+
+
+def written_listen(listen: tuple[str, int] | Path) -> str:
+    """As a user would write it."""
+    if isinstance(listen, Path):
+        return f"unix:{listen}"
+    host, port = listen
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def read_host(text: str) -> str:
+    """A name that may stand in the header Host, in lower case, as it is compared."""
+    if re.fullmatch(r"[0-9.]+|\[.*\]|.*:.*:.*", text):
+        raise ValueError("should be a name: every IP address is allowed")
+    if not re.fullmatch(_NAME, text):
+        raise ValueError("should be a host's name, such as snaprotd.example.org: no scheme, no port, no `*`")
+    return text.lower()
+
+
+def is_open_beyond(listen: Listen) -> bool:
+    """Whether other machines may reach it, as far as the address alone tells."""
+    return isinstance(listen, tuple) and not is_loopback(listen[0])

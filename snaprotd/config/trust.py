@@ -1,0 +1,84 @@
+"""What the writer of the configuration file may not decide alone: where the API token is sent. And what is remarked on.
+
+The file may be another person's than the token (a ConfigMap beside a Secret, a repository beside a credential). An
+address of their own in it would hand them the token, so the hosts are named by whoever runs snaprotd.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from snaprotd.config.mistakes import Findings
+from snaprotd.config.settings import OLD_STATE, ApiSettings, Config
+from snaprotd.config.shape import FileKeys
+from snaprotd.core.words import is_loopback
+
+USUAL = frozenset({"admin.vps.org"})
+"""Where it may go, besides loopback, as long as $SNAPROTD_ALLOW_HOST is not set: that names all hosts, with commas
+between them, and may name a port of each."""
+
+_PLACE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
+"""A host and a port, as they stand in a URL. Nothing that two readers of URLs could understand in two ways."""
+
+
+def why_not_sent_to(base_url: str, environ: Mapping[str, str]) -> str:
+    """Why the token may not go to this address, as a sentence that says who can allow it; empty where it may."""
+    try:
+        written = urlsplit(base_url).netloc
+    except ValueError:  # no address at all: a broken [address]
+        written = base_url
+    host, port = _place(written)
+    named = environ.get("SNAPROTD_ALLOW_HOST", "").strip()
+    if named:
+        allowed = [_place(one.strip()) for one in named.split(",")]
+        if host and ((host, port) in allowed or (host, "") in allowed):
+            return ""
+        return f"the API token may not be sent to {written}: it goes only where $SNAPROTD_ALLOW_HOST says, {named}"
+    if host in USUAL or is_loopback(host):
+        return ""
+    usual = " and ".join([*sorted(USUAL), "to this machine"])
+    return (
+        f"the API token may not be sent to {written}: it goes to {usual} only, unless whoever runs snaprotd names the "
+        f"host in $SNAPROTD_ALLOW_HOST"
+    )
+
+
+def _place(written: str) -> tuple[str, str]:
+    """Host and port, each in the one form in which it is compared; empty where the text is no such place."""
+    found = _PLACE.fullmatch(written)
+    try:
+        host = str(ip_address((found[1] or found[2]) if found else written))
+    except ValueError:
+        host = (found[2] or "").lower() if found else ""
+    return host, str(int(found[3])) if found and found[3] else ""
+
+
+def check_trust(keys: FileKeys, environ: Mapping[str, str], findings: Findings) -> None:
+    """Find an address in the file that the token may not be sent to."""
+    if findings.trusts("api", "base_url"):
+        base_url = keys.get("api", {}).get("base_url", ApiSettings.base_url)
+        if why := why_not_sent_to(base_url, environ):
+            findings.add(("api", "base_url"), why)
+
+
+WHY_NOT_THERE = (
+    "the ledger is ./snaprotd-state.db, in the folder that snaprotd is started in: another one will not find it. "
+    "Name it with `state`, or move it there while nothing runs"
+)
+
+
+def remarks_on(config: Config) -> list[str]:
+    """What is allowed, and worth a look by whoever runs snaprotd: sentences for `check` and the page."""
+    place = urlsplit(config.api.base_url)
+    remarks = []
+    if is_loopback(place.hostname or ""):
+        remarks.append(
+            f"the API token goes to {place.netloc}, on this machine and not to VPS.org: right for a simulation or a "
+            f"relay; else see who wrote `api.base_url`, and name admin.vps.org alone in $SNAPROTD_ALLOW_HOST"
+        )
+    if config.state == OLD_STATE:
+        remarks.append(WHY_NOT_THERE)
+    return remarks

@@ -1,0 +1,212 @@
+"""Secrets are taken out of text here, and nowhere else: where an error is made, and once more wherever text leaves.
+
+They travel in many writings: a peer echoes a header as Python's repr, a proxy writes it in a URL, a debug page shows it
+in base64, and whatever is cut somewhere leaves a part. So it is pieces of each writing that are looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from typing import Any
+
+INSTEAD = "[token]"
+"""What stands in the place of a secret."""
+
+PIECE = 8
+"""Letters of a secret that nobody may read together. A shorter secret is taken out as a whole."""
+
+MOST_REMEMBERED = 32
+"""Secrets that were in force once: an old token may be valid still, and stand in an old row."""
+MOST_SOURCES = 8
+MOST_CACHED, LONGEST_CACHED = 100_000, 200
+"""Texts, and characters of each. A fleet's report shows the same names every second."""
+
+_LIKELY = re.compile(r"(?i:bearer)\s+(?!\[token\])[^\s\"',]+|\bvps_[A-Za-z0-9_\-]{6,}")
+"""What a token of the provider looks like, for those that we do not know the value of."""
+
+_ESCAPE = re.compile(
+    r"""%(?P<url>[0-9A-Fa-f]{2}) | \\x(?P<byte>[0-9A-Fa-f]{2}) | \\u(?P<unit>[0-9A-Fa-f]{4})
+    | &\#[xX](?P<hex>[0-9A-Fa-f]{1,5}); | &\#(?P<number>[0-9]{1,6}); | &(?P<name>quot|amp|lt|gt|apos);
+    | \\(?P<plain>.) | (?P<unseen>[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd])""",
+    re.VERBOSE | re.DOTALL,
+)
+_NAMED = {"quot": '"', "amp": "&", "lt": "<", "gt": ">", "apos": "'"}
+MOST_ROUNDS = 4
+"""Times that one writing may stand within another."""
+
+_NESTED = frozenset({dict, list, tuple})
+
+_Spans = list[tuple[int, int]]
+
+
+class Redactor:
+    """Knows the secrets of this process, those in force and those before them."""
+
+    def __init__(self) -> None:
+        self._sources: tuple[Callable[[], tuple[str, ...]], ...] = ()
+        self._secrets: tuple[str, ...] = ()
+        self._pieces = _Pieces(())
+        self._cached: dict[str, str] = {}
+
+    def hide(self, secrets: Callable[[], tuple[str, ...]]) -> None:
+        """`secrets` is asked for each text: a token that is rotated is known at once. What was hidden stays hidden."""
+        self._sources = (*[one for one in self._sources if one != secrets], secrets)
+        self._learn()
+        self._sources = self._sources[-MOST_SOURCES:]
+
+    def known(self, text: str) -> str:
+        """`text` without the secrets that are known. For names, which may well look like a token and be none."""
+        self._learn()
+        return self._without_known(text)
+
+    def clean(self, text: str) -> str:
+        """`text` without the secrets that are known, and without what looks like one."""
+        return _LIKELY.sub(INSTEAD, self.known(text))
+
+    def told(self, value: Any, keys: frozenset[str]) -> Any:
+        """A value of JSON, in which the texts under these keys are without the secrets that are known."""
+        self._learn()
+        return self._told(value, keys, False)
+
+    def _told(self, value: Any, keys: frozenset[str], is_concerned: bool) -> Any:
+        kind = type(value)
+        if kind is dict:
+            # A fleet's report has half a million values: no call for those that need none.
+            told = dict(value)
+            for key, inner in value.items():
+                if key in keys or type(inner) in _NESTED:
+                    told[key] = self._told(inner, keys, key in keys)
+            return told
+        if kind in _NESTED:
+            return [self._told(inner, keys, is_concerned) for inner in value]
+        return self._without_known(value) if is_concerned and isinstance(value, str) else value
+
+    def _without_known(self, text: str) -> str:
+        if len(text) > LONGEST_CACHED:
+            return self._pieces.taken_out_of(text)
+        cached = self._cached
+        if (clean := cached.get(text)) is None:
+            if len(cached) >= MOST_CACHED:
+                cached.clear()
+            clean = cached[text] = self._pieces.taken_out_of(text)
+        return clean
+
+    def _learn(self) -> None:
+        """Remember what the sources tell now."""
+        told = [secret for source in self._sources for secret in source()]
+        new = [secret for secret in dict.fromkeys(told) if secret and secret not in self._secrets]
+        if new:
+            self._secrets = (*new, *self._secrets)[:MOST_REMEMBERED]
+            self._pieces = _Pieces(self._secrets)
+            self._cached = {}
+
+
+class _Pieces:
+    """All pieces of some secrets in all their writings, to be looked up: how long that takes, only the text decides."""
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        self._by_length: dict[int, frozenset[str]] = {}
+        for secret in secrets:
+            for writing, length in _writings(secret):
+                folded = _folded(writing)
+                pieces = frozenset(folded[start : start + length] for start in range(len(folded) - length + 1))
+                self._by_length[length] = self._by_length.get(length, frozenset()) | pieces
+
+    def taken_out_of(self, text: str) -> str:
+        spans = list(self._spans(text)) if self._by_length else []
+        return _without(text, spans) if spans else text
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where pieces stand in `text`, in whatever writing."""
+        read: _Read | None = None
+        plain = text
+        for _ in range(MOST_ROUNDS):
+            for start, end in self._found_in(_folded(plain)):
+                yield (start, end) if read is None else (read.starts[start], read.ends[end - 1])
+            if _ESCAPE.search(plain) is None:
+                return
+            read = _read(plain, read or _Read(plain, list(range(len(text))), list(range(1, len(text) + 1))))
+            plain = read.text
+
+    def _found_in(self, folded: str) -> Iterator[tuple[int, int]]:
+        for length, pieces in self._by_length.items():
+            for start in range(len(folded) - length + 1):
+                if folded[start : start + length] in pieces:
+                    yield start, start + length
+
+
+def _writings(secret: str) -> Iterator[tuple[str, int]]:
+    """How a secret may be written where nothing is escaped, and how many letters of that make a piece."""
+    if len(secret) < PIECE:
+        yield secret, len(secret)
+        return
+    yield secret, PIECE
+    encoded = secret.encode()
+    yield encoded.hex(), 2 * PIECE
+    for shift in range(3):
+        # In base64 it looks otherwise by what stands before it; the letters at its ends are its neighbours' too.
+        coded = b64encode(bytes(shift) + encoded).decode()
+        yield coded[-(-shift * 8 // 6) : (shift + len(encoded)) * 8 // 6], PIECE
+
+
+def _folded(text: str) -> str:
+    """For comparing: upper and lower case are one, and so are the two alphabets of base64. Of the same length."""
+    return text.replace("\u0130", "i").lower().replace("-", "+").replace("_", "/")
+
+
+class _Read:
+    """A text with one writing undone, and where each of its characters stood in the first one."""
+
+    def __init__(self, text: str, starts: list[int], ends: list[int]) -> None:
+        self.text, self.starts, self.ends = text, starts, ends
+
+
+def _read(text: str, before: _Read) -> _Read:
+    pieces: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    last = 0
+    for escape in _ESCAPE.finditer(text):
+        begin, end = escape.span()
+        sign = _meant(escape)
+        pieces += [text[last:begin], sign]
+        starts += [*before.starts[last:begin], *before.starts[begin : begin + len(sign)]]
+        ends += [*before.ends[last:begin], *before.ends[end - 1 : end - 1 + len(sign)]]
+        last = end
+    pieces.append(text[last:])
+    return _Read("".join(pieces), [*starts, *before.starts[last:]], [*ends, *before.ends[last:]])
+
+
+def _meant(escape: re.Match[str]) -> str:
+    """The one character that an escape stands for; none for what nobody sees."""
+    kind, written = escape.lastgroup, escape.group(escape.lastgroup or 0)
+    if kind == "unseen":
+        return ""
+    if kind in ("plain", "name"):
+        return _NAMED.get(written, written) if kind == "name" else written
+    return chr(int(written, 10 if kind == "number" else 16))
+
+
+def _without(text: str, spans: _Spans) -> str:
+    pieces, last = [], 0
+    for start, end in _merged(spans):
+        pieces += [text[last:start], INSTEAD]
+        last = end
+    return "".join([*pieces, text[last:]])
+
+
+def _merged(spans: _Spans) -> _Spans:
+    """The same places, those that touch as one."""
+    merged: _Spans = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+redactor = Redactor()
+"""That of this process."""

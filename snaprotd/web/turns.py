@@ -1,0 +1,102 @@
+"""So many a second: who comes when there is no turn left waits for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from functools import partial
+
+
+class Turns:
+    """Turns at a rate, with some in store. Those who wait get theirs in order, or the newest first.
+
+    Newest first is where a flood is not to keep everybody waiting who comes after it.
+    """
+
+    def __init__(self, *, rate: float, store: int, newest_first: bool = False) -> None:
+        self._rate = rate
+        self._store = store
+        self._newest_first = newest_first
+        self._left = float(store)
+        self._counted_at = 0.0
+        self._waiting: list[asyncio.Future[bool]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Nobody has taken a turn for so long that nothing is to be remembered."""
+        self._count()
+        return not self._waiting and self._left >= self._store
+
+    def queue(self) -> asyncio.Future[bool]:
+        """Done with True when it is one's turn; who goes before that is to call `leave`."""
+        ticket: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if not self._waiting and self._take():
+            ticket.set_result(True)
+        else:
+            self._waiting.append(ticket)
+            self._arm()
+        return ticket
+
+    def leave(self, ticket: asyncio.Future[bool]) -> None:
+        """Give up waiting: the ticket is done with False."""
+        if not ticket.done():
+            ticket.set_result(False)
+            self._waiting.remove(ticket)
+
+    def _count(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._left = min(self._store, self._left + (now - self._counted_at) * self._rate)
+        self._counted_at = now
+
+    def _take(self) -> bool:
+        self._count()
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def _arm(self) -> None:
+        if self._timer is None and self._waiting:
+            delay = max(0.0, (1 - self._left) / self._rate)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._call)
+
+    def _call(self) -> None:
+        self._timer = None
+        while self._waiting and self._take():
+            ticket = self._waiting.pop(-1 if self._newest_first else 0)
+            if not ticket.done():  # its task may have been cancelled
+                ticket.set_result(True)
+        self._arm()
+
+
+MOST_PEERS = 1024
+"""Of whom it is remembered how much they have asked. Who comes from more addresses than that is held by the bounds on
+connections."""
+
+
+class TurnsOfPeers:
+    """Turns for each peer by itself."""
+
+    def __init__(self, *, rate: float, store: int, newest_first: bool = False) -> None:
+        self._make = partial(Turns, rate=rate, store=store, newest_first=newest_first)
+        self._peers: OrderedDict[str, Turns] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        """All who wait, of all peers."""
+        return sum(turns.waiting for turns in self._peers.values())
+
+    def of(self, peer: str) -> Turns:
+        turns = self._peers.pop(peer, None) or self._make()
+        self._peers[peer] = turns
+        if len(self._peers) > MOST_PEERS:
+            for other in [other for other, turns in self._peers.items() if turns.is_full]:
+                del self._peers[other]
+            while len(self._peers) > MOST_PEERS:
+                self._peers.popitem(last=False)
+        return turns

@@ -1,0 +1,120 @@
+"""What is owed to servers, as the ledger tells it to rotations and to other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from snaprotd.core.policy import Rules
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower
+from snaprotd.core.rotation import Rotation, Step
+from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.store import Ledger
+from tests.support.policies import a_policy
+from tests.support.rotations import changed
+
+SLOT = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
+BEGUN = Rotation.begin(
+    id="r1", server_id="12345", label="web", slot=SLOT, rules=Rules(policy=a_policy()), now=SLOT, settle=40.0
+)
+
+
+async def test_a_rotation_begins_with_what_is_remembered_of_its_servers_power(tmp_path: Path) -> None:
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        record = ledger.starts.record_of(changed(BEGUN, held_off=True, stop_age=7.0))
+        await ledger.starts.save(record)
+        claim = await ledger.claim(BEGUN)
+        assert isinstance(claim, Claimed)
+        assert claim.rotation.power == record.power
+
+
+async def test_what_a_rotation_promises_is_kept_with_its_server_and_in_a_copy(tmp_path: Path) -> None:
+    promised = changed(BEGUN, held_off=True)
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        assert isinstance(await ledger.claim(BEGUN), Claimed)
+        await ledger.save(promised)
+        assert await ledger.starts.owed() == [ledger.starts.record_of(promised)]
+        assert ledger.starts.copies.read() == [ledger.starts.record_of(promised)]
+
+
+# -- one record, told by several ---------------------------------------------------------------------------------------
+
+
+def stopped(number: int, *, paid: int = 0, at: datetime = SLOT, account: str = "vps.invalid") -> ServerPower:
+    """The record after so many stops, the last of them at that time; so many were paid."""
+    told = Power(asked=number, released=paid, held_off_since=at)
+    return ServerPower(account=account, server_id="12345", label="web", power=told)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "merged"),
+    [
+        (stopped(2, paid=1), stopped(1, paid=1), stopped(2, paid=1)),
+        (stopped(1, paid=1), stopped(2), stopped(2, paid=1)),
+        (stopped(2, paid=2), stopped(2, paid=1), stopped(2, paid=2)),
+    ],
+    ids=["an older stop", "a later stop, by who has not heard of the payment", "the same stop, unpaid still"],
+)
+async def test_of_two_records_in_one_row_the_later_stop_counts_and_what_was_paid_stays_paid(
+    tmp_path: Path, first: ServerPower, then: ServerPower, merged: ServerPower
+) -> None:
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        await ledger.starts.save(first)
+        await ledger.starts.save(then)
+        assert await ledger.starts.kept("vps.invalid", "12345") == merged
+
+
+@pytest.mark.parametrize(("earlier", "inherited"), [(timedelta(hours=1), False), (timedelta(hours=-1), True)])
+async def test_what_another_ledger_owes_is_owed_unless_this_one_knows_of_a_later_stop(
+    tmp_path: Path, earlier: timedelta, inherited: bool
+) -> None:
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        ledger.starts.account = "vps.invalid"
+        await ledger.starts.save(stopped(4, paid=4))
+        await ledger.starts.inherit(stopped(1, at=SLOT - earlier))
+        assert len(await ledger.starts.owed()) == inherited
+
+
+async def test_the_server_of_another_account_is_not_looked_for_in_this_one(tmp_path: Path) -> None:
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        await ledger.starts.save(stopped(1))
+        ledger.starts.account = "another.invalid"
+        assert await ledger.starts.followed() == []
+        ledger.starts.account = "vps.invalid"
+        assert await ledger.starts.followed() == [stopped(1)]
+
+
+@pytest.mark.parametrize("damage", ["released = 'x', is_followed = 0", "asked = 'x', body = 'x'"])
+async def test_a_row_of_which_no_part_says_that_nothing_is_owed_owes_a_start(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "state.db"
+    async with await Ledger.open(path, owner="one") as ledger:
+        ledger.starts.account = "vps.invalid"
+        await ledger.starts.save(stopped(1))
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(f"UPDATE powers SET {damage}")
+        (record,) = await ledger.starts.followed()
+        assert record.power.held_off
+
+
+# -- who sees to it ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_clock")
+async def test_a_server_whose_rotation_lives_elsewhere_is_left_to_it_until_a_while_after_its_lease(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "state.db"
+    async with await Ledger.open(path, owner="one") as ours, await Ledger.open(path, owner="two") as theirs:
+        assert isinstance(await theirs.claim(BEGUN), Claimed)
+        await theirs.save(changed(BEGUN, step=Step.WAIT, held_off=True))
+        assert await ours.starts.followed() == []
+        assert [one.server_id for one in await theirs.starts.followed()] == ["12345"]
+        await asyncio.sleep(theirs.lease + 1)
+        assert await ours.starts.followed(grace=30.0) == []
+        assert [one.server_id for one in await ours.starts.followed()] == ["12345"]
