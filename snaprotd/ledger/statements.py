@@ -12,7 +12,7 @@ from sqlalchemy import Select, Update, bindparam, case, delete, func, or_, selec
 from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from snaprotd.core.rotation import Rotation
+from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.rows import written_rotation
 from snaprotd.ledger.schema import MARKS, META, POWERS, ROTATIONS
@@ -185,6 +185,17 @@ def latest_of_each(column: Any) -> Select[Any]:
         .where(column.like("____-__-__T%"))
         .group_by(ROTATIONS.c.server_id)
     )
+
+
+def latest_success_of_each() -> Select[Any]:
+    """When the latest successful rotation of each server ended."""
+    return latest_of_each(ROTATIONS.c.finished_at).where(ROTATIONS.c.result == Result.SUCCESS)
+
+
+def ended_since(instant: datetime) -> Select[Any]:
+    """The bodies of the rotations that have ended since, oldest first."""
+    ended = select(ROTATIONS.c.body).where(ROTATIONS.c.finished_at >= text_of(instant))
+    return ended.order_by(ROTATIONS.c.finished_at)
 
 
 def history(server_id: str | None, limit: int) -> Select[Any]:

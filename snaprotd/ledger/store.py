@@ -25,7 +25,7 @@ from snaprotd.core.creation import Recollection, alive_until
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.model import Snapshot, name_read
 from snaprotd.core.promise import merged
-from snaprotd.core.rotation import Result, Rotation
+from snaprotd.core.rotation import Rotation
 from snaprotd.ledger import promises, statements
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
@@ -35,7 +35,7 @@ from snaprotd.ledger.rows import FORMAT, read_trace, readable, unknown_in
 from snaprotd.ledger.schema import MARKS, ROTATIONS
 from snaprotd.ledger.sqlite import clear_away, file_of, lacks_tables, open_engine, transaction, turn
 from snaprotd.ledger.starts import Starts
-from snaprotd.ledger.statements import instant_of, text_of
+from snaprotd.ledger.statements import instant_of
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -295,8 +295,7 @@ class Ledger:
 
     async def ended_since(self, instant: datetime) -> list[Rotation]:
         """The rotations that have ended since, whoever ran them; oldest first."""
-        ended = select(ROTATIONS.c.body).where(ROTATIONS.c.finished_at >= text_of(instant))
-        return await self._bodies(ended.order_by(ROTATIONS.c.finished_at))
+        return await self._bodies(statements.ended_since(instant))
 
     async def last_started(self) -> Mapping[str, datetime]:
         """For each server when its latest rotation began."""
@@ -304,8 +303,7 @@ class Ledger:
 
     async def last_succeeded(self) -> Mapping[str, datetime]:
         """For each server when its latest successful rotation ended."""
-        succeeded = ROTATIONS.c.result == Result.SUCCESS
-        return await self._latest(statements.latest_of_each(ROTATIONS.c.finished_at).where(succeeded))
+        return await self._latest(statements.latest_success_of_each())
 
     async def _latest(self, query: Any) -> Mapping[str, datetime]:
         async with self._transaction() as connection:

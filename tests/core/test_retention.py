@@ -870,6 +870,29 @@ def test_room_that_was_made_is_there(shelf: list[Snapshot], p: Policy, limit: in
     assert room(shelf, p, limit).free or room(shelf, p, limit).blocked
 
 
+@pytest.mark.parametrize(
+    ("keep", "timezone", "old", "new", "both"),
+    [
+        (Retention(daily=2), "UTC", "2025-01-15T23:59:59Z", "2025-01-16T00:00:00Z", True),
+        (Retention(daily=2), "UTC", "2025-01-16T00:00:00Z", "2025-01-16T00:00:01Z", False),
+        (Retention(daily=2), "Europe/Berlin", "2025-01-15T22:59:59Z", "2025-01-15T23:00:00Z", True),
+        (Retention(daily=2), "Europe/Berlin", "2025-01-15T23:59:59Z", "2025-01-16T00:00:00Z", False),
+        (Retention(hourly=2), "Asia/Kolkata", "2025-01-16T01:29:59Z", "2025-01-16T01:30:00Z", True),
+        (Retention(hourly=2), "Asia/Kolkata", "2025-01-16T01:59:59Z", "2025-01-16T02:00:00Z", False),
+        (Retention(weekly=2), "UTC", "2025-01-12T23:59:59Z", "2025-01-13T00:00:00Z", True),
+        (Retention(weekly=2), "UTC", "2025-01-13T00:00:00Z", "2025-01-13T00:00:01Z", False),
+        (Retention(monthly=2), "UTC", "2024-12-31T23:59:59Z", "2025-01-01T00:00:00Z", True),
+        (Retention(yearly=2), "UTC", "2024-12-31T23:59:59Z", "2025-01-01T00:00:00Z", True),
+        (Retention(yearly=2), "America/New_York", "2024-12-31T23:59:59Z", "2025-01-01T00:00:00Z", False),
+    ],
+)
+def test_a_second_on_the_other_side_of_a_periods_edge_is_another_period(
+    keep: Retention, timezone: str, old: str, new: str, both: bool
+) -> None:
+    plan = plan_retention([snapshot(801, old), snapshot(802, new)], rules(policy(keep, timezone)), now=NOW)
+    assert [one.id for one in plan.deletions] == ([] if both else ["801"])
+
+
 def test_a_provider_whose_clock_is_behind_makes_no_two_days_into_one() -> None:
     before = snapshot(801, "2025-01-14T04:00:00Z", "snaprotd-main-20250114T033000Z")
     new = replace(snapshot(802, "2025-01-14T03:31:00Z", OURS), in_ledger=True)

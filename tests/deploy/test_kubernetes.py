@@ -318,9 +318,15 @@ def test_the_token_is_a_file_of_the_secret(rendering: Mapping[Name, Manifest]) -
     assert secret["defaultMode"] & 0o007 == 0
 
 
-def test_the_token_goes_to_the_provider_alone(rendering: Mapping[Name, Manifest]) -> None:
-    named = {each["name"]: each.get("value") for each in container_of(rendering)["env"]}
-    assert named["SNAPROTD_ALLOW_HOST"] == "admin.vps.org"
+def test_the_token_goes_to_the_provider_alone() -> None:
+    """Whatever the ConfigMap says; whoever may set the chart's values may name another host."""
+    for rendering, host in (
+        (kustomized(BASE), "admin.vps.org"),
+        (templated(), "admin.vps.org"),
+        (templated("--set", "allowHost=relay.example"), "relay.example"),
+    ):
+        named = {each["name"]: each.get("value") for each in container_of(rendering)["env"]}
+        assert named["SNAPROTD_ALLOW_HOST"] == host
 
 
 def test_what_is_asked_of_the_pod_is_where_snaprotd_listens(rendering: Mapping[Name, Manifest], tmp_path: Path) -> None:

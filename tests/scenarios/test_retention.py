@@ -452,32 +452,6 @@ async def test_the_one_just_taken_is_kept_and_the_older_one_goes(
     assert scene.held() == [NEW]
 
 
-@pytest.mark.parametrize(
-    ("keep", "timezone", "old", "new", "both"),
-    [
-        (Retention(daily=2), "UTC", "2025-01-15T23:59:59Z", "2025-01-16T00:00:00Z", True),
-        (Retention(daily=2), "UTC", "2025-01-16T00:00:00Z", "2025-01-16T00:00:01Z", False),
-        (Retention(daily=2), "Europe/Berlin", "2025-01-15T22:59:59Z", "2025-01-15T23:00:00Z", True),
-        (Retention(daily=2), "Europe/Berlin", "2025-01-15T23:59:59Z", "2025-01-16T00:00:00Z", False),
-        (Retention(hourly=2), "Asia/Kolkata", "2025-01-16T01:29:59Z", "2025-01-16T01:30:00Z", True),
-        (Retention(hourly=2), "Asia/Kolkata", "2025-01-16T01:59:59Z", "2025-01-16T02:00:00Z", False),
-        (Retention(weekly=2), "UTC", "2025-01-12T23:59:59Z", "2025-01-13T00:00:00Z", True),
-        (Retention(weekly=2), "UTC", "2025-01-13T00:00:00Z", "2025-01-13T00:00:01Z", False),
-        (Retention(monthly=2), "UTC", "2024-12-31T23:59:59Z", "2025-01-01T00:00:00Z", True),
-        (Retention(yearly=2), "UTC", "2024-12-31T23:59:59Z", "2025-01-01T00:00:00Z", True),
-        (Retention(yearly=2), "America/New_York", "2024-12-31T23:59:59Z", "2025-01-01T00:00:00Z", False),
-    ],
-)
-async def test_a_second_on_the_other_side_of_a_periods_edge_is_another_period(
-    tmp_path: Path, keep: Retention, timezone: str, old: str, new: str, both: bool
-) -> None:
-    scene = Scene(tmp_path, world=DatedWorld(new), keep=keep, timezone=timezone)
-    scene.hold(LONG_AGO, created_at=old)
-    rotation = await scene.night()
-    assert rotation.result is Result.SUCCESS
-    assert scene.held() == ([LONG_AGO, NEW] if both else [NEW])
-
-
 # -- after an outage -------------------------------------------------------------------------------------------
 
 
