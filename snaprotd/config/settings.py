@@ -171,7 +171,10 @@ def resolve(config: Config, servers: Sequence[Server] | None) -> tuple[Target, .
     An `id` wins over any `match`, an earlier `match` over a later one, and of two ids of one server the one that the
     account shows it by. None: only those named by id.
     """
-    doubled = {one for server in servers or () for one in server.ids if one != server.id} & config.server_ids
+    doubled: set[str] = set()
+    for server in servers or ():
+        configured = [one for one in (server.id, *server.ids) if one in config.server_ids]
+        doubled |= {one for one in configured if one != configured[0]}
     named = [
         Target(server_id=entry.key, label=entry.name or entry.key, policy=entry.policy, entry=entry)
         for entry in config.entries

@@ -22,23 +22,25 @@ between them, and may name a port of each."""
 
 _PLACE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
 """A host and a port, as they stand in a URL. Nothing that two readers of URLs could understand in two ways."""
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+")
+"""An IPv6 address as it may be named without its brackets."""
 
 
 def why_not_sent_to(base_url: str, environ: Mapping[str, str]) -> str:
     """Why the token may not go to this address, as a sentence that says who can allow it; empty where it may."""
     try:
-        written = urlsplit(base_url).netloc
+        scheme, written = urlsplit(base_url)[:2]
     except ValueError:  # no address at all: a broken [address]
-        written = base_url
+        scheme, written = "", base_url
     host, port = _place(written)
     named = environ.get("SNAPROTD_ALLOW_HOST", "").strip()
     if named:
         allowed = [_place(one.strip()) for one in named.split(",")]
         if host and ((host, port) in allowed or (host, "") in allowed):
-            return ""
+            return _why_not_by(scheme, host)
         return f"the API token may not be sent to {written}: it goes only where $SNAPROTD_ALLOW_HOST says, {named}"
     if host in USUAL or is_loopback(host):
-        return ""
+        return _why_not_by(scheme, host)
     usual = " and ".join([*sorted(USUAL), "to this machine"])
     return (
         f"the API token may not be sent to {written}: it goes to {usual} only, unless whoever runs snaprotd names the "
@@ -46,14 +48,26 @@ def why_not_sent_to(base_url: str, environ: Mapping[str, str]) -> str:
     )
 
 
+def _why_not_by(scheme: str, host: str) -> str:
+    if scheme == "https" or (scheme == "http" and is_loopback(host)):
+        return ""
+    return (
+        f"the API token may not be sent to {host} by {scheme or 'nothing'}: http is for this machine, else it is https"
+    )
+
+
 def _place(written: str) -> tuple[str, str]:
     """Host and port, each in the one form in which it is compared; empty where the text is no such place."""
-    found = _PLACE.fullmatch(written)
+    if (found := _PLACE.fullmatch(written)) is None:
+        return _address(written) if _ADDRESS.fullmatch(written) else "", ""
+    return _address(found[1] or found[2]) or (found[2] or "").lower(), str(int(found[3])) if found[3] else ""
+
+
+def _address(written: str) -> str:
     try:
-        host = str(ip_address((found[1] or found[2]) if found else written))
+        return str(ip_address(written))
     except ValueError:
-        host = (found[2] or "").lower() if found else ""
-    return host, str(int(found[3])) if found and found[3] else ""
+        return ""
 
 
 def check_trust(keys: FileKeys, environ: Mapping[str, str], findings: Findings) -> None:

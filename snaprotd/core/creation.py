@@ -174,6 +174,8 @@ class Trace:
         """Of one with our id and another name: a person may have renamed it, or the provider have given an id again."""
         if (apart := _apart(self.taken_at, snapshot.created_at)) is not None:
             return apart <= ONE_MOMENT
+        if self.ended_at is not None and not self.has_succeeded and self.taken_at is None:
+            return False  # no list has shown ours: another one has the id now
         at = snapshot.created_at
         return self.ended_at is None or at is None or at <= self.ended_at + CLOCKS_APART
 

@@ -27,6 +27,8 @@ class Judged:
     owner: Owner
     doubt: str | None
     """What is wrong with its date, or None."""
+    taken_at: datetime | None
+    """When it was taken: not before the slot for which our ledger knows it, whatever the provider's clock said."""
     is_twin: bool = False
     """A newer completed one of ours has the same name: they are one restore point."""
     why_not_ours: str = ""
@@ -35,13 +37,6 @@ class Judged:
     @property
     def is_ours(self) -> bool:
         return self.owner is Owner.MANAGED
-
-    @property
-    def taken_at(self) -> datetime | None:
-        """When it was taken: not before the slot for which our ledger knows it, whatever the provider's clock said."""
-        at, made = self.snapshot.created_at, name_read(self.snapshot.name)
-        is_behind = self.snapshot.in_ledger and made is not None and _is_older_than_its_slot(self.snapshot)
-        return made.slot if made is not None and is_behind else at
 
     @property
     def is_candidate(self) -> bool:
@@ -129,7 +124,15 @@ def newest_first(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> 
 def _judged(snapshot: Snapshot, rules: Rules, latest: datetime) -> Judged:
     owner = owner_of(snapshot, instance=rules.instance, adopt=rules.policy.adopt)
     why = _why_not_ours(snapshot, rules.instance) if owner is Owner.FOREIGN else ""
-    return Judged(snapshot=snapshot, owner=owner, doubt=_doubt(snapshot.created_at, latest), why_not_ours=why)
+    doubt, taken_at = _doubt(snapshot.created_at, latest), _taken_at(snapshot, latest)
+    return Judged(snapshot=snapshot, owner=owner, doubt=doubt, taken_at=taken_at, why_not_ours=why)
+
+
+def _taken_at(snapshot: Snapshot, latest: datetime) -> datetime | None:
+    """A slot that lies in the future tells that our own clock was wrong."""
+    made = name_read(snapshot.name)
+    is_behind = snapshot.in_ledger and made is not None and made.slot <= latest and _is_older_than_its_slot(snapshot)
+    return made.slot if made is not None and is_behind else snapshot.created_at
 
 
 def _why_not_ours(snapshot: Snapshot, instance: str) -> str:
@@ -143,14 +146,21 @@ def _why_not_ours(snapshot: Snapshot, instance: str) -> str:
 
 
 def _with_twins(seen: list[Judged], rules: Rules) -> list[Judged]:
-    """Of those that have one name of ours only the newest counts: names that others give may repeat by intent."""
-    names: set[str] = set()
+    """Of those that have one name of ours only the newest counts: names that others give may repeat by intent.
+
+    One of the very same moment, under an id of another form, may be that one itself, listed twice.
+    """
+    named: dict[str, Snapshot] = {}
     judged = []
     for one in seen:
-        name = one.snapshot.name
         counts = one.is_candidate and bears_our_name(one.snapshot.name, rules.instance)
-        judged.append(replace(one, is_twin=True) if counts and name in names else one)
-        names |= {name} if counts else set()
+        newer = named.setdefault(one.snapshot.name, one.snapshot) if counts else one.snapshot
+        if newer is one.snapshot:
+            judged.append(one)
+        elif newer.created_at == one.snapshot.created_at and newer.id.isdigit() is not one.snapshot.id.isdigit():
+            judged.append(replace(one, doubt=f"it may be {newer.id}, listed under another id"))
+        else:
+            judged.append(replace(one, is_twin=True))
     return judged
 
 

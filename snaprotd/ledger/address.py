@@ -82,6 +82,11 @@ def open_private(path: Path) -> int:
     return descriptor
 
 
+def files_of(ledger: Path) -> list[Path]:
+    """A database's file, and those that SQLite takes for a part of it, whoever has put them there."""
+    return [ledger.with_name(f"{ledger.name}{ending}") for ending in ("", "-wal", "-shm", "-journal")]
+
+
 def demand_ours(path: Path) -> None:
     """Raise `LedgerError` where something stands at `path` that is not a file of ours. It is not opened."""
     try:

@@ -27,7 +27,7 @@ from snaprotd.core.creation import Life, cut_off, mark_of_life
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, merged
 from snaprotd.ledger import statements
-from snaprotd.ledger.address import make_folder, write_anew
+from snaprotd.ledger.address import demand_ours, make_folder, write_anew
 from snaprotd.ledger.promises import read_power, row_of
 from snaprotd.ledger.rows import read_lives, written_lives
 
@@ -114,11 +114,10 @@ class Copies:
     @staticmethod
     def _read(file: Path) -> ServerPower | None:
         try:
-            if not file.is_file():
-                raise ValueError("it is no file")
+            demand_ours(file)
             with file.open("rb") as opened:
                 return read_power(dict(json.loads(opened.read(LONGEST))))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, LedgerError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.error(
                 "the copy of a promise cannot be read: look whether its server runs", file=file.name, error=str(error)
             )
@@ -177,9 +176,7 @@ class Lives:
             log.warning("what the ledger has counted cannot be noted beside it", error=str(error))
 
     def _put(self, text: str) -> None:
-        fresh = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-        fresh.write_text(text)
-        fresh.replace(self._file)
+        write_anew(self._file, text)
 
     def _beside(self) -> int:
         try:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, Terms, joined
-from snaprotd.core.words import kind_of_file
+from snaprotd.ledger.address import demand_ours, files_of
 from snaprotd.ledger.copies import Copies, Key
 from snaprotd.ledger.promises import read_power
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
@@ -58,8 +58,8 @@ def salvaged(path: Path) -> list[ServerPower]:
 
 
 def _all(path: Path) -> Iterator[ServerPower]:
-    if path.exists() and (kind := kind_of_file(path.stat().st_mode)):
-        raise LedgerError(f"{path} is {kind}, not a ledger")
+    for file in files_of(path):
+        demand_ours(file)
     why: Exception | None = None
     for how in WAYS:
         try:

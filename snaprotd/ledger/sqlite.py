@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.ledger.address import demand_ours, make_folder, name_of, open_private
+from snaprotd.ledger.address import demand_ours, files_of, make_folder, name_of, open_private
 from snaprotd.ledger.schema import is_short, migrate
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -132,7 +132,8 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
         if not os.path.lexists(path):
             with suppress(OSError):  # SQLite fails too, and says why
                 os.close(open_private(path))
-        demand_ours(path)
+        for file in files_of(path):
+            demand_ours(file)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: object) -> None:

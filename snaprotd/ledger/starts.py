@@ -123,11 +123,17 @@ class Starts:
             slots = await connection.scalars(statements.slots_of(self.account, server_id))
             return {instant for slot in slots if (instant := statements.instant_of(slot)) is not None}
 
-    async def begin_restore(self, server_ids: Collection[str], now: datetime) -> None:
-        """A person restores the server that has these ids: no rotation of it may begin before that is over."""
+    async def begin_restore(self, server_ids: Collection[str], now: datetime) -> bool:
+        """A person restores the server that has these ids: no rotation of it may begin before that is over.
+
+        False where another restore of it is noted, which this one must not end.
+        """
         async with self._transaction() as connection:
+            if await self._restored_since(connection, server_ids, now):
+                return False
             for one in server_ids:
                 await connection.execute(statements.note(statements.restore_of(one), statements.text_of(now)))
+        return True
 
     async def end_restore(self, server_ids: Collection[str]) -> None:
         _, forget = statements.restores(server_ids)
@@ -136,10 +142,13 @@ class Starts:
 
     async def is_restored(self, server_ids: Collection[str], now: datetime) -> bool:
         """Whether a person has begun to restore it, and it is not known to be over; for `RESTORE_LASTS` at the most."""
-        query, _ = statements.restores(server_ids)
         async with self._transaction() as connection:
-            begun = map(statements.instant_of, await connection.scalars(query))
-            return any(at is not None and abs(now - at) < RESTORE_LASTS for at in begun)
+            return await self._restored_since(connection, server_ids, now)
+
+    async def _restored_since(self, connection: AsyncConnection, server_ids: Collection[str], now: datetime) -> bool:
+        query, _ = statements.restores(server_ids)
+        begun = map(statements.instant_of, await connection.scalars(query))
+        return any(at is not None and abs(now - at) < RESTORE_LASTS for at in begun)
 
     async def save(self, kept: ServerPower) -> None:
         """Write what is known of a server's power outside of any rotation."""

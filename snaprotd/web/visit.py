@@ -32,6 +32,8 @@ READING = 30.0
 """Seconds in which an answer that was written is to be read."""
 CLOSING = 5.0
 """Seconds for the end of a connection."""
+AT_ONCE = 1024
+"""Bytes that are looked at before it is asked whether a body has begun."""
 BLOCKED = 2.0
 """Seconds without reading after which somebody gives way to a newcomer."""
 
@@ -89,6 +91,11 @@ class Visit(H11Protocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def _has_body(self) -> bool:
+        """It is being answered, and has sent a body, or is about to: we read none."""
+        return self._is_answering and _has_body(self.scope)
+
     def is_overdue(self, now: float) -> bool:
         """Whether it has had its time. To be asked every second or so."""
         self._unread_since = (self._unread_since or now) if self.unread else None
@@ -132,7 +139,10 @@ class Visit(H11Protocol):
         if not self._is_answering and not self._has_begun:
             self._has_begun, self.since = True, self.loop.time()
         try:
-            super().data_received(data)
+            for start in range(0, len(data), AT_ONCE):
+                if self._has_body:
+                    break  # not looked at: who sends a byte at a time would have us count them all
+                super().data_received(data[start : start + AT_ONCE])
         except Exception:
             log.exception("internal error")
             self.turn_out()
@@ -220,12 +230,15 @@ class Visit(H11Protocol):
         headers = {NOSNIFF[0]: NOSNIFF[1], b"date": formatdate(usegmt=True).encode()}
         headers |= {name.lower(): value for name, value in given}
         headers |= dict(self._door.protection.headers)
-        asked = dict(scope["headers"])
-        has_body = b"transfer-encoding" in asked or asked.get(b"content-length", b"0") != b"0"
         is_last = scope["path"] == PROBE or self._door.is_crowded
-        if is_last or has_body or scope["method"] not in ("GET", "HEAD"):  # we read no bodies
+        if is_last or _has_body(scope) or scope["method"] not in ("GET", "HEAD"):  # we read no bodies
             headers |= dict([CLOSE])
         return list(headers.items())
+
+
+def _has_body(scope: Any) -> bool:
+    asked = dict(scope["headers"])
+    return b"transfer-encoding" in asked or asked.get(b"content-length", b"0") != b"0"
 
 
 def _said(status: int, text: str, headers: dict[str, str] | None = None) -> ASGIApp:

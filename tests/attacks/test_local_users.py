@@ -19,7 +19,9 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.ledger.address import make_folder, note_in_force, write_anew
+from snaprotd.ledger.copies import Lives
 from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.salvage import salvaged
 from snaprotd.ledger.store import Ledger
 
 SERVERS = 'servers: [{id: 1, schedule: "@daily"}]\n'
@@ -85,6 +87,33 @@ def owned_by(monkeypatch: pytest.MonkeyPatch, path: Path, owner: int) -> None:
     inode = os.lstat(path).st_ino
     for name in ("lstat", "fstat"):
         monkeypatch.setattr(os, name, changed(getattr(os, name)))
+
+
+@pytest.mark.parametrize("name", ["state.db-wal", "state.db-journal"])
+async def test_what_another_user_puts_beside_the_ledger_is_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    async with await Ledger.open(tmp_path / "state.db", owner="before") as ledger:
+        await ledger.starts.save(OWED)
+    (tmp_path / name).write_bytes(b"")
+    with monkeypatch.context() as patched:
+        owned_by(patched, tmp_path / name, 4242)
+        with pytest.raises(LedgerError, match=f"{name} belongs to user 4242"):
+            await Ledger.open(tmp_path / "state.db", owner="us")
+        (copy,) = (tmp_path / "owed-by-state.db").iterdir()
+        assert [one.server_id for one in salvaged(tmp_path / "state.db")] == [OWED.server_id]
+        owned_by(patched, copy, 4242)
+        with pytest.raises(LedgerError):
+            salvaged(tmp_path / "state.db")
+
+
+async def test_a_count_beside_the_ledger_follows_no_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / f"counted-by-state.db.{os.getpid()}").symlink_to(victim)
+    await Lives(tmp_path / "state.db").note(1)
+    assert victim.read_text() == "precious"
+    assert modes_below(tmp_path)[tmp_path / "counted-by-state.db"] == 0o600
 
 
 @pytest.mark.parametrize("name", ["state.db", "state.db.lock"])

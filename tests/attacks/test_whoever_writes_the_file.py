@@ -95,6 +95,8 @@ def test_without_a_word_the_token_goes_to_the_provider_and_to_this_machine(base_
         "https://127.1/",
         "https://0.0.0.0/",
         "https://[::ffff:203.0.113.7]/",
+        "https://::1%@collect.example/",
+        "https://::1%25@collect.example/",
         "https:///",
         "",
     ],
@@ -122,6 +124,9 @@ def test_no_other_writing_of_an_address_gets_the_token(base_url: str) -> None:
         ("*", "https://relay.example/", False),
         ("https://relay.example", "https://relay.example/", False),
         (",", "https:///", False),
+        ("relay.example", "http://relay.example/", False),
+        ("admin.vps.org", "http://admin.vps.org/", False),
+        ("relay.example", "ftp://relay.example/", False),
         (",", "https://admin.vps.org/", False),
     ],
 )

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -358,6 +358,17 @@ def test_a_server_by_id_is_labelled_with_its_own_name_else_its_id() -> None:
 def test_without_the_account_only_the_ids_are_resolved() -> None:
     found = parse('servers: [{id: 7, schedule: "@daily"}, {match: "*", schedule: "@daily"}]', "c.yaml", {})
     assert [target.server_id for target in resolve(found, None)] == ["7"]
+
+
+@pytest.mark.parametrize("shown", [("7", "uuid-7"), ("uuid-7", "7"), ("8", "7")])
+def test_a_server_is_looked_after_under_whichever_of_its_ids_the_file_has(shown: tuple[str, str]) -> None:
+    """Also where the account still shows it by another one, which the file had before."""
+    assert targets("{id: 7, name: web}", replace(server(shown[0], "x"), also=shown[1:])) == [("7", "web", 4)]
+
+
+def test_a_server_under_two_of_its_ids_in_the_file_is_one() -> None:
+    both = '{id: 7, name: web}, {id: "uuid-7", name: too}'
+    assert targets(both, replace(server("uuid-7", "x"), also=("7",))) == [("uuid-7", "too", 4)]
 
 
 def test_a_server_by_id_needs_not_be_in_the_account() -> None:

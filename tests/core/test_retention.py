@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from snaprotd.core.model import Owner, Snapshot, SnapshotState, snapshot_name
 from snaprotd.core.ownership import newest_completed, owner_of
 from snaprotd.core.policy import Policy, Retention, Rules, WhenFull
-from snaprotd.core.retention import plan_retention
+from snaprotd.core.retention import ForbiddenDeletion, plan_retention, refuse_deletion
 from snaprotd.core.room import Room, make_room
 from tests.support.nouns import a_snapshot
 from tests.support.policies import a_policy
@@ -251,7 +251,8 @@ def test_of_equal_dates_and_ids_of_text_the_later_text_is_the_newer() -> None:
 
 @given(st.permutations(["9", "10", "1a", "2", "02", "a", "\u0663", "0", "00"]))
 def test_ids_have_one_order_whatever_they_are(ids: list[str]) -> None:
-    plan = deleted([snapshot(one, NOW) for one in ids], policy(Retention(last=1)))
+    names = {one: snapshot_name("main", NOW - timedelta(minutes=ids.index(one))) for one in ids}
+    plan = deleted([snapshot(one, NOW, names[one]) for one in ids], policy(Retention(last=1)))
     assert plan == ["0", "00", "02", "2", "9", "10", "1a", "a"]
 
 
@@ -898,3 +899,22 @@ def test_a_provider_whose_clock_is_behind_makes_no_two_days_into_one() -> None:
     new = replace(snapshot(802, "2025-01-14T03:31:00Z", OURS), in_ledger=True)
     plan = plan_retention([before, new], rules(policy(Retention(daily=2, weekly=2))), now=NOW)
     assert plan.deletions == ()
+
+
+def test_a_slot_in_the_future_does_not_make_the_one_that_bears_it_our_newest() -> None:
+    """Our own clock was ahead when it was taken, and is right again."""
+    ahead = replace(snapshot(801, "2025-01-16T03:30:00Z", "snaprotd-main-20250118T033000Z"), in_ledger=True)
+    newest = snapshot(805, "2025-01-17T03:30:00Z", "snaprotd-main-20250117T033000Z")
+    plan = plan_retention([ahead, newest], rules(policy(Retention(last=1))), now=NOW)
+    assert [one.id for one in plan.deletions] == ["801"]
+
+
+@pytest.mark.parametrize(("other", "deleted"), [("0b9c1d8e-1111-4222", []), ("802", ["801"])])
+def test_what_may_be_one_snapshot_listed_under_two_ids_is_kept(other: str, deleted: list[str]) -> None:
+    twice = [snapshot(one, "2025-01-16T03:30:00Z", OURS) for one in ("801", other)]
+    plan = plan_retention(twice, rules(policy(Retention(last=4))), now=NOW)
+    assert [one.id for one in plan.deletions] == deleted
+    for one in twice:
+        if one.id not in deleted:
+            with pytest.raises(ForbiddenDeletion):
+                refuse_deletion(one.id, twice, rules(policy(Retention(last=4))), now=NOW)

@@ -118,3 +118,11 @@ async def test_a_server_whose_rotation_lives_elsewhere_is_left_to_it_until_a_whi
         await asyncio.sleep(theirs.lease + 1)
         assert await ours.starts.followed(grace=30.0) == []
         assert [one.server_id for one in await ours.starts.followed()] == ["12345"]
+
+
+async def test_who_restores_a_server_a_second_time_does_not_end_the_mark_of_the_first(tmp_path: Path) -> None:
+    async with await Ledger.open(tmp_path / "state.db", owner="me", lock=False) as ledger:
+        now = datetime(2025, 1, 16, 12, tzinfo=UTC)
+        assert await ledger.starts.begin_restore(["12345"], now)
+        assert not await ledger.starts.begin_restore(["12345"], now + timedelta(minutes=1))
+        assert await ledger.starts.begin_restore(["12345"], now + timedelta(hours=2))

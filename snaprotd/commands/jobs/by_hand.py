@@ -84,21 +84,27 @@ class ByHand:
         if self.found.server is None:
             raise Impossible(f"the account has no server {self.found.snapshot.server_id}")
         self.refuse_unless_completed()
-        await self._keep_rotations_off(say)
+        is_noted = await self._keep_rotations_off(say)
         try:
             await self._restore(say)
         except SnaprotdError:
-            await self._let_rotations_on(say)
+            if is_noted:
+                await self._let_rotations_on(say)
             raise
-        await self._let_rotations_on(say)  # not where it was interrupted: the provider goes on with it
+        if is_noted:
+            await self._let_rotations_on(say)  # not where it was interrupted: the provider goes on with it
 
-    async def _keep_rotations_off(self, say: Say) -> None:
-        """No rotation may delete the very snapshot, or make another: the server may be shown as active for a while."""
+    async def _keep_rotations_off(self, say: Say) -> bool:
+        """No rotation may delete the very snapshot, or make another: the server may be shown as active for a while.
+
+        True where that was noted for this restore: another one of the server may be noted already.
+        """
         try:
             if self._ledger is not None:
-                await self._ledger.starts.begin_restore(self.found.server_ids, datetime.now(UTC))
+                return await self._ledger.starts.begin_restore(self.found.server_ids, datetime.now(UTC))
         except LedgerError as error:
             say(f"a rotation may begin meanwhile, for that cannot be noted: {error}")
+        return False
 
     async def _let_rotations_on(self, say: Say) -> None:
         try:
