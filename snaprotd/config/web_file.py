@@ -180,9 +180,7 @@ def _known(around: KeyPath, keys: Mapping[str, Any], allowed: Any, findings: Fin
         if key not in allowed:
             meant = nearest(key, list(allowed))
             hint = f", did you mean `{meant}`?" if meant else ""
-            if not re.fullmatch(
-                "[A-Za-z_-]{1,40}", key
-            ):  # of a file that was named by mistake, and may be a secret one
+            if not re.fullmatch("[A-Za-z_-]{1,40}", key):  # it may be a line of a secret file
                 findings.add(around, f"has what is none of the keys allowed here: {', '.join(allowed)}")
                 continue
             findings.add((*around, key), f"unknown key{hint} (allowed here: {', '.join(allowed)})", at_key=True)

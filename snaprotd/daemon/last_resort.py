@@ -66,9 +66,7 @@ def ledgers_named(config: Path, remains: Remains, environ: Mapping[str, str]) ->
 
 def _is_database(word: str) -> bool:
     with suppress(OSError, ValueError):
-        if os.path.isfile(word) and os.path.getsize(
-            word
-        ):  # what the kernel makes up has no size, and may be waited for
+        if os.path.isfile(word) and os.path.getsize(word):  # the kernel's own have no size, and may be waited for
             with open(word, "rb") as file:
                 return file.read(16) == b"SQLite format 3\0"
     return False

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import bcrypt
+import h11
 import pytest
 
 from snaprotd.commands.jobs import status_client
@@ -349,6 +350,24 @@ async def test_a_body_is_not_read_and_ends_the_connection(method: str, status: i
         answer = await caller.ask("/metrics", "127.0.0.1", body, method=method)
         assert (answer.status, answer.headers["connection"]) == (status, "close")
         assert await caller.is_cut()
+
+
+async def test_a_body_of_a_byte_at_a_time_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk would be an event, of which the loop would do nothing else."""
+    looked_at: list[int] = []
+    receive = h11.Connection.receive_data
+
+    def counted(connection: h11.Connection, data: bytes) -> None:
+        looked_at.append(len(data))
+        receive(connection, data)
+
+    async with served() as place:
+        monkeypatch.setattr(h11.Connection, "receive_data", counted)
+        caller = await place.caller()
+        head = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        caller.writer.write(head + b"1\r\na\r\n" * 42_000)
+        assert (await caller.answer()).status == 405
+        assert sum(looked_at) <= 2048
 
 
 async def test_a_head_without_end_is_refused() -> None:
