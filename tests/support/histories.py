@@ -162,6 +162,9 @@ class History(Story):
     def hides_names(self) -> bool:
         return self.liar.hides_names
 
+    def doubtful(self) -> int:
+        return self.liar.doubtful
+
     def note_end(self, slot: datetime, rotation: Rotation | None) -> None:
         self.ended[slot] = rotation
         if rotation is not None:

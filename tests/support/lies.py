@@ -126,6 +126,12 @@ class Liar:
         return any(lie.kind == EMPTY for lie in self._now())
 
     @property
+    def doubtful(self) -> int:
+        """How many of our snapshots may be told of, in this history, so that they cannot be judged."""
+        kinds = {*WORDS, *VALUES}
+        return sum(4 if lie.which is None else 1 for lie in self._lies if lie.kind in kinds)
+
+    @property
     def hides_names(self) -> bool:
         """Ours are listed under names by which they cannot be known: their letters' case and blanks do not matter."""
         return any(

@@ -160,6 +160,10 @@ class Story:
         """Whether the lists of snapshots are empty now."""
         return not self.world.listed(self.server_id)
 
+    def doubtful(self) -> int:
+        """How many of our snapshots may not be shown as they are: each holds a slot, and another gives way."""
+        return 0
+
     def hides_names(self) -> bool:
         """Whether what was taken at our request is listed under a name by which nobody would know it."""
         return False

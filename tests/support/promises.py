@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
+from itertools import product
 
 from snaprotd.core.policy import WhenFull
 from snaprotd.core.retention import plan_retention
@@ -81,8 +83,10 @@ class Witnessed:
     def _allowed(self, victim: str) -> set[str]:
         """What retention deletes now of what is really there, and what makes room for one more."""
         now, rules = self.story.world.now(), self.story.rules
+        limits = range(max(2, rules.limit - self.story.doubtful()), rules.limit + 1)
         allowed: set[str] = set()
-        for held in readings(self.story):
+        for held, limit in product(readings(self.story), limits):
+            rules = replace(rules, limit=limit)
             for stays in (set(), self._tried - {victim}):
                 plan = plan_retention(held, rules, now=now, immovable=stays)
                 room = make_room(held, rules, now=now, immovable=stays)
