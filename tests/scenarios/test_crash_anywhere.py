@@ -67,10 +67,10 @@ def test_no_promise_is_broken_by_crashes_lost_answers_and_errors(shard: int) -> 
 
 
 def is_met(met: Iterable[object], wanted: Iterable[object]) -> None:
-    """All of it in the long form. In the short one chance leaves out a few, not always the same."""
+    """Chance leaves out a few, and in the long form hardly one: what must be met is asserted by name."""
     all_of_it = {*wanted}
     missing = all_of_it - {*met}
-    assert len(missing) <= size(max(1, len(all_of_it) // 5), 0), missing
+    assert len(missing) <= size(max(1, len(all_of_it) // 5), len(all_of_it) // 8), missing
 
 
 @pytest.mark.search
