@@ -31,6 +31,8 @@ class Judged:
     """When it was taken: not before the slot for which our ledger knows it, whatever the provider's clock said."""
     is_twin: bool = False
     """A newer completed one of ours has the same name: they are one restore point."""
+    is_doubled: bool = False
+    """It may be another one of the list, under an id of another form: it holds no slot for certain."""
     why_not_ours: str = ""
     """What is told of one that is not ours; empty where it is."""
 
@@ -158,7 +160,7 @@ def _with_twins(seen: list[Judged], rules: Rules) -> list[Judged]:
         if newer is one.snapshot:
             judged.append(one)
         elif newer.created_at == one.snapshot.created_at and newer.id.isdigit() is not one.snapshot.id.isdigit():
-            judged.append(replace(one, doubt=f"it may be {newer.id}, listed under another id"))
+            judged.append(replace(one, doubt=f"it may be {newer.id}, listed under another id", is_doubled=True))
         else:
             judged.append(replace(one, is_twin=True))
     return judged

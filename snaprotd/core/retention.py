@@ -132,7 +132,8 @@ def _share(seen: list[Judged], limit: int, immovable: Collection[str]) -> _Share
 
 
 def _is_unfinished(one: Judged) -> bool:
-    return one.is_ours and not (one.is_candidate or one.is_twin or one.may_be_scrap or one.snapshot.has_turned)
+    settled = one.is_candidate or one.is_twin or one.is_doubled or one.may_be_scrap or one.snapshot.has_turned
+    return one.is_ours and not settled
 
 
 # What the rules keep

@@ -59,10 +59,10 @@ def make_room(
     Raises ValueError as `plan_retention` does.
     """
     demand_sense(snapshots, rules.policy.keep)
-    excess = len(snapshots) - rules.limit + 1
+    seen = newest_first(snapshots, rules, now)
+    excess = sum(not one.is_doubled for one in seen) - rules.limit + 1
     if excess <= 0:
         return Room(free=True)
-    seen = newest_first(snapshots, rules, now)
     if stuck := _stuck(seen, rules.policy.snapshot_timeout, now):
         names, within = ", ".join(one.snapshot.name for one in stuck), rules.policy.snapshot_timeout.total_seconds()
         why = f"{len(stuck)} have not ended within {duration(within)}, so nothing goes for one more: {names}"

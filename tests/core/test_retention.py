@@ -918,3 +918,11 @@ def test_what_may_be_one_snapshot_listed_under_two_ids_is_kept(other: str, delet
         if one.id not in deleted:
             with pytest.raises(ForbiddenDeletion):
                 refuse_deletion(one.id, twice, rules(policy(Retention(last=4))), now=NOW)
+
+
+def test_a_list_that_shows_each_snapshot_under_two_ids_costs_none_of_them() -> None:
+    days = range(14, 17)
+    twice = [replace(one, id=its_id) for one in ours(*days) for its_id in (one.id, f"uuid-{one.id}")]
+    its_rules = rules(policy(Retention(last=4)))
+    assert plan_retention(twice, its_rules, now=NOW).deletions == ()
+    assert make_room(twice, its_rules, now=NOW) == Room(free=True)
