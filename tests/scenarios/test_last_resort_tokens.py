@@ -183,7 +183,8 @@ def test_a_place_that_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) ->
         place.symlink_to("/dev/zero")
     else:
         place.mkdir()
-    with pytest.raises(LedgerError, match=f"is {kind}, not a ledger"):
+    what = "a symbolic link" if kind == "a device" else f"{kind}, not a file"
+    with pytest.raises(LedgerError, match=f"is {what}"):
         debts_of(place)
 
 
