@@ -171,12 +171,9 @@ class Lives:
             return
         self._counted = max(self._counted, count)
         try:
-            await asyncio.to_thread(self._put, str(self._counted))
+            await asyncio.to_thread(write_anew, self._file, str(self._counted))
         except OSError as error:
             log.warning("what the ledger has counted cannot be noted beside it", error=str(error))
-
-    def _put(self, text: str) -> None:
-        write_anew(self._file, text)
 
     def _beside(self) -> int:
         try:
