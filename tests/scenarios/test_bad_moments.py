@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
 def on_disk(scene: Scene) -> dict[str, Any]:
     """The rotation as whoever comes next would find it."""
-    with sqlite3.connect(scene.story.ledger_path) as ledger:
+    with closing(sqlite3.connect(scene.story.ledger_path)) as ledger:
         ((body,),) = ledger.execute("SELECT body FROM rotations").fetchall()
     found: dict[str, Any] = json.loads(body)
     return found
