@@ -26,7 +26,7 @@ test: lint  ## Run lint, types, the import contracts and all tests (ROOM=engine:
 check: lint  ## In a minute: lint, types, the import contracts and the tests of one room (ROOM=core)
 	$(BIN)/python -m pytest $(TEST_ARGS) tests/$(or $(ROOM),core)
 
-prove: install-dev  ## Run the searches in their long form: every way to bend an answer, kill -9 at every request
+prove: install-dev  ## Run the searches in their long form: thousands of crashes, kill -9 at every request
 	SNAPROTD_PROVE=yes $(BIN)/python -m pytest -m "search or hypothesis" $(TEST_ARGS) $(ROOM:%=tests/%)
 
 mutants: install-dev  ## Break the lines that promises rest on, one at a time: do the tests notice? (ONLY=power; minutes)

@@ -26,12 +26,12 @@ from tests.support.drawn_faults import FAR_BEHIND, FAULT_KINDS, LONG_AFTER, POWE
 from tests.support.drawn_lies import AHEAD, WRONG_BY
 from tests.support.harms import Harm
 from tests.support.lies import KINDS
-from tests.support.searches import SCRATCH
+from tests.support.searches import SCRATCH, size
 from tests.support.virtual_time import run_virtually
 
 SHARDS = 8
-EXAMPLES = 48
-"""Of each shard: 384 in all."""
+EXAMPLES = size(48, 230)
+"""Of each shard: 384 in all, or 1,840."""
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_marks")
 
@@ -67,10 +67,10 @@ def test_no_promise_is_broken_by_crashes_lost_answers_and_errors(shard: int) -> 
 
 
 def is_met(met: Iterable[object], wanted: Iterable[object]) -> None:
-    """Chance leaves out a few, not always the same: what must be met is asserted by name."""
+    """Chance leaves out a few, and in the long form hardly one: what must be met is asserted by name."""
     all_of_it = {*wanted}
     missing = all_of_it - {*met}
-    assert len(missing) <= max(1, len(all_of_it) // 5), missing
+    assert len(missing) <= size(max(1, len(all_of_it) // 5), len(all_of_it) // 8), missing
 
 
 @pytest.mark.search
