@@ -208,9 +208,7 @@ class Process:
             await asyncio.sleep(max(0.0, (slot - datetime.now(UTC)).total_seconds()))
             if slot not in history.ended:
                 await self._rotate(slot)
-        if history.over_at is None:
-            history.over_at = asyncio.get_running_loop().time() + DAY
-            asyncio.get_running_loop().call_later(DAY, history.wake.set)
+        history.nights_are_over()
 
     async def _rotate(self, slot: datetime) -> None:
         """Have the slot's rotation, whoever runs it, to its end: or to where nothing tells of it any more."""

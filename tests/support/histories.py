@@ -94,8 +94,8 @@ class History(Story):
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: dict[datetime, Rotation | None] = field(default_factory=dict)
     """What became of each slot; None where nothing tells of its rotation any more."""
-    over_at: float | None = None
-    """When the day after the last night ends, by the loop's clock."""
+    is_over: bool = False
+    """The day after the last night has ended."""
     is_ledger_missing: bool = False
     is_judged: bool = True
     """The promise to start the server can be known to whoever comes next."""
@@ -107,6 +107,7 @@ class History(Story):
         self.living: Process | None = None
         self._harms = iter(self.harms)
         self._off_since: float | None = None
+        self._end: asyncio.TimerHandle | None = None
         self._clocks = iter(self.clocks)
         self._lives: list[tuple[datetime, datetime]] = []
         self.has_forgotten = self.ledger_deleted_at is not None
@@ -170,6 +171,15 @@ class History(Story):
         if rotation is not None:
             asyncio.get_running_loop().call_later(HOUR, self.witnessed.judge_result, rotation)
 
+    def nights_are_over(self) -> None:
+        """A day later the history is. Its end is a mark and no time: a timer may be due a hair before its own."""
+        if self._end is None:
+            self._end = asyncio.get_running_loop().call_later(DAY, self._be_over)
+
+    def _be_over(self) -> None:
+        self.is_over = True
+        self.wake.set()
+
     # -- the course of it --------------------------------------------------------------------------------------
 
     async def live(self) -> list[str]:
@@ -177,7 +187,7 @@ class History(Story):
         loop = asyncio.get_running_loop()
         self.living = self._begin_life()
         look = loop.call_later(LOOK_EVERY, self._look)
-        while self.over_at is None or loop.time() < self.over_at:
+        while not self.is_over:
             async with asyncio.timeout(10 * DAY):
                 await self.wake.wait()
             self.wake.clear()
