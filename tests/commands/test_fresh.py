@@ -1,0 +1,196 @@
+"""What a monitor is told: by a table, and by the command against a provider on a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from snaprotd.commands.cli import cli
+from snaprotd.config.file import parse
+from snaprotd.config.settings import resolve
+from snaprotd.core.model import snapshot_name
+from snaprotd.provider.inventory import ServerHoldings
+from snaprotd.report.freshness import Limits, State, TooOld, told_of
+from snaprotd.simulator import Fault, World
+from tests.support.nouns import a_server, a_snapshot
+from tests.support.processes import TOKEN, provider, run, write_config
+
+NOW = datetime(2025, 1, 16, 8, tzinfo=UTC)
+FACTORS = Limits(warning=TooOld(intervals=1.5), critical=TooOld(intervals=3.0))
+CONFIG = parse(
+    "servers:\n"
+    "- {id: 1, name: web, schedule: '30 2 * * *'}\n"
+    "- {id: 2, name: db|x, schedule: '@weekly'}\n"
+    "- {id: 3, name: off, schedule: '@hourly', paused: true}\n",
+    "c.yaml",
+    {},
+)
+TARGETS = resolve(CONFIG, [])
+
+
+def held(server_id: str, hours: float, **more: Any) -> ServerHoldings:
+    made = NOW - timedelta(hours=hours)
+    one = a_snapshot(800 + int(server_id), snapshot_name("main", made), made, server_id=server_id)
+    return ServerHoldings(server=a_server(int(server_id)), snapshots=(replace(one, **more),), seen_at=NOW)
+
+
+def told(
+    web: ServerHoldings | None, db: ServerHoldings | None, *, limits: Limits = FACTORS, doubt: str | None = None
+) -> tuple[State, str]:
+    known = {one: holdings for one, holdings in (("1", web), ("2", db)) if holdings is not None}
+    state, line = told_of(CONFIG, TARGETS, known, limits, NOW, doubt)
+    prefix = f"{state.name} - "
+    assert line.startswith(prefix)
+    assert re.fullmatch(r"[^|]* \| oldest=(U|\d+s);\d+;\d+", line)  # one bar: what follows is data
+    return state, line.removeprefix(prefix)
+
+
+WEB, DB = held("1", 3.1), held("2", 30)
+
+
+@pytest.mark.parametrize(
+    ("web", "db", "state", "line"),
+    [
+        (WEB, DB, State.OK, "2 servers fresh, oldest 30.0 h, 1 paused | oldest=108000s;907200;1814400"),
+        (held("1", 6), DB, State.OK, "2 servers fresh, oldest 6.0 h, 1 paused | oldest=21600s;129600;259200"),
+        (
+            held("1", 36),
+            DB,
+            State.WARNING,
+            "web 36.0 h (limit 36.0 h); 1 of 2 servers fresh, 1 paused | oldest=129600s",
+        ),
+        (
+            held("1", 72),
+            DB,
+            State.CRITICAL,
+            "web 72.0 h (limit 72.0 h); 1 of 2 servers fresh, 1 paused | oldest=259200s",
+        ),
+        (
+            WEB,
+            None,
+            State.CRITICAL,
+            "db/x is not in the account; 1 of 2 servers fresh, 1 paused | oldest=U;907200;1814400",
+        ),
+    ],
+)
+def test_each_server_is_judged_by_its_own_schedule(
+    web: ServerHoldings, db: ServerHoldings | None, state: State, line: str
+) -> None:
+    found = told(web, db)
+    assert found[0] is state
+    assert found[1].startswith(line)
+
+
+def test_what_others_took_is_nothing_of_ours_to_restore_from() -> None:
+    state, line = told(held("1", 3, name="by hand"), held("2", 600))
+    assert state is State.CRITICAL
+    assert line == (
+        "web has no completed snapshot of ours; db/x 600.0 h (limit 504.0 h); 0 of 2 servers fresh, 1 paused "
+        "| oldest=U;129600;259200"
+    )
+
+
+def test_a_time_counts_for_every_server() -> None:
+    limits = Limits(warning=TooOld(age=timedelta(hours=26)), critical=TooOld(age=timedelta(hours=50)))
+    assert told(WEB, held("2", 3), limits=limits) == (
+        State.OK,
+        "2 servers fresh, oldest 3.1 h, 1 paused | oldest=11160s;93600;180000",
+    )
+    assert told(WEB, DB, limits=limits)[0] is State.WARNING
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"created_at": NOW + timedelta(hours=1)},
+        {"created_at": datetime(1970, 1, 1, tzinfo=UTC)},
+        {"created_at": None},
+        {"in_ledger": False},
+        {"state": a_snapshot(1, "x", NOW, status="in_progress").state},
+        {"state": a_snapshot(1, "x", NOW, status="weird").state},
+    ],
+)
+def test_what_cannot_be_trusted_makes_nothing_fresh(more: dict[str, Any]) -> None:
+    assert told(held("1", 3, **more), DB)[0] is State.CRITICAL
+
+
+def test_what_a_list_that_cannot_be_relied_on_shows_is_not_taken_for_the_whole() -> None:
+    state, line = told(WEB, DB, doubt="the list is cut short, 1 | 2")
+    assert state is State.UNKNOWN
+    assert line.startswith("the list is cut short, 1 / 2; 2 servers fresh")
+
+
+def test_many_that_are_stale_are_counted() -> None:
+    config = parse("servers:\n" + "".join(f"- {{id: {n}, schedule: '@daily'}}\n" for n in range(1, 41)), "c.yaml", {})
+    state, line = told_of(config, resolve(config, []), {}, FACTORS, NOW, None)
+    assert (state, len(line) < 400) == (State.CRITICAL, True)
+    assert "; and 35 more; 0 of 40 servers fresh | " in line
+
+
+def test_nobody_to_look_after_is_not_all_is_well() -> None:
+    assert told_of(CONFIG, TARGETS[2:], {}, FACTORS, NOW, None) == (
+        State.UNKNOWN,
+        "UNKNOWN - no server is looked after, 1 paused",
+    )
+
+
+@pytest.mark.real_time
+async def test_it_asks_the_provider_and_whatever_keeps_it_from_that_is_not_known(tmp_path: Path) -> None:
+    world = World(speed=2000, token=TOKEN)
+    world.add_server("web")
+    made = datetime.now(UTC) - timedelta(hours=2)
+    world.add_snapshot("12345", snapshot_name("main", made), created_at=made)
+    entries = json.dumps([{"id": 12345, "name": "web", "schedule": "@daily"}])
+    async with provider(world) as web:
+        path = str(write_config(tmp_path, web.base_url, f"listen: off\nservers: {entries}\n"))
+        well = await run("fresh", "--config", path)
+        assert (well.code, well.err) == (0, "")
+        assert re.fullmatch(r"OK - 1 server fresh, oldest 2\.0 h \| oldest=72\d\ds;129600;259200\n", well.out)
+        assert (await run("fresh", "web", "-w", "1h", "-c", "90m", "--config", path)).code == 2
+        world.faults.append(Fault(kind="status", method="GET", path="*", status=401, times=None))
+        refused = await run("fresh", "--config", path)
+        assert (refused.code, refused.out.count("\n")) == (3, 1)
+        assert refused.out.startswith("UNKNOWN - ")
+        assert "401" in refused.out
+
+
+@pytest.mark.real_time
+async def test_a_provider_that_does_not_answer_is_not_known_before_the_monitor_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snaprotd.commands.fresh.PATIENCE", 0.05)
+    monkeypatch.setenv("VPS_API_TOKEN", "made-up-q7w2")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        path = write_config(tmp_path, address, "listen: off\nservers: [{id: 12345, schedule: '@daily'}]\n")
+        shown = await asyncio.to_thread(
+            CliRunner().invoke, cli, ["fresh", "--config", str(path)], standalone_mode=False
+        )
+    assert (shown.return_value, shown.stdout) == (3, "UNKNOWN - the provider has not answered within 0 s\n")
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fresh", "--bogus"),
+        ("fresh", "-w", "0"),
+        ("fresh", "-w", "nan"),
+        ("fresh", "-w", "3", "-c", "2"),
+        ("fresh", "-w", "3h", "-c", "2h"),
+        ("fresh", "--config", "/nonexistent.yaml"),
+    ],
+)
+async def test_wrong_usage_and_a_file_that_cannot_be_read_are_not_known_either(arguments: tuple[str, ...]) -> None:
+    told = await run(*arguments)
+    assert told.code == 3
+    assert (told.out.startswith("UNKNOWN - ")) is ("--config" in arguments)
