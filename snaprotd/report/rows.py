@@ -243,6 +243,11 @@ def outcome_of(rotation: Rotation) -> Json:
     }
 
 
+def refusal(why: str) -> Json:
+    """`now --json` where nothing was done."""
+    return {"result": "failure", "snapshot": None, "deleted": [], "error": why}
+
+
 def ids_of(texts: Sequence[str], targets: Sequence[Target], servers: Sequence[Server]) -> list[str] | str:
     """The server ids that `texts` name: by id, by our label, or by the account's name where that is unique.
 
