@@ -19,12 +19,16 @@ from snaprotd.commands.common import (
     with_config,
 )
 from snaprotd.commands.jobs.account import nights_of, read_account
-from snaprotd.commands.jobs.status_client import Place, default_place, read_status
+from snaprotd.commands.jobs.status_client import Place, Unreachable, default_place, read_status
 from snaprotd.commands.text.tables import history_text, list_text, plan_text, status_text
 from snaprotd.commands.text.terminal import show
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.words import Json
 from snaprotd.report.rows import history_row, people_plan_of, plan_of, shown, snapshot_rows, strangers_among
+
+ALARMED = 2
+CODES = {"ok": 0, "attention": 1}
+"""The exit codes of `status`, by what is told; of any other word it is `ALARMED`."""
 
 
 @click.command()
@@ -120,25 +124,42 @@ def history(server: str | None, path: str | None, limit: int, as_json: bool) -> 
 
 @click.command()
 @click.option("--url", metavar="URL", help="The daemon's address. Default: the configuration's `listen`.")
+@click.option("--exit-zero", is_flag=True, help="Exit 0 whatever the daemon tells.")
 @with_config
 @as_json
-def status(url: str | None, path: str | None, as_json: bool) -> int:
+def status(url: str | None, exit_zero: bool, path: str | None, as_json: bool) -> int:
     """Show how everything stands, as the running daemon tells it.
 
     \b
     Example:
       snaprotd status --url http://127.0.0.1:9877
 
-    A URL is http://HOST:PORT, https://HOST:PORT or unix:/PATH. Where the pages have passwords, user and password are
-    those of the URL or of $SNAPROTD_STATUS_AUTH (USER:PASSWORD), which other users of this machine do not see.
+    It exits with 0 where all is well, 1 where something is to be looked at, and 2 where there is an alarm or no daemon
+    answers. A URL is http://HOST:PORT, https://HOST:PORT or unix:/PATH. Where the pages have passwords, user and
+    password are those of the URL or of $SNAPROTD_STATUS_AUTH (USER:PASSWORD), which other users of this machine do not
+    see.
     """
     begin()
-    report = read_status(_place(path) if url is None else Place(url), os.environ)
+    try:
+        report = read_status(_place(path) if url is None else Place(url), os.environ)
+        code, text = _code_of(report), status_text(report)
+    except Unreachable as error:
+        complain(str(error))
+        return ALARMED
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # whoever is there may say anything
+        complain(f"what answers there tells a status that cannot be understood ({type(error).__name__})")
+        return ALARMED
     if as_json:
         print_json(report)
     else:
-        show(status_text(report))
-    return 0
+        show(text)
+    return 0 if exit_zero else code
+
+
+def _code_of(report: Json) -> int:
+    """The worst that is told. A word that nobody knows is no good news."""
+    states = [report["state"], *(problem["severity"] for problem in report["problems"])]
+    return max(CODES.get(state, ALARMED) for state in states)
 
 
 def _place(path: str | None) -> Place:
