@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import click
 from rich.text import Text
@@ -15,6 +16,7 @@ from snaprotd.commands.common import (
     load,
     print_json,
     server_argument,
+    tell_what_is_forsaken,
     wait_for,
     with_config,
 )
@@ -22,6 +24,7 @@ from snaprotd.commands.jobs.account import nights_of, read_account
 from snaprotd.commands.jobs.status_client import Place, Unreachable, default_place, read_status
 from snaprotd.commands.text.tables import history_text, list_text, plan_text, status_text
 from snaprotd.commands.text.terminal import show
+from snaprotd.config.settings import Config
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.words import Json
 from snaprotd.report.rows import history_row, people_plan_of, plan_of, shown, snapshot_rows, strangers_among
@@ -69,6 +72,7 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
         show(plan_text(shown(plans), account.now, settings.limit))
     if account.doubt is not None:
         complain(account.doubt)
+    tell_what_is_forsaken(settings, path)
     return 0 if account.is_whole else FAILED
 
 
@@ -93,6 +97,7 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
         show(list_text(shown(rows), account.now, account.headings, strangers_among(rows, settings.instance)))
     for complaint in account.complaints:
         complain(complaint)
+    tell_what_is_forsaken(settings, path)
     return 0 if account.is_whole else FAILED
 
 
@@ -119,6 +124,7 @@ def history(server: str | None, path: str | None, limit: int, as_json: bool) -> 
         show(history_text(rotations))
         if server is not None and (let_go := wait_for(read_let_go(settings, server))):
             show(Text(f"A start of {server} was let go by {let_go}"))
+    tell_what_is_forsaken(settings, path)
     return 0
 
 
@@ -145,6 +151,8 @@ def status(url: str | None, exit_zero: bool, path: str | None, as_json: bool) ->
         code, text = _code_of(report), status_text(report)
     except Unreachable as error:
         complain(str(error))
+        if url is None:
+            tell_what_is_forsaken(_loaded(path), path)
         return ALARMED
     except (LookupError, TypeError, ValueError, AttributeError) as error:  # whoever is there may say anything
         complain(f"what answers there tells a status that cannot be understood ({type(error).__name__})")
@@ -160,6 +168,13 @@ def _code_of(report: Json) -> int:
     """The worst that is told. A word that nobody knows is no good news."""
     states = [report["state"], *(problem["severity"] for problem in report["problems"])]
     return max(CODES.get(state, ALARMED) for state in states)
+
+
+def _loaded(path: str | None) -> Config | None:
+    """None where it is refused, which was told."""
+    with suppress(ConfigError):
+        return load(path)
+    return None
 
 
 def _place(path: str | None) -> Place:

@@ -18,6 +18,7 @@ from snaprotd.commands.common import (
     pay_before_telling,
     print_json,
     server_argument,
+    tell_what_is_forsaken,
     wait_for,
     with_config,
 )
@@ -92,6 +93,7 @@ def _now(wish: Wish, path: str | None, *, as_json: bool) -> int:
     prospect = _or_pay(look_ahead(settings, os.environ, wish, looks_at_servers=asks), path)
     for sentence in (*prospect.left_out, *filter(None, [prospect.doubt])):
         complain(sentence)
+    tell_what_is_forsaken(settings, path, but=[one.target.server_id for one in prospect.outlooks])
     if asks and not _may_go_on(prospect.outlooks):
         raise Declined("nothing was done: the question was not answered with yes")
     endings = _run(settings, wish, prospect.outlooks, path, asks=asks)
