@@ -25,7 +25,7 @@ from snaprotd.commands.common import (
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.config.file import json_schema
 from snaprotd.config.trust import remarks_on
-from snaprotd.config.web_file import read_web_file, remark_on_pages
+from snaprotd.config.web_file import read_web_file
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
@@ -80,8 +80,7 @@ def check(path: str | None, online: bool) -> int:
     click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
     remarks = [
         *remarks_on_policies(settings.entries),
-        *remarks_on(settings),
-        *filter(None, [remark_on_pages(settings.listen, web_file)]),
+        *remarks_on(settings, web_file),
     ]
     if online:
         begin()
