@@ -18,13 +18,14 @@ from snaprotd.commands.common import (
     load,
     pay_before_telling,
     print_json,
+    tell_what_is_forsaken,
     wait_for,
     with_config,
 )
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.config.file import json_schema
 from snaprotd.config.trust import remarks_on
-from snaprotd.config.web_file import read_web_file, remark_on_pages
+from snaprotd.config.web_file import read_web_file
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
@@ -79,8 +80,7 @@ def check(path: str | None, online: bool) -> int:
     click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
     remarks = [
         *remarks_on_policies(settings.entries),
-        *remarks_on(settings),
-        *filter(None, [remark_on_pages(settings.listen, web_file)]),
+        *remarks_on(settings, web_file),
     ]
     if online:
         begin()
@@ -89,6 +89,8 @@ def check(path: str | None, online: bool) -> int:
     for finding in findings:
         word = "note" if finding.note else "ok" if finding.ok else "PROBLEM"
         click.echo(f"{word:<9}{logs.redactor.known(finding.text)}")
+    if online:
+        tell_what_is_forsaken(settings, path)
     return 0 if all(finding.ok for finding in findings) else FAILED
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
@@ -122,6 +123,12 @@ def free_slots(held: int, limit: int) -> str:
 def count(number: int, noun: str, plural: str = "") -> str:
     """`1 snapshot`, `2 snapshots`."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: `web, db and cache`."""
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def plain_id(text: str) -> int | str:

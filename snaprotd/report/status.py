@@ -14,6 +14,7 @@ from datetime import datetime
 from snaprotd import __version__
 from snaprotd.config.settings import Config, Target, as_written
 from snaprotd.config.trust import remarks_on
+from snaprotd.config.web_file import WebFile
 from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
@@ -22,7 +23,8 @@ from snaprotd.core.words import Json, plain_id, zulu
 from snaprotd.engine.board import ServerFacts
 from snaprotd.report import problems
 from snaprotd.report.assessment import Assessment
-from snaprotd.report.problems import ALARM, ATTENTION, OK, Problem, ServerSituation
+from snaprotd.report.kinds import ALARM, ATTENTION, OK, Problem
+from snaprotd.report.problems import ServerSituation
 from snaprotd.report.rows import blocked_words, history_row, planned_rows
 
 VERSION = 1
@@ -33,6 +35,8 @@ class Situation:
     """All that the report is made from, as of `now`."""
 
     config: Config
+    web_file: WebFile | None = None
+    """How the pages are protected, as it was read last."""
     now: datetime
     started_at: datetime
     targets: Sequence[Target]
@@ -95,7 +99,7 @@ def report_head(situation: Situation) -> Json:
         "started_at": zulu(situation.started_at),
         "limit": situation.config.limit,
         "steps": [step for step in STEPS if step is not Step.DONE],
-        "remarks": remarks_on(situation.config),
+        "remarks": remarks_on(situation.config, situation.web_file),
         "config": {
             "path": os.path.abspath(situation.config.path),
             "loaded_at": zulu(situation.config_loaded_at),
@@ -166,10 +170,12 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
 def _situation_of(
     situation: Situation, target: Target, facts: ServerFacts, running: Rotation | None
 ) -> ServerSituation:
+    server = situation.servers.get(target.server_id)
     return ServerSituation(
         now=situation.now,
         target=target,
-        server=situation.servers.get(target.server_id),
+        server=server,
+        left_out=_left_out(situation.config, target, server) if server is not None else (),
         machine=situation.machine,
         missing=bool(facts.missing),
         running=running,
@@ -179,6 +185,13 @@ def _situation_of(
         expected_interval=facts.expected_interval,
         assessment=situation.assessments.get(target.server_id),
     )
+
+
+def _left_out(config: Config, target: Target, server: Server) -> list[str]:
+    """The entries that `resolve` leaves out, for they name the target's server by others of its ids."""
+    others = config.server_ids.intersection(server.ids) - {target.server_id}
+    named = [entry for entry in config.entries if entry.key in others]
+    return [f"{entry.name} ({entry.key})" if entry.name else str(entry.key) for entry in named]
 
 
 def _holdings(situation: Situation, target: Target, server: Server | None) -> Json:
