@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping
+from zoneinfo import available_timezones
 
 from pydantic_core import ErrorDetails
 
@@ -30,8 +31,8 @@ _SECRET_LINE = re.compile(r"""((?i:token|password|secret|api_?key)["']?\s*:\s*)(
 _LONGEST_MESSAGE = 1000
 _LONGEST_READ = 64 * 1024
 """Letters of a message that are looked at for secrets; no more than the first of them are shown."""
-_MOST_COMPARED = 1000
-"""Words that one word is compared with."""
+_MOST_COMPARED = 100
+"""Words of the file that one word is compared with: a hundred mistakes are, and each comparison takes a while."""
 MOST_SHOWN = 100
 """Mistakes of one file that are put into words; of those that are found after them only the number is told."""
 _SECRET_KEYS = frozenset(("token", "api_token", "access_token", "api_key", "apikey", "password", "secret"))
@@ -188,7 +189,7 @@ def sentence(error: ErrorDetails, path: KeyPath, document: Document, limit: int)
 def _expected(error: ErrorDetails, path: KeyPath, limit: int) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":
-        return str(context["error"])
+        return f"{context['error']}{_zone_hint(error['input']) if path[-1] == 'timezone' else ''}"
     if path[-1] == "keep":
         return keep_expected(limit)
     if path == ("own_server",):
@@ -202,6 +203,11 @@ def _expected(error: ErrorDetails, path: KeyPath, limit: int) -> str:
     if kind == "dict_type" and path[0] == "servers":
         return "should be a mapping such as {id: 12345, policy: nightly}"
     return _EXPECTED.get(kind, "should be something else").format(**context)
+
+
+def _zone_hint(name: str) -> str:
+    close = difflib.get_close_matches(name, available_timezones(), n=1)
+    return f", did you mean `{close[0]}`?" if close else ": use an IANA name such as Europe/Berlin"
 
 
 def keep_expected(limit: int) -> str:

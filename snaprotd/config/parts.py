@@ -104,7 +104,10 @@ class _Judge:
         sound = type(limit) is int and 2 <= limit <= LARGEST_LIMIT
         for error in errors:
             path = place(tuple(step for step in error["loc"] if step not in TAGS and step != "[key]"))
-            words = sentence(error, path, self._document, limit if sound else LARGEST_LIMIT)
+            if self._findings.is_full:
+                words = "should be something else"
+            else:
+                words = sentence(error, path, self._document, limit if sound else LARGEST_LIMIT)
             self._findings.add(path, words, at_key="[key]" in error["loc"])
             self._findings.distrust(_leave_out(self._value, path))
 

@@ -73,10 +73,19 @@ class Config:
     digest: str
     """SHA-256 of the file's content, in hexadecimal."""
 
-    @property
-    def server_ids(self) -> frozenset[str]:
-        """The ids by which servers are named."""
-        return frozenset(entry.key for entry in self.entries if entry.key is not None)
+    named: tuple[Target, ...] = field(init=False, repr=False, compare=False)
+    """The servers that are named by their ids; of thousands it is done once, where the file is read."""
+    server_ids: frozenset[str] = field(init=False, repr=False, compare=False)
+    """Their ids."""
+
+    def __post_init__(self) -> None:
+        named = tuple(
+            Target(server_id=entry.key, label=entry.name or entry.key, policy=entry.policy, entry=entry)
+            for entry in self.entries
+            if entry.key is not None
+        )
+        object.__setattr__(self, "named", named)
+        object.__setattr__(self, "server_ids", frozenset(target.server_id for target in named))
 
     def rules_of(self, target: Target) -> Rules:
         """What decides over the snapshots of one server."""
@@ -175,17 +184,15 @@ def resolve(config: Config, servers: Sequence[Server] | None) -> tuple[Target, .
     for server in servers or ():
         configured = [one for one in (server.id, *server.ids) if one in config.server_ids]
         doubled |= {one for one in configured if one != configured[0]}
-    named = [
-        Target(server_id=entry.key, label=entry.name or entry.key, policy=entry.policy, entry=entry)
-        for entry in config.entries
-        if entry.key is not None and entry.key not in doubled
-    ]
+    named = [target for target in config.named if target.server_id not in doubled] if doubled else config.named
     return (*named, *_matched(config, named, servers or ()))
 
 
 def _matched(config: Config, named: Sequence[Target], servers: Sequence[Server]) -> Iterator[Target]:
-    ids = {target.server_id for target in named}
     patterns = [(entry.match, entry) for entry in config.entries if entry.match is not None]
+    if not patterns:
+        return
+    ids = {target.server_id for target in named}
     found: dict[str, tuple[Server, ServerEntry]] = {}
     for server in servers:
         entry = next((entry for pattern, entry in patterns if fnmatchcase(server.name, pattern)), None)

@@ -25,7 +25,7 @@ from snaprotd.wiring.assembly import new_rotation
 
 log = structlog.get_logger("snaprotd.schedules")
 
-AT_ONCE = 50
+AT_ONCE = 20
 """Servers that are taken up before others have a turn: thousands take seconds, and a start may wait meanwhile."""
 
 LATE = timedelta(seconds=60)
@@ -107,7 +107,9 @@ class Schedules:
         marks: list[Mark] = []
         before, self.targets = self.targets, {target.server_id: target for target in targets}
         self._board.show_only({target.server_id: target.label for target in targets})
-        for gone in before.keys() - self.targets.keys():
+        for number, gone in enumerate(before.keys() - self.targets.keys()):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
             self._timer.remove(gone)
             self._seen.pop(gone, None)
             self._unclaimed.pop(gone, None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Select, Update, bindparam, case, delete, func, or_, select, update
@@ -22,6 +23,11 @@ log = structlog.get_logger("snaprotd.ledger")
 CLOCKS_APART = timedelta(minutes=1)
 """How far the clocks of two daemons on one ledger may be apart before one is taken for wrong."""
 
+
+AT_ONCE = 100
+"""Rows that are read in one go."""
+
+_T = TypeVar("_T")
 
 LIVES = select(META.c.key, META.c.value).where(META.c.key.in_(("lives", "count")))
 
@@ -259,11 +265,19 @@ def mark_row(mark: Mark) -> dict[str, str]:
     return {"server_id": mark.server_id, "seen_until": text_of(mark.seen_until), "schedule": mark.schedule}
 
 
-def marks_in(rows: Iterable[Any]) -> dict[str, Mark]:
-    """The marks by their servers, but for those that cannot be read."""
-    seen = [(row, instant_of(row.seen_until)) for row in rows]
-    told = [Mark(server_id=row.server_id, seen_until=at, schedule=row.schedule) for row, at in seen if at is not None]
-    return {mark.server_id: mark for mark in told}
+def mark_in(row: Any) -> list[Mark]:
+    """None where it cannot be read."""
+    at = instant_of(row.seen_until)
+    return [] if at is None else [Mark(server_id=row.server_id, seen_until=at, schedule=row.schedule)]
+
+
+async def in_turns(rows: Sequence[Any], read: Callable[[Any], Iterable[_T]]) -> list[_T]:
+    """What is read of these rows: of thousands, others have their turn in between."""
+    told: list[_T] = []
+    for start in range(0, len(rows), AT_ONCE):
+        await asyncio.sleep(0)
+        told += [one for row in rows[start : start + AT_ONCE] for one in read(row)]
+    return told
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

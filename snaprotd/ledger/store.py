@@ -312,13 +312,15 @@ class Ledger:
 
     async def _bodies(self, query: Any) -> list[Rotation]:
         async with self._transaction() as connection:
-            return [rotation for body in await connection.scalars(query) for rotation in readable(body)]
+            bodies = (await connection.scalars(query)).all()
+        return await statements.in_turns(bodies, readable)
 
     # -- how far the schedules have been seen ------------------------------------------------------------------
 
     async def marks(self) -> Mapping[str, Mark]:
         async with self._transaction() as connection:
-            return statements.marks_in(await connection.execute(select(MARKS)))
+            rows = (await connection.execute(select(MARKS))).all()
+        return {mark.server_id: mark for mark in await statements.in_turns(rows, statements.mark_in)}
 
     async def keep_marks(self, server_ids: Collection[str]) -> None:
         """Forget how far the schedules of all other servers were seen: one that comes back begins anew."""

@@ -1,13 +1,14 @@
 """Secrets are taken out of text here, and nowhere else: where an error is made, and once more wherever text leaves.
 
 They travel in many writings: a peer echoes a header as Python's repr, a proxy writes it in a URL, a debug page shows it
-in base64, and whatever is cut somewhere leaves a part. So it is pieces of each writing that are looked for.
+in base64 or as a list of numbers, and whatever is cut somewhere leaves a part. So it is pieces of each writing that are
+looked for.
 """
 
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+from base64 import b32encode, b64encode
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ INSTEAD = "[token]"
 
 PIECE = 8
 """Letters of a secret that nobody may read together. A shorter secret is taken out as a whole."""
+GRAM = 5
+"""Letters of a piece that are looked for at first: few texts have any, and most are done with after that."""
 
 MOST_REMEMBERED = 32
 """Secrets that were in force once: an old token may be valid still, and stand in an old row."""
@@ -27,11 +30,15 @@ _LIKELY = re.compile(r"(?i:bearer)\s+(?!\[token\])[^\s\"',]+|\bvps_[A-Za-z0-9_\-
 """What a token of the provider looks like, for those that we do not know the value of."""
 
 _ESCAPE = re.compile(
-    r"""%(?P<url>[0-9A-Fa-f]{2}) | \\x(?P<byte>[0-9A-Fa-f]{2}) | \\u(?P<unit>[0-9A-Fa-f]{4})
-    | &\#[xX](?P<hex>[0-9A-Fa-f]{1,5}); | &\#(?P<number>[0-9]{1,6}); | &(?P<name>quot|amp|lt|gt|apos);
-    | \\(?P<plain>.) | (?P<unseen>[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd])""",
+    r"""(?=[%\\&=\x00-\x1f\x7f-\x9f\u200b-\ufffd]) (?:
+      (?:%u|\\u|\\U0000)(?P<unit>[0-9A-Fa-f]{4}) | (?:%|\\x)(?P<byte>[0-9A-Fa-f]{2}) | =(?P<mail>[0-9A-F]{2})
+    | (?:\\[ux]\{|&\#[xX])0*(?P<hex>[0-9A-Fa-f]{1,5})[;}] | &\#0*(?P<number>[0-9]{1,6});
+    | &(?P<name>quot|amp|lt|gt|apos); | \\(?P<octal>[0-3][0-7]{2}) | \\(?P<plain>.)
+    | (?P<unseen>=\r?\n | [\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd]))""",
     re.VERBOSE | re.DOTALL,
 )
+"""One character in another writing: of URLs, JSON, HTML, shells, C, mail; and characters that nobody sees."""
+_BASES = {"number": 10, "octal": 8}
 _NAMED = {"quot": '"', "amp": "&", "lt": "<", "gt": ">", "apos": "'"}
 MOST_ROUNDS = 4
 """Times that one writing may stand within another."""
@@ -107,15 +114,19 @@ class _Pieces:
     """All pieces of some secrets in all their writings, to be looked up: how long that takes, only the text decides."""
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
-        self._by_length: dict[int, frozenset[str]] = {}
+        self._short = tuple(_folded(secret) for secret in secrets if len(secret) < PIECE)
+        self._by_length: dict[int, set[str]] = {}
+        self._grams: set[str] = set()
+        """`GRAM` letters in a row of any piece: some of a piece are met wherever one looks at every fourth place."""
         for secret in secrets:
-            for writing, length in _writings(secret):
+            for writing, length in _writings(secret) if len(secret) >= PIECE else ():
                 folded = _folded(writing)
-                pieces = frozenset(folded[start : start + length] for start in range(len(folded) - length + 1))
-                self._by_length[length] = self._by_length.get(length, frozenset()) | pieces
+                for view in {folded, _FILLING.sub("", folded)}:
+                    self._by_length.setdefault(length, set()).update(_runs(view, length))
+                    self._grams.update(_runs(view, GRAM))
 
     def taken_out_of(self, text: str) -> str:
-        spans = list(self._spans(text)) if self._by_length else []
+        spans = list(self._spans(text)) if self._by_length or self._short else []
         return _without(text, spans) if spans else text
 
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
@@ -123,32 +134,73 @@ class _Pieces:
         read: _Read | None = None
         plain = text
         for _ in range(MOST_ROUNDS):
-            for start, end in self._found_in(_folded(plain)):
+            for start, end in self._seen_in(_folded(plain)):
                 yield (start, end) if read is None else (read.starts[start], read.ends[end - 1])
             if _ESCAPE.search(plain) is None:
                 return
             read = _read(plain, read or _Read(plain, list(range(len(text))), list(range(1, len(text) + 1))))
             plain = read.text
 
+    def _seen_in(self, folded: str) -> Iterator[tuple[int, int]]:
+        """As it stands, and with nothing between its letters: `[118, 112]`, `76:70`, `'v', 'p'`."""
+        yield from self._found_in(folded)
+        packed = [*self._found_in(_FILLING.sub("", folded))]
+        if packed:
+            gone = {at for filling in _FILLING.finditer(folded) for at in range(*filling.span())}
+            kept = [at for at in range(len(folded)) if at not in gone]
+            yield from ((kept[start], kept[end - 1] + 1) for start, end in packed)
+
     def _found_in(self, folded: str) -> Iterator[tuple[int, int]]:
-        for length, pieces in self._by_length.items():
-            for start in range(len(folded) - length + 1):
-                if folded[start : start + length] in pieces:
-                    yield start, start + length
+        for secret in self._short:
+            start = folded.find(secret)
+            while start >= 0:
+                yield start, start + len(secret)
+                start = folded.find(secret, start + 1)
+        step = PIECE - GRAM + 1
+        looked_at = [folded[at : at + GRAM] for at in range(0, len(folded), step)]
+        if self._grams.isdisjoint(looked_at):
+            return
+        for number, gram in enumerate(looked_at):
+            if gram in self._grams:
+                for start in range(max(0, (number - 1) * step + 1), number * step + 1):
+                    for length, pieces in self._by_length.items():
+                        if folded[start : start + length] in pieces:
+                            yield start, start + length
+
+
+def _runs(text: str, length: int) -> Iterator[str]:
+    return (text[start : start + length] for start in range(len(text) - length + 1))
+
+
+def _b16(data: bytes) -> bytes:
+    return data.hex().encode()
+
+
+_CODECS = ((_b16, 4, 1), (b32encode, 5, 5), (b64encode, 6, 3))
+"""How bytes are written, the bits of one sign, and in how many ways it comes out, by what stands before it."""
+_CHARSETS = (("utf-8", 1), ("utf-16-le", 2))
+"""And the bytes of a letter in each."""
+_NUMBERS = (("{}", 2), ("{:03}", 3), ("{:03o}", 3), ("{:04o}", 4))
+"""How letters are written as numbers, and the fewest digits of one."""
 
 
 def _writings(secret: str) -> Iterator[tuple[str, int]]:
-    """How a secret may be written where nothing is escaped, and how many letters of that make a piece."""
-    if len(secret) < PIECE:
-        yield secret, len(secret)
-        return
+    """How a secret may be written as a whole, and how many signs of that make a piece: what `PIECE` letters leave."""
     yield secret, PIECE
-    encoded = secret.encode()
-    yield encoded.hex(), 2 * PIECE
-    for shift in range(3):
-        # In base64 it looks otherwise by what stands before it; the letters at its ends are its neighbours' too.
-        coded = b64encode(bytes(shift) + encoded).decode()
-        yield coded[-(-shift * 8 // 6) : (shift + len(encoded)) * 8 // 6], PIECE
+    for charset, width in _CHARSETS:
+        encoded = secret.encode(charset)
+        for encode, bits, ways in _CODECS:
+            length = (8 * width * PIECE - bits + 1) // bits
+            for before in range(ways):
+                # The signs at its ends are its neighbours' too.
+                coded = encode(bytes(before) + encoded).decode()
+                yield coded[-(-before * 8 // bits) : (before + len(encoded)) * 8 // bits], length
+    for form, digits in _NUMBERS:
+        yield "".join(form.format(ord(letter)) for letter in secret), digits * PIECE
+
+
+_FILLING = re.compile(r"0[xo]|[^a-z0-9/]+")
+"""What may stand between letters or numbers in a row, in a text that is folded."""
 
 
 def _folded(text: str) -> str:
@@ -186,7 +238,7 @@ def _meant(escape: re.Match[str]) -> str:
         return ""
     if kind in ("plain", "name"):
         return _NAMED.get(written, written) if kind == "name" else written
-    return chr(int(written, 10 if kind == "number" else 16))
+    return chr(int(written, _BASES.get(str(kind), 16)))
 
 
 def _without(text: str, spans: _Spans) -> str:

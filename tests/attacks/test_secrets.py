@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import html
 import json
+import quopri
 import re
 import time
-from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
+from base64 import b32decode, b32encode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -64,8 +65,32 @@ WRITINGS: dict[str, Callable[[str], str]] = {
     "in HTML's numbers": spelled("&#{};"),
     "in hexadecimal": lambda text: text.encode().hex(),
     "with what nobody sees in it": "\u200b".join,
+    "in hexadecimal, byte by byte": lambda text: text.encode().hex(":"),
+    "in hexadecimal of UTF-16": lambda text: text.encode("utf-16-be").hex(" ", 2),
+    "as numbers": lambda text: repr([*text.encode()]),
+    "as numbers of C": lambda text: ", ".join(f"0x{one:02X}" for one in text.encode()),
+    "as numbers of od": spelled("{:03o} "),
+    "as numbers of a name server": spelled("\\{:03}"),
+    "as numbers, in JSON in a URL": lambda text: quote(json.dumps([*text.encode()])),
+    "as letters of a list": lambda text: repr([*text]),
+    "in octal escapes": spelled("\\{:03o}"),
+    "in octal escapes, in part": lambda text: re.sub(r"[^\w]", lambda found: f"\\{ord(found[0]):03o}", text),
+    "in JSON, with names": spelled("\\u{{{:x}}}"),
+    "in escapes of eight digits": spelled("\\U{:08x}"),
+    "in a URL, of an old browser": spelled("%u{:04X}"),
+    "in mail": lambda text: re.sub("(.{5})", "\\1=\r\n", quopri.encodestring(text.encode(), quotetabs=True).decode()),
+    "all of it in mail": spelled("={:02X}"),
+    "in base32": lambda text: b32encode(text.encode()).decode(),
+    "in base32, as a header": lambda text: b32encode(f"Bearer {text}".encode()).decode().lower(),
+    "in base64, in lines of mail": lambda text: re.sub("(.{9})", "\\1\n    ", b64encode(text.encode()).decode()),
+    "in base64 of UTF-16": lambda text: b64encode(f"x{text}".encode("utf-16-le")).decode(),
+    "as UTF-16": lambda text: text.encode("utf-16-le").decode("latin-1"),
+    "as repr of UTF-16": lambda text: repr(text.encode("utf-16")),
 }
 in_any_writing = pytest.mark.parametrize("writing", WRITINGS)
+
+
+NUMBERS = [(r"\d{2,3}", 10), ("[0-9A-Fa-f]{2}", 16), ("(?<=[0-9A-Fa-f])[0-9A-Fa-f]{2}", 16), ("[0-3][0-7]{2}", 8)]
 
 
 def letters_of(text: str, token: str) -> Iterator[str]:
@@ -76,6 +101,10 @@ def letters_of(text: str, token: str) -> Iterator[str]:
         for cut in range(4):
             part = word[cut : cut + (len(word) - cut) // 4 * 4].replace("+", "-").replace("/", "_")
             views.append(urlsafe_b64decode(part).decode("latin-1"))
+    views += ["".join(chr(int(one, base)) for one in re.findall(form, text)) for form, base in NUMBERS]
+    for word in re.findall(r"[A-Za-z2-7]{8,}", text):
+        views += [b32decode(word[cut : cut + (len(word) - cut) // 8 * 8], True).decode("latin-1") for cut in range(8)]
+    views += [view.replace("\0", "") for view in views]
     pieces = [token[at : at + 8].lower() for at in range(len(token) - 7)]
     return (piece for view in map(str.lower, views) for piece in pieces if piece in view)
 
@@ -128,7 +157,9 @@ def test_an_old_token_is_taken_out_however_often_it_has_changed_since(tmp_path: 
     assert redactor.clean(f"{', '.join(later)} and {BEFORE}") == f"{INSTEAD}, {INSTEAD}, {INSTEAD} and {INSTEAD}"
 
 
-@pytest.mark.parametrize("piece", ["%41\\x42", "&#65;", "\\", "%", TOKEN, TOKEN[:7], "[", "bearer ", "\x1b", "a"])
+@pytest.mark.parametrize(
+    "piece", ["%41\\x42", "&#65;", "&#0", "118, ", "=\n", "\\", "%", TOKEN, TOKEN[:7], "[", "bearer ", "\x1b", "a"]
+)
 def test_a_large_text_takes_no_longer_than_it_is_large(piece: str) -> None:
     def seconds(size: int) -> float:
         text = (piece * (size // len(piece) + 1))[:size]

@@ -238,7 +238,7 @@ def test_a_schedule_without_an_expression_is_refused() -> None:
 
 
 ZONES_REFUSED = [
-    ("Europe/Berln", "`Europe/Berln` is not a known time zone, did you mean `Europe/Berlin`?"),
+    ("Europe/Berln", "`Europe/Berln` is not a known time zone"),
     ("Europe", "`Europe` is not a known time zone"),
     ("", "`` is not a known time zone"),
     ("/etc/localtime", "`/etc/localtime` is not a known time zone"),

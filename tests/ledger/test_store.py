@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import is_dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -34,6 +35,7 @@ from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import printable
+from snaprotd.ledger import statements
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.rows import written_rotation
@@ -581,6 +583,25 @@ async def test_a_mark_goes_back_from_a_time_that_is_still_to_come(path: Path) ->
         await ours.set_marks([mark(day=400)])
         await ours.set_marks([mark(day=-1)])
         assert await ours.marks() == {"12345": mark(day=-1)}
+
+
+async def test_thousands_of_rows_are_read_in_turns(path: Path) -> None:
+    read, turns = 0, []
+
+    def counted(row: int) -> list[int]:
+        nonlocal read
+        read += 1
+        return [row]
+
+    async def others() -> None:
+        while True:
+            turns.append(read)
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(others())
+    assert await statements.in_turns(range(1000), counted) == list(range(1000))
+    watching.cancel()
+    assert max(later - before for before, later in pairwise(turns)) <= 100
 
 
 async def test_the_marks_of_all_other_servers_are_forgotten(path: Path) -> None:
@@ -1159,6 +1180,7 @@ def test_whoever_is_left_of_two_still_holds_the_lock(path: Path) -> None:
 
 HOLD = """
 import sys
+from itertools import pairwise
 from pathlib import Path
 from snaprotd.ledger.folder_lock import FolderLock
 print(FolderLock.acquire(Path(sys.argv[1])).was_alone, flush=True)
