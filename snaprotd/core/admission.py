@@ -93,10 +93,11 @@ def next_attempt(rotation: Rotation, rules: Rules, *, delay: timedelta, now: dat
     if policy.missed is Missed.SKIP and now > due + LATE:
         return NextAttempt(why_not="its turn was missed")
     begins = next_opening(policy.window, policy.timezone, max(due, now))
+    is_late = begins > due + LATE
     following = next_slot(policy.schedule, (rotation.finished_at or now) - delay)
-    if following is not None and following + delay <= begins:
+    if following is not None and following + delay <= (begins + policy.retry.after if is_late else begins):
         return NextAttempt(why_not="the next slot comes first")
-    if begins > due + LATE and begins - rotation.slot - delay > policy.missed_within:
+    if is_late and begins - rotation.slot - delay > policy.missed_within:
         return NextAttempt(why_not="its slot would be older than `missed_within`")
     return NextAttempt(at=begins)
 

@@ -180,6 +180,8 @@ def history_row(rotation: Rotation) -> Json:
         "id": rotation.id,
         "server_id": plain_id(rotation.server_id),
         "slot": zulu(rotation.slot),
+        "kind": rotation.kind,
+        "attempt": rotation.attempt,
         "started_at": zulu(rotation.started_at),
         "finished_at": zulu(rotation.finished_at),
         "result": rotation.result,
