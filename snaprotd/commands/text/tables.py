@@ -51,6 +51,8 @@ def _plan_of(plan: Json, now: datetime, limit: int) -> list[RenderableType]:
     parts += [Text(f"  {line}") for line in _next_lines(plan, now)]
     if plan["window"]:
         parts.append(Text(f"  window  {plan['window']}"))
+    if plan["retry"]:
+        parts.append(Text(f"  retry  {plan['retry']}"))
     if plan.get("group"):
         parts.append(Text(f"  group  {plan['group']}"))
     if plan["blocked"]:
