@@ -1,4 +1,4 @@
-"""Where the pages are served, and by which names: the forms of `listen` and `allowed_hosts`."""
+"""Where the pages are served and by which names, and where the provider is: the forms of those values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from snaprotd.core.words import is_loopback
 
@@ -65,3 +66,28 @@ def read_host(text: str) -> str:
 def is_open_beyond(listen: Listen) -> bool:
     """Whether other machines may reach it, as far as the address alone tells."""
     return isinstance(listen, tuple) and not is_loopback(listen[0])
+
+
+def read_base_url(text: object) -> str:
+    """The URL without a slash at its end."""
+    if not isinstance(text, str):
+        raise ValueError("should be a URL such as https://admin.vps.org/api/v1")
+    if re.search(r"[^\x21-\x7e]", text):
+        raise ValueError("should be a URL without spaces or special characters")
+    if "@" in text:
+        raise ValueError("should hold no user name or password: the token goes with each request")
+    if "?" in text or "#" in text:
+        raise ValueError("should end with its path: no `?` and no `#`")
+    if not _is_safe_url(text):
+        raise ValueError("should be an https:// URL; http:// only to this machine (127.0.0.1, [::1], localhost)")
+    return text.rstrip("/")
+
+
+def _is_safe_url(text: str) -> bool:
+    """Whether the token may be sent there: encrypted, or without leaving this machine."""
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname, url.port
+    except ValueError:  # a broken [address] or port
+        return False
+    return bool(host) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(host or "")))

@@ -32,7 +32,7 @@ from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
 from snaprotd.config.text import yaml_nodes
 from snaprotd.config.trust import check_trust
 from snaprotd.core.errors import ConfigError, Mistake
-from snaprotd.core.policy import Policy
+from snaprotd.core.policy import Policy, Retry
 from snaprotd.core.schedule import DEFAULT_TIMEZONE
 from snaprotd.core.words import kind_of_file
 
@@ -203,6 +203,8 @@ def _plain(key: str, value: Any) -> Any:
     """A value of the file as the field of Policy with its name takes it."""
     if key == "keep":
         return retention_of(value)
+    if key == "retry":
+        return Retry(**value)
     if key in ("schedule", "window"):
         return texts_of(value)
     return tuple(value) if isinstance(value, list) else value
@@ -217,6 +219,7 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     _add_defaults(schema, defaults_of(Config))
     _add_defaults(definitions["ApiKeys"], defaults_of(ApiSettings))
+    _add_defaults(definitions["RetryKeys"], defaults_of(Retry))
     _add_defaults(definitions["PolicyKeys"], defaults_of(Policy) | {"timezone": DEFAULT_TIMEZONE})
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "snaprotd"}
     return schema | head | {"required": ["servers"]}

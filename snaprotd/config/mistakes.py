@@ -15,6 +15,7 @@ from snaprotd.config.shape import (
     FileKeys,
     PolicyKeys,
     RetentionKeys,
+    RetryKeys,
     ServerKeys,
 )
 from snaprotd.config.text.document import Document, Flaw, KeyPath
@@ -136,10 +137,15 @@ def refuse_key(path: KeyPath, findings: Findings) -> None:
 
 def keys_at(path: KeyPath) -> tuple[str, ...]:
     """The keys that are allowed in the mapping at `path`."""
-    if path[-1:] == ("keep",) and path[:-1] != ("policies",):
-        return tuple(RetentionKeys.__annotations__)
+    inner = WITHIN.get(str(path[-1])) if path else None
+    if inner is not None and path[:-1] != ("policies",):
+        return tuple(inner.__annotations__)
     shape, _ = _SECTIONS[str(path[0]) if path else ""]
     return tuple(shape.__annotations__)
+
+
+WITHIN: Mapping[str, type] = {"keep": RetentionKeys, "retry": RetryKeys}
+"""What a mapping under a key of a policy may hold."""
 
 
 def _place_of(name: str, section: str) -> str | None:
@@ -200,6 +206,8 @@ def _expected(error: ErrorDetails, path: KeyPath, limit: int) -> str:
         return _WINDOW_EXPECTED if path[-1] == "window" else _CRONTAB_EXPECTED
     if kind == "enum":
         return f"should be one of {context['expected'].replace(chr(39), '`')}"
+    if kind == "dict_type" and path[-1] == "retry":
+        return "should be a mapping such as {times: 2, after: 30m}; {times: 0} for none"
     if kind == "dict_type" and path[0] == "servers":
         return "should be a mapping such as {id: 12345, policy: nightly}"
     return _EXPECTED.get(kind, "should be something else").format(**context)

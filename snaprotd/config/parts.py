@@ -15,7 +15,7 @@ from typing import Any, cast, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from snaprotd.config.mistakes import Findings, keys_at, refuse_key, sentence, written
+from snaprotd.config.mistakes import WITHIN, Findings, keys_at, refuse_key, sentence, written
 from snaprotd.config.shape import FILE, LARGEST_LIMIT, TAGS, FileKeys
 from snaprotd.config.text.document import Document, KeyPath
 from snaprotd.core.model import PROVIDER_LIMIT
@@ -157,8 +157,9 @@ def _mappings(value: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]
 def _refuse_too_much(path: KeyPath, mapping: dict[str, Any], value: dict[str, Any], findings: Findings) -> None:
     """Refuse keys that are not known, and lists that are too long."""
     _refuse_unknown(path, mapping, value, findings)
-    if path and isinstance(mapping.get("keep"), dict):
-        _refuse_unknown((*path, "keep"), mapping["keep"], value, findings)
+    for key in WITHIN if path else ():
+        if isinstance(mapping.get(key), dict):
+            _refuse_unknown((*path, key), mapping[key], value, findings)
     for key, held in list(mapping.items()):
         if isinstance(held, list) and len(held) > LONGEST_LIST and not _is_long(key, held):
             findings.add((*path, key), f"has {len(held)} values: {LONGEST_LIST} at most")

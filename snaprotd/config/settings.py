@@ -16,7 +16,7 @@ from typing import Any
 
 from snaprotd.config.addresses import Listen, written_listen
 from snaprotd.core.model import PROVIDER_LIMIT, Server
-from snaprotd.core.policy import Policy, Retention, Rules
+from snaprotd.core.policy import Policy, Retention, Retry, Rules
 from snaprotd.core.schedule import Schedule
 from snaprotd.core.words import shown_duration
 
@@ -108,6 +108,8 @@ def as_written(key: str, value: Any) -> Any:
         return value.last if value.last == value.total else {rule: n for rule, n in vars(value).items() if n}
     if isinstance(value, Schedule):
         return list(value.expressions)
+    if isinstance(value, Retry):
+        return {"times": value.times, "after": shown_duration(value.after)}
     if isinstance(value, timedelta):
         return shown_duration(value)
     if isinstance(value, float) and key != "requests_per_second":

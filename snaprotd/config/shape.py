@@ -27,13 +27,14 @@ from pydantic import (
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
-from snaprotd.config.addresses import Listen, read_host, read_listen
+from snaprotd.config.addresses import Listen, read_base_url, read_host, read_listen
 from snaprotd.core.model import NO_SERVER
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.core.schedule import Missed, check_timezone, check_window
-from snaprotd.core.words import DURATION, is_loopback, read_duration
+from snaprotd.core.words import DURATION, read_duration
 
 LARGEST_LIMIT = 100
+MOST_RETRIES = 10
 OWN_SERVER = f"a server's id (a whole number from 1 on, or text), or the word {NO_SERVER}"
 _NO_IDS = frozenset((NO_SERVER, "no", "off", "false", "null", "yes", "on", "true", "auto", "localhost"))
 
@@ -95,31 +96,6 @@ def _checked(check: Callable[[str], None]) -> AfterValidator:
         return text
 
     return AfterValidator(checked)
-
-
-def _base_url(text: object) -> str:
-    """The URL without a slash at its end."""
-    if not isinstance(text, str):
-        raise ValueError("should be a URL such as https://admin.vps.org/api/v1")
-    if re.search(r"[^\x21-\x7e]", text):
-        raise ValueError("should be a URL without spaces or special characters")
-    if "@" in text:
-        raise ValueError("should hold no user name or password: the token goes with each request")
-    if "?" in text or "#" in text:
-        raise ValueError("should end with its path: no `?` and no `#`")
-    if not _is_safe_url(text):
-        raise ValueError("should be an https:// URL; http:// only to this machine (127.0.0.1, [::1], localhost)")
-    return text.rstrip("/")
-
-
-def _is_safe_url(text: str) -> bool:
-    """Whether the token may be sent there: encrypted, or without leaving this machine."""
-    try:
-        url = urlsplit(text)
-        host, _ = url.hostname, url.port
-    except ValueError:  # a broken [address] or port
-        return False
-    return bool(host) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(host or "")))
 
 
 def _state(value: object) -> str:
@@ -201,6 +177,16 @@ _Timeout = Annotated[timedelta, _duration("1ms", "7d"), _SCHEMA_OF_DURATION]
 
 
 @with_config(_STRICT)
+class RetryKeys(TypedDict, total=False):
+    """When a slot whose rotation has failed is tried again."""
+
+    times: Annotated[int, Field(ge=0, le=MOST_RETRIES, description="How often a slot is tried again; 0 for never.")]
+    after: Annotated[
+        timedelta, _duration("1s", "7d"), _SCHEMA_OF_DURATION, Field(description="How long after each failure.")
+    ]
+
+
+@with_config(_STRICT)
 class PolicyKeys(TypedDict, total=False):
     """What is to happen to a server."""
 
@@ -241,6 +227,9 @@ class PolicyKeys(TypedDict, total=False):
         Field(description="How old a missed slot may be to be run late."),
     ]
     paused: Annotated[bool, Field(description="Count the slots, do nothing.")]
+    retry: Annotated[
+        RetryKeys, Field(description="Try a slot again whose rotation has failed for a reason that may pass.")
+    ]
     one_at_a_time: Annotated[_Word, Field(description="A group's name: no two servers of it are held off at once.")]
 
 
@@ -262,7 +251,7 @@ class ApiKeys(TypedDict, total=False):
     """How to reach the provider."""
 
     base_url: Annotated[
-        str, PlainValidator(_base_url), _TEXT, Field(description="https, or http to a loopback address only.")
+        str, PlainValidator(read_base_url), _TEXT, Field(description="https, or http to a loopback address only.")
     ]
     token_file: Annotated[
         Path,

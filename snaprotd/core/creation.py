@@ -34,6 +34,12 @@ class Creation:
     """When it was taken, as the list last said."""
     had_others: bool = False
     """The list showed snapshots of the server when this one was asked for."""
+    failed: tuple[str, ...] = ()
+    """The ids of those that were taken for the slot and ended as failed: none of them is it, unless it is completed."""
+    asked_ago: float | None = None
+    """How long ago the last request for it was promised."""
+    took: float | None = None
+    """How long it took, as far as it was watched to the end."""
 
     @property
     def was_asked(self) -> bool:
@@ -57,12 +63,13 @@ def aged(creation: Creation, seconds: float) -> Creation:
         creation,
         unseen=creation.unseen + seconds,
         create_open=None if creation.create_open is None else creation.create_open + seconds,
+        asked_ago=None if creation.asked_ago is None else creation.asked_ago + seconds,
     )
 
 
 def promised(creation: Creation, *, had_others: bool = False, passed_over: tuple[str, ...] = ()) -> Creation:
     """The snapshot is about to be asked for; what bears its name by now is another one."""
-    asked = replace(creation, create_open=0.0, creates=creation.creates + 1, create_asked=True)
+    asked = replace(creation, create_open=0.0, creates=creation.creates + 1, create_asked=True, asked_ago=0.0)
     others = tuple(dict.fromkeys((*creation.passed_over, *passed_over)))
     return replace(asked, had_others=had_others or creation.had_others, passed_over=others)
 
@@ -92,10 +99,28 @@ def made(creation: Creation, snapshot_id: str) -> Creation:
     return replace(creation, snapshot_id=snapshot_id, create_open=None, unseen=0.0)
 
 
-def seen(creation: Creation, snapshot: Snapshot) -> Creation:
-    """The list shows it."""
+def seen(creation: Creation, snapshot: Snapshot, *, was_watched: bool = False) -> Creation:
+    """The list shows it. `was_watched`: in progress, in the list before this one."""
     taken_at = snapshot.created_at or creation.taken_at
-    return replace(creation, snapshot_id=snapshot.id, taken_at=taken_at, unseen=0.0)
+    has_ended = was_watched and snapshot.is_completed and creation.took is None
+    took = creation.asked_ago if has_ended else creation.took
+    return replace(creation, snapshot_id=snapshot.id, taken_at=taken_at, unseen=0.0, took=took)
+
+
+def ended_failed(creation: Creation, snapshot: Snapshot) -> Creation:
+    """It has failed, as far as one list can tell: if a later one says so still, another is taken in its place."""
+    return replace(creation, failed=tuple(dict.fromkeys((*creation.failed, *snapshot.ids))))
+
+
+def passed_by(creation: Creation, snapshot: Snapshot) -> Creation:
+    """It has failed, and is not waited for any more: another one is the slot's, unless this is completed before."""
+    return replace(ended_failed(creation, snapshot), snapshot_id=None, taken_at=None, create_open=None, accepted=False)
+
+
+def carried(creation: Creation, pause: float) -> Creation:
+    """What the next attempt at the slot has of it, `pause` seconds after: all but how often it was asked for."""
+    older = None if creation.asked_ago is None else creation.asked_ago + max(pause, 0.0)
+    return replace(creation, creates=0, create_asked=creation.was_asked, asked_ago=older)
 
 
 # -- what the ledger knows ---------------------------------------------------------------------------------------------

@@ -105,7 +105,8 @@ def taken_for(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> Snapshot |
 
 def _may_be_mine(rotation: Rotation, one: Snapshot) -> bool:
     """Whether one that bears the slot's name was taken for it: after its request, else as far as it is ours at all."""
-    if not is_named(one, rotation.snapshot_name):
+    has_failed = one.is_among(rotation.creation.failed) and not one.is_completed
+    if has_failed or not is_named(one, rotation.snapshot_name):
         return False
     if rotation.creation.was_asked:
         return not one.is_among(rotation.creation.passed_over)

@@ -46,6 +46,25 @@ class Retention:
         return self.last + self.hourly + self.daily + self.weekly + self.monthly + self.yearly
 
 
+class Kind(StrEnum):
+    """Why an attempt at a slot was begun."""
+
+    SCHEDULED = "scheduled"
+    LATE = "late"
+    """Its slot was missed, or could not be claimed in time."""
+    RETRY = "retry"
+    MANUAL = "manual"
+    """By a person: its slot is the second in which it was begun."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """How often a slot whose rotation has failed is tried again, and how long after each failure."""
+
+    times: int = 2
+    after: timedelta = timedelta(minutes=30)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """What is to happen to one server, every key resolved. The values here are the documented defaults."""
@@ -63,6 +82,7 @@ class Policy:
     snapshot_timeout: timedelta = timedelta(minutes=30)
     missed: Missed = Missed.RUN
     missed_within: timedelta = timedelta(hours=24)
+    retry: Retry = field(default_factory=Retry)
     paused: bool = False
     one_at_a_time: str | None = None
     """The group of servers of which no two are held off at once; None where it is in none."""
@@ -71,6 +91,14 @@ class Policy:
     def timezone(self) -> str:
         """Of the schedule, and of the periods that retention counts in."""
         return self.schedule.timezone
+
+    @property
+    def slots_written(self) -> str:
+        """What must not have changed for a slot to be run late or again: nothing fires because a policy was edited."""
+        paused = " paused" if self.paused else ""
+        within = f" within {', '.join(self.window)}" if self.window else ""
+        expressions, spread = " | ".join(self.schedule.expressions), self.spread.total_seconds()
+        return f"{self.timezone} {expressions} +{spread:.0f}s{within}{paused}"
 
     @property
     def group(self) -> str:

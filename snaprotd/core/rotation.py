@@ -20,7 +20,7 @@ from snaprotd.core import creation, power
 from snaprotd.core.creation import Creation
 from snaprotd.core.errors import CloudError, Permanent, Refused
 from snaprotd.core.model import snapshot_name
-from snaprotd.core.policy import Policy, Rules
+from snaprotd.core.policy import Kind, Policy, Rules
 from snaprotd.core.power import Power
 
 MAX_CREATES = 3
@@ -73,6 +73,9 @@ class Rotation:
     rules: Rules
     """The rules it began with, and ends under, whatever becomes of the configuration meanwhile."""
     started_at: datetime
+    kind: Kind = Kind.SCHEDULED
+    attempt: int = 1
+    """Of those at its slot, from 1."""
     settle: float = 120.0
     """Seconds for which a request whose answer was lost may still be carried out."""
     description: str = ""
@@ -119,6 +122,8 @@ class Rotation:
 
     error: str | None = None
     failed_step: Step | None = None
+    may_pass: bool = False
+    """What it failed for may have passed in a while."""
     result: Result | None = None
     finished_at: datetime | None = None
 
@@ -133,6 +138,7 @@ class Rotation:
         now: datetime,
         settle: float,
         description: str = "",
+        kind: Kind = Kind.SCHEDULED,
     ) -> Rotation:
         """A rotation that has not done anything yet."""
         return Rotation(
@@ -145,6 +151,7 @@ class Rotation:
             started_at=now,
             settle=settle,
             description=description,
+            kind=kind,
         )
 
     @property
@@ -219,9 +226,10 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Failed:
-    """The step cannot be completed."""
+    """The step cannot be completed. `may_pass`: perhaps in a while it can."""
 
     error: str
+    may_pass: bool = False
 
 
 Outcome = Done | Waiting | Failed
@@ -241,11 +249,11 @@ def advance(rotation: Rotation, outcome: Outcome) -> Rotation:
     """The rotation after `outcome` happened at its present step."""
     match outcome:
         case Waiting(reason=reason) if out_of_patience(rotation):
-            return _fail(rotation, f"gave up after {rotation.waited:.0f} s: {reason}")
+            return _fail(rotation, Failed(f"gave up after {rotation.waited:.0f} s: {reason}", may_pass=True))
         case Waiting(reason=reason):
             return replace(rotation, note=reason)
-        case Failed(error=error):
-            return _fail(rotation, error)
+        case Failed():
+            return _fail(rotation, outcome)
         case Done():
             return _enter(rotation, _after(rotation))
 
@@ -258,7 +266,7 @@ def judge(rotation: Rotation, error: CloudError) -> Outcome:
     insists = rotation.step is Step.START or rotation.create_is_unsettled or refused_meanwhile
     if insists or not isinstance(error, Permanent):
         return Waiting(text, retry_after=getattr(error, "retry_after", None))
-    return Failed(text)
+    return Failed(text, may_pass=isinstance(error, Refused))
 
 
 def out_of_patience(rotation: Rotation) -> bool:
@@ -300,8 +308,11 @@ def _after(rotation: Rotation) -> Step:
     return STEPS[STEPS.index(rotation.step) + 1]
 
 
-def _fail(rotation: Rotation, error: str) -> Rotation:
-    failed = replace(rotation, error=rotation.error or error, failed_step=rotation.failed_step or rotation.step)
+def _fail(rotation: Rotation, why: Failed) -> Rotation:
+    """The first failure counts; what a later one says would be about its consequences."""
+    failed = rotation
+    if rotation.error is None:
+        failed = replace(rotation, error=why.error, failed_step=rotation.step, may_pass=why.may_pass)
     return _enter(failed, Step.DONE if rotation.step is Step.PRUNE else Step.START)
 
 
@@ -322,19 +333,3 @@ def _result(rotation: Rotation) -> Result:
 def ended(rotation: Rotation, now: datetime) -> Rotation:
     """With the time of its end, if this is its end."""
     return replace(rotation, finished_at=now) if rotation.is_finished else rotation
-
-
-def hard_stop_begun(rotation: Rotation, now: datetime) -> Rotation:
-    """The stop has timed out, and the hard one is about to be asked for: its time is counted anew."""
-    return replace(
-        rotation,
-        power=power.promised_harder(rotation.power, now),
-        trail=(*rotation.trail, Passed(step=Step.STOP, seconds=round(rotation.waited, 3))),
-        waited=0.0,
-    )
-
-
-def hard_stop_undone(rotation: Rotation, before: Rotation) -> Rotation:
-    """The hard stop was not carried out: as `before` it, so that it is asked for again."""
-    undone = replace(rotation.power, hard_stop=False)
-    return replace(rotation, power=undone, trail=before.trail, waited=before.waited)

@@ -13,7 +13,7 @@ import structlog
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import CloudError, LedgerError
 from snaprotd.core.model import DOUBT, Server
-from snaprotd.daemon.schedules import Schedules
+from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.engine.board import Board, Holdings
 from snaprotd.engine.recollections import Recollections
 from snaprotd.ledger.store import Ledger
@@ -90,6 +90,8 @@ class AccountWatch:
         self._board.inventory_listed_at = self._inventory.last_success
         for count, target in enumerate(list(self._schedules.targets.values())):
             self.note_holdings(target)
+            if failure is None and (held := self._recollections.held(target.server_id)) is not None:
+                await self._schedules.retries.listed(target, held.snapshots)
             if count % 100 == 0:
                 await asyncio.sleep(0)
 

@@ -20,9 +20,9 @@ from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.inheritance import Inheritance
 from snaprotd.daemon.ledger_watch import LedgerWatch
 from snaprotd.daemon.machine import this_machine
-from snaprotd.daemon.schedules import Remembered, Schedules
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
+from snaprotd.daemon.slots.schedules import Remembered, Schedules
 from snaprotd.daemon.unexplained import ask_about_unexplained
 from snaprotd.daemon.view import DaemonView, Standing
 from snaprotd.engine.board import Board
@@ -124,11 +124,10 @@ class Daemon:
         tools.inventory.listed = self._rotations.keeper.follow
         self._schedules = Schedules(
             self._config,
-            ledger=tools.ledger,
+            tools,
             rotations=self._rotations,
             board=board,
             metrics=metrics.daemon,
-            now=tools.now,
             in_background=self._in_background,
         )
         self._account = AccountWatch(
@@ -253,6 +252,7 @@ class Daemon:
         self.board.elsewhere = {one.id: one for one in found if one.id not in self.board.running}
         for rotation in await self._tools.ledger.ended_since(self._noted_until):
             self.board.of(rotation.server_id).note_end(rotation)
+            self._schedules.retries.note(rotation)
         self._noted_until = now
 
     # -- configuration -----------------------------------------------------------------------------------------
@@ -317,6 +317,7 @@ class Daemon:
 
     def _finished(self, rotation: Rotation) -> None:
         self._on_finished(rotation)
+        self._schedules.retries.note(rotation)
         target = self._schedules.targets.get(rotation.server_id)
         if target is not None:
             self._account.note_holdings(target)

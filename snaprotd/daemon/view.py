@@ -16,7 +16,7 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import Json, count
 from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.ledger_watch import LedgerWatch
-from snaprotd.daemon.schedules import Schedules
+from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.engine.board import Board
 from snaprotd.engine.run import Tools
 from snaprotd.logs import redactor

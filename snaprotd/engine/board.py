@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from snaprotd.core.admission import may_be_retried
 from snaprotd.core.model import Owner, SnapshotState
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation
@@ -41,6 +42,9 @@ class ServerFacts:
     last_attempt: datetime | None = None
     last_success: datetime | None = None
     last_failure: datetime | None = None
+    """When the last rotation ended whose slot has failed: not one that is tried again."""
+    retry_at: datetime | None = None
+    """When the slot of the last rotation, which has failed, is tried again."""
     latest: Rotation | None = None
     """The last rotation that ended."""
     missing: bool | None = None
@@ -56,7 +60,7 @@ class ServerFacts:
         self.latest = rotation
         if rotation.result is Result.SUCCESS:
             self.last_success = rotation.finished_at
-        elif rotation.result is Result.FAILURE:
+        elif rotation.result is Result.FAILURE and not may_be_retried(rotation):
             self.last_failure = rotation.finished_at
 
 
@@ -133,7 +137,7 @@ class Board:
         if rotation.result is None:
             return
         facts = self.of(rotation.server_id)
-        facts.rotations[rotation.result] += 1
+        facts.rotations[rotation.result] += not may_be_retried(rotation)
         if rotation.skipped:
             facts.skipped[rotation.skipped] += 1
         facts.note_end(rotation)

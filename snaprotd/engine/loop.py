@@ -74,7 +74,7 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
     except CloudError as error:
         return judge(run.rotation, error)
     except LedgerError as error:
-        return Failed(str(error))
+        return Failed(str(error), may_pass=True)
     except Exception as error:
         # A mistake of ours must not leave a server off, nor end the other rotations.
         log.exception("internal error")
@@ -161,4 +161,5 @@ def _tell(before: Rotation, after: Rotation, outcome: Outcome) -> None:
 
 
 def _context(rotation: Rotation) -> dict[str, str]:
-    return {"server": rotation.label, "slot": rotation.slot.isoformat(), "rotation": rotation.id}
+    told = {"server": rotation.label, "slot": rotation.slot.isoformat(), "rotation": rotation.id}
+    return {**told, "kind": str(rotation.kind), "attempt": str(rotation.attempt)}

@@ -188,10 +188,10 @@ class Rotations:
         self._untold: list[ServerPower] = []
         """What only copies beside the ledger tell."""
 
-    async def begin(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
-        """Claim a new rotation and, if it is ours, run it in the background."""
+    async def begin(self, rotation: Rotation, mark: Mark | None = None, *, reopens: bool = False) -> Claim:
+        """Claim a new rotation, or one that has failed (`reopens`), and run it in the background if it is ours."""
         called = self._tools.inventory.ids_of(rotation.server_id)
-        claim = await self._tools.ledger.claim(rotation, mark, called)
+        claim = await self._tools.ledger.claim(rotation, mark, called, reopens=reopens)
         if isinstance(claim, Claimed):
             self._launch(claim.rotation)
         return claim

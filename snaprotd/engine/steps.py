@@ -30,7 +30,7 @@ from snaprotd.core.rotation import (
 from snaprotd.core.words import STRANGER
 from snaprotd.engine.deleting import make_room, prune, why_full
 from snaprotd.engine.run import Run
-from snaprotd.engine.switching import start, stop
+from snaprotd.engine.switching import start, stop, untouchable
 
 LOOK_AGAIN = 45.0
 """Seconds between two looks at a server that is held off while its snapshot is taken: one a minute, at the polls."""
@@ -44,20 +44,21 @@ log = structlog.get_logger("snaprotd.rotation")
 async def look(run: Run) -> Outcome:
     """Is there anything to do, and may the server be touched at all?"""
     snapshots = await run.snapshots_to_judge()
-    rotation = run.rotation
     if await run.is_restored_by_hand():
-        return Failed("the server is being restored, by `snaprotd restore`: it was not touched")
+        return Failed("the server is being restored, by `snaprotd restore`: it was not touched", may_pass=True)
+    if run.rotation.attempt > 1 and (left := _left_by_an_earlier_attempt(run, snapshots)) is not None:
+        return left
+    rotation = run.rotation
     mine = taken_for(rotation, snapshots)
     if mine is not None:
         run.update_creation(creation.seen, mine)
         return await _recall(run, snapshots)
-    for other in others_of_that_name(rotation, snapshots):
-        log.error(f"passed over: a snapshot {STRANGER}", snapshot=other.name, snapshot_id=other.id)
+    _tell_strangers(rotation, snapshots)
     server = await run.server()
     if why := await run.stops_itself():
         return Failed(why)
     if server.is_untouchable:
-        return Failed(f"the server is {server.status}: it was not touched")
+        return untouchable(server, ": it was not touched")
     if not (server.is_active or server.is_stopped):
         return Waiting(f"the server is {server.status}")
     if waiting := _wait_for_others(run, snapshots):
@@ -65,6 +66,40 @@ async def look(run: Run) -> Outcome:
     if rotation.policy.stop_first and (why := await _refused_before(run, len(snapshots))):
         return Failed(why)
     return await _recall(run, snapshots)
+
+
+def _tell_strangers(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> None:
+    for other in others_of_that_name(rotation, snapshots):
+        if not other.is_among(rotation.creation.failed):
+            log.error(f"passed over: a snapshot {STRANGER}", snapshot=other.name, snapshot_id=other.id)
+
+
+def _left_by_an_earlier_attempt(run: Run, snapshots: tuple[Snapshot, ...]) -> Outcome | None:
+    """What keeps this attempt from asking for another snapshot: the slot has one, or may yet have; None where nothing.
+
+    One that has failed is passed by when two attempts have seen it so, or lists for as long as it takes to be deleted.
+    """
+    rotation = run.rotation
+    mine, made = taken_for(rotation, snapshots), rotation.creation
+    if mine is None:
+        return _vanished(rotation) if made.snapshot_id is not None else _why_not_asked(rotation, snapshots)
+    if mine.is_completed:
+        return None
+    is_certain = mine.is_failed_for_good or (mine.is_among(made.failed) and not mine.has_turned)
+    if mine.state is SnapshotState.FAILED and is_certain:
+        run.update_creation(creation.passed_by, mine)
+        log.error("an earlier attempt's snapshot has failed: another is asked for", snapshot_id=mine.id)
+        return None
+    run.update_creation(creation.seen, mine)
+    run.update(lambda rotation: replace(rotation, was_in_progress=mine.state is SnapshotState.IN_PROGRESS))
+    return Waiting(f"{mine.name}, of an earlier attempt, is `{mine.status}`")
+
+
+def _vanished(rotation: Rotation) -> Outcome:
+    """A snapshot that the list does not show any more: somebody may have deleted it, so it is not taken again."""
+    if rotation.creation.unseen > 2 * rotation.settle:
+        return Failed(f"{rotation.snapshot_name} has vanished")
+    return Waiting("the snapshot is not listed")
 
 
 async def _refused_before(run: Run, held: int) -> str:
@@ -119,7 +154,7 @@ def _why_not_asked(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> Outco
     if made.is_hidden(len(snapshots)):
         return Waiting("the list has lost all snapshots since this one was asked for: it is not believed yet")
     if made.creates >= MAX_CREATES:
-        return Failed(f"asked {made.creates} times for the snapshot, no answer and no snapshot")
+        return Failed(f"asked {made.creates} times for the snapshot, no answer and no snapshot", may_pass=True)
     return None
 
 
@@ -178,7 +213,7 @@ async def _refused(run: Run, refusal: Full) -> Outcome:
 def _unfit(rotation: Rotation, server: Server) -> Outcome | None:
     """Why the server cannot be snapshotted as it is, or None."""
     if server.is_untouchable:
-        return Failed(f"the server is {server.status}")
+        return untouchable(server)
     if not rotation.policy.stop_first or rotation.running_allowed or server.is_stopped:
         return None
     if server.is_active and rotation.power.watched:
@@ -192,10 +227,8 @@ async def wait(run: Run) -> Outcome:
     mine = taken_for(run.rotation, await run.snapshots())
     rotation = run.rotation
     if mine is None:
-        if rotation.creation.unseen > 2 * rotation.settle:
-            return Failed(f"{rotation.snapshot_name} has vanished")
-        return Waiting("the snapshot is not listed")
-    run.update_creation(creation.seen, mine)
+        return _vanished(rotation)
+    run.update_creation(creation.seen, mine, was_watched=rotation.was_in_progress)
     if mine.is_completed:
         return Done()
     if mine.state is SnapshotState.IN_PROGRESS:
@@ -203,7 +236,9 @@ async def wait(run: Run) -> Outcome:
         return Waiting("the snapshot is in progress")
     if mine.state is SnapshotState.UNKNOWN and mine.status and not rotation.was_in_progress:
         return Waiting(f"the snapshot is `{mine.status}`")
-    return Failed(f"{rotation.snapshot_name} ended as `{mine.status}`")
+    if mine.state is SnapshotState.FAILED:
+        run.update_creation(creation.ended_failed, mine)
+    return Failed(f"{rotation.snapshot_name} ended as `{mine.status}`", may_pass=True)
 
 
 async def _look_at_server(run: Run) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Protocol
 
@@ -15,12 +16,12 @@ import structlog
 from snaprotd.core import power
 from snaprotd.core.admission import why_too_late
 from snaprotd.core.errors import CloudError, GroupTaken, LedgerError, NotFound, NotSent, Temporary, Unclear
-from snaprotd.core.model import Server, Snapshot
+from snaprotd.core.model import Server, ServerState, Snapshot
 from snaprotd.core.ownership import taken_since
 from snaprotd.core.policy import OnStopTimeout
 from snaprotd.core.power import Power
 from snaprotd.core.promise import is_unaccounted_for
-from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Waiting, hard_stop_begun, hard_stop_undone
+from snaprotd.core.rotation import Done, Failed, Outcome, Passed, Rotation, Step, Waiting
 from snaprotd.engine.run import Run, Tools, Transition
 
 LONGEST_LOOK = 30.0
@@ -39,7 +40,7 @@ async def stop(run: Run) -> Outcome:
     if server.is_stopped:
         return Done()
     if server.is_untouchable:
-        return Failed(f"the server is {server.status}")
+        return untouchable(server)
     if rotation.waited > rotation.policy.stop_timeout.total_seconds():
         return await _stop_timed_out(run, server)
     if not server.is_active:
@@ -100,7 +101,28 @@ async def _stop_timed_out(run: Run, server: Server) -> Outcome:
         return Done()
     # Where nothing is open every request was answered that it is not carried out now: the provider says why.
     why = f": {rotation.note}" if rotation.held_off and rotation.power.power_open is None else ""
-    return Failed(f"the server is still {server.status} after {policy.stop_timeout}{why}")
+    return Failed(f"the server is still {server.status} after {policy.stop_timeout}{why}", may_pass=True)
+
+
+def untouchable(server: Server, more: str = "") -> Failed:
+    """Nothing may be asked of the server now. A restore passes; what the provider has suspended is for a person."""
+    return Failed(f"the server is {server.status}{more}", may_pass=server.state is ServerState.RESTORING)
+
+
+def hard_stop_begun(rotation: Rotation, now: datetime) -> Rotation:
+    """The stop has timed out, and the hard one is about to be asked for: its time is counted anew."""
+    return replace(
+        rotation,
+        power=power.promised_harder(rotation.power, now),
+        trail=(*rotation.trail, Passed(step=Step.STOP, seconds=round(rotation.waited, 3))),
+        waited=0.0,
+    )
+
+
+def hard_stop_undone(rotation: Rotation, before: Rotation) -> Rotation:
+    """The hard stop was not carried out: as `before` it, so that it is asked for again."""
+    undone = replace(rotation.power, hard_stop=False)
+    return replace(rotation, power=undone, trail=before.trail, waited=before.waited)
 
 
 async def _stop_the_hard_way(run: Run, server: Server) -> Outcome:

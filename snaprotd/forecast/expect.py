@@ -120,6 +120,7 @@ IGNORED = (
     "on_stop_timeout",
     "start_timeout",
     "snapshot_timeout",
+    "retry",
     "one_at_a_time",
 )
 """The keys of a policy that change nothing in a forecast. A key that is not here counts, as any new one does."""

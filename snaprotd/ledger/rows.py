@@ -33,7 +33,7 @@ _CREATION = frozenset(field.name for field in fields(Creation))
 _POLICY = frozenset(field.name for field in fields(Policy))
 
 
-FORMAT = 1
+FORMAT = 2
 """The number of this form. A row that needs a higher one asks for a snaprotd that knows more."""
 
 _KNOWN = frozenset(field.name for field in fields(Rotation)) | _POWER | _CREATION
@@ -53,6 +53,15 @@ def written_rotation(rotation: Rotation, unknown: Mapping[str, Any] | None = Non
     flat = {**nested, "policy": policy, "instance": rules["instance"], "limit": rules["limit"], **power, **creation}
     flat["held_off"] = rotation.held_off  # all that a version before the records of power knows of a promise
     return json.dumps({**(unknown or {}), **flat}, separators=(",", ":"), ensure_ascii=False)
+
+
+def needs_of(rotation: Rotation) -> int:
+    """The form that a snaprotd must know to go on with the rotation.
+
+    One that knows of no window would begin outside it, and one that knows of no second attempt would send another
+    request where the first has left one open.
+    """
+    return FORMAT if rotation.policy.window or rotation.attempt > 1 else 1
 
 
 def read_rotation(body: str) -> Rotation:

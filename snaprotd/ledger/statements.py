@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Select, Update, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import Select, Update, bindparam, case, delete, func, not_, or_, select, update
 from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger.claims import Mark
-from snaprotd.ledger.rows import written_rotation
+from snaprotd.ledger.rows import FORMAT, needs_of, written_rotation
 from snaprotd.ledger.schema import MARKS, META, POWERS, ROTATIONS
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -64,21 +64,30 @@ def touched() -> Select[Any]:
 
 
 def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
-    """Insert a rotation, unless its slot is taken or its server is busy; answers with its id where it was.
+    """Insert a rotation, unless its slot is taken or its server is busy; answers with its epoch where it was.
 
     A row count is not reliable with every driver.
     """
     times = {"slot": text_of(rotation.slot), "started_at": text_of(rotation.started_at)}
     own = {"id": rotation.id, "account": account, "server_id": rotation.server_id, "epoch": 1}
     row = {**columns_of(rotation), **own, **times, **tenure}
-    return upsert(ROTATIONS).values(row).on_conflict_do_nothing().returning(ROTATIONS.c.id)
+    return upsert(ROTATIONS).values(row).on_conflict_do_nothing().returning(ROTATIONS.c.epoch)
+
+
+def reopen(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
+    """Open the row of a rotation again that has failed, unless it is open or was amended; answers with its epoch."""
+    columns = ROTATIONS.c
+    failed = (columns.id == rotation.id, ~columns.is_open, columns.result == Result.FAILURE)
+    opened = update(ROTATIONS).where(_of(account), *failed).values(**columns_of(rotation), **tenure)
+    return opened.values(epoch=columns.epoch + 1).returning(columns.epoch)
 
 
 def busy_with(rotation: Rotation, called: Collection[str], *, account: str) -> Select[Any]:
     """Another open rotation of the same server, which `called` are further ids of."""
     columns = ROTATIONS.c
     same = (_of(account), columns.server_id.in_([rotation.server_id, *called]))
-    another = or_(columns.server_id != rotation.server_id, columns.slot != text_of(rotation.slot))
+    this_one = (columns.server_id == rotation.server_id) & (columns.slot == text_of(rotation.slot))
+    another = not_(this_one & (columns.attempt == rotation.attempt))
     return select(columns.id, columns.body).where(*same, columns.is_open, another)
 
 
@@ -286,6 +295,9 @@ async def in_turns(rows: Sequence[Any], read: Callable[[Any], Iterable[_T]]) -> 
 def columns_of(rotation: Rotation, unknown: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What changes in a rotation's row."""
     return {
+        "attempt": rotation.attempt,
+        "format": FORMAT,
+        "needs": needs_of(rotation),
         "is_open": not rotation.is_finished,
         "result": rotation.result,
         "body": written_rotation(rotation, unknown),

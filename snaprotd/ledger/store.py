@@ -107,10 +107,12 @@ class Ledger:
 
     # -- one rotation ------------------------------------------------------------------------------------------
 
-    async def claim(self, rotation: Rotation, mark: Mark | None = None, called: Collection[str] = ()) -> Claim:
+    async def claim(
+        self, rotation: Rotation, mark: Mark | None = None, called: Collection[str] = (), *, reopens: bool = False
+    ) -> Claim:
         """Make `rotation` ours, unless its slot is taken or its server is busy; set `mark` in the same transaction.
 
-        `called`: every id of the server, as far as is known. Another file may name it by another one.
+        `called`: every id of the server, as far as is known. `reopens`: it has failed, and goes on unless others do so.
         """
         began = uptime()
         async with self._transaction() as connection:
@@ -121,12 +123,13 @@ class Ledger:
                 if not (found := readable(row.body)):
                     raise LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
                 return ServerBusy(found[0])
-            claimed = await connection.scalar(statements.claim(rotation, self._tenure(), account=self.starts.account))
-            if claimed is None:
+            claim = statements.reopen if reopens else statements.claim
+            epoch = await connection.scalar(claim(rotation, self._tenure(), account=self.starts.account))
+            if epoch is None:
                 return SlotTaken()
             rotation = await self._with_power(connection, rotation)
             count = await self._lives.count(connection)
-        self._hold(rotation.id, epoch=1, since=began)
+        self._hold(rotation.id, epoch=epoch, since=began)
         await self._lives.note(count)
         return Claimed(rotation)
 
@@ -144,10 +147,8 @@ class Ledger:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
         began, record = uptime(), self.starts.record_of(rotation)
         async with self._transaction() as connection:
-            unknown = self._unknown.get(rotation.id)
-            saved = await connection.scalar(
-                statements.save(rotation, self._tenure(), epoch=lease.epoch, unknown=unknown)
-            )
+            unknown, tenure = self._unknown.get(rotation.id), self._tenure()
+            saved = await connection.scalar(statements.save(rotation, tenure, epoch=lease.epoch, unknown=unknown))
             if saved is not None and rotation.power.asked:
                 await promises.write(connection, record, alone=alone)
             count = await self._lives.count(connection) if rotation.creation.create_open == 0.0 else 0

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from snaprotd import logs
-from snaprotd.core.rotation import Rotation
+from snaprotd.core.policy import Kind
+from snaprotd.core.rotation import Result, Rotation
 from snaprotd.engine.board import Board
 from snaprotd.observe.collector import ServerCollector
 
@@ -77,6 +79,14 @@ class RotationMetrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._attempts = Counter(
+            "snaprotd_attempts_total",
+            "Attempts ended, by why they were begun; where a snapshot came too late, one has ended twice.",
+            ["kind", "result"],
+            registry=registry,
+        )
+        for labels in product(Kind, Result):
+            self._attempts.labels(*labels)
         self._deletions = Counter(
             "snaprotd_deletions_total", "Snapshots deleted, or not.", ["result"], registry=registry
         )
@@ -93,6 +103,8 @@ class RotationMetrics:
         self._downtime.observe(seconds)
 
     def finished(self, rotation: Rotation) -> None:
+        if rotation.result is not None:
+            self._attempts.labels(rotation.kind, rotation.result).inc()
         if rotation.finished_at is not None:
             self._duration.observe(max(0.0, (rotation.finished_at - rotation.started_at).total_seconds()))
 

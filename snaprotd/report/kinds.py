@@ -123,6 +123,18 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Cure that if it will not mend itself by the next slot, and try again at once: `snaprotd now {server}`.",
             alerts=("SnaprotdRotationFailed",),
         ),
+        "tried_again": Kind(
+            severity=ATTENTION,
+            says="attempt {attempt} failed, at step {step}: {error}; tried again at {when}",
+            do="Let it try again, or do so at once: `snaprotd now {server}`.",
+            unwatched="SnaprotdRotationFailed tells if the last attempt fails too",
+        ),
+        "too_slow": Kind(
+            severity=ATTENTION,
+            says="snapshots of {label} take {time}, snapshot_timeout is {timeout}",
+            do="Set `snapshot_timeout` in its policy to twice as long as they take, or more.",
+            unwatched="SnaprotdRotationFailed tells where no snapshot came of it",
+        ),
         "partial": Kind(
             severity=ATTENTION,
             says="the last rotation ended as partial, at step {step}: {error}",

@@ -12,7 +12,7 @@ from snaprotd.core.model import Machine, Server
 from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
-from snaprotd.core.words import count, listed
+from snaprotd.core.words import clock, count, duration, listed
 from snaprotd.report.assessment import Assessment
 from snaprotd.report.kinds import Problem
 from snaprotd.report.rows import BLOCKED, blocked_words
@@ -76,6 +76,8 @@ class ServerSituation:
     """Why an open rotation of it was set aside."""
     latest: Rotation | None
     """The last rotation that ended."""
+    retry_at: datetime | None = None
+    """When its slot is tried again."""
     expected_interval: float | None
     """Seconds: the longest time between two slots."""
     assessment: Assessment | None
@@ -119,10 +121,21 @@ def without_rotation(
 
 
 def _of_the_last_rotation(situation: ServerSituation) -> Iterator[Problem]:
-    latest = situation.latest
-    if latest is not None and latest.result is not Result.SUCCESS:
-        kind = "partial" if latest.result is Result.PARTIAL else "failed"
-        yield _there_is(kind, server=situation.target.label, step=latest.failed_step, error=latest.error)
+    latest, policy, label = situation.latest, situation.target.policy, situation.target.label
+    if latest is None:
+        return
+    why = {"server": label, "step": latest.failed_step, "error": latest.error}
+    if latest.result is Result.PARTIAL:
+        yield _there_is("partial", **why)
+    elif latest.result is not Result.SUCCESS and situation.retry_at is None:
+        yield _there_is("failed", **why)
+    elif situation.retry_at is not None:
+        when = clock(situation.retry_at.isoformat(), policy.timezone)
+        yield _there_is("tried_again", **why, attempt=latest.attempt, when=when)
+    took = latest.creation.took
+    if took is not None and took > policy.snapshot_timeout.total_seconds():
+        timeout = duration(policy.snapshot_timeout.total_seconds())
+        yield _there_is("too_slow", label=label, time=duration(took), timeout=timeout)
 
 
 def _of_room(situation: ServerSituation) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from snaprotd.core.retention import Decision
 from snaprotd.core.room import Room
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.schedule import Schedule, next_slot, shut_words, spread_delay
-from snaprotd.core.words import Json, duration, plain_id, zulu
+from snaprotd.core.words import Json, duration, plain_id, shown_duration, zulu
 from snaprotd.core.words import count as counted
 from snaprotd.logs import redactor
 from snaprotd.provider.inventory import ServerHoldings
@@ -52,6 +52,14 @@ def windows_words(schedule: Schedule, now: datetime) -> str:
         return ""
     shut = shut_words(schedule.window, schedule.timezone, now)
     return f"{', '.join(schedule.window)}, {shut.partition(', which ')[2] or 'open now'}"
+
+
+def retry_words(policy: Policy) -> str:
+    """How often the server may be off in one night, where a slot of it is tried again; empty where it is not."""
+    times, after = policy.retry.times, shown_duration(policy.retry.after)
+    if not times or not policy.stop_first:
+        return ""
+    return f"{counted(times, 'time')} more where it fails, {after} later: off up to {times + 1} times a night"
 
 
 def night_words(group: str, times: Sequence[float | None]) -> str:
@@ -127,6 +135,7 @@ def people_plan_of(
         "paused": target.policy.paused,
         "timezone": target.policy.timezone,
         "window": windows_words(target.policy.schedule, now),
+        "retry": retry_words(target.policy),
         "delay": duration(delay.total_seconds()) if delay else None,
         "is_known": held is not None and held.server is not None,
     }
@@ -193,6 +202,8 @@ def history_row(rotation: Rotation) -> Json:
         "id": rotation.id,
         "server_id": plain_id(rotation.server_id),
         "slot": zulu(rotation.slot),
+        "kind": rotation.kind,
+        "attempt": rotation.attempt,
         "started_at": zulu(rotation.started_at),
         "finished_at": zulu(rotation.finished_at),
         "result": rotation.result,

@@ -132,6 +132,7 @@ def past_rotation(rotation: Rotation) -> Json:
         **history_row(rotation),
         "failed_step": rotation.failed_step,
         "seconds": _seconds_between(rotation.started_at, rotation.finished_at),
+        "off_since": zulu(rotation.power.went_off_at) if rotation.power.off_for > 0 else None,
         "off_seconds": round(rotation.power.off_for),
         "steps": [{"step": one.step, "seconds": round(one.seconds)} for one in steps],
     }
@@ -153,6 +154,7 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "timezone": target.policy.timezone,
         "expected_interval_seconds": facts.expected_interval,
         "next_run": zulu(facts.next_run),
+        "retry_at": zulu(facts.retry_at),
         "running": _running(running) if running else None,
         "stopped_by_us_since": _off_since(situation, target.server_id, running),
         "last": past_rotation(facts.latest) if facts.latest else None,
@@ -182,6 +184,7 @@ def _situation_of(
         debt=situation.debts.get(target.server_id),
         set_aside=situation.set_aside.get(target.server_id),
         latest=facts.latest,
+        retry_at=facts.retry_at,
         expected_interval=facts.expected_interval,
         assessment=situation.assessments.get(target.server_id),
     )
@@ -224,6 +227,8 @@ def _running(rotation: Rotation) -> Json:
     return {
         "rotation": rotation.id,
         "slot": zulu(rotation.slot),
+        "kind": rotation.kind,
+        "attempt": rotation.attempt,
         "started_at": zulu(rotation.started_at),
         "step": rotation.step,
         "seconds": round(rotation.waited),

@@ -17,6 +17,7 @@ from snaprotd.config.settings import OLD_STATE, Config, Target, default_state, n
 from snaprotd.config.trust import WHY_NOT_THERE
 from snaprotd.core.errors import ConfigError, LedgerError, Mistake
 from snaprotd.core.model import Machine
+from snaprotd.core.policy import Kind
 from snaprotd.core.promise import Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
@@ -227,7 +228,15 @@ def adjust_tools(tools: Tools, config: Config, token: TokenSource, this_machine:
     tools.machine = partial(this_machine, config.own_server)
 
 
-def new_rotation(config: Config, target: Target, *, slot: datetime, now: datetime, description: str = "") -> Rotation:
+def new_rotation(
+    config: Config,
+    target: Target,
+    *,
+    slot: datetime,
+    now: datetime,
+    description: str = "",
+    kind: Kind = Kind.MANUAL,
+) -> Rotation:
     return Rotation.begin(
         id=uuid.uuid4().hex,
         server_id=target.server_id,
@@ -237,4 +246,5 @@ def new_rotation(config: Config, target: Target, *, slot: datetime, now: datetim
         now=now,
         settle=config.api.settle,
         description=description,
+        kind=kind,
     )

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from snaprotd.config.file import digest_of, find_config, json_schema, load, parse
 from snaprotd.config.settings import Config, Target, notes_directory, resolve
-from snaprotd.config.shape import ApiKeys, FileKeys, PolicyKeys, RetentionKeys, ServerKeys
+from snaprotd.config.shape import ApiKeys, FileKeys, PolicyKeys, RetentionKeys, RetryKeys, ServerKeys
 from snaprotd.config.text import yaml_nodes
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.model import Server
-from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull
+from snaprotd.core.policy import OnStopTimeout, Policy, Retention, Retry, WhenFull
 from snaprotd.core.schedule import Missed
 from snaprotd.core.words import shown_duration
 from tests.support.no_files import KINDS, standing_at
@@ -580,6 +580,7 @@ def test_the_schema_tells_the_defaults_that_hold() -> None:
 
 def test_the_keys_of_a_policy_are_the_fields_of_the_model() -> None:
     assert set(PolicyKeys.__annotations__) == {each.name for each in fields(Policy)} | {"timezone", "window"}
+    assert set(RetryKeys.__annotations__) == {each.name for each in fields(Retry)}
     assert set(RetentionKeys.__annotations__) == {each.name for each in fields(Retention)}
 
 
@@ -598,7 +599,11 @@ def written_keys(value: object) -> set[str]:
 
 
 ALL_KEYS = sorted(
-    {key for shape in (FileKeys, ApiKeys, PolicyKeys, RetentionKeys, ServerKeys) for key in shape.__annotations__}
+    {
+        key
+        for shape in (FileKeys, ApiKeys, PolicyKeys, RetentionKeys, RetryKeys, ServerKeys)
+        for key in shape.__annotations__
+    }
 )
 HEADINGS = ("api", "defaults", "policies", "servers")
 

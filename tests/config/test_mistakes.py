@@ -13,7 +13,7 @@ from snaprotd.core.schedule import ScheduleError, check_expression
 
 POLICY = (
     "schedule, timezone, window, spread, keep, adopt, when_full, stop_first, stop_timeout, on_stop_timeout, "
-    "start_timeout, snapshot_timeout, missed, missed_within, paused, one_at_a_time"
+    "start_timeout, snapshot_timeout, missed, missed_within, paused, retry, one_at_a_time"
 )
 SERVER = f"{POLICY}, id, match, name, policy"
 TOP = (
@@ -26,6 +26,7 @@ INLINE = (
     "$SNAPROTD_TOKEN_FILE, or set $VPS_API_TOKEN"
 )
 OWN_SERVER = "should be a server's id (a whole number from 1 on, or text), or the word none"
+RETRY = "should be a mapping such as {times: 2, after: 30m}; {times: 0} for none"
 KEEP = "should be a whole number from 1 to 4 (`limit` less 1), or rules such as {last: 2, daily: 1}"
 
 
@@ -131,6 +132,22 @@ SHAPE = [
     ),
     (own("keep: {last: true}"), "4:18: servers[0].keep.last: should be a whole number, not `true`"),
     (own("keep: [4]"), f"4:11: servers[0].keep: {KEEP}, not a list"),
+    (own("retry: 2"), f"4:12: servers[0].retry: {RETRY}, not `2`"),
+    (own("retry: false"), f"4:12: servers[0].retry: {RETRY}, not `false`"),
+    (own("retry:"), f"4:11: servers[0].retry: has no value: it {RETRY}"),
+    (own("retry: {times: -1}"), "4:20: servers[0].retry.times: should be 0 or more, not `-1`"),
+    (own("retry: {times: 11}"), "4:20: servers[0].retry.times: should be 10 or less, not `11`"),
+    (own("retry: {times: true}"), "4:20: servers[0].retry.times: should be a whole number, not `true`"),
+    (own("retry: {times: 1.5}"), "4:20: servers[0].retry.times: should be a whole number, not `1.5`"),
+    (
+        own("retry: {after: 30}"),
+        "4:20: servers[0].retry.after: a duration needs its unit: write 30s if seconds are meant",
+    ),
+    (
+        own("retry: {time: 2}"),
+        "4:13: servers[0].retry.time: unknown key, did you mean `times`? (allowed here: times, after)",
+    ),
+    (own("retries: 2"), f"4:5: servers[0].retries: unknown key, did you mean `retry`? (allowed here: {SERVER})"),
     (own("keep_weakly: 4"), f"4:5: servers[0].keep_weakly: unknown key, did you mean `keep`? (allowed here: {SERVER})"),
     (own("zone: x"), f"4:5: servers[0].zone: unknown key, did you mean `timezone`? (allowed here: {SERVER})"),
     (own("stop_first: yes"), "4:17: servers[0].stop_first: should be true or false, not `yes`: write true"),
@@ -259,6 +276,7 @@ SHAPE = [
 ]
 
 WHOLE = [
+    (own("retry: {after: 0s}"), "4:20: servers[0].retry.after: should be from 1s to 7d, not `0s`"),
     *(
         (top(f"own_server: {written}"), f"1:13: own_server: {OWN_SERVER}, not `{written}`")
         for written in ("None", "off", "yes", "localhost")

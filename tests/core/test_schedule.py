@@ -30,7 +30,7 @@ from snaprotd.core.schedule import (
     next_slot,
     spread_delay,
 )
-from snaprotd.daemon.timer import SlotTrigger
+from snaprotd.daemon.slots.timer import SlotTrigger
 from tests.support.searches import examples
 from tests.support.virtual_time import START, VirtualLoop
 

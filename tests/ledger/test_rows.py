@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from snaprotd.core.creation import Creation
 from snaprotd.core.policy import OnStopTimeout, Retention, Rules, WhenFull
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Passed, Rotation, Step
-from snaprotd.ledger.rows import UnreadableRow, read_rotation, written_rotation
+from snaprotd.ledger.rows import UnreadableRow, needs_of, read_rotation, written_rotation
 from tests.support.policies import a_policy
 from tests.support.rotations import changed
 
@@ -73,7 +74,7 @@ BODY: dict[str, Any] = {
 }
 """As the first version wrote it, with a server that is held off."""
 
-LATER: dict[str, Any] = {"window": [], "one_at_a_time": None}
+LATER: dict[str, Any] = {"window": [], "one_at_a_time": None, "retry": {"times": 2, "after": "PT30M"}}
 """Keys of a policy that came later, each as it is written where nobody has set it."""
 
 
@@ -97,11 +98,12 @@ POWER_LATER = {
 """What is written of a server's power since then; of a row without it, no more is known."""
 
 CREATION_LATER = {"create_asked": False, "accepted": False, "passed_over": [], "taken_at": None, "had_others": False}
+CREATION_LATER |= {"failed": [], "asked_ago": None, "took": None}
 """And of its snapshot."""
 
 
-WINDOW_LATER = {"begun": False, "skipped": ""}
-"""And of what may keep it from beginning."""
+WINDOW_LATER = {"begun": False, "skipped": "", "kind": "scheduled", "attempt": 1, "may_pass": False}
+"""And of what may keep it from beginning, of why it began, and whether it may be tried again."""
 
 
 def at(second: int, microsecond: int = 0) -> datetime:
@@ -192,3 +194,17 @@ def test_a_promise_in_a_row_with_words_of_a_newer_version_is_read() -> None:
 def test_what_is_no_rotation_is_refused(body: str) -> None:
     with pytest.raises(UnreadableRow):
         read_rotation(body)
+
+
+@pytest.mark.parametrize(
+    ("keys", "attempt", "needs"),
+    [({}, 1, 1), ({"window": ("01:00-06:00",)}, 1, 2), ({}, 2, 2)],
+    ids=["plain", "window", "second attempt"],
+)
+def test_a_rotation_that_an_older_snaprotd_would_go_on_with_wrongly_asks_for_a_newer_one(
+    keys: dict[str, Any], attempt: int, needs: int
+) -> None:
+    begun = read_rotation(json.dumps(BODY))
+    schedule = replace(begun.policy.schedule, **keys)
+    policy = replace(begun.policy, schedule=schedule)
+    assert needs_of(replace(begun, rules=replace(begun.rules, policy=policy), attempt=attempt)) == needs

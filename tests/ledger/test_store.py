@@ -38,7 +38,7 @@ from snaprotd.core.words import printable
 from snaprotd.ledger import statements
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.rows import written_rotation
+from snaprotd.ledger.rows import FORMAT, written_rotation
 from snaprotd.ledger.schema import SCHEMA_VERSION
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
@@ -786,7 +786,7 @@ async def test_a_row_that_cannot_be_understood_is_never_taken_over_and_does_not_
 async def test_a_row_that_needs_a_newer_version_is_left_as_it_is_and_the_next_slot_runs(path: Path) -> None:
     async with ledgers(path, "a") as (ours,):
         await claimed(ours)
-    sql(path, "UPDATE rotations SET needs = 2")
+    sql(path, f"UPDATE rotations SET needs = {FORMAT + 1}")
     before = sql(path, "SELECT owner, epoch, body FROM rotations")
     await asyncio.sleep(LEASE + 1)
     async with ledgers(path, "b") as (theirs,):

@@ -36,6 +36,7 @@ METRICS: list[tuple[str, str, set[str]]] = [
     ("snaprotd_rotations_total", "counter", {"server", "result"}),
     ("snaprotd_rotations_skipped_total", "counter", {"server", "reason"}),
     ("snaprotd_rotations_in_progress", "gauge", {"step"}),
+    ("snaprotd_attempts_total", "counter", {"kind", "result"}),
     ("snaprotd_rotation_duration_seconds", "histogram", set()),
     ("snaprotd_last_attempt_timestamp_seconds", "gauge", {"server"}),
     ("snaprotd_last_success_timestamp_seconds", "gauge", {"server"}),
@@ -139,7 +140,7 @@ def _servers(ids: Mapping[str, str]) -> str:
     entries = {
         "good": NIGHTLY,
         "stopped": f"{NIGHTLY}, stop_first: true",
-        "unlucky": f"{NIGHTLY}",
+        "unlucky": f"{NIGHTLY}, retry: {{times: 0}}",
         "cluttered": f"{NIGHTLY}",
         "paused": f"{NIGHTLY}, paused: true, missed: skip",
         "patient": f"{NIGHTLY}, missed: skip",
@@ -320,6 +321,9 @@ MOVED: Expected = [
     ("snaprotd_ledger_writable", {}, 1),
     ("snaprotd_schedule_lateness_seconds_count", {}, 6 + 3),
     ("snaprotd_rotation_duration_seconds_count", {}, 10),
+    ("snaprotd_attempts_total", {"kind": "scheduled", "result": "failure"}, 1),
+    ("snaprotd_attempts_total", {"kind": "late", "result": "failure"}, 2),
+    ("snaprotd_attempts_total", {"kind": "retry", "result": "success"}, 0),
     ("snaprotd_server_downtime_seconds_count", {}, 2),
     *requests("POST", "/snapshots/", _201=9, _401=1),
     *requests("POST", "/servers/{id}/power/", _200=2 + 4),
@@ -439,6 +443,7 @@ def test_counts_of_the_same_things_agree(night: Night) -> None:
     ended = sum(night.after.of("snaprotd_rotations_total").values())
     assert night.after.value("snaprotd_api_request_duration_seconds_count") == requests
     assert night.after.value("snaprotd_rotation_duration_seconds_count") == ended
+    assert sum(night.after.of("snaprotd_attempts_total").values()) == ended
 
 
 # -- absent, not 0 -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import yaml
 
 from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
+from snaprotd.core.creation import Creation
 from snaprotd.core.model import Machine, Snapshot, snapshot_name
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
@@ -93,6 +94,11 @@ ROTATION = Rotation(
 FAILED = replace(ROTATION, step=Step.DONE, result=Result.FAILURE, failed_step=Step.STOP, error="it does not stop")
 
 
+def taking(seconds: float) -> Rotation:
+    """A rotation that has succeeded, whose snapshot took so long."""
+    return replace(FAILED, result=Result.SUCCESS, error=None, creation=Creation(took=seconds))
+
+
 def held_off(*, starts: int = 0, minutes: float = 5, held_off: bool = True) -> ServerSituation:
     """A rotation that stands at its start, so many minutes after it promised to see the server running again."""
     power = Power(asked=int(held_off), held_off_since=NOW - timedelta(minutes=minutes), starts=starts)
@@ -130,6 +136,9 @@ OF_A_SERVER = {
     "owed a start by its rotation": (replace(WELL, debt=OWED, running=ROTATION), []),
     "a rotation set aside": (replace(WELL, set_aside=ASIDE), ["set_aside"]),
     "a failure": (replace(WELL, latest=FAILED), ["failed"]),
+    "a failure that is tried again": (replace(WELL, latest=FAILED, retry_at=NOW), ["tried_again"]),
+    "a snapshot that took too long": (replace(WELL, latest=taking(1801.0)), ["too_slow"]),
+    "a snapshot that took long enough": (replace(WELL, latest=taking(1800.0)), []),
     "a partial success": (replace(WELL, latest=replace(FAILED, result=Result.PARTIAL)), ["partial"]),
     "a success": (replace(WELL, latest=replace(FAILED, result=Result.SUCCESS)), []),
     "full": (replace(WELL, assessment=holding(*others(5))), ["blocked", "no_snapshot"]),

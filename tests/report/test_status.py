@@ -22,6 +22,7 @@ MINUTE, HOUR = 60.0, 3600.0
 
 INSTANT = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"}
 MAYBE_INSTANT = {"anyOf": [INSTANT, {"type": "null"}]}
+KIND = {"enum": ["scheduled", "late", "retry", "manual"]}
 MAYBE_TEXT = {"type": ["string", "null"]}
 ID = {"type": ["integer", "string"]}
 
@@ -64,6 +65,8 @@ _HISTORY = {
     "id": {"type": "string"},
     "server_id": ID,
     "slot": INSTANT,
+    "kind": KIND,
+    "attempt": {"type": "integer"},
     "started_at": INSTANT,
     "finished_at": MAYBE_INSTANT,
     "result": {"enum": ["success", "failure", "partial", None]},
@@ -79,6 +82,7 @@ PAST = shape(
         **_HISTORY,
         "failed_step": MAYBE_TEXT,
         "seconds": {"type": ["integer", "null"]},
+        "off_since": MAYBE_INSTANT,
         "off_seconds": {"type": "integer"},
         "steps": many(STEP),
     }
@@ -87,6 +91,8 @@ RUNNING = shape(
     {
         "rotation": {"type": "string"},
         "slot": INSTANT,
+        "kind": KIND,
+        "attempt": {"type": "integer"},
         "started_at": INSTANT,
         "step": {"type": "string"},
         "seconds": {"type": "integer"},
@@ -106,6 +112,7 @@ SERVER = {
     "timezone": {"type": "string"},
     "expected_interval_seconds": {"type": ["number", "null"]},
     "next_run": MAYBE_INSTANT,
+    "retry_at": MAYBE_INSTANT,
     "running": maybe(RUNNING),
     "stopped_by_us_since": MAYBE_INSTANT,
     "last": maybe(PAST),
@@ -220,6 +227,7 @@ async def test_a_rotation_under_way_shows_its_step_and_since_when_its_server_is_
         assert server["stopped_by_us_since"] is None
         assert server["last"]["result"] == "success"
         assert server["last"]["off_seconds"] > 0
+        assert server["last"]["off_since"] == since.strftime("%Y-%m-%dT%H:%M:%SZ")
         one = held_to(ONE_SERVER, await watched.daemon.view.server_status(server_id))
         assert [step["step"] for step in one["history"][0]["steps"]] == [*STEPS[:-1]]
         assert sum(step["seconds"] for step in one["history"][0]["steps"]) > 3 * MINUTE

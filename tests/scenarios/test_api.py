@@ -187,9 +187,8 @@ NO_ANSWERS = [
 async def test_an_answer_that_is_no_list_is_counted_and_stops_the_rotation_without_a_change(
     tmp_path: Path, fault: dict[str, Any], reason: str, words: str
 ) -> None:
-    path = write_config(
-        tmp_path, "[{id: 12345, name: web-01, schedule: '1 3 * * *', keep: 1, stop_first: true, snapshot_timeout: 2m}]"
-    )
+    keys = "keep: 1, stop_first: true, retry: {times: 0}, snapshot_timeout: 2m"
+    path = write_config(tmp_path, f"[{{id: 12345, name: web-01, schedule: '1 3 * * *', {keys}}}]")
     world = one_server()
     for day in (13, 14, 15):
         world.add_snapshot("12345", ours(day), created_at=at(day))

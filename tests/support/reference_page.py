@@ -22,6 +22,7 @@ SECTIONS = {
     "api": ("ApiKeys", "Keys under `api`"),
     "policy": ("PolicyKeys", "Keys of a policy"),
     "keep": ("RetentionKeys", "Keys under `keep`"),
+    "retry": ("RetryKeys", "Keys under `retry`"),
     "server": ("ServerKeys", "Keys of an entry under `servers`"),
 }
 

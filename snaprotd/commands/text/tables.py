@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import STRANGER, ago, clock, count, duration, free_slots, until
 from snaprotd.logs import redactor
@@ -50,6 +51,8 @@ def _plan_of(plan: Json, now: datetime, limit: int) -> list[RenderableType]:
     parts += [Text(f"  {line}") for line in _next_lines(plan, now)]
     if plan["window"]:
         parts.append(Text(f"  window  {plan['window']}"))
+    if plan["retry"]:
+        parts.append(Text(f"  retry  {plan['retry']}"))
     if plan.get("group"):
         parts.append(Text(f"  group  {plan['group']}"))
     if plan["blocked"]:
@@ -152,19 +155,36 @@ def history_text(rotations: Sequence[Rotation]) -> RenderableType:
         return Text("no rotations yet")
     zones = {one.policy.timezone for one in rotations}
     zone = zones.pop() if len(zones) == 1 else "UTC"
-    table = _table("slot", "server", "result", "took", "off", "what")
+    table = _table("began", "server", "kind", "result", "took", "what")
     for one in rotations:
         seconds = None if one.finished_at is None else (one.finished_at - one.started_at).total_seconds()
         result = str(one.result or "open")
         table.add_row(
-            clock(one.slot.isoformat(), zone)[4:],
+            clock(one.started_at.isoformat(), zone)[4:20],
             one.label,
+            f"{one.kind} {one.attempt}" if one.kind is Kind.RETRY else str(one.kind),
             Text(result, style=STYLES.get(result, "bold")),
             duration(seconds),
-            duration(one.power.off_for) if one.power.off_for > 0 else "-",
-            _what(one),
+            "; ".join(filter(None, (_what(one), _off(one, zone), _slot(one, zone)))),
         )
-    return table
+    return Group(table, Text(f"Times are those of {zone}.", style="dim"))
+
+
+def _off(rotation: Rotation, zone: str) -> str:
+    """When the server was off because of it."""
+    since, seconds = rotation.power.went_off_at, rotation.power.off_for
+    if since is None or seconds <= 0:
+        return f"off for {duration(seconds)}" if seconds > 0 else ""
+    begin, end = (clock(at.isoformat(), zone)[15:20] for at in (since, since + timedelta(seconds=seconds)))
+    return f"off {begin}-{end}"
+
+
+def _slot(rotation: Rotation, zone: str) -> str:
+    """Where it was begun at another time."""
+    if abs(rotation.started_at - rotation.slot) < timedelta(minutes=1):
+        return ""
+    slot, began = (clock(at.isoformat(), zone) for at in (rotation.slot, rotation.started_at))
+    return f"slot {slot[15:20] if slot[:14] == began[:14] else slot[4:20]}"
 
 
 def _what(rotation: Rotation) -> str:

@@ -10,14 +10,16 @@ from datetime import datetime, timedelta
 import structlog
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.admission import why_shut
+from snaprotd.core.admission import LATE, why_shut
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.policy import Policy
+from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.schedule import expected_interval, missed_slots, next_opening, spread_delay
-from snaprotd.daemon.timer import SlotTimer
+from snaprotd.daemon.slots.retries import Retries
+from snaprotd.daemon.slots.timer import SlotTimer
 from snaprotd.engine.board import Board, ServerFacts
 from snaprotd.engine.rotations import Rotations
+from snaprotd.engine.run import Tools
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import DaemonMetrics
@@ -27,9 +29,6 @@ log = structlog.get_logger("snaprotd.schedules")
 
 AT_ONCE = 20
 """Servers that are taken up before others have a turn: thousands take seconds, and a start may wait meanwhile."""
-
-LATE = timedelta(seconds=60)
-"""A slot that is taken up later than this was missed (the machine slept, say), and its policy's `missed` decides."""
 
 INSTANT = timedelta(microseconds=1)
 
@@ -57,21 +56,21 @@ class Schedules:
     def __init__(
         self,
         config: Config,
+        tools: Tools,
         *,
-        ledger: Ledger,
         rotations: Rotations,
         board: Board,
         metrics: DaemonMetrics,
-        now: Callable[[], datetime],
         in_background: Callable[[Awaitable[None], str], None],
     ) -> None:
         self._config = config
         self.targets: dict[str, Target] = {}
-        self._ledger = ledger
+        self._ledger = tools.ledger
         self._rotations = rotations
+        self.retries = Retries(config, tools, rotations=rotations, board=board, in_background=in_background)
         self._board = board
         self._metrics = metrics
-        self._now = now
+        self._now = tools.now
         self._in_background = in_background
         self._timer = SlotTimer(self._due)
         self._seen: dict[str, datetime] = {}
@@ -87,6 +86,7 @@ class Schedules:
 
     def apply(self, config: Config) -> None:
         self._config = config
+        self.retries.apply(config)
 
     def start(self) -> None:
         self._timer.start()
@@ -94,6 +94,7 @@ class Schedules:
     def stop(self) -> None:
         """Take up no further slot."""
         self._stopped = True
+        self.retries.stop()
         self._timer.stop()
 
     # -- which servers -------------------------------------------------------------------------------------------
@@ -113,6 +114,7 @@ class Schedules:
             self._timer.remove(gone)
             self._seen.pop(gone, None)
             self._unclaimed.pop(gone, None)
+        self.retries.set_targets(self.targets)
         for number, target in enumerate(targets):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -121,8 +123,9 @@ class Schedules:
             facts.last_success = remembered.successes.get(target.server_id)
             if (latest := remembered.latest.get(target.server_id)) is not None:
                 facts.note_end(latest)
+                self.retries.note(latest, is_news=False, may_follow=at_start or target.server_id in before)
             old = before.get(target.server_id)
-            if old is None or _written(old.policy) != _written(target.policy):
+            if old is None or old.policy.slots_written != target.policy.slots_written:
                 self._lapse(target, "its policy was edited")
                 try:
                     marks += await self._admit(target, remembered.marks.get(target.server_id), at_start=at_start)
@@ -137,7 +140,7 @@ class Schedules:
         Answers with the marks that are to be set.
         """
         now, delay = self._now(), _delay(target)
-        known = at_start and mark is not None and mark.schedule == _written(target.policy)
+        known = at_start and mark is not None and mark.schedule == target.policy.slots_written
         # A policy that is new sees no slot before it, however long its turn is delayed.
         seen = mark.seen_until if known and mark else now
         if seen > now:
@@ -161,6 +164,7 @@ class Schedules:
         now = self._now()
         late = now - slot - _delay(target)
         self._metrics.taken_up(late.total_seconds())
+        self.retries.lapse(target, "the next slot has come")
         if late <= LATE:
             self._lapse(target, "the next slot has come")
         self._unclaimed.pop(server_id, None)  # else it is found, and counted, among those that were missed
@@ -210,8 +214,10 @@ class Schedules:
                 await self._shut_out(target, slot, seen_until, why, late=late)
                 return
         now = self._now()
+        of_the_schedule = Kind.LATE if late else Kind.SCHEDULED
+        kind = Kind.MANUAL if seen_until is None else of_the_schedule
         try:
-            claim = await self._rotations.begin(new_rotation(self._config, target, slot=slot, now=now), mark)
+            claim = await self._rotations.begin(new_rotation(self._config, target, slot=slot, now=now, kind=kind), mark)
         except LedgerError as error:
             if seen_until is not None and seen is not None:
                 self._seen[target.server_id] = seen
@@ -288,7 +294,7 @@ class Schedules:
 
     def _mark(self, target: Target, seen_until: datetime) -> Mark:
         self._seen[target.server_id] = seen_until
-        return Mark(server_id=target.server_id, seen_until=seen_until, schedule=_written(target.policy))
+        return Mark(server_id=target.server_id, seen_until=seen_until, schedule=target.policy.slots_written)
 
     # -- the clock -----------------------------------------------------------------------------------------------
 
@@ -310,6 +316,7 @@ class Schedules:
         if self._unclaimed and not self._stopped and not self._is_claiming:
             self._is_claiming = True
             self._in_background(self._claim_again(), "slots that the ledger was busy at")
+        self.retries.look()
         self._timer.wakeup()
         self._metrics.ticked(now)
         self._tell_next_runs(self.targets.values())
@@ -320,11 +327,11 @@ class Schedules:
             self.facts(target).next_run = None if paused else self._next_run(target)
 
     def _next_run(self, target: Target) -> datetime | None:
-        next_run, policy = self._timer.next_run(target.server_id), target.policy
-        if target.server_id not in self._unclaimed:
-            return next_run
-        opens = next_opening(policy.window, policy.timezone, self._now())
-        return opens if next_run is None else min(opens, next_run)
+        policy = target.policy
+        known = [self._timer.next_run(target.server_id), self.facts(target).retry_at]
+        if target.server_id in self._unclaimed:
+            known.append(next_opening(policy.window, policy.timezone, self._now()))
+        return min((one for one in known if one is not None), default=None)
 
     def facts(self, target: Target) -> ServerFacts:
         return self._board.of(target.server_id)
@@ -332,11 +339,3 @@ class Schedules:
 
 def _delay(target: Target) -> timedelta:
     return spread_delay(target.server_id, target.policy.spread)
-
-
-def _written(policy: Policy) -> str:
-    """What must not have changed for a missed slot to be run: nothing fires because a policy was edited or unpaused."""
-    paused = " paused" if policy.paused else ""
-    within = f" within {', '.join(policy.window)}" if policy.window else ""
-    expressions, spread = " | ".join(policy.schedule.expressions), policy.spread.total_seconds()
-    return f"{policy.timezone} {expressions} +{spread:.0f}s{within}{paused}"

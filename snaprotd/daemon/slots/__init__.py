@@ -1,0 +1,1 @@
+"""What becomes of slots: told by the clock, run, run late, tried again, skipped, counted."""
