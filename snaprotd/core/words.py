@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
@@ -122,6 +123,11 @@ def free_slots(held: int, limit: int) -> str:
 def count(number: int, noun: str, plural: str = "") -> str:
     """`1 snapshot`, `2 snapshots`."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
+def in_a_row(parts: Sequence[str]) -> str:
+    """Such as: one, two and three."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 def plain_id(text: str) -> int | str:

@@ -10,7 +10,8 @@ import structlog
 
 from snaprotd.core.creation import Recollection
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.model import Snapshot, name_read
+from snaprotd.core.holds import name_read
+from snaprotd.core.model import Snapshot
 from snaprotd.core.words import STRANGER
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory, ServerHoldings

@@ -23,7 +23,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from snaprotd.core.creation import Recollection, alive_until
 from snaprotd.core.errors import LeaseLost, LedgerError
-from snaprotd.core.model import Snapshot, name_read
+from snaprotd.core.holds import name_read
+from snaprotd.core.model import Snapshot
 from snaprotd.core.promise import merged
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger import promises, statements

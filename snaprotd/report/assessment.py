@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Owner, Snapshot, bears_our_name, is_alike
+from snaprotd.core.holds import bears_our_name, is_alike
+from snaprotd.core.model import Owner, Snapshot
 from snaprotd.core.ownership import newest_completed
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.retention import Decision, RetentionPlan, plan_retention

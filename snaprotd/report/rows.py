@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Machine, Owner, Server, Snapshot, bears_our_name
+from snaprotd.core.holds import bears_our_name
+from snaprotd.core.model import Machine, Owner, Server, Snapshot
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.promise import ServerPower

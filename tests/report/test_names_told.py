@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from snaprotd.commands.text.tables import list_text
-from snaprotd.core.model import Machine, snapshot_name
+from snaprotd.core.holds import snapshot_name
+from snaprotd.core.model import Machine
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import assess
 from snaprotd.report.findings import Found, findings_of
