@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -22,6 +22,9 @@ DOUBT = 900.0
 LASTING = 300.0
 """Seconds after which a word for a snapshot is taken for more than a moment's: storage that cannot be reached shows
 every snapshot on it as failed, and is back."""
+
+DELETE_AGAIN_AFTER = timedelta(minutes=5)
+"""How long after a deletion that did not show it is asked for again, at the least."""
 
 
 class Owner(StrEnum):

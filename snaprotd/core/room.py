@@ -9,7 +9,7 @@ from math import inf
 from zoneinfo import ZoneInfo
 
 from snaprotd.core.holds import hold_in_words, name_read, snapshot_name
-from snaprotd.core.model import LASTING, Owner, Snapshot, SnapshotState
+from snaprotd.core.model import DELETE_AGAIN_AFTER, LASTING, Owner, Snapshot, SnapshotState
 from snaprotd.core.ownership import Judged, age_order, newest_first
 from snaprotd.core.policy import Policy, Rules, WhenFull
 from snaprotd.core.retention import TWIN, Decision, demand_sense, kept_by_rules, plan_retention, rules_in_words
@@ -21,9 +21,6 @@ NAMES_SHOWN = 5
 
 TURNED_FOR = 900.0
 """Seconds for which a full server waits for one of ours that was completed and is shown otherwise."""
-
-DELETE_AGAIN_AFTER = timedelta(minutes=5)
-"""How long after a deletion that did not show it is asked for again, at the least."""
 
 REFUSAL_HOLDS = timedelta(days=7)
 """How long no server is stopped for a snapshot that the provider has refused before, for one and the same reason."""
@@ -210,6 +207,7 @@ def deletion_failed(rotation: Rotation, snapshot_id: str, error: str, *, lasting
     return replace(
         rotation,
         complaint=error,
+        deleting=(),
         undeletable=(*rotation.undeletable, snapshot_id),
         immovable=(*rotation.immovable, snapshot_id) if lasting else rotation.immovable,
     )

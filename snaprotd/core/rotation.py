@@ -95,6 +95,8 @@ class Rotation:
     skipped: str = ""
     """What kept it from beginning, as the metrics have it: `window`."""
 
+    deleting: tuple[str, ...] = ()
+    """The ids of the one whose deletion is being asked for: who is to hold it is told so."""
     deleted: tuple[str, ...] = ()
     undeletable: tuple[str, ...] = ()
     """Snapshots whose deletion was tried in this rotation and failed."""

@@ -15,6 +15,7 @@ import structlog
 from pydantic import AwareDatetime, TypeAdapter
 
 from snaprotd.core.creation import Creation, Life, Trace
+from snaprotd.core.holds import hold_named
 from snaprotd.core.policy import Policy
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Result, Rotation
@@ -33,7 +34,7 @@ _CREATION = frozenset(field.name for field in fields(Creation))
 _POLICY = frozenset(field.name for field in fields(Policy))
 
 
-FORMAT = 1
+FORMAT = 2
 """The number of this form. A row that needs a higher one asks for a snaprotd that knows more."""
 
 _KNOWN = frozenset(field.name for field in fields(Rotation)) | _POWER | _CREATION
@@ -53,6 +54,14 @@ def written_rotation(rotation: Rotation, unknown: Mapping[str, Any] | None = Non
     flat = {**nested, "policy": policy, "instance": rules["instance"], "limit": rules["limit"], **power, **creation}
     flat["held_off"] = rotation.held_off  # all that a version before the records of power knows of a promise
     return json.dumps({**(unknown or {}), **flat}, separators=(",", ":"), ensure_ascii=False)
+
+
+def needs_of(rotation: Rotation) -> int:
+    """The form that a snaprotd must know to go on with the rotation.
+
+    One that knows of no hold would not know its snapshot by its name, and ask for another.
+    """
+    return FORMAT if hold_named(rotation.snapshot_name) else 1
 
 
 def read_rotation(body: str) -> Rotation:
@@ -119,6 +128,7 @@ def read_trace(row: str, slot: datetime, body: str, *, is_open: bool) -> Trace:
         taken_at=creation.taken_at,
         ended_at=ended,
         has_succeeded=flat.get("result") in (Result.SUCCESS, Result.PARTIAL),
+        hold=hold_named(str(flat.get("snapshot_name"))),
     )
 
 

@@ -152,6 +152,7 @@ def test_a_row_of_the_first_version_is_read() -> None:
 
 
 ROOM_LATER = {
+    "deleting": [],
     "stubborn": [],
     "ghosts": [],
     "immovable": [],

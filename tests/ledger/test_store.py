@@ -34,9 +34,9 @@ from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import printable
+from snaprotd.ledger.address import FolderLock
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
-from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.rows import written_rotation
+from snaprotd.ledger.rows import FORMAT, written_rotation
 from snaprotd.ledger.schema import SCHEMA_VERSION
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
@@ -396,8 +396,8 @@ class Suspended(Ledger):
     def uptime(cls) -> float:
         return asyncio.get_running_loop().time() + cls.slept
 
-    async def save(self, rotation: Rotation, *, alone: bool = False) -> None:
-        await super().save(rotation, alone=alone)
+    async def save(self, rotation: Rotation, **how: Any) -> None:
+        await super().save(rotation, **how)
         if rotation.step is Step.START and rotation.power.starts == 1:
             type(self).slept = 3600.0
 
@@ -765,7 +765,7 @@ async def test_a_row_that_cannot_be_understood_is_never_taken_over_and_does_not_
 async def test_a_row_that_needs_a_newer_version_is_left_as_it_is_and_the_next_slot_runs(path: Path) -> None:
     async with ledgers(path, "a") as (ours,):
         await claimed(ours)
-    sql(path, "UPDATE rotations SET needs = 2")
+    sql(path, f"UPDATE rotations SET needs = {FORMAT + 1}")
     before = sql(path, "SELECT owner, epoch, body FROM rotations")
     await asyncio.sleep(LEASE + 1)
     async with ledgers(path, "b") as (theirs,):
@@ -909,7 +909,7 @@ async def test_a_ledger_of_a_newer_version_is_refused_with_what_to_do_and_left_a
     with pytest.raises(LedgerError) as refusal:
         await Ledger.open(path, owner="b")
     assert str(refusal.value) == (
-        "the ledger has schema 3, this snaprotd knows up to 2: "
+        "the ledger has schema 4, this snaprotd knows up to 3: "
         "it was written by a newer snaprotd; upgrade, or point `state` to another file"
     )
     assert sql(path, "SELECT name FROM sqlite_master WHERE name = 'marks'") == []
@@ -1160,7 +1160,7 @@ def test_whoever_is_left_of_two_still_holds_the_lock(path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.address import FolderLock
 print(FolderLock.acquire(Path(sys.argv[1])).was_alone, flush=True)
 sys.stdin.read()
 """
@@ -1238,7 +1238,7 @@ def test_where_there_are_no_locks_nobody_is_taken_for_the_only_user(
 
 
 def test_a_living_process_is_known_though_somebody_removed_its_lock_file(path: Path) -> None:
-    code = f"from pathlib import Path; from snaprotd.ledger.folder_lock import FolderLock as L; \
+    code = f"from pathlib import Path; from snaprotd.ledger.address import FolderLock as L; \
 lock = L.acquire(Path({str(path)!r})); print(lock.was_alone, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
         assert living.stdout is not None
