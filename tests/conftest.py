@@ -88,7 +88,7 @@ def commands_reach(monkeypatch: pytest.MonkeyPatch) -> Callable[[httpx.AsyncBase
     """Have commands in this process speak to a simulated provider."""
 
     def reach(transport: httpx.AsyncBaseTransport) -> None:
-        for module in ("by_hand", "account", "now"):
+        for module in ("by_hand", "account", "outlook"):
             monkeypatch.setattr(f"snaprotd.commands.jobs.{module}.open_cloud", partial(open_cloud, transport=transport))
 
     return reach

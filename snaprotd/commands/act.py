@@ -1,123 +1,19 @@
-"""The commands that change something."""
+"""The commands that a person does one thing to one snapshot with."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
-import structlog
 from rich.text import Text
 
-from snaprotd.commands.common import (
-    FAILED,
-    as_json,
-    begin,
-    load,
-    pay_before_telling,
-    print_json,
-    server_argument,
-    wait_for,
-    with_config,
-)
-from snaprotd.commands.jobs.status_client import refuse_another_ledger
-from snaprotd.commands.text.tables import now_text
-from snaprotd.commands.text.terminal import Say, is_answered, moving_line, show
-from snaprotd.core.errors import SnaprotdError
-from snaprotd.core.rotation import STEPS, Result, Rotation, Step
-from snaprotd.core.words import ago, clock, duration
-from snaprotd.report.rows import outcome_of
+from snaprotd.commands.common import FAILED, begin, load, wait_for, with_config
+from snaprotd.commands.text.terminal import is_wanted, moving_line, show
+from snaprotd.core.words import ago, clock
 
 if TYPE_CHECKING:
     from snaprotd.commands.jobs.by_hand import ByHand, Found
-    from snaprotd.commands.jobs.now import Outlook
-
-
-T = TypeVar("T")
-
-
-@click.command()
-@server_argument()
-@with_config
-@click.option("--description", default="", metavar="TEXT", help="A description to store with the snapshot.")
-@click.option("--live", is_flag=True, help="Do not stop the server for it.")
-@click.option("--yes", is_flag=True, help="Do not ask, and take it outside the policy's window too.")
-@as_json
-def now(server: str, path: str | None, description: str, live: bool, yes: bool, as_json: bool) -> int:
-    """Run one rotation of SERVER at once, and wait for its end.
-
-    \b
-    Example:
-      snaprotd now web-01 --description "before the upgrade"
-
-    It does what the policy says: stops the server first where that is asked for, and deletes afterwards what is no
-    longer kept. The snapshot falls under `keep` like any other. On a terminal it asks before it stops a server, and
-    outside the policy's window; elsewhere it does nothing outside the window without --yes. It goes through the
-    daemon's ledger, and refuses while a rotation of this server is open. Ctrl-C sees the server started again if it is
-    held off; a second one ends at once.
-    """
-    from snaprotd.commands.jobs.now import look_ahead, rotate_now
-
-    begin(never_wait=True)
-    structlog.contextvars.clear_contextvars()
-    settings = load(path)
-    refuse_another_ledger(settings)
-    asks = not yes and is_answered()
-    outlook = _or_pay(look_ahead(settings, os.environ, server, live=live, looks_at_server=asks), path)
-    if not yes and not _may_go_on(outlook, asks=asks):
-        return FAILED
-    with moving_line() as say:
-        shown, target = _steps_shown(say), outlook.target
-        work = rotate_now(settings, os.environ, target, description=description, show=shown, say=say.for_good)
-        rotation = _or_pay(work, path)
-    if as_json:
-        print_json(outcome_of(rotation))
-    else:
-        show(now_text(rotation))
-    return 0 if rotation.result is Result.SUCCESS else FAILED
-
-
-def _or_pay(work: Coroutine[Any, Any, T], path: str | None) -> T:
-    """What `work` answers. Where a mistake of ours ends it there may be no daemon that starts what is off."""
-    try:
-        return wait_for(work)
-    except (SnaprotdError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        pay_before_telling(error, path)
-
-
-def _may_go_on(outlook: Outlook, *, asks: bool) -> bool:
-    """Whether somebody wants what the rotation means for the server. `asks`: somebody can answer.
-
-    Raises `SnaprotdError` where nobody can, and it is outside its window: a script's stop is what its author meant.
-    """
-    label, shut = outlook.target.label, outlook.shut
-    if not asks:
-        if shut:
-            raise SnaprotdError(f"{label} is {shut}: nothing was done; --yes takes the snapshot all the same")
-        return True
-    if shut:
-        click.echo(f"{label} is {shut}.", err=True)
-    if outlook.stops:
-        for_about = f" for about {duration(outlook.off_for)}, as its last ones were" if outlook.off_for else ""
-        click.echo(f"{label} will be switched off{for_about}; --live takes the snapshot without that.", err=True)
-    return not (shut or outlook.stops) or _is_wanted("Take the snapshot now?")
-
-
-def _steps_shown(say: Say) -> Callable[[Rotation, float | None], None]:
-    """Says at which step a rotation is, and how long they usually take."""
-    shown = [step for step in STEPS if step is not Step.DONE]
-
-    def tell(rotation: Rotation, usual: float | None) -> None:
-        if rotation.step not in shown:
-            return
-        place = f"{shown.index(rotation.step) + 1}/{len(shown)} {rotation.step}"
-        usually = f" (usually {duration(usual)} in all)" if usual is not None else ""
-        say(f"{rotation.label}: {place}{': ' + rotation.note if rotation.note else ''}{usually}")
-
-    return tell
 
 
 @click.command()
@@ -210,7 +106,7 @@ def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
             taken = snapshot.created_at.isoformat() if snapshot.created_at else None
             age = ago(taken, found.now) if taken else "at an unknown time"
             show(Text(f"Delete snapshot {snapshot.id}, {snapshot.name}, of server {found.label}, taken {age}."))
-            if not yes and not _is_wanted("It cannot be undone. Delete it?"):
+            if not yes and not is_wanted("It cannot be undone. Delete it?"):
                 return FAILED
             await chosen.delete()
             click.echo(f"Deleted {snapshot.name}.")
@@ -219,15 +115,4 @@ def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
     return wait_for(work())
 
 
-def _is_wanted(question: str) -> bool:
-    try:
-        wanted = click.confirm(question, err=True)
-    except click.Abort:  # the end of the input, or Ctrl-C
-        wanted = False
-        click.echo(err=True)
-    if not wanted:
-        click.echo("Nothing was done.", err=True)
-    return wanted
-
-
-COMMANDS = (now, restore, delete)
+COMMANDS = (restore, delete)

@@ -14,7 +14,7 @@ from typing import TextIO
 import click
 
 from snaprotd import __version__, logs
-from snaprotd.commands import act, forecast, look, owed, service
+from snaprotd.commands import act, forecast, look, now, owed, service
 from snaprotd.commands.common import FAILED, level_or, unforeseen
 from snaprotd.config.mistakes import render_mistake
 from snaprotd.core.errors import ConfigError, SnaprotdError
@@ -106,5 +106,5 @@ def cli() -> None:
     """Keeps rotating snapshots of your VPS.org servers, and never leaves one switched off."""
 
 
-for command in (*service.COMMANDS, *look.COMMANDS, *forecast.COMMANDS, *act.COMMANDS, *owed.COMMANDS):
+for command in (*service.COMMANDS, *look.COMMANDS, *forecast.COMMANDS, *now.COMMANDS, *act.COMMANDS, *owed.COMMANDS):
     cli.add_command(command)

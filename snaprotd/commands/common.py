@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from traceback import extract_tb
@@ -153,6 +154,18 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(shown(value), indent=2, ensure_ascii=False))
+
+
+def tell_what_is_forsaken(config: Config | None, path: str | None, *, but: Collection[str] = ()) -> None:
+    """On standard error, in one line, the starts that are owed and that no process sees to; not those of ids in `but`.
+
+    Whatever a command is for: the server is off because of us, and there may be no daemon that tells it.
+    """
+    from snaprotd.commands.jobs.leave_off import forsaken  # its library takes a while to load
+
+    with suppress(SnaprotdError, OSError):
+        if sentence := wait_for(forsaken(config_path(path), os.environ, config, but)):
+            complain(sentence)
 
 
 def complain(sentence: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import click
 from rich.text import Text
@@ -15,16 +16,22 @@ from snaprotd.commands.common import (
     load,
     print_json,
     server_argument,
+    tell_what_is_forsaken,
     wait_for,
     with_config,
 )
 from snaprotd.commands.jobs.account import nights_of, read_account
-from snaprotd.commands.jobs.status_client import Place, default_place, read_status
+from snaprotd.commands.jobs.status_client import Place, Unreachable, default_place, read_status
 from snaprotd.commands.text.tables import history_text, list_text, plan_text, status_text
 from snaprotd.commands.text.terminal import show
+from snaprotd.config.settings import Config
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.words import Json
 from snaprotd.report.rows import history_row, people_plan_of, plan_of, shown, snapshot_rows, strangers_among
+
+ALARMED = 2
+CODES = {"ok": 0, "attention": 1}
+"""The exit codes of `status`, by what is told; of any other word it is `ALARMED`."""
 
 
 @click.command()
@@ -65,6 +72,7 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
         show(plan_text(shown(plans), account.now, settings.limit))
     if account.doubt is not None:
         complain(account.doubt)
+    tell_what_is_forsaken(settings, path)
     return 0 if account.is_whole else FAILED
 
 
@@ -89,6 +97,7 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
         show(list_text(shown(rows), account.now, account.headings, strangers_among(rows, settings.instance)))
     for complaint in account.complaints:
         complain(complaint)
+    tell_what_is_forsaken(settings, path)
     return 0 if account.is_whole else FAILED
 
 
@@ -115,30 +124,57 @@ def history(server: str | None, path: str | None, limit: int, as_json: bool) -> 
         show(history_text(rotations))
         if server is not None and (let_go := wait_for(read_let_go(settings, server))):
             show(Text(f"A start of {server} was let go by {let_go}"))
+    tell_what_is_forsaken(settings, path)
     return 0
 
 
 @click.command()
 @click.option("--url", metavar="URL", help="The daemon's address. Default: the configuration's `listen`.")
+@click.option("--exit-zero", is_flag=True, help="Exit 0 whatever the daemon tells.")
 @with_config
 @as_json
-def status(url: str | None, path: str | None, as_json: bool) -> int:
+def status(url: str | None, exit_zero: bool, path: str | None, as_json: bool) -> int:
     """Show how everything stands, as the running daemon tells it.
 
     \b
     Example:
       snaprotd status --url http://127.0.0.1:9877
 
-    A URL is http://HOST:PORT, https://HOST:PORT or unix:/PATH. Where the pages have passwords, user and password are
-    those of the URL or of $SNAPROTD_STATUS_AUTH (USER:PASSWORD), which other users of this machine do not see.
+    It exits with 0 where all is well, 1 where something is to be looked at, and 2 where there is an alarm or no daemon
+    answers. A URL is http://HOST:PORT, https://HOST:PORT or unix:/PATH. Where the pages have passwords, user and
+    password are those of the URL or of $SNAPROTD_STATUS_AUTH (USER:PASSWORD), which other users of this machine do not
+    see.
     """
     begin()
-    report = read_status(_place(path) if url is None else Place(url), os.environ)
+    try:
+        report = read_status(_place(path) if url is None else Place(url), os.environ)
+        code, text = _code_of(report), status_text(report)
+    except Unreachable as error:
+        complain(str(error))
+        if url is None:
+            tell_what_is_forsaken(_loaded(path), path)
+        return ALARMED
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # whoever is there may say anything
+        complain(f"what answers there tells a status that cannot be understood ({type(error).__name__})")
+        return ALARMED
     if as_json:
         print_json(report)
     else:
-        show(status_text(report))
-    return 0
+        show(text)
+    return 0 if exit_zero else code
+
+
+def _code_of(report: Json) -> int:
+    """The worst that is told. A word that nobody knows is no good news."""
+    states = [report["state"], *(problem["severity"] for problem in report["problems"])]
+    return max(CODES.get(state, ALARMED) for state in states)
+
+
+def _loaded(path: str | None) -> Config | None:
+    """None where it is refused, which was told."""
+    with suppress(ConfigError):
+        return load(path)
+    return None
 
 
 def _place(path: str | None) -> Place:

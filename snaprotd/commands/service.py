@@ -18,6 +18,7 @@ from snaprotd.commands.common import (
     load,
     pay_before_telling,
     print_json,
+    tell_what_is_forsaken,
     wait_for,
     with_config,
 )
@@ -89,6 +90,8 @@ def check(path: str | None, online: bool) -> int:
     for finding in findings:
         word = "note" if finding.note else "ok" if finding.ok else "PROBLEM"
         click.echo(f"{word:<9}{logs.redactor.known(finding.text)}")
+    if online:
+        tell_what_is_forsaken(settings, path)
     return 0 if all(finding.ok for finding in findings) else FAILED
 
 

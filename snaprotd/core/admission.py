@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from snaprotd.core.policy import Policy
-from snaprotd.core.rotation import Failed, Rotation, advance
+from snaprotd.core.rotation import Done, Failed, Rotation, advance, ended
 from snaprotd.core.schedule import ScheduleError, shut_words
 from snaprotd.core.words import shown_duration
 
@@ -44,3 +44,13 @@ def resumed(rotation: Rotation, now: datetime) -> Rotation:
         return rotation
     done = "the snapshot was asked for" if rotation.held_off else "anything was done"
     return advance(rotation, Failed(f"interrupted before {done}, and resumed too late"))
+
+
+def called_off(rotation: Rotation, now: datetime) -> Rotation:
+    """A rotation that a person has begun and interrupts: one that has asked for nothing yet ends here.
+
+    Nobody goes on with it then. Of any other the next process sees to the rest.
+    """
+    if rotation.is_finished or rotation.begun or rotation.creation.was_asked or rotation.snapshot_id is not None:
+        return rotation
+    return ended(advance(advance(rotation, Failed("interrupted before anything was done")), Done()), now)

@@ -18,7 +18,8 @@ from snaprotd.core.holds import hold_in_words
 from snaprotd.core.model import LASTING, Owner, Snapshot, SnapshotState
 from snaprotd.core.ownership import Judged, newest_first
 from snaprotd.core.policy import Policy, Retention, Rules
-from snaprotd.core.words import NOT_OURS, in_a_row
+from snaprotd.core.words import NOT_OURS
+from snaprotd.core.words import listed as in_a_row
 
 PERIODS = {
     "hourly": "%Y-%m-%d %Hh",

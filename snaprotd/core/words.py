@@ -125,9 +125,10 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
-def in_a_row(parts: Sequence[str]) -> str:
-    """Such as: one, two and three."""
-    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: `web, db and cache`."""
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def plain_id(text: str) -> int | str:

@@ -135,6 +135,28 @@ def _lapsed(rotation: Rotation, why: str) -> Rotation:
     return replace(advance(rotation, Failed(why)), skipped="group")
 
 
+async def run_in_turn(
+    rotation: Rotation, tools: Tools, show: Callable[[Rotation], None], turn: Permit, permit: Permit
+) -> Rotation:
+    """Run a rotation that has its group's turn and a permit, and give both back as soon as it needs them no more.
+
+    A server that does not start again keeps nobody waiting.
+    """
+
+    def shown(rotation: Rotation) -> None:
+        show(rotation)
+        if rotation.step in (Step.PRUNE, Step.DONE):
+            turn.give_back()
+        if rotation.start_is_overdue or (rotation.step is Step.START and not rotation.is_payable):
+            permit.give_back()
+
+    try:
+        return await insist_on_rotation(Run(rotation, tools, shown))
+    finally:
+        permit.give_back()
+        turn.give_back()
+
+
 async def mend_ledger(ledger: Ledger, board: Board, keeper: Keeper) -> bool:
     """See that the ledger's file is there still, and write again what this process holds where it is not: True then."""
     mended = await ledger.mend(list(board.running.values()))
@@ -299,19 +321,7 @@ class Rotations:
             self._finished(rotation)
 
     async def _run_with_permit(self, rotation: Rotation) -> Rotation:
-        """A server that is held off waits for nobody; and one that does not start again keeps nobody waiting."""
+        """A server that is held off waits for nobody."""
         turn, rotation = await self._groups.take(rotation, self._board.show)
         permit = NO_PERMIT if rotation.is_payable else await self.permits.take()
-
-        def show(rotation: Rotation) -> None:
-            self._board.show(rotation)
-            if rotation.step in (Step.PRUNE, Step.DONE):
-                turn.give_back()
-            if rotation.start_is_overdue or (rotation.step is Step.START and not rotation.is_payable):
-                permit.give_back()
-
-        try:
-            return await insist_on_rotation(Run(rotation, self._tools, show))
-        finally:
-            permit.give_back()
-            turn.give_back()
+        return await run_in_turn(rotation, self._tools, self._board.show, turn, permit)

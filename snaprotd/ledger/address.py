@@ -199,6 +199,14 @@ class FolderLock:
             os.close(descriptor)
             raise
 
+    @staticmethod
+    def is_free(path: Path) -> bool:
+        """Whether no process has the ledger at `path` open, for certain: whoever holds a lease in it is dead.
+
+        Nothing is made for it, and nothing stays locked.
+        """
+        return _is_free(path.with_name(path.name + ".lock")) and _is_free(path.absolute().parent)
+
     def release(self) -> None:
         os.close(self.descriptor)
         _Folders.leave(self.folder)
@@ -235,6 +243,20 @@ class _Folders:
             cls.held[folder.absolute()] = (descriptor, users - 1)
         elif descriptor is not None:
             os.close(descriptor)
+
+
+def _is_free(place: Path) -> bool:
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _take_lock(descriptor: int, lock: Path) -> bool:

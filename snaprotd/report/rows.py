@@ -168,11 +168,24 @@ def planned_rows(assessment: Assessment) -> list[Json]:
 
 def busy_words(rotation: Rotation) -> str:
     """Why a command does nothing while a rotation of the server is open."""
-    slot = f"{rotation.slot:%Y-%m-%d %H:%M:%SZ}"
     return (
-        f"a rotation of {rotation.label} is open already (slot {slot}, at step {rotation.step}): "
+        f"a rotation of {rotation.label} is open already ({_place_of(rotation)}): "
         "nothing was done. Try again when it has ended; `snaprotd status` shows its progress"
     )
+
+
+def forsaken_words(rotation: Rotation) -> str:
+    """The same, where the process that ran it is gone."""
+    label, off = rotation.label, " starts the server," if rotation.is_owed else ""
+    return (
+        f"a rotation of {label} is open ({_place_of(rotation)}), and the process that ran it is gone: nothing was "
+        f"done. The next `snaprotd run` or `snaprotd now {label}` goes on with it,{off} and may delete in its end what "
+        f"`snaprotd plan {label}` shows. Try again after that"
+    )
+
+
+def _place_of(rotation: Rotation) -> str:
+    return f"slot {rotation.slot:%Y-%m-%d %H:%M:%SZ}, at step {rotation.step}"
 
 
 def history_row(rotation: Rotation) -> Json:
@@ -242,6 +255,11 @@ def outcome_of(rotation: Rotation) -> Json:
         "deleted": [plain_id(one) for one in rotation.deleted],
         "error": rotation.error if rotation.is_finished else "interrupted: the next start of snaprotd goes on with it",
     }
+
+
+def refusal(why: str) -> Json:
+    """`now --json` where nothing was done."""
+    return {"result": "failure", "snapshot": None, "deleted": [], "error": why}
 
 
 def ids_of(texts: Sequence[str], targets: Sequence[Target], servers: Sequence[Server]) -> list[str] | str:

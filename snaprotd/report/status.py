@@ -22,7 +22,8 @@ from snaprotd.core.words import Json, plain_id, zulu
 from snaprotd.engine.board import ServerFacts
 from snaprotd.report import problems
 from snaprotd.report.assessment import Assessment
-from snaprotd.report.problems import ALARM, ATTENTION, OK, Problem, ServerSituation
+from snaprotd.report.kinds import ALARM, ATTENTION, OK, Problem
+from snaprotd.report.problems import ServerSituation
 from snaprotd.report.rows import blocked_words, history_row, planned_rows
 
 VERSION = 1
@@ -166,10 +167,12 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
 def _situation_of(
     situation: Situation, target: Target, facts: ServerFacts, running: Rotation | None
 ) -> ServerSituation:
+    server = situation.servers.get(target.server_id)
     return ServerSituation(
         now=situation.now,
         target=target,
-        server=situation.servers.get(target.server_id),
+        server=server,
+        left_out=_left_out(situation.config, target, server) if server is not None else (),
         machine=situation.machine,
         missing=bool(facts.missing),
         running=running,
@@ -179,6 +182,13 @@ def _situation_of(
         expected_interval=facts.expected_interval,
         assessment=situation.assessments.get(target.server_id),
     )
+
+
+def _left_out(config: Config, target: Target, server: Server) -> list[str]:
+    """The entries that `resolve` leaves out, for they name the target's server by others of its ids."""
+    others = config.server_ids.intersection(server.ids) - {target.server_id}
+    named = [entry for entry in config.entries if entry.key in others]
+    return [f"{entry.name} ({entry.key})" if entry.name else str(entry.key) for entry in named]
 
 
 def _holdings(situation: Situation, target: Target, server: Server | None) -> Json:

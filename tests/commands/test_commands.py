@@ -758,7 +758,8 @@ async def test_a_rotation_at_once_is_refused_beside_one_of_the_daemon_and_taken_
     async with late_daemon(tmp_path) as (_, web, config):
         told = await run("now", "front", "--json", "--config", str(config))
         assert "a rotation of front is open already" in sentence(told)
-        assert told.out == ""
+        assert (told.json["result"], told.json["snapshot"]) == ("failure", None)
+        assert "a rotation of front is open already" in told.json["error"]
         assert len(web.world.created) == 1
         web.holds[0].release()
         await until(lambda: [one["step"] for one in recorded(tmp_path / "state.db")] == ["done"], what="its end")

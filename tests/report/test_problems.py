@@ -23,7 +23,8 @@ from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
-from snaprotd.report.problems import KINDS, Problem, ServerSituation, of_daemon, of_departed, of_server
+from snaprotd.report.kinds import KINDS, Problem
+from snaprotd.report.problems import ServerSituation, of_daemon, of_departed, of_server
 from tests.support.nouns import a_server, a_snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +116,7 @@ def words(found: Iterable[Problem]) -> list[str]:
 OF_A_SERVER = {
     "all is well": (WELL, []),
     "no such server": (replace(WELL, missing=True), ["missing"]),
+    "another entry for it": (replace(WELL, left_out=["web-u (0b9c-8e)"]), ["named_twice"]),
     "off for a while": (held_off(), []),
     "asked to start once": (held_off(starts=1), []),
     "asked to start twice": (held_off(starts=2), ["not_starting"]),

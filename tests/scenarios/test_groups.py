@@ -79,12 +79,12 @@ async def test_a_rotation_by_hand_waits_for_its_group_too(tmp_path: Path, monkey
     async with daemon_on(path, world) as watched:
         await watched.reaches(Step.WAIT)
         monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
-        ended = await rotate_now(
+        (ended,) = await rotate_now(
             settings,
             {"VPS_API_TOKEN": world.token},
-            resolve(settings, None)[1],
+            resolve(settings, None)[1:],
             description="",
-            show=lambda rotation, _: shown.append(rotation.note),
+            show=lambda rotation, usual: shown.append(rotation.note),
             say=lambda text, *, is_last=False: None,
         )
     assert ended.result is Result.SUCCESS

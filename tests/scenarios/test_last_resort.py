@@ -213,7 +213,7 @@ async def test_whatever_ends_the_daemon_leaves_no_server_off_and_is_told_in_a_se
 
 
 NOW_ENDS_UNFORESEEN = """
-import snaprotd.commands.jobs.now as job
+import snaprotd.commands.jobs.outlook as job
 from snaprotd.__main__ import main
 
 def unforeseen(*_):

@@ -142,10 +142,14 @@ def _open(way: WorldTransport, config: Config, environ: Any, observer: Any, _: A
 async def run_now(one: Promise) -> Rotation:
     environ = {"VPS_API_TOKEN": one.world.token}
     settings = config.load(one.path, {})
-    (target,) = resolve(settings, None)
-    return await rotate_now(
-        settings, environ, target, description="", show=lambda *_: None, say=lambda text, *, is_last=False: None
+    (ending,) = await rotate_now(
+        *(settings, environ, resolve(settings, None)),
+        description="",
+        show=lambda rotation, usual: None,
+        say=lambda text, *, is_last=False: None,
     )
+    assert ending.rotation is not None, ending.refused
+    return ending.rotation
 
 
 async def test_now_does_not_stay_where_its_stop_has_struck(

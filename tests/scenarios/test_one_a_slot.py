@@ -112,6 +112,12 @@ async def test_two_ids_of_one_server_in_the_file_are_one_server_and_it_is_said(t
     async with daemon_on(path, world, way) as watched:
         await asyncio.sleep(25 * MINUTE)
         assert len(watched.ended) == 1
+        report = await watched.daemon.view.status()
+    assert report["state"] == "attention"
+    assert [one["text"].partition(" is the same")[0] for one in report["problems"]] in (
+        ["su-12345 (u-12345) in the configuration"],
+        ["s12345 (12345) in the configuration"],
+    )
     assert len(world.created) == 1
     (told,) = logged(log, "another id of a server that is configured already: its entry is left out")
     assert told["id"] in ("12345", "u-12345")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from snaprotd.report.problems import KINDS, Kind
+from snaprotd.report.kinds import KINDS, Kind
 
 
 def problems_table() -> str:

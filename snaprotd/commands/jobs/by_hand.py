@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from snaprotd.config.settings import Config, resolve
 from snaprotd.core.errors import LedgerError, NotFound, SnaprotdError, Temporary, Unclear
 from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
+from snaprotd.core.rotation import Rotation
+from snaprotd.ledger.address import FolderLock
 from snaprotd.ledger.starts import RESTORE_LASTS
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Doubtful, NullObserver, Provider
-from snaprotd.report.rows import busy_words
+from snaprotd.report.rows import busy_words, forsaken_words
 from snaprotd.wiring.access import open_cloud
-from snaprotd.wiring.assembly import open_ledger_to_read
+from snaprotd.wiring.assembly import ledger_path, open_ledger_to_read
 
 RESTORE_PATIENCE = RESTORE_LASTS.total_seconds()
 
@@ -71,7 +73,13 @@ class ByHand:
         rotations = await self._ledger.open_rotations() if self._ledger else []
         busy = next((one for one in rotations if one.server_id in self.found.server_ids), None)
         if busy is not None:
-            raise Impossible(busy_words(busy))
+            raise Impossible((await self._is_forsaken(busy) and forsaken_words(busy)) or busy_words(busy))
+
+    async def _is_forsaken(self, rotation: Rotation) -> bool:
+        """No process runs it any more: none has the ledger open, or its lease has run out."""
+        if FolderLock.is_free(ledger_path(self._config)):
+            return True
+        return self._ledger is not None and not await self._ledger.starts.is_elsewhere(rotation.server_id)
 
     def refuse_unless_completed(self) -> None:
         """Raise `Impossible` for a snapshot that is not whole."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,9 +15,10 @@ from snaprotd.commands.jobs.now import id_in
 from snaprotd.config.remains import remains_of
 from snaprotd.config.settings import Config, notes_directory
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.words import Json, in_one_line, zulu
+from snaprotd.core.promise import ServerPower
+from snaprotd.core.words import Json, in_one_line, listed, zulu
 from snaprotd.daemon.last_resort import debts_of, ledgers_named
-from snaprotd.ledger.address import ledgers_in_force, name_of
+from snaprotd.ledger.address import FolderLock, ledgers_in_force, name_of
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
 from snaprotd.report.rows import owed_row
@@ -79,14 +80,9 @@ def read_owed(path: Path, environ: Mapping[str, str], config: Config | None) -> 
     They are read as the daemon reads them where it cannot begin, whatever their state is. Raises `ConfigError` where
     this version cannot open what `state` names.
     """
-    if config is None:
-        places = ledgers_named(path, remains_of(path), environ)
-    else:
-        before = ledgers_in_force(notes_directory(path, environ))
-        places = list(dict.fromkeys([ledger_path(config).absolute(), *before]))
     owed = Owed(rows=[], told=[], missing=[], unreadable=[])
     stops = set()  # of a ledger that was moved the copies may have stayed behind
-    for place in places:
+    for place in _places(path, environ, config):
         try:
             for debt in debts_of(place):
                 stop = (debt.account, debt.server_id, debt.power.held_off_since)
@@ -99,6 +95,51 @@ def read_owed(path: Path, environ: Mapping[str, str], config: Config | None) -> 
                 owed.unreadable.append(str(error))
             else:
                 owed.missing.append(place)
+    return owed
+
+
+def _places(path: Path, environ: Mapping[str, str], config: Config | None) -> list[Path]:
+    """The ledgers that may owe something. Raises `ConfigError` where this version cannot open what `state` names."""
+    if config is None:
+        return ledgers_named(path, remains_of(path), environ)
+    before = ledgers_in_force(notes_directory(path, environ))
+    return list(dict.fromkeys([ledger_path(config).absolute(), *before]))
+
+
+async def forsaken(path: Path, environ: Mapping[str, str], config: Config | None, but: Collection[str]) -> str:
+    """In a sentence, which servers are owed a start that no process sees to, `but` for these ids; empty for none.
+
+    Told by the ledgers alone, and nobody is asked. Where a process has a ledger open it sees to what that owes, unless
+    no rotation of it holds a lease: then it may.
+    """
+    dead: dict[str, None] = {}
+    doubted: dict[str, None] = {}
+    for place in _places(path, environ, config):
+        is_own = config is not None and place == ledger_path(config).absolute()
+        is_free = FolderLock.is_free(place)
+        try:
+            owed = [one for one in debts_of(place) if one.power.is_owed and one.server_id not in but]
+        except LedgerError:  # that one is told by `snaprotd ledger owed`
+            continue
+        if owed and is_own and config is not None and not is_free:
+            owed = await _without_lease(config, owed)
+        if is_free or is_own:
+            (dead if is_free else doubted).update(dict.fromkeys(one.label for one in owed))
+    if dead:
+        return f"a start is owed to {listed([*dead])}, and {_NOBODY}"
+    return f"a start is owed to {listed([*doubted])}, and {_NO_ROTATION}" if doubted else ""
+
+
+_NOBODY = "no process sees to it: `snaprotd ledger owed` says more, and `snaprotd run` goes on with it"
+_NO_ROTATION = "no rotation sees to it: `snaprotd ledger owed` and `snaprotd status` say more"
+
+
+async def _without_lease(config: Config, owed: list[ServerPower]) -> list[ServerPower]:
+    """Those of them of which no process runs a rotation."""
+    with suppress(LedgerError):
+        async with open_ledger_to_read(config) as ledger:
+            if ledger is not None:
+                return [one for one in owed if not await ledger.starts.is_elsewhere(one.server_id)]
     return owed
 
 

@@ -1,36 +1,41 @@
-"""What the commands do with the ledger and then end: run one rotation now, read the history."""
+"""What the commands do with the ledger and then end: run rotations now, read the history."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from statistics import median
 from typing import Protocol
 
-from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, servers_of, usually_off
 from snaprotd.config.settings import Config, Target, resolve
-from snaprotd.core.admission import resumed, why_shut
-from snaprotd.core.errors import CloudError, SnaprotdError, UnknownServer
+from snaprotd.core.admission import called_off, resumed
+from snaprotd.core.errors import SnaprotdError, UnknownServer
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper
-from snaprotd.engine.loop import insist_on_rotation
-from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Groups, mend_ledger
-from snaprotd.engine.run import Run, Tools
+from snaprotd.engine.rotations import (
+    LEASE_RENEWAL,
+    LEDGER_EVERY,
+    NO_PERMIT,
+    Groups,
+    Permit,
+    Permits,
+    mend_ledger,
+    run_in_turn,
+)
+from snaprotd.engine.run import Tools
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claimed, ServerBusy
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
-from snaprotd.provider import NullObserver
-from snaprotd.provider.inventory import Inventory
 from snaprotd.report.rows import busy_words
-from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.assembly import account_of, new_rotation, open_ledger_to_read, open_tools
 
 
@@ -72,52 +77,24 @@ async def id_in(ledger: Ledger, config: Config, name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
-    """What a rotation by hand would mean for a server now."""
+class Ending:
+    """What became of one server's rotation by hand."""
 
     target: Target
-    """With the policy as it is by hand: no window holds it, and it stops the server only where that is wanted."""
-    shut: str
-    """Why the schedule would not begin one now: outside its window. Empty where it would."""
-    stops: bool
-    """The server runs, as far as is known, and would be switched off."""
-    off_for: float | None
-    """For about how many seconds, by its last rotations; None where there are none."""
+    rotation: Rotation | None = None
+    refused: str = ""
+    """Why there was none, or why it is another process's now, in a sentence."""
+
+    @property
+    def result(self) -> Result:
+        """One that was interrupted, or never began, is a failure."""
+        return (self.rotation and self.rotation.result) or Result.FAILURE
 
 
-async def look_ahead(
-    config: Config, environ: Mapping[str, str], name: str, *, live: bool, looks_at_server: bool
-) -> Outlook:
-    """What a rotation of the named server would mean now; `live`: without stopping it.
+class Show(Protocol):
+    """Is shown a rotation whenever something has changed, and how many seconds those of its server usually take."""
 
-    Whether the server runs is asked only where `looks_at_server`. Raises `UnknownServer`.
-    """
-    async with AsyncExitStack() as stack:
-        target, inventory = _configured(config, name), None
-        if target is None or (looks_at_server and target.policy.stop_first and not live):
-            cloud = await stack.enter_async_context(open_cloud(config, environ, NullObserver()))
-            inventory = Inventory(cloud, called=config.server_ids)
-            stack.push_async_callback(inventory.aclose)
-            target = target or await _listed(config, inventory, name)
-        policy, now = target.policy, datetime.now(UTC)
-        schedule, stop_first = replace(policy.schedule, window=()), policy.stop_first and not live
-        return Outlook(
-            target=replace(target, policy=replace(policy, schedule=schedule, stop_first=stop_first)),
-            shut=why_shut(policy, now),
-            stops=stop_first and not (inventory is not None and await _is_off(inventory, target.server_id)),
-            off_for=(await usually_off(config, [target.server_id])).get(target.server_id) if stop_first else None,
-        )
-
-
-async def _is_off(inventory: Inventory, server_id: str) -> bool:
-    try:
-        return (await inventory.server(server_id)).is_stopped
-    except CloudError:  # the rotation meets it too, and says so
-        return False
-
-
-Show = Callable[[Rotation, float | None], None]
-"""Is shown a rotation whenever something has changed, and how many seconds those of its server usually take."""
+    def __call__(self, rotation: Rotation, usual: float | None) -> None: ...
 
 
 class ForGood(Protocol):
@@ -129,43 +106,138 @@ class ForGood(Protocol):
 async def rotate_now(
     config: Config,
     environ: Mapping[str, str],
-    target: Target,
+    targets: Sequence[Target],
     *,
     description: str,
     show: Show,
     say: ForGood,
-) -> Rotation:
-    """Run one rotation of the server at once; an interrupted one of the same server is finished first.
+    ended: Callable[[Ending], None] = lambda _: None,
+) -> list[Ending]:
+    """Run one rotation of each server, `max_concurrent` at a time; what is interrupted of a server is finished first.
 
-    `say` is told what a person must read.
-
-    Raises `SnaprotdError` where a rotation of the server is open in another process.
+    `say` is told what a person must read, and `ended` of each end as it comes.
     """
     board = Board()
     async with open_tools(config, environ, board, Metrics(board), this_machine, once=True) as tools:
         _obey_signals(tools, say)
-        usual = await _usual_duration(tools.ledger, target.server_id)
         keeper = Keeper(tools, board, serves=lambda _: False)
+        by_hand = _ByHand(config, tools, board, keeper, description, show)
         keeping = [
             asyncio.create_task(_every(LEASE_RENEWAL, tools.ledger.renew)),
             asyncio.create_task(_every(LEDGER_EVERY, lambda: mend_ledger(tools.ledger, board, keeper))),
         ]
 
-        def show_here(rotation: Rotation) -> None:
-            (board.take_down if rotation.is_finished else board.show)(rotation)
-            show(rotation, usual)
+        async def see_to(target: Target) -> Ending:
+            ending = await by_hand.rotate(target)
+            ended(ending)
+            return ending
 
         try:
-            await _finish_interrupted(tools, target, show_here)
-            rotation = await _rotate(config, tools, target, description, show_here)
-            keeper.keep(tools.ledger.starts.record_of(rotation))
+            endings = await asyncio.gather(*map(see_to, targets), return_exceptions=True)
             # Where nobody else has this ledger, nobody else would see a stop strike that has not been seen to.
             await keeper.settle(watched_too=tools.ledger.is_sole_user and not tools.drain.requested.is_set())
-            return rotation
+            return [_unless_raised(one) for one in endings]
         finally:
             await keeper.aclose()
             for task in keeping:
                 task.cancel()
+
+
+def _unless_raised(ending: Ending | BaseException) -> Ending:
+    """A mistake of ours with one server is told when all others have ended."""
+    if isinstance(ending, BaseException):
+        raise ending
+    return ending
+
+
+class _ByHand:
+    """The rotations by hand of this process. One is claimed when its turn comes: what never begins leaves no trace."""
+
+    def __init__(
+        self, config: Config, tools: Tools, board: Board, keeper: Keeper, description: str, show: Show
+    ) -> None:
+        self._config = config
+        self._tools = tools
+        self._board = board
+        self._keeper = keeper
+        self._description = description
+        self._show = show
+        self._permits = Permits(config.max_concurrent)
+        self._groups = Groups(tools)
+
+    async def rotate(self, target: Target) -> Ending:
+        try:
+            return Ending(target=target, rotation=await self._rotate(target))
+        except SnaprotdError as error:
+            return Ending(target=target, refused=str(error))
+
+    async def _rotate(self, target: Target) -> Rotation:
+        """Raises `SnaprotdError` where nothing was done."""
+        usual = await _usual_duration(self._tools.ledger, target.server_id)
+        show = partial(self._show, usual=usual)
+        ledger = self._tools.ledger
+        for interrupted in await ledger.take_over(everything=ledger.is_sole_user, server_id=target.server_id):
+            await self._finish(resumed(interrupted, self._tools.now()), show)
+        turn, waiting = await self._groups.take(self._new(target), show)
+        permit = await self._permits.take()
+        try:
+            if waiting.error is not None:
+                raise SnaprotdError(f"{waiting.error}: nothing was done")
+            return await self._run(await self._claimed(target), show, turn, permit, called_off)
+        finally:
+            permit.give_back()
+            turn.give_back()
+
+    async def _finish(self, interrupted: Rotation, show: Callable[[Rotation], None]) -> None:
+        """A server that is held off waits for nobody."""
+        turn, interrupted = await self._groups.take(interrupted, show)
+        permit = NO_PERMIT if interrupted.is_payable else await self._permits.take()
+        await self._run(interrupted, show, turn, permit)
+
+    def _new(self, target: Target) -> Rotation:
+        now = self._tools.now()
+        slot = now.replace(microsecond=0)
+        return new_rotation(self._config, target, slot=slot, now=now, description=self._description)
+
+    async def _claimed(self, target: Target) -> Rotation:
+        if self._tools.drain.requested.is_set():
+            raise SnaprotdError("it was asked to end before this one began: nothing was done")
+        match await self._tools.ledger.claim(self._new(target), called=self._tools.inventory.ids_of(target.server_id)):
+            case Claimed(rotation=ours):
+                return ours
+            case ServerBusy(open=busy):
+                raise SnaprotdError(busy_words(busy))
+            case _:
+                raise SnaprotdError(
+                    f"{target.label} has had a rotation in this very second already: nothing was done. Try again"
+                )
+
+    async def _run(
+        self,
+        rotation: Rotation,
+        show: Callable[[Rotation], None],
+        turn: Permit,
+        permit: Permit,
+        interrupted: Callable[[Rotation, datetime], Rotation] = lambda rotation, _: rotation,
+    ) -> Rotation:
+        """`interrupted` is what becomes of it where this process is to end before it has ended."""
+
+        def show_here(rotation: Rotation) -> None:
+            (self._board.take_down if rotation.is_finished else self._board.show)(rotation)
+            show(rotation)
+
+        self._keeper.cede(rotation.server_id)
+        try:
+            ended = await run_in_turn(rotation, self._tools, show_here, turn, permit)
+        finally:
+            self._board.take_down(rotation)
+        self._keeper.keep(self._tools.ledger.starts.record_of(ended))
+        if not ended.is_finished:
+            ended = interrupted(ended, self._tools.now())
+            if ended.is_finished:
+                await self._tools.ledger.save(ended)
+            await self._tools.ledger.release(ended.id)
+        return ended
 
 
 async def _usual_duration(ledger: Ledger, server_id: str) -> float | None:
@@ -179,56 +251,6 @@ async def _usual_duration(ledger: Ledger, server_id: str) -> float | None:
     return median(lengths) if lengths else None
 
 
-def _configured(config: Config, name: str) -> Target | None:
-    """The server of that name where the file alone tells which one it is."""
-    configured = [target for target in resolve(config, None) if name in (target.server_id, target.label)]
-    return configured[0] if len(configured) == 1 else None
-
-
-async def _listed(config: Config, inventory: Inventory, name: str) -> Target:
-    """The server of that name in the account. Raises `UnknownServer`."""
-    doubt = await refresh(inventory)
-    servers = servers_of(inventory)
-    targets = resolve(config, servers)
-    (server_id,) = ids_of_names([name], targets, servers, doubt)
-    found = next((target for target in targets if target.server_id == server_id), None)
-    if found is None:
-        raise UnknownServer(no_policy(name, config))
-    return found
-
-
-async def _finish_interrupted(tools: Tools, target: Target, show: Callable[[Rotation], None]) -> None:
-    everything = tools.ledger.is_sole_user
-    for interrupted in await tools.ledger.take_over(everything=everything, server_id=target.server_id):
-        await _run(resumed(interrupted, tools.now()), tools, show)
-
-
-async def _rotate(
-    config: Config, tools: Tools, target: Target, description: str, show: Callable[[Rotation], None]
-) -> Rotation:
-    now = tools.now()
-    rotation = new_rotation(config, target, slot=now.replace(microsecond=0), now=now, description=description)
-    match await tools.ledger.claim(rotation, called=tools.inventory.ids_of(target.server_id)):
-        case Claimed(rotation=ours):
-            turn, ours = await Groups(tools).take(ours, show)
-            ended = await _run(ours, tools, show)
-            turn.give_back()
-            return ended
-        case ServerBusy(open=busy):
-            raise SnaprotdError(busy_words(busy))
-        case _:
-            raise SnaprotdError(
-                f"{target.label} has had a rotation in this very second already: nothing was done. Try again"
-            )
-
-
-async def _run(rotation: Rotation, tools: Tools, show: Callable[[Rotation], None]) -> Rotation:
-    ended = await insist_on_rotation(Run(rotation, tools, show))
-    if not ended.is_finished:
-        await tools.ledger.release(ended.id)
-    return ended
-
-
 async def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     while True:
         await asyncio.sleep(seconds)
@@ -240,7 +262,7 @@ def _obey_signals(tools: Tools, say: ForGood) -> None:
     """The first Ctrl-C ends in order: a server that is held off is started again. The second ends at once."""
 
     def begin(_: str) -> None:
-        say("asked to end: a server that is held off is started first; once more ends at once")
+        say("asked to end: a server that is held off is started first, and nothing new begins; once more ends at once")
         tools.drain.requested.set()
 
     def at_once() -> None:

@@ -117,6 +117,21 @@ def _list_table(rows: Sequence[Json], now: datetime) -> Table:
 # -- now, history --------------------------------------------------------------------------------------------------
 
 
+def refusal_text(label: str, why: str) -> Text:
+    """`now` of a server of several for which nothing was done."""
+    return Text.assemble(("failure", STYLES["failure"]), f": {label}: {redactor.clean(why)}")
+
+
+def sum_text(results: Mapping[str, str]) -> Text:
+    """`now` of several in one line. `results`: how each server's rotation ended, by its label."""
+    good = sum(result == "success" for result in results.values())
+    parts: list[Any] = [f"{good} of {count(len(results), 'server')} done"]
+    for result in ("failure", "partial"):
+        if names := [label for label, one in results.items() if one == result]:
+            parts += ["; ", (result, STYLES[result]), f": {', '.join(names)}"]
+    return Text.assemble(*parts)
+
+
 def now_text(rotation: Rotation) -> RenderableType:
     deleted = f", deleted {', '.join(rotation.deleted)}" if rotation.deleted else ""
     if not rotation.is_finished:

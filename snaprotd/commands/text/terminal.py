@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol, TextIO
 
+import click
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from snaprotd import logs
+
+ROWS_LEFT = 3
+"""Rows of a terminal that are not filled with what moves: what is printed above it is to be read."""
 
 UNBROKEN = 500
 """Columns where nobody watches: a program that reads the lines wants each fact on one."""
@@ -52,11 +56,26 @@ def is_answered() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
+def is_wanted(question: str) -> bool:
+    """Whether somebody answers it with yes. Where not, it is said that nothing was done."""
+    try:
+        wanted = click.confirm(question, err=True)
+    except click.Abort:  # the end of the input, or Ctrl-C
+        wanted = False
+        click.echo(err=True)
+    if not wanted:
+        click.echo("Nothing was done.", err=True)
+    return wanted
+
+
 class Say(Protocol):
     """Says how things stand."""
 
-    def __call__(self, text: str) -> None:
-        """Until something else is said."""
+    def __call__(self, text: str, *, of: str = "") -> None:
+        """Until something else is said; of each thing by itself, where several go on at once."""
+
+    def over(self, text: str, *, of: str) -> None:
+        """Of that nothing more is to be said than this."""
 
     def for_good(self, text: str, *, is_last: bool = False) -> None:
         """On a line that stays. After what `is_last` the process may end at any moment."""
@@ -66,7 +85,8 @@ class Say(Protocol):
 def moving_line() -> Iterator[Say]:
     """Gives a function that shows how things stand, on standard error.
 
-    On a terminal one line moves, with the time since it began; elsewhere each new text is a line of its own.
+    On a terminal one line moves, with the time since it began, and under it one for each thing that goes on; elsewhere
+    each new text is a line of its own.
     """
     try:
         with _on_terminal() if sys.stderr.isatty() else _line_by_line() as say:
@@ -77,39 +97,46 @@ def moving_line() -> Iterator[Say]:
 
 @contextmanager
 def _on_terminal() -> Iterator[Say]:
-    line = _MovingLine()
-    with Live(line, console=console(sys.stderr), refresh_per_second=4, transient=True) as line.live:
-        yield line
+    lines = MovingLines()
+    with Live(lines, console=console(sys.stderr), refresh_per_second=4, transient=True) as lines.live:
+        yield lines
 
 
 @contextmanager
 def _line_by_line() -> Iterator[Say]:
-    yield _Lines()
+    yield Lines()
 
 
-class _Lines:
+class Lines:
     def __init__(self) -> None:
-        self._last = ""
+        self._last: dict[str, str] = {}
 
-    def __call__(self, text: str) -> None:
-        if text != self._last:
-            self._last = text
+    def __call__(self, text: str, *, of: str = "") -> None:
+        if text != self._last.get(of):
+            self._last[of] = text
             with suppress(OSError):  # nobody reads any more; the work goes on all the same
                 print(logs.redactor.clean(text), file=sys.stderr, flush=True)
+
+    def over(self, text: str, *, of: str) -> None:
+        self(text, of=of)
 
     def for_good(self, text: str, *, is_last: bool = False) -> None:
         self(text)
 
 
-class _MovingLine:
+class MovingLines:
     live: Live
 
     def __init__(self) -> None:
-        self._text = ""
+        self._texts = {"": ""}
         self._began = time.monotonic()
 
-    def __call__(self, text: str) -> None:
-        self._text = logs.redactor.clean(text)
+    def __call__(self, text: str, *, of: str = "") -> None:
+        self._texts[of] = logs.redactor.clean(text)
+
+    def over(self, text: str, *, of: str) -> None:
+        self._texts.pop(of, None)
+        self(text)
 
     def for_good(self, text: str, *, is_last: bool = False) -> None:
         if is_last:
@@ -118,8 +145,14 @@ class _MovingLine:
             print(logs.redactor.clean(text), file=sys.stderr, flush=True)
 
     def __rich__(self) -> Text:
+        screen = console(sys.stderr)
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        line = Text(f"{minutes:3}:{seconds:02}  ", style="bold")
-        line.append(self._text)
-        line.truncate(console(sys.stderr).width, overflow="ellipsis")
-        return line
+        first, *others = self._texts.values()
+        room = max(screen.height - ROWS_LEFT, 1)
+        if len(others) > room:
+            others[room - 1 :] = [f"and {len(others) - room + 1} more"]
+        clock = f"{minutes:3}:{seconds:02}  "
+        rows = [Text.assemble((clock, "bold"), first), *(Text(" " * len(clock) + row) for row in others)]
+        for row in rows:
+            row.truncate(screen.width, overflow="ellipsis")
+        return Text("\n").join(rows)

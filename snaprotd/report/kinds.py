@@ -1,0 +1,204 @@
+"""Everything that can be wrong, in one table: what is said of it, what to do, and which alert watches it.
+
+The status report, the page, `snaprotd status`, docs/runbook.md and the test of the alerts read it. What decides that a
+kind of problem is there stands in `problems`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from shlex import quote
+from types import MappingProxyType
+
+from snaprotd.core.words import Json
+from snaprotd.report.rows import BLOCKED
+
+ALARM, ATTENTION, OK = "alarm", "attention", "ok"
+"""Somebody must act; somebody should look; nobody need do anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of problem. `says` and `do` have the facts of the case in braces."""
+
+    severity: str
+    says: str
+    do: str
+    """One sentence, with a command where there is one. `{server}` in it is written as a shell reads it."""
+    alerts: tuple[str, ...] = ()
+    """Those of deploy/prometheus/alerts.yml that watch the same thing."""
+    unwatched: str = ""
+    """Why no alert does, where none does."""
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "ending": Kind(
+            severity=ATTENTION,
+            says="snaprotd is ending: it takes no new work",
+            do="Wait for its end, and start it again if nothing else does: `systemctl start snaprotd`.",
+            unwatched="somebody asked for it; SnaprotdDown tells if it does not come back",
+        ),
+        "config_refused": Kind(
+            severity=ALARM,
+            says="the configuration file is refused as it now is; the one read before is in force: {mistake}{more}",
+            do="Put the file right, which needs no restart: `snaprotd check` shows every mistake with its line.",
+            alerts=("SnaprotdReloadFailed",),
+        ),
+        "ledger_unusable": Kind(
+            severity=ALARM,
+            says="{why_the_ledger_cannot_be_used}",
+            do="See to the disk that the ledger is on: is it full, read-only or gone?",
+            alerts=("SnaprotdLedgerNotWritable",),
+        ),
+        "account_not_listed": Kind(
+            severity=ALARM,
+            says="the account could not be listed: {error}",
+            do="Ask the provider now what is wrong: `snaprotd check --online`.",
+            alerts=("SnaprotdInventoryStale", "SnaprotdTokenRefused"),
+        ),
+        "account_awaited": Kind(
+            severity=ATTENTION,
+            says="the account has not been listed yet",
+            do="Wait for a minute after a start; if it stays so, run `snaprotd check --online`.",
+            alerts=("SnaprotdInventoryStale",),
+        ),
+        "named_twice": Kind(
+            severity=ATTENTION,
+            says="{other} in the configuration is the same server, by another of its ids: left out, with its policy",
+            do="Take one of the two entries out of the file; `snaprotd plan {server}` shows what is in force.",
+            unwatched="`snaprotd check --online` tells of it too; the server has its snapshots",
+        ),
+        "missing": Kind(
+            severity=ALARM,
+            says="the account has no server {id}",
+            do="Take it out of the configuration, or put its id right: `snaprotd check --online` looks for every one.",
+            alerts=("SnaprotdServerMissing",),
+        ),
+        "held_off_too_long": Kind(
+            severity=ALARM,
+            says="the server is held off by us for longer than its policy's time-outs allow",
+            do="Start it in the provider's panel if it is needed now: at worst this one snapshot fails.",
+            alerts=("SnaprotdServerHeldOff",),
+        ),
+        "not_starting": Kind(
+            severity=ALARM,
+            says="the server has been asked to start {number} times and is not running yet",
+            do="Start it in the provider's panel, and call the provider if that fails too: snaprotd goes on asking.",
+            alerts=("SnaprotdServerDoesNotStart",),
+        ),
+        "start_owed": Kind(
+            severity=ALARM,
+            says="a start is owed to the server: it was stopped by snaprotd, and no rotation sees to it; "
+            "it is asked to start until it runs",
+            do="Look in the provider's panel why it does not start; `snaprotd leave-off {server}` lets go of it.",
+            alerts=("SnaprotdServerHeldOff", "SnaprotdServerDoesNotStart"),
+        ),
+        "start_in_doubt": Kind(
+            severity=ALARM,
+            says="the server is off, perhaps because of us, perhaps by somebody's wish since: no process saw it "
+            "meanwhile, or the ledger is an old copy, or a new one after a loss; so nothing is started",
+            do="Start the server in the provider's panel if it is to run, else let go of the start: "
+            "`snaprotd leave-off {server}`.",
+            alerts=("SnaprotdServerHeldOff",),
+        ),
+        "start_owed_elsewhere": Kind(
+            severity=ALARM,
+            says="a start is owed to {label}, server {id} of the account at {account}, which is not the account of "
+            "this configuration; it is asked to start until it runs",
+            do="Look in that account's panel whether it runs, and why not; its token is needed where it was before.",
+            alerts=("SnaprotdServerHeldOff", "SnaprotdServerDoesNotStart"),
+        ),
+        "set_aside": Kind(
+            severity=ALARM,
+            says="{why_it_was_set_aside}",
+            do="Look in the provider's panel whether the server runs; the next slot begins a new rotation of it, "
+            "and `snaprotd now {server}` does so at once.",
+            unwatched="the next rotation sees to the server; SnaprotdSnapshotTooOld tells if none succeeds",
+        ),
+        "failed": Kind(
+            severity=ALARM,
+            says="the last rotation ended as failure, at step {step}: {error}",
+            do="Cure that if it will not mend itself by the next slot, and try again at once: `snaprotd now {server}`.",
+            alerts=("SnaprotdRotationFailed",),
+        ),
+        "partial": Kind(
+            severity=ATTENTION,
+            says="the last rotation ended as partial, at step {step}: {error}",
+            do="Let the next rotation try again; if this comes back, see what is left over: `snaprotd plan {server}`.",
+            alerts=("SnaprotdRotationPartial", "SnaprotdPrunePending"),
+        ),
+        "blocked": Kind(
+            severity=ALARM,
+            says=BLOCKED + "{who_holds_the_slots}",
+            do="Delete one that nobody needs, with `snaprotd delete ID`, or set `adopt` or `when_full` in its policy.",
+            alerts=("SnaprotdBlocked",),
+        ),
+        "untouchable": Kind(
+            severity=ALARM,
+            says=BLOCKED + "the server is {status}: it would not be touched",
+            do="Wait until the provider has it `active` again, or see to that in the provider's panel.",
+            unwatched="it passes, or the next rotation fails and SnaprotdRotationFailed tells of it",
+        ),
+        "own_server": Kind(
+            severity=ALARM,
+            says=BLOCKED + "{why_it_is_not_stopped}",
+            do="Run snaprotd on another machine, or set `own_server: none` if that server is not the one it runs on.",
+            alerts=("SnaprotdRotationFailed",),
+        ),
+        "another_snaprotd": Kind(
+            severity=ALARM,
+            says="not all that bears our name was taken here: {names}",
+            do="Give a second snaprotd another `instance`, and delete what nobody needs: `snaprotd delete ID`.",
+            unwatched="`snaprotd check --online` tells of it too; SnaprotdBlocked, if it leaves no slot free",
+        ),
+        "no_snapshot": Kind(
+            severity=ATTENTION,
+            says="there is no completed snapshot of ours yet",
+            do="Wait for the next slot, or take one at once: `snaprotd now {server}`.",
+            alerts=("SnaprotdNoSnapshot",),
+        ),
+        "too_old": Kind(
+            severity=ALARM,
+            says="the newest snapshot is older than the schedule allows",
+            do="See with `snaprotd history {server}` why there is no newer one, and take one: `snaprotd now {server}`.",
+            alerts=("SnaprotdSnapshotTooOld",),
+        ),
+        "departed": Kind(
+            severity=ATTENTION,
+            says="{server} is no longer configured; its rotation goes on under its old policy{until_it_runs}",
+            do="Let it end by itself, or put the server back if it was taken out by mistake.",
+            unwatched="it ends by itself; SnaprotdServerHeldOff tells if the server stays off",
+        ),
+        "not_matched_yet": Kind(
+            severity=ATTENTION,
+            says="{server} is not known to be configured until the account has been listed; "
+            "its rotation goes on{until_it_runs}",
+            do="Let it end by itself, and see that the account can be listed: `snaprotd check --online`.",
+            unwatched="it ends by itself; SnaprotdInventoryStale tells if the account is not listed",
+        ),
+    }
+)
+"""By a word that stays the same."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A kind of problem that is there."""
+
+    kind: str
+    facts: Mapping[str, object]
+
+    @property
+    def severity(self) -> str:
+        return KINDS[self.kind].severity
+
+    def as_json(self) -> Json:
+        told = KINDS[self.kind]
+        quoted = {key: quote(str(value)) for key, value in self.facts.items() if key == "server"}
+        return {
+            "severity": told.severity,
+            "text": told.says.format_map(self.facts),
+            "do": told.do.format_map({**self.facts, **quoted}),
+        }

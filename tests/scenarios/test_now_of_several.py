@@ -1,0 +1,175 @@
+"""`now` of several servers: each by itself, so many at a time, in turns within a group, and an end at any time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from snaprotd.commands.jobs.now import Ending, rotate_now
+from snaprotd.commands.jobs.outlook import Wish, look_ahead
+from snaprotd.config.file import load
+from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.simulator import Fault
+from snaprotd.wiring.access import open_cloud
+from snaprotd.wiring.assembly import open_ledger_to_read
+from tests.support.daemons import a_world, configure, daemon_on, entry
+from tests.support.world_transport import WorldTransport
+
+pytestmark = pytest.mark.usefixtures("one_clock", "few_ticks")
+
+THREE = ("12345", "12346", "12347")
+Shown = Callable[[Rotation], None]
+
+
+class Story:
+    """An account of three servers, each of which is stopped for its snapshot, and commands on it."""
+
+    def __init__(self, folder: Path, *keys: str, more: str = "", faults: tuple[Fault, ...] = ()) -> None:
+        self.world = a_world("web-01", "web-02", "web-03", snapshot_seconds=(60, 60), faults=faults)
+        entries = [entry("@yearly", "stop_first: true", *keys, server_id=one) for one in THREE]
+        self.path = configure(folder, *entries, more=more)
+        self.environ = {"VPS_API_TOKEN": self.world.token}
+
+    async def now(self, wish: Wish, shown: Shown = lambda _: None) -> dict[str, Ending]:
+        """What became of each server by its id, in the order of the answer."""
+        settings = load(self.path, {})
+        prospect = await look_ahead(settings, self.environ, wish, looks_at_servers=False)
+        endings = await rotate_now(
+            *(settings, self.environ, [one.target for one in prospect.outlooks]),
+            description=wish.description,
+            show=lambda rotation, usual: shown(rotation),
+            say=lambda text, *, is_last=False: None,
+        )
+        return {one.target.server_id: one for one in endings}
+
+    async def recorded(self) -> list[tuple[str, Result | None]]:
+        """The rotations in the ledger: of which server, and how they have ended."""
+        async with open_ledger_to_read(load(self.path, {})) as ledger:
+            assert ledger is not None
+            return sorted((one.server_id, one.result) for one in await ledger.history())
+
+    def times_off(self) -> list[tuple[datetime, datetime]]:
+        """From when until when each server was off, in order of time."""
+        found = []
+        for server in self.world.servers.values():
+            off = [at for at, status in server.history if status == "stopping"]
+            on = [at for at, status in server.history[1:] if status == "active"]
+            found += list(zip(off, on, strict=True))
+        return sorted(found)
+
+    @property
+    def most_off(self) -> int:
+        times = self.times_off()
+        return max(sum(begin <= at < end for begin, end in times) for at, _ in times)
+
+
+@pytest.fixture
+def reach(
+    commands_reach: Callable[[httpx.AsyncBaseTransport], None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Story], Story]:
+    def to(story: Story) -> Story:
+        way = WorldTransport(story.world)
+        commands_reach(way)
+        reached = partial(open_cloud, transport=way)
+        monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
+        return story
+
+    return to
+
+
+Reach = Callable[[Story], Story]
+
+
+@pytest.mark.parametrize(
+    ("more", "keys", "at_once"), [("", (), 3), ("max_concurrent: 2", (), 2), ("", ("one_at_a_time: db",), 1)]
+)
+async def test_so_many_servers_are_held_off_at_once_as_the_file_allows(
+    tmp_path: Path, reach: Reach, more: str, keys: tuple[str, ...], at_once: int
+) -> None:
+    story = reach(Story(tmp_path, *keys, more=more))
+    endings = await story.now(Wish(servers=("s12346", "s12345", "12346", "s12347")))
+    assert [*endings] == ["12346", "12345", "12347"], "each once, as they were named"
+    assert {one.result for one in endings.values()} == {Result.SUCCESS}
+    assert story.most_off == at_once
+
+
+async def test_what_goes_wrong_with_one_server_stops_no_other(tmp_path: Path, reach: Reach) -> None:
+    """One is at work elsewhere, one fails; the third is done."""
+    story = reach(Story(tmp_path, faults=(Fault(kind="ends", method="POST", path="/snapshots/", server_id="12346"),)))
+    story.path.write_text(
+        story.path.read_text().replace(
+            'id: 12345, name: s12345, schedule: "@yearly"', 'id: 12345, name: s12345, schedule: "10 3 * * *"'
+        )
+    )
+    async with daemon_on(story.path, story.world) as watched:
+        await watched.reaches(Step.WAIT)
+        endings = await story.now(Wish(servers=THREE))
+    results = {server_id: one.result for server_id, one in endings.items()}
+    assert results == {"12345": Result.FAILURE, "12346": Result.FAILURE, "12347": Result.SUCCESS}
+    assert endings["12345"].rotation is None
+    assert "a rotation of s12345 is open already" in endings["12345"].refused
+
+
+@pytest.fixture
+def ask_to_end(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """As Ctrl-C does, once a command runs."""
+    told: list[Callable[[str], None]] = []
+    monkeypatch.setattr("snaprotd.commands.jobs.now.on_end_asked", lambda begin, _: told.append(begin))
+    return lambda: told[-1]("SIGINT")
+
+
+async def test_an_end_in_the_middle_begins_nothing_and_starts_what_is_off(
+    tmp_path: Path, reach: Reach, ask_to_end: Callable[[], None]
+) -> None:
+    """What had not begun leaves no trace, for a daemon to go on with."""
+    story = reach(Story(tmp_path, more="max_concurrent: 1"))
+
+    def shown(rotation: Rotation) -> None:
+        if rotation.step is Step.WAIT:
+            ask_to_end()
+
+    endings = await story.now(Wish(servers=THREE), shown)
+    assert [server.status for server in story.world.servers.values()] == ["active"] * 3
+    assert len(story.times_off()) == 1
+    assert await story.recorded() == [("12345", None)], "its snapshot is there: the next start prunes"
+    assert {one.refused for one in endings.values()} == {
+        "",
+        "it was asked to end before this one began: nothing was done",
+    }
+    assert all(one.result is Result.FAILURE for one in endings.values())
+
+
+async def test_a_rotation_that_is_interrupted_before_it_asks_for_anything_is_over(
+    tmp_path: Path, reach: Reach, ask_to_end: Callable[[], None]
+) -> None:
+    """A daemon would stop the server, though somebody has just said that nothing is to begin."""
+    story = reach(Story(tmp_path))
+    story.world.set_status("12345", "stopping")
+    endings = await story.now(Wish(servers=("12345",)), lambda rotation: ask_to_end() if rotation.note else None)
+    assert endings["12345"].rotation is not None
+    assert endings["12345"].rotation.error == "interrupted before anything was done"
+    assert await story.recorded() == [("12345", Result.FAILURE)]
+
+
+async def test_those_whose_last_rotation_failed_are_found_and_a_paused_one_is_told_of(
+    tmp_path: Path, reach: Reach
+) -> None:
+    faults = tuple(Fault(kind="ends", method="POST", path="/snapshots/", server_id=one) for one in THREE[1:])
+    story = reach(Story(tmp_path, faults=faults))
+    wish = Wish(failed=True)
+    settings = load(story.path, {})
+    await story.now(Wish(servers=THREE))
+    paused = tmp_path / "paused.yaml"
+    paused.write_text(story.path.read_text().replace("name: s12347", "name: s12347, paused: true"))
+    prospect = await look_ahead(load(paused, {}), story.environ, wish, looks_at_servers=False)
+    assert [one.target.label for one in prospect.outlooks] == ["s12346"]
+    assert prospect.left_out == ("paused, and left out: s12347. Name them to have snapshots of them",)
+    await asyncio.sleep(1)
+    assert {one.result for one in (await story.now(wish)).values()} == {Result.SUCCESS}
+    assert (await look_ahead(settings, story.environ, wish, looks_at_servers=False)).outlooks == ()
