@@ -14,7 +14,7 @@ from typing import TextIO
 import click
 
 from snaprotd import __version__, logs
-from snaprotd.commands import act, forecast, look, now, owed, service
+from snaprotd.commands import act, forecast, hold, look, now, owed, service
 from snaprotd.commands.common import FAILED, level_or, unforeseen
 from snaprotd.config.mistakes import render_mistake
 from snaprotd.core.errors import ConfigError, SnaprotdError
@@ -106,5 +106,6 @@ def cli() -> None:
     """Keeps rotating snapshots of your VPS.org servers, and never leaves one switched off."""
 
 
-for command in (*service.COMMANDS, *look.COMMANDS, *forecast.COMMANDS, *now.COMMANDS, *act.COMMANDS, *owed.COMMANDS):
+GROUPS = (service, look, forecast, now, hold, act, owed)
+for command in (one for group in GROUPS for one in group.COMMANDS):
     cli.add_command(command)

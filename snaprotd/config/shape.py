@@ -241,6 +241,12 @@ class PolicyKeys(TypedDict, total=False):
         Field(description="How old a missed slot may be to be run late."),
     ]
     paused: Annotated[bool, Field(description="Count the slots, do nothing.")]
+    hold_manual: Annotated[
+        timedelta,
+        _duration("0s", "3650d"),
+        _SCHEMA_OF_DURATION,
+        Field(description="For how long no rotation deletes what `snaprotd now` takes; 0s for not at all."),
+    ]
     one_at_a_time: Annotated[_Word, Field(description="A group's name: no two servers of it are held off at once.")]
 
 

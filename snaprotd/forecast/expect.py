@@ -121,6 +121,7 @@ IGNORED = (
     "start_timeout",
     "snapshot_timeout",
     "one_at_a_time",
+    "hold_manual",
 )
 """The keys of a policy that change nothing in a forecast. A key that is not here counts, as any new one does."""
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.holds import bears_our_name, is_alike
 from snaprotd.core.model import Owner, Snapshot
-from snaprotd.core.ownership import newest_completed
+from snaprotd.core.ownership import newest_completed, owner_of
 from snaprotd.core.policy import Policy, Rules
-from snaprotd.core.retention import Decision, RetentionPlan, plan_retention
+from snaprotd.core.retention import Decision, RetentionPlan, plan_retention, why_not_held
 from snaprotd.core.room import Rehearsal, Room, make_room, rehearse, resisting
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import OTHER_LETTERS, STRANGER
@@ -33,6 +33,18 @@ class Assessment:
     """Our newest completed snapshot."""
     strange_names: str = ""
     """What is to be told of those that bear our name and are not ours, or not all of them; empty where nothing is."""
+
+
+def is_ours(config: Config, target: Target, snapshot: Snapshot) -> bool:
+    """Whether rotations may delete it, by the policy of its server."""
+    return owner_of(snapshot, instance=config.instance, adopt=target.policy.adopt) is Owner.MANAGED
+
+
+def why_not_to_hold(
+    config: Config, target: Target, listed: Sequence[Snapshot], now: datetime, ids: Collection[str] = ()
+) -> str:
+    """Why one more of the server's snapshots may not be held, or the one with these `ids`; empty where it may."""
+    return why_not_held(listed, config.rules_of(target), now=now, held=ids)
 
 
 def as_left(held: ServerHoldings, last: Iterable[Rotation], now: datetime) -> ServerHoldings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -227,7 +227,16 @@ def adjust_tools(tools: Tools, config: Config, token: TokenSource, this_machine:
     tools.machine = partial(this_machine, config.own_server)
 
 
-def new_rotation(config: Config, target: Target, *, slot: datetime, now: datetime, description: str = "") -> Rotation:
+def new_rotation(
+    config: Config,
+    target: Target,
+    *,
+    slot: datetime,
+    now: datetime,
+    description: str = "",
+    hold: date | None = None,
+) -> Rotation:
+    """`hold`: the last day, in UTC, for which no rotation deletes its snapshot."""
     return Rotation.begin(
         id=uuid.uuid4().hex,
         server_id=target.server_id,
@@ -237,4 +246,5 @@ def new_rotation(config: Config, target: Target, *, slot: datetime, now: datetim
         now=now,
         settle=config.api.settle,
         description=description,
+        hold=hold,
     )

@@ -54,7 +54,7 @@ pytestmark = pytest.mark.real_time
 SPEED = 2000.0
 ZONE = "Asia/Kolkata"
 """Half past three there is ten at night, the day before, in UTC, all the year round."""
-OUR_NAME = re.compile(r"snaprotd-main-\d{8}T\d{6}Z")
+OUR_NAME = re.compile(r"snaprotd-main-\d{8}T\d{6}Z(?:-until-\d{8})?")
 
 T = TypeVar("T")
 

@@ -73,7 +73,7 @@ BODY: dict[str, Any] = {
 }
 """As the first version wrote it, with a server that is held off."""
 
-LATER: dict[str, Any] = {"window": [], "one_at_a_time": None}
+LATER: dict[str, Any] = {"window": [], "one_at_a_time": None, "hold_manual": "P3D"}
 """Keys of a policy that came later, each as it is written where nobody has set it."""
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from snaprotd.core.holds.held import RELEASED, Hold, end_of, hold_in_words, hold_of, last_day, told_by_ledger
+from snaprotd.core.holds.held import RELEASED, Hold, HoldFor, end_of, hold_in_words, hold_of, last_day, told_by_ledger
 from snaprotd.core.holds.names import (
     FOREVER,
+    SURELY_SHORT,
     NameRead,
     bears_our_name,
     hold_named,
     is_alike,
     is_named,
+    length_in_doubt,
+    longest_name,
     maker_of,
     name_read,
     says_so_itself,
@@ -19,7 +22,9 @@ from snaprotd.core.holds.names import (
 __all__ = [
     "FOREVER",
     "RELEASED",
+    "SURELY_SHORT",
     "Hold",
+    "HoldFor",
     "NameRead",
     "bears_our_name",
     "end_of",
@@ -29,6 +34,8 @@ __all__ = [
     "is_alike",
     "is_named",
     "last_day",
+    "length_in_doubt",
+    "longest_name",
     "maker_of",
     "name_read",
     "says_so_itself",

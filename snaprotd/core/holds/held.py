@@ -13,6 +13,14 @@ RELEASED = date.min
 """In place of the last day of a hold: there is none, whatever the name says."""
 
 
+@dataclass(frozen=True)
+class HoldFor:
+    """For how long somebody has asked to hold a snapshot."""
+
+    length: timedelta | None
+    """None for ever; of no length for not at all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hold:
     """What a person has said last of one snapshot."""

@@ -15,6 +15,9 @@ OUR_NAMES = "snaprotd-"
 FOREVER = date.max
 """The last day of a hold that has none."""
 
+SURELY_SHORT = 50
+"""Characters of a name that a provider is taken to allow: nothing is published of that."""
+
 _IDENTITY = OUR_NAMES + r"([a-z0-9_]{1,32})-([0-9]{8}T[0-9]{6}Z)"
 _NAME = re.compile(_IDENTITY + r"(?:-until-([0-9]{8})|-(held))?")
 _WITH_ANY_HOLD = re.compile(_IDENTITY + r"(-(?:until|held).*)?", re.DOTALL)
@@ -104,6 +107,20 @@ def is_named(snapshot: Snapshot, name: str) -> bool:
 def says_so_itself(pattern: str) -> bool:
     """Whether a pattern is meant for names that daemons give: `*` was written for those that people give."""
     return pattern.startswith(OUR_NAMES)
+
+
+def length_in_doubt(name: str) -> str:
+    """What is to be added to a refusal that may be for the name's length; empty where that is unlikely."""
+    made = name_read(name)
+    if len(name) <= SURELY_SHORT and (made is None or made.hold is None):
+        return ""
+    without = " or `--hold none`" if made is not None and made.hold is not None else ""
+    return f"; perhaps for its name, which has {len(name)} characters: a shorter `instance`{without} makes it shorter"
+
+
+def longest_name(instance: str, *, held: bool) -> int:
+    """The most characters that a name of this instance has, of what is `held` for some time or of what is not."""
+    return len(snapshot_name(instance, datetime(2025, 1, 1, tzinfo=UTC), date(2025, 1, 1) if held else None))
 
 
 def _restored(name: str) -> str:
