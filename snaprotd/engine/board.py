@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 
 from snaprotd.core.model import Owner, SnapshotState
 from snaprotd.core.promise import ServerPower
@@ -21,6 +21,8 @@ class Holdings:
     newest_size_mb: int | None = None
     blocked: bool = False
     prune_pending: int = 0
+    holds: tuple[date, ...] = ()
+    """Of each of ours that is held its last day, in UTC."""
 
 
 @dataclass

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.holds import bears_our_name, is_alike
+from snaprotd.core.holds import bears_our_name, hold_of, is_alike
 from snaprotd.core.model import Owner, Snapshot
 from snaprotd.core.ownership import newest_completed, owner_of
 from snaprotd.core.policy import Policy, Rules
@@ -31,6 +31,8 @@ class Assessment:
     """What a whole rotation would do now."""
     newest: Snapshot | None
     """Our newest completed snapshot."""
+    holds: tuple[date, ...] = ()
+    """Of each one that is held its last day, in UTC."""
     strange_names: str = ""
     """What is to be told of those that bear our name and are not ours, or not all of them; empty where nothing is."""
 
@@ -61,8 +63,16 @@ def assess(config: Config, target: Target, held: ServerHoldings, now: datetime) 
         room=make_room(snapshots, rules, now=now, immovable=[one.id for one in snapshots if one.resists]),
         rehearsal=rehearse(snapshots, rules, server_id=target.server_id, slot=now),
         newest=newest_completed(snapshots, rules, now),
+        holds=tuple(_holds(plan, now)),
         strange_names=_strange_names(plan, config.instance),
     )
+
+
+def _holds(plan: RetentionPlan, now: datetime) -> Iterator[date]:
+    for one in plan.decisions:
+        until = hold_of(one.snapshot, now)
+        if one.owner is Owner.MANAGED and until is not None:
+            yield until
 
 
 def _planned(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> RetentionPlan:
@@ -106,6 +116,11 @@ class _Entry:
     assessment: Assessment
 
 
+def _day(at: datetime) -> date:
+    """At its end holds end."""
+    return at.astimezone(UTC).date()
+
+
 class Assessments:
     """The latest assessment of each server. A fleet of thousands is shown many times between two lists."""
 
@@ -115,7 +130,7 @@ class Assessments:
     def of(self, config: Config, target: Target, held: ServerHoldings, now: datetime) -> Assessment:
         entry = self._latest.get(target.server_id)
         fits = entry is not None and entry.held.snapshots is held.snapshots and entry.policy is target.policy
-        if entry is None or not fits or abs(now - entry.at) > STALE:
+        if entry is None or not fits or abs(now - entry.at) > STALE or _day(now) != _day(entry.at):
             entry = _Entry(held, target.policy, now, assess(config, target, held, now))
             self._latest[target.server_id] = entry
         return entry.assessment
