@@ -10,6 +10,7 @@ from rich.text import Text
 
 from snaprotd.commands.common import FAILED, begin, load, wait_for, with_config
 from snaprotd.commands.text.terminal import is_wanted, moving_line, show
+from snaprotd.core.holds import hold_in_words
 from snaprotd.core.words import ago, clock
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def _what_is_lost(chosen: ByHand) -> str:
         f"  lost    {lost}, on the whole server; it cannot be undone",
         f"  server  {status}; the provider stops it, restores it and starts it, in 5 to 15 minutes",
     ]
+    if found.hold is not None:
+        lines.append(f"  hold    {hold_in_words(found.hold)}: no rotation deletes the snapshot before that")
     if found.newer is not None and found.newer.created_at is not None:
         newer = ago(found.newer.created_at.isoformat(), found.now)
         lines.append(f"WARNING: there is a newer one: snapshot {found.newer.id}, {found.newer.name}, {newer}")

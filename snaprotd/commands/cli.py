@@ -14,7 +14,7 @@ from typing import TextIO
 import click
 
 from snaprotd import __version__, logs
-from snaprotd.commands import act, forecast, fresh, look, now, owed, service
+from snaprotd.commands import act, forecast, fresh, hold, look, now, owed, service
 from snaprotd.commands.common import FAILED, level_or, unforeseen
 from snaprotd.config.mistakes import render_mistake
 from snaprotd.core.errors import ConfigError, SnaprotdError
@@ -106,6 +106,6 @@ def cli() -> None:
     """Keeps rotating snapshots of your VPS.org servers, and never leaves one switched off."""
 
 
-for group in (service, look, forecast, fresh, now, act, owed):
+for group in (service, look, forecast, fresh, now, hold, act, owed):
     for command in group.COMMANDS:
         cli.add_command(command)

@@ -27,7 +27,7 @@ from snaprotd.commands.text.terminal import show
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.words import Json
-from snaprotd.report.rows import history_row, people_plan_of, plan_of, shown, snapshot_rows, strangers_among
+from snaprotd.report.rows import history_row, notes_on, people_plan_of, plan_of, shown, snapshot_rows
 
 ALARMED = 2
 CODES = {"ok": 0, "attention": 1}
@@ -94,7 +94,8 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
     if as_json:
         print_json(rows)
     elif rows or account.is_whole:
-        show(list_text(shown(rows), account.now, account.headings, strangers_among(rows, settings.instance)))
+        notes = notes_on(settings, account.targets, account.known, account.now)
+        show(list_text(shown(rows), account.now, account.headings, notes))
     for complaint in account.complaints:
         complain(complaint)
     tell_what_is_forsaken(settings, path)

@@ -22,6 +22,7 @@ from snaprotd.commands.common import (
     wait_for,
     with_config,
 )
+from snaprotd.commands.hold import HoldLength
 from snaprotd.commands.jobs.outlook import Outlook, Wish, look_ahead
 from snaprotd.commands.jobs.status_client import refuse_another_ledger
 from snaprotd.commands.text.tables import now_text, refusal_text, sum_text
@@ -49,6 +50,12 @@ class Declined(SnaprotdError):
 @with_config
 @click.option("--failed", is_flag=True, help="Those servers whose last rotation failed, in place of named ones.")
 @click.option("--description", default="", metavar="TEXT", help="A description to store with the snapshots.")
+@click.option(
+    "--hold",
+    type=HoldLength(none=True),
+    metavar="14d|forever|none",
+    help="How long no rotation deletes it. Default: `hold_manual`.",
+)
 @click.option("--live", is_flag=True, help="Do not stop any server for it.")
 @click.option("--yes", is_flag=True, help="Do not ask, and take it outside the policy's window too.")
 @as_json
@@ -61,9 +68,10 @@ def now(servers: tuple[str, ...], path: str | None, as_json: bool, **options: An
       snaprotd now --failed
 
     It does what the policy says: stops the server first where that is asked for, and deletes afterwards what is no
-    longer kept. The snapshot falls under `keep` like any other. On a terminal it asks before it stops a server, and
-    outside the policy's window; elsewhere it does nothing outside the window without --yes. It goes through the
-    daemon's ledger, and refuses while a rotation of this server is open. Of several servers `max_concurrent` go on at
+    longer kept. What it takes is held: its name says until when, and no rotation deletes it before; after that it falls
+    under `keep` like any other. On a terminal it asks before it stops a server, and outside the policy's window;
+    elsewhere it does nothing outside the window without --yes. It goes through the daemon's ledger, and refuses while a
+    rotation of this server is open. Of several servers `max_concurrent` go on at
     once, and of a group one. Ctrl-C begins nothing more, and sees every server started again that is held off; a
     second one ends at once.
     """
@@ -164,6 +172,7 @@ def _run(settings: Config, wish: Wish, outlooks: Sequence[Outlook], path: str | 
         work = rotate_now(
             *(settings, os.environ, begun),
             description=wish.description,
+            hold=wish.hold,
             show=progress.show,
             say=say.for_good,
             ended=progress.ended,

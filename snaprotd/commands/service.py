@@ -29,7 +29,7 @@ from snaprotd.config.web_file import read_web_file
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
-from snaprotd.report.findings import Finding, remarks_on_policies
+from snaprotd.report.findings import Finding, remarks_on_names, remarks_on_policies
 from snaprotd.simulator import FAULT_HELP, Fault
 
 log = structlog.get_logger("snaprotd")
@@ -80,6 +80,7 @@ def check(path: str | None, online: bool) -> int:
     click.echo(f"{settings.path}: valid, {count(len(settings.entries), 'server entry', 'server entries')}")
     remarks = [
         *remarks_on_policies(settings.entries),
+        *remarks_on_names(settings),
         *remarks_on(settings, web_file),
     ]
     if online:

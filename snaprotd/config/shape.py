@@ -230,6 +230,12 @@ class PolicyKeys(TypedDict, total=False):
     retry: Annotated[
         RetryKeys, Field(description="Try a slot again whose rotation has failed for a reason that may pass.")
     ]
+    hold_manual: Annotated[
+        timedelta,
+        _duration("0s", "3650d"),
+        _SCHEMA_OF_DURATION,
+        Field(description="For how long no rotation deletes what `snaprotd now` takes; 0s for not at all."),
+    ]
     one_at_a_time: Annotated[_Word, Field(description="A group's name: no two servers of it are held off at once.")]
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
-from snaprotd.core.model import DOUBT, Snapshot, name_read
+from snaprotd.core.holds import Hold, name_read, told_by_ledger
+from snaprotd.core.model import DOUBT, Snapshot
 from snaprotd.core.power import SETTLE_MARGIN
 
 
@@ -188,6 +189,8 @@ class Trace:
     """It has seen that snapshot as completed."""
     taken_at: datetime | None = None
     """When that snapshot was taken, as the list has said."""
+    hold: date | None = None
+    """The last day for which that snapshot was to be held when it was asked for."""
 
     def names(self, snapshot: Snapshot, slot: datetime | None) -> bool:
         """Whether it is about that snapshot, whose name, if it is one of ours, tells `slot`."""
@@ -228,6 +231,8 @@ class Recollection:
 
     traces: tuple[Trace, ...] = ()
     lives: tuple[Life, ...] = ()
+    holds: tuple[Hold, ...] = ()
+    """What persons have said of holding some of them."""
 
     def marked(self, snapshots: Iterable[Snapshot], instance: str) -> tuple[Snapshot, ...]:
         """The snapshots, each with whether the ledger names it, and whether it knows it as completed."""
@@ -246,7 +251,8 @@ class Recollection:
         known = any(trace.has_succeeded and (trace.snapshot_id in one.ids or not trace.has_more) for trace in about_it)
         was_completed = not one.is_completed and (one.was_completed or known)
         in_ledger = True if about_it else self._knows(one, instance)
-        return replace(one, in_ledger=in_ledger, was_completed=was_completed)
+        hold = told_by_ledger(self.holds, [trace.hold for trace in about_it], one)
+        return replace(one, in_ledger=in_ledger, was_completed=was_completed, hold=hold)
 
     def rows_of(self, snapshots: Iterable[Snapshot], instance: str) -> set[str]:
         """The ids of the rows that name one of these."""

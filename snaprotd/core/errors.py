@@ -52,6 +52,10 @@ class OutsideWindow(CalledOff):
     """The first request of a rotation that changes anything was not sent: its window is closed."""
 
 
+class HeldSince(CalledOff):
+    """A person holds what was to be deleted, since the look that decided over it: the request was not sent."""
+
+
 class Busy(Temporary):
     """Not carried out, and not now: something else is going on with the server. Ask again at the next poll."""
 
@@ -93,6 +97,10 @@ class AnothersLedger(LedgerError):
 
 class LeaseLost(SnaprotdError):
     """Another process holds this rotation now: stop without another request."""
+
+
+class DeletionUnderWay(SnaprotdError):
+    """What is to be held may be gone in a moment: nothing was saved."""
 
 
 class GroupTaken(SnaprotdError):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 PROVIDER_LIMIT = 5
@@ -24,6 +22,9 @@ DOUBT = 900.0
 LASTING = 300.0
 """Seconds after which a word for a snapshot is taken for more than a moment's: storage that cannot be reached shows
 every snapshot on it as failed, and is back."""
+
+DELETE_AGAIN_AFTER = timedelta(minutes=5)
+"""How long after a deletion that did not show it is asked for again, at the least."""
 
 
 class Owner(StrEnum):
@@ -118,6 +119,8 @@ class Snapshot:
     """Whether a row of our ledger names it. None where the ledger cannot know: its name is believed then."""
     was_completed: bool = False
     """An earlier list, or the ledger, knows it as completed, whatever it is shown as now."""
+    hold: date | None = None
+    """The last day, in UTC, for which the ledger tells that it is held; None where it tells nothing but its name."""
     resists: bool = False
     """The last rotation could not delete it, where whoever looks has asked the ledger for that."""
     unchanged_for: float = field(default=0.0, compare=False)
@@ -190,63 +193,3 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     address = getattr(address, "ipv4_mapped", None) or address
     means_any = address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast
     return None if means_any else address
-
-
-def snapshot_name(instance: str, slot: datetime) -> str:
-    """The name of the one snapshot of `slot`, e.g. `snaprotd-main-20250116T033000Z`."""
-    return f"snaprotd-{instance}-{slot.astimezone(UTC):{SLOT_FORMAT}}"
-
-
-# -- names read --------------------------------------------------------------------------------------------------------
-
-OUR_NAMES = "snaprotd-"
-"""What the name of each snapshot begins with that a daemon has taken."""
-
-_NAME = re.compile(OUR_NAMES + r"([a-z0-9_]{1,32})-([0-9]{8}T[0-9]{6}Z)")
-
-
-@dataclass(frozen=True)
-class NameRead:
-    """What a name says that a daemon has given."""
-
-    instance: str
-    slot: datetime
-
-
-@lru_cache(maxsize=4096)
-def _as_written(name: str) -> NameRead | None:
-    """What the name says; None where no daemon has given it."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return None
-    try:
-        return NameRead(match[1], datetime.strptime(match[2], SLOT_FORMAT).replace(tzinfo=UTC))
-    except ValueError:
-        return None
-
-
-def name_read(name: str) -> NameRead | None:
-    """What the name says, also where the provider has changed its case or put blanks around it."""
-    return _as_written(_restored(name))
-
-
-def bears_our_name(name: str, instance: str) -> bool:
-    """Whether this instance names so, to the letter, what it takes."""
-    made = _as_written(name)
-    return made is not None and made.instance == instance
-
-
-def is_alike(name: str, instance: str) -> bool:
-    """Whether it is a name that this instance gives but for its letters' case, or blanks around it."""
-    made = name_read(name)
-    return made is not None and made.instance == instance and not bears_our_name(name, instance)
-
-
-def is_named(snapshot: Snapshot, name: str) -> bool:
-    """Whether it bears this name, as the provider may write it."""
-    return _restored(snapshot.name) == _restored(name)
-
-
-def _restored(name: str) -> str:
-    head, dash, slot = name.strip().rpartition("-")
-    return f"{head.lower()}{dash}{slot.upper()}"

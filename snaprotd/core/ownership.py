@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 
-from snaprotd.core.model import OUR_NAMES, Owner, Snapshot, SnapshotState, bears_our_name, is_alike, is_named, name_read
+from snaprotd.core.holds import bears_our_name, hold_of, is_alike, is_named, maker_of, name_read, says_so_itself
+from snaprotd.core.model import Owner, Snapshot, SnapshotState
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import NOT_OURS, OTHER_LETTERS, STRANGER
@@ -29,6 +30,8 @@ class Judged:
     """What is wrong with its date, or None."""
     taken_at: datetime | None
     """When it was taken: not before the slot for which our ledger knows it, whatever the provider's clock said."""
+    hold: date | None = None
+    """The last day, in UTC, for which it is held: no rotation deletes it before. None where it is not, or not ours."""
     is_twin: bool = False
     """A newer completed one of ours has the same name: they are one restore point."""
     is_doubled: bool = False
@@ -41,19 +44,25 @@ class Judged:
         return self.owner is Owner.MANAGED
 
     @property
-    def is_candidate(self) -> bool:
+    def is_whole(self) -> bool:
+        """A restore point of ours, held or not."""
         return self.is_ours and self.snapshot.is_completed and self.doubt is None and not self.is_twin
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether rules decide over it: what is held stays, and is no period's newest."""
+        return self.is_whole and self.hold is None
 
     @property
     def is_scrap(self) -> bool:
         """Our own one that has failed for good. With a date that cannot be trusted even that is left alone."""
-        return self.is_ours and self.snapshot.is_failed_for_good and self.doubt is None
+        return self.may_be_scrap and self.snapshot.is_failed_for_good
 
     @property
     def may_be_scrap(self) -> bool:
         """As `is_scrap`, but it may have to be watched for longer."""
         failed = self.snapshot.state is SnapshotState.FAILED and not self.snapshot.has_turned
-        return self.is_ours and failed and self.doubt is None
+        return self.is_ours and failed and self.doubt is None and self.hold is None
 
 
 def owner_of(snapshot: Snapshot, *, instance: str, adopt: tuple[str, ...]) -> Owner:
@@ -63,12 +72,12 @@ def owner_of(snapshot: Snapshot, *, instance: str, adopt: tuple[str, ...]) -> Ow
     must not delete each other's. What is named as ours are, and is not ours, it takes only where it says so itself: it
     may be what another host took, and `*` was written for the names that people give.
     """
-    if (made := name_read(snapshot.name)) is not None and made.instance != instance:
+    if (maker := maker_of(snapshot.name)) is not None and maker != instance:
         return Owner.FOREIGN
     believed = bears_our_name(snapshot.name, instance) and not _is_older_than_its_slot(snapshot)
     if snapshot.in_ledger or (snapshot.in_ledger is None and believed):
         return Owner.MANAGED
-    meant = adopt if made is None else tuple(pattern for pattern in adopt if pattern.startswith(OUR_NAMES))
+    meant = adopt if maker is None else tuple(filter(says_so_itself, adopt))
     adopted = any(fnmatchcase(snapshot.name, pattern) for pattern in meant)
     return Owner.MANAGED if adopted else Owner.FOREIGN
 
@@ -120,15 +129,16 @@ def others_of_that_name(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> 
 
 def newest_first(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> list[Judged]:
     """Everything that is there, newest first, what has no date to trust last."""
+    return _with_twins(sorted((_judged(one, rules, now) for one in snapshots), key=age_order, reverse=True), rules)
+
+
+def _judged(snapshot: Snapshot, rules: Rules, now: datetime) -> Judged:
     latest = now.astimezone(UTC) + CLOCK_TOLERANCE
-    return _with_twins(sorted((_judged(one, rules, latest) for one in snapshots), key=age_order, reverse=True), rules)
-
-
-def _judged(snapshot: Snapshot, rules: Rules, latest: datetime) -> Judged:
     owner = owner_of(snapshot, instance=rules.instance, adopt=rules.policy.adopt)
     why = _why_not_ours(snapshot, rules.instance) if owner is Owner.FOREIGN else ""
     doubt, taken_at = _doubt(snapshot.created_at, latest), _taken_at(snapshot, latest)
-    return Judged(snapshot=snapshot, owner=owner, doubt=doubt, taken_at=taken_at, why_not_ours=why)
+    hold = hold_of(snapshot, now) if owner is Owner.MANAGED else None
+    return Judged(snapshot=snapshot, owner=owner, doubt=doubt, taken_at=taken_at, hold=hold, why_not_ours=why)
 
 
 def _taken_at(snapshot: Snapshot, latest: datetime) -> datetime | None:
@@ -145,25 +155,27 @@ def _why_not_ours(snapshot: Snapshot, instance: str) -> str:
         return f"{NOT_OURS}: {OTHER_LETTERS}"
     if (made := name_read(snapshot.name)) is not None:
         return f'{NOT_OURS} as instance "{instance}", but as "{made.instance}"'
+    if maker_of(snapshot.name) is not None:
+        return f"{NOT_OURS}: what its name says of a hold makes no sense"
     return f"{NOT_OURS}: it has the id that one of ours had" if snapshot.in_ledger is False else NOT_OURS
 
 
 def _with_twins(seen: list[Judged], rules: Rules) -> list[Judged]:
-    """Of those that have one name of ours only the newest counts: names that others give may repeat by intent.
+    """Of those that have one slot of ours only the newest counts, and what is held: names of others repeat by intent.
 
     One of the very same moment, under an id of another form, may be that one itself, listed twice.
     """
-    named: dict[str, Snapshot] = {}
+    named: dict[datetime, Snapshot] = {}
     judged = []
     for one in seen:
-        counts = one.is_candidate and bears_our_name(one.snapshot.name, rules.instance)
-        newer = named.setdefault(one.snapshot.name, one.snapshot) if counts else one.snapshot
+        made = name_read(one.snapshot.name) if bears_our_name(one.snapshot.name, rules.instance) else None
+        newer = named.setdefault(made.slot, one.snapshot) if made and one.is_whole else one.snapshot
         if newer is one.snapshot:
             judged.append(one)
         elif newer.created_at == one.snapshot.created_at and newer.id.isdigit() is not one.snapshot.id.isdigit():
             judged.append(replace(one, doubt=f"it may be {newer.id}, listed under another id", is_doubled=True))
         else:
-            judged.append(replace(one, is_twin=True))
+            judged.append(replace(one, is_twin=one.hold is None))
     return judged
 
 
@@ -200,4 +212,4 @@ def _id_order(text: str) -> tuple[bool, int, str, str]:
 def newest_completed(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> Snapshot | None:
     """Return our newest completed snapshot whose date can be trusted, or None."""
     seen = newest_first(snapshots, rules, now)
-    return next((one.snapshot for one in seen if one.is_candidate), None)
+    return next((one.snapshot for one in seen if one.is_whole), None)

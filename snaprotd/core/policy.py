@@ -84,6 +84,8 @@ class Policy:
     missed_within: timedelta = timedelta(hours=24)
     retry: Retry = field(default_factory=Retry)
     paused: bool = False
+    hold_manual: timedelta = timedelta(days=3)
+    """For how long what is taken by hand is held; none where it is 0."""
     one_at_a_time: str | None = None
     """The group of servers of which no two are held off at once; None where it is in none."""
 

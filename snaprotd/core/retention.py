@@ -1,9 +1,9 @@
 """Which snapshots of one server are kept and which are deleted, each with its reason.
 
-Only a *candidate* is ever kept or deleted by a rule: a snapshot of ours that is completed and whose date can be
-trusted. All others stay, but for our own failed ones, which restore nothing and hold a slot: of those that have stayed
-so, one goes in a rotation. The rules of the long form overlap as restic's do: each looks at all candidates, and a
-snapshot stays if any rule keeps it.
+Only a *candidate* is ever kept or deleted by a rule: a snapshot of ours that is completed, whose date can be trusted,
+and that is not held. All others stay, but for our own failed ones, which restore nothing and hold a slot: of those that
+have stayed so, one goes in a rotation. The rules of the long form overlap as restic's do: each looks at all candidates,
+and a snapshot stays if any rule keeps it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from snaprotd.core.holds import hold_in_words
 from snaprotd.core.model import LASTING, Owner, Snapshot, SnapshotState
 from snaprotd.core.ownership import Judged, newest_first
 from snaprotd.core.policy import Policy, Retention, Rules
+from snaprotd.core.words import NOT_OURS
+from snaprotd.core.words import listed as in_a_row
 
 PERIODS = {
     "hourly": "%Y-%m-%d %Hh",
@@ -82,7 +85,9 @@ def plan_retention(
 
     decisions = []
     for one in seen:
-        if one.is_ours and one.snapshot.is_among(immovable):
+        if one.hold is not None:
+            delete, why = False, _held_words(one)
+        elif one.is_ours and one.snapshot.is_among(immovable):
             delete, why = False, "it cannot be deleted"
         elif one.is_twin:
             delete, why = True, TWIN
@@ -118,21 +123,29 @@ def _share(seen: list[Judged], limit: int, immovable: Collection[str]) -> _Share
     second may be whole again in a moment.
     """
     foreign = sum(not one.is_ours for one in seen)
-    newest = next((place for place, one in enumerate(seen) if one.is_candidate), 0)
+    held = sum(one.is_whole and one.hold is not None for one in seen)
+    newest = next((place for place, one in enumerate(seen) if one.is_whole), 0)
     unfinished = sum(_is_unfinished(one) for one in seen[newest:])
     stuck = sum((one.is_candidate or one.is_twin) and one.snapshot.is_among(immovable) for one in seen)
-    holders = [f"one of {limit} slots stays free"]
-    if foreign and unfinished:
-        holders = [f"others hold {foreign} and unfinished ones {unfinished} of {limit} slots"]
-    elif foreign or unfinished:
-        holders = [f"{'others' if foreign else 'unfinished ones'} hold {foreign + unfinished} of {limit} slots"]
+    capacity = max(1, limit - 1 - foreign - unfinished - held - stuck)
+    return _Share(capacity=capacity, holders=_holders(limit, foreign, unfinished, held, stuck))
+
+
+def _holders(limit: int, foreign: int, unfinished: int, held: int, stuck: int) -> str:
+    taken = {"others": foreign, "unfinished ones": unfinished, "held ones": held}
+    parts = [f"{who} {'' if place else 'hold '}{number}" for place, (who, number) in enumerate(_some(taken))]
+    slots = f"{in_a_row(parts)} of {limit} slots" if parts else ""
     if stuck:
-        holders = [*(holders if foreign or unfinished else []), f"{stuck} cannot be deleted"]
-    return _Share(capacity=max(1, limit - 1 - foreign - unfinished - stuck), holders=", ".join(holders))
+        return ", ".join(filter(None, (slots, f"{stuck} cannot be deleted")))
+    return slots or f"one of {limit} slots stays free"
+
+
+def _some(numbers: dict[str, int]) -> list[tuple[str, int]]:
+    return [(what, number) for what, number in numbers.items() if number]
 
 
 def _is_unfinished(one: Judged) -> bool:
-    settled = one.is_candidate or one.is_twin or one.is_doubled or one.may_be_scrap or one.snapshot.has_turned
+    settled = one.is_whole or one.is_twin or one.is_doubled or one.may_be_scrap or one.snapshot.has_turned
     return one.is_ours and not settled
 
 
@@ -181,6 +194,11 @@ def _why_over(snapshot: Snapshot, keep: Retention, ruled: dict[str, list[str]], 
     return f"over keep {words}"
 
 
+def _held_words(one: Judged) -> str:
+    words = hold_in_words(one.hold) if one.hold is not None else ""
+    return words if one.snapshot.is_completed else f"{words}, listed as `{one.snapshot.status}`"
+
+
 def _why_no_candidate(one: Judged) -> str:
     if not one.is_ours:
         return one.why_not_ours
@@ -192,6 +210,34 @@ def _why_no_candidate(one: Judged) -> str:
         return f"status `{one.snapshot.status}` not understood"
     why = "one failed goes in a rotation" if one.is_scrap else f"it goes once that has lasted {LASTING / 60:g} min"
     return one.doubt or f"failed; {why}"
+
+
+# How many may be held
+
+ROTATIONS_OWN = 2
+"""Slots that stay for rotation: one that it keeps, and one that is free for the next."""
+
+
+def why_not_held(snapshots: Sequence[Snapshot], rules: Rules, *, now: datetime, held: Collection[str] = ()) -> str:
+    """Why one more may not be held: rotation would be left with fewer than two slots. Empty where one may.
+
+    `held` are the ids of the one that is to be, where it exists. The answer names the ids of what could be let go.
+    """
+    seen = [one for one in newest_first(snapshots, rules, now) if not one.is_doubled]
+    theirs = [one.snapshot for one in seen if not one.is_ours]
+    ours = [one for one in seen if one.hold is not None and not one.snapshot.is_among(held)]
+    if len(theirs) + len(ours) + 1 <= rules.limit - ROTATIONS_OWN:
+        return ""
+    taken = _some({"held": len(ours), NOT_OURS: len(theirs)})
+    there = f"{in_a_row([f'{number} {what}' for what, number in taken])}: " if taken else ""
+    ways = []
+    if ours:
+        ids = ", ".join(f"{one.snapshot.id} ({_held_words(one)})" for one in reversed(ours))
+        ways.append(f"`snaprotd unhold` can let go of {ids}")
+    if theirs:
+        ways.append(f"`snaprotd delete` deletes {', '.join(one.id for one in reversed(theirs))}")
+    rest = f": {'; '.join(ways)}" if ways else ""
+    return f"{there}one more that is held would leave rotation fewer than {ROTATIONS_OWN} of {rules.limit} slots{rest}"
 
 
 # The last door
@@ -220,9 +266,11 @@ def _why_forbidden(one: Judged, judged: Sequence[Judged], *, last_may_go: bool) 
     """Why a snapshot must stay, or an empty text."""
     if not one.is_ours:
         return "it is not ours"
+    if one.hold is not None:
+        return f"it is {_held_words(one)}"
     if not (one.is_candidate or one.is_scrap or one.is_twin):
         return one.doubt or f"it is {one.snapshot.status or 'without a status'}"
-    newest = next((other for other in judged if other.is_candidate), None)
+    newest = next((other for other in judged if other.is_whole), None)
     theirs = any(other.snapshot.is_completed for other in judged if not other.is_ours)
     if one is newest and not (last_may_go and theirs):
         return "it is our newest completed one"

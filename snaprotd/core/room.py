@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from math import inf
 from zoneinfo import ZoneInfo
 
-from snaprotd.core.model import LASTING, Owner, Snapshot, SnapshotState, name_read, snapshot_name
+from snaprotd.core.holds import hold_in_words, name_read, snapshot_name
+from snaprotd.core.model import DELETE_AGAIN_AFTER, LASTING, Owner, Snapshot, SnapshotState
 from snaprotd.core.ownership import Judged, age_order, newest_first
 from snaprotd.core.policy import Policy, Rules, WhenFull
 from snaprotd.core.retention import TWIN, Decision, demand_sense, kept_by_rules, plan_retention, rules_in_words
@@ -20,9 +21,6 @@ NAMES_SHOWN = 5
 
 TURNED_FOR = 900.0
 """Seconds for which a full server waits for one of ours that was completed and is shown otherwise."""
-
-DELETE_AGAIN_AFTER = timedelta(minutes=5)
-"""How long after a deletion that did not show it is asked for again, at the least."""
 
 REFUSAL_HOLDS = timedelta(days=7)
 """How long no server is stopped for a snapshot that the provider has refused before, for one and the same reason."""
@@ -139,12 +137,18 @@ def _replace_ours(seen: list[Judged], policy: Policy, full: str) -> Decision | N
     """Our oldest, if a newer one remains; but first what retention does not keep anyway (a prune that failed)."""
     ruled = kept_by_rules([one for one in seen if one.is_candidate], policy)
     candidates = [one.snapshot for one in seen if one.is_candidate]
-    if len(candidates) < 2:
+    newest = next((one.snapshot for one in seen if one.is_whole), None)
+    if newest is None or candidates in ([], [newest]):
         return None
     surplus = [snapshot for snapshot in candidates if snapshot.id not in ruled]
     chosen = surplus[-1] if surplus else candidates[-1]
-    why = "our oldest" if chosen is candidates[-1] else f"over keep {rules_in_words(policy.keep)}"
-    return _to_go(chosen, f"{full}, {why}; {candidates[0].name} remains")
+    oldest = f"our oldest{_but_for_held(seen)}"
+    why = oldest if chosen is candidates[-1] else f"over keep {rules_in_words(policy.keep)}"
+    return _to_go(chosen, f"{full}, {why}; {newest.name} remains")
+
+
+def _but_for_held(seen: list[Judged]) -> str:
+    return " that is not held" if any(one.hold is not None for one in seen) else ""
 
 
 def _replace_our_only_one(seen: list[Judged], full: str) -> Decision | None:
@@ -152,7 +156,7 @@ def _replace_our_only_one(seen: list[Judged], full: str) -> Decision | None:
     theirs = [one.snapshot for one in seen if not one.is_ours and one.snapshot.is_completed]
     if not ours or not theirs:
         return None
-    return _to_go(ours[-1], f"{full}, our only one; {theirs[0].name}, {NOT_OURS}, remains")
+    return _to_go(ours[-1], f"{full}, our only one{_but_for_held(seen)}; {theirs[0].name}, {NOT_OURS}, remains")
 
 
 def _blocked(seen: list[Judged], policy: Policy, limit: int) -> str:
@@ -174,6 +178,8 @@ def _names(group: list[Judged], timezone: str, *, only_completed: bool = False) 
     names = []
     for one in group[:NAMES_SHOWN]:
         notes = [_day(one, timezone)]
+        if one.hold is not None:
+            notes.append(hold_in_words(one.hold))
         if one.is_ours and not one.snapshot.is_completed:
             notes.append(one.snapshot.status.replace("_", " "))
         elif only_completed:
@@ -201,6 +207,7 @@ def deletion_failed(rotation: Rotation, snapshot_id: str, error: str, *, lasting
     return replace(
         rotation,
         complaint=error,
+        deleting=(),
         undeletable=(*rotation.undeletable, snapshot_id),
         immovable=(*rotation.immovable, snapshot_id) if lasting else rotation.immovable,
     )

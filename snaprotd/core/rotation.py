@@ -13,13 +13,13 @@ restart cannot cut it short.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 
 from snaprotd.core import creation, power
 from snaprotd.core.creation import Creation
 from snaprotd.core.errors import CloudError, Permanent, Refused
-from snaprotd.core.model import snapshot_name
+from snaprotd.core.holds import snapshot_name
 from snaprotd.core.policy import Kind, Policy, Rules
 from snaprotd.core.power import Power
 
@@ -98,6 +98,8 @@ class Rotation:
     skipped: str = ""
     """What kept it from beginning, as the metrics have it: `window`."""
 
+    deleting: tuple[str, ...] = ()
+    """The ids of the one whose deletion is being asked for: who is to hold it is told so."""
     deleted: tuple[str, ...] = ()
     undeletable: tuple[str, ...] = ()
     """Snapshots whose deletion was tried in this rotation and failed."""
@@ -139,14 +141,15 @@ class Rotation:
         settle: float,
         description: str = "",
         kind: Kind = Kind.SCHEDULED,
+        hold: date | None = None,
     ) -> Rotation:
-        """A rotation that has not done anything yet."""
+        """A rotation that has not done anything yet. `hold`: the last day, in UTC, for which its snapshot is held."""
         return Rotation(
             id=id,
             server_id=server_id,
             label=label,
             slot=slot,
-            snapshot_name=snapshot_name(rules.instance, slot),
+            snapshot_name=snapshot_name(rules.instance, slot, hold),
             rules=rules,
             started_at=now,
             settle=settle,

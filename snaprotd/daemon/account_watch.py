@@ -194,6 +194,7 @@ class AccountWatch:
             newest_size_mb=newest.size_mb if newest else None,
             blocked=bool(assessment.room.blocked),
             prune_pending=len(assessment.plan.deletions),
+            holds=assessment.holds,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from snaprotd.core.admission import may_be_retried
@@ -23,6 +23,8 @@ class Holdings:
     newest_size_mb: int | None = None
     blocked: bool = False
     prune_pending: int = 0
+    holds: tuple[date, ...] = ()
+    """Of each of ours that is held its last day, in UTC."""
 
 
 def _tally() -> dict[Any, int]:

@@ -124,8 +124,9 @@ def why_full(rotation: Rotation, snapshots: tuple[Snapshot, ...], now: datetime)
 async def _delete(run: Run, decision: Decision, listed: Sequence[Snapshot], *, last_may_go: bool = False) -> str | None:
     """Delete one snapshot of those `listed` by the look just made; the error in words if that failed.
 
-    Raises `Busy` or `CalledOff` where it may be asked again, and `ForbiddenDeletion` for one that must stay, whoever
-    has decided that it goes. One that is busy for `BUSY_FOR` seconds is not asked for again.
+    Raises `Busy` or `CalledOff` where it may be asked again, `HeldSince` where a person holds it since that look, and
+    `ForbiddenDeletion` for one that must stay, whoever has decided that it goes. One that is busy for `BUSY_FOR`
+    seconds is not asked for again.
     """
     snapshot, tools = decision.snapshot, run.tools
     try:
@@ -133,14 +134,13 @@ async def _delete(run: Run, decision: Decision, listed: Sequence[Snapshot], *, l
     except ForbiddenDeletion:
         tools.observer.deleted(run.rotation, success=False)
         raise
-    await run.save()
+    await run.save(lambda rotation: replace(rotation, deleting=snapshot.ids), victim=snapshot)
     log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=decision.reason)
     try:
         await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard))
-    except CalledOff:
-        raise
     except CloudError as error:
-        if isinstance(error, Busy) and run.rotation.waited < BUSY_FOR:
+        if isinstance(error, CalledOff) or (isinstance(error, Busy) and run.rotation.waited < BUSY_FOR):
+            run.update(lambda rotation: replace(rotation, deleting=()))  # nothing was carried out
             raise
         return _not_deleted(run, snapshot, f"could not delete {snapshot.name}: {error}", error)
     if snapshot.is_among(run.rotation.ghosts):
@@ -154,6 +154,7 @@ def _deleted(rotation: Rotation, snapshot: Snapshot) -> Rotation:
     failed = snapshot.state is SnapshotState.FAILED
     return replace(
         rotation,
+        deleting=(),
         deleted=(*rotation.deleted, snapshot.id),
         one_failed_went=rotation.one_failed_went or failed,
     )

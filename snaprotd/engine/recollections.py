@@ -10,7 +10,8 @@ import structlog
 
 from snaprotd.core.creation import Recollection
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.model import Snapshot, name_read
+from snaprotd.core.holds import Hold, name_read
+from snaprotd.core.model import Snapshot
 from snaprotd.core.words import STRANGER
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory, ServerHoldings
@@ -55,23 +56,30 @@ class Recollections:
         self._now = now
         self._recalled: dict[str, _Recalled] = {}
         self._seen: set[str] = set()
+        self._said: frozenset[Hold] = frozenset()
+        """What persons had said of holding snapshots when the ledger was asked last."""
 
     async def refresh(self, instance: str) -> None:
         """Ask for what was listed. Where the ledger cannot be read, that is told, and names alone must do."""
-        known = self._inventory.known
+        try:
+            await self._refresh(instance)
+        except LedgerError as error:
+            log.error("whose snapshots are is told by their names alone", error=str(error))
+
+    async def _refresh(self, instance: str) -> None:
+        known, said = self._inventory.known, await self._ledger.holds.said()
+        news = said ^ self._said
         self._recalled = {one: kept for one, kept in self._recalled.items() if one in known}
         for server_id, held in list(known.items()):
             kept = self._recalled.get(server_id)
-            if kept is not None and kept.asked_for == held.snapshots and kept.instance == instance:
+            is_the_same = kept is not None and kept.asked_for == held.snapshots and kept.instance == instance
+            if is_the_same and not any(hold.is_of(one) for hold in news for one in held.snapshots):
                 continue
-            try:
-                found = await self._ledger.recall(self._inventory.ids_of(server_id), held.snapshots, self._now())
-            except LedgerError as error:
-                log.error("whose snapshots are is told by their names alone", error=str(error))
-                return
+            found = await self._ledger.recall(self._inventory.ids_of(server_id), held.snapshots, self._now())
             self._recalled[server_id] = _Recalled(held.snapshots, found, instance)
             self._seen |= found.rows_of(held.snapshots, instance)
             self._tell_strangers(server_id, kept)
+        self._said = said
 
     def _tell_strangers(self, server_id: str, before: _Recalled | None) -> None:
         told = before.strangers() if before is not None else {}

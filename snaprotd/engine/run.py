@@ -163,15 +163,15 @@ class Run:
         left = max(self.patience_left, self.tools.request_timeout)
         self._ends_at = None if is_start or left == inf else asyncio.get_running_loop().time() + left
 
-    async def save(self, change: Change = lambda rotation: rotation) -> None:
-        """Change the record and have it on disk before anything else is done.
+    async def save(self, change: Change = lambda rotation: rotation, *, victim: Snapshot | None = None) -> None:
+        """Change the record and have it on disk before anything else is done. `victim`: what is about to be deleted.
 
-        Raises `LedgerError` where that fails, `LeaseLost` where the rotation is no longer ours, and `GroupTaken` where
-        that would hold off a second server of its group.
+        Raises `LedgerError` where that fails, `LeaseLost` where the rotation is no longer ours, `GroupTaken` where that
+        would hold off a second server of its group, and `HeldSince` where a person holds the victim by now.
         """
         before, after = self.rotation, change(self.rotation)
         holds_off = after.is_owed and not before.is_owed
-        await self.tools.ledger.save(after, alone=holds_off)
+        await self.tools.ledger.save(after, alone=holds_off, victim=victim)
         self._unguarded = False
         self.update(change)
 

@@ -15,6 +15,7 @@ import structlog
 
 from snaprotd.core import creation
 from snaprotd.core.errors import Accepted, CloudError, Full, Permanent, Temporary, Unclear
+from snaprotd.core.holds import length_in_doubt
 from snaprotd.core.model import Server, Snapshot, SnapshotState
 from snaprotd.core.ownership import others_of_that_name, taken_for
 from snaprotd.core.room import lower_limit_words, recalled, why_refused_again
@@ -207,7 +208,8 @@ async def _refused(run: Run, refusal: Full) -> Outcome:
         return Failed(why_full(rotation, snapshots, run.tools.now()))
     is_said = refusal.is_said or held >= run.tools.cloud.capabilities.snapshot_limit
     run.update(lambda rotation: replace(rotation, refused_with=held, limit_is_said=is_said))
-    return Failed(f"{refusal}; {lower_limit_words(held, limit)}" if is_said and held else str(refusal))
+    why = f"; {lower_limit_words(held, limit)}" if is_said and held else length_in_doubt(rotation.snapshot_name)
+    return Failed(f"{refusal}{why}")
 
 
 def _unfit(rotation: Rotation, server: Server) -> Outcome | None:

@@ -122,6 +122,7 @@ IGNORED = (
     "snapshot_timeout",
     "retry",
     "one_at_a_time",
+    "hold_manual",
 )
 """The keys of a policy that change nothing in a forecast. A key that is not here counts, as any new one does."""
 

@@ -10,7 +10,8 @@ from enum import StrEnum
 from itertools import count
 from random import Random
 
-from snaprotd.core.model import Owner, Snapshot, SnapshotState, snapshot_name
+from snaprotd.core.holds import snapshot_name
+from snaprotd.core.model import Owner, Snapshot, SnapshotState
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.retention import Decision
 from snaprotd.core.room import NEW, make_room, rehearse

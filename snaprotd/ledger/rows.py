@@ -15,6 +15,7 @@ import structlog
 from pydantic import AwareDatetime, TypeAdapter
 
 from snaprotd.core.creation import Creation, Life, Trace
+from snaprotd.core.holds import hold_named
 from snaprotd.core.policy import Policy
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Result, Rotation
@@ -58,10 +59,11 @@ def written_rotation(rotation: Rotation, unknown: Mapping[str, Any] | None = Non
 def needs_of(rotation: Rotation) -> int:
     """The form that a snaprotd must know to go on with the rotation.
 
-    One that knows of no window would begin outside it, and one that knows of no second attempt would send another
-    request where the first has left one open.
+    One that knows of no window would begin outside it; one that knows of no second attempt would send another request
+    where the first has left one open; one that knows of no hold would not know its snapshot by its name, and ask again.
     """
-    return FORMAT if rotation.policy.window or rotation.attempt > 1 else 1
+    is_new = rotation.policy.window or rotation.attempt > 1 or hold_named(rotation.snapshot_name)
+    return FORMAT if is_new else 1
 
 
 def read_rotation(body: str) -> Rotation:
@@ -128,6 +130,7 @@ def read_trace(row: str, slot: datetime, body: str, *, is_open: bool) -> Trace:
         taken_at=creation.taken_at,
         ended_at=ended,
         has_succeeded=flat.get("result") in (Result.SUCCESS, Result.PARTIAL),
+        hold=hold_named(str(flat.get("snapshot_name"))),
     )
 
 

@@ -23,10 +23,13 @@ from sqlalchemy import (
 
 from snaprotd.core.errors import LedgerError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 READABLE_BY = 2
 """The lowest version of the schema that a snaprotd must know to use a ledger as this one writes it."""
+
+READABLE_WITH_HOLDS = 3
+"""The same, once somebody has held a snapshot: who knows no holds would delete it."""
 
 TABLES = MetaData()
 
@@ -87,6 +90,19 @@ MARKS = Table(
     Column("seen_until", String(32), nullable=False),
     Column("schedule", Text, nullable=False),
 )
+
+HOLDS = Table(
+    "holds",
+    TABLES,
+    Column("account", String(255), primary_key=True),
+    Column("snapshot_id", String(255), primary_key=True),
+    Column("server_id", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("ids", Text, nullable=False),
+    Column("until", String(10), nullable=False),
+)
+"""What a person has said last of a snapshot: its last day in UTC, `0001-01-01` where it is let go. It stays for as long
+as the snapshot may exist, for it may have to count before a name."""
 
 
 def migrate(connection: Connection) -> None:

@@ -13,9 +13,10 @@ from sqlalchemy import Select, Update, bindparam, case, delete, func, not_, or_,
 from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from snaprotd.core.creation import Trace
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger.claims import Mark
-from snaprotd.ledger.rows import FORMAT, needs_of, written_rotation
+from snaprotd.ledger.rows import FORMAT, needs_of, read_trace, written_rotation
 from snaprotd.ledger.schema import MARKS, META, POWERS, ROTATIONS
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -193,6 +194,17 @@ def naming(account: str, server_ids: Collection[str], slots: Collection[datetime
     )
 
 
+def standing_in(account: str, server_ids: Collection[str], ids: Collection[str]) -> Select[Any]:
+    """The bodies of a server's rotations in which one of these snapshots stands."""
+    return naming(account, server_ids, (), ids).with_only_columns(ROTATIONS.c.body)
+
+
+def traces_in(rows: Iterable[Any]) -> tuple[Trace, ...]:
+    """What rows tell of the snapshots of their slots."""
+    slotted = [(row, slot) for row in rows if (slot := instant_of(row.slot)) is not None]
+    return tuple(read_trace(row.id, slot, row.body, is_open=row.is_open) for row, slot in slotted)
+
+
 # -- what was ----------------------------------------------------------------------------------------------------------
 
 
@@ -203,6 +215,12 @@ def latest_of_each(column: Any) -> Select[Any]:
         .where(column.like("____-__-__T%"))
         .group_by(ROTATIONS.c.server_id)
     )
+
+
+def latest_in(rows: Iterable[Any]) -> dict[str, datetime]:
+    """The instants by their servers, but for those that cannot be read."""
+    told = [(server_id, instant_of(text)) for server_id, text in rows]
+    return {server_id: instant for server_id, instant in told if instant is not None}
 
 
 def latest_success_of_each() -> Select[Any]:

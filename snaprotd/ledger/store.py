@@ -23,19 +23,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from snaprotd.core.creation import Recollection, alive_until
 from snaprotd.core.errors import LeaseLost, LedgerError
-from snaprotd.core.model import Snapshot, name_read
+from snaprotd.core.holds import name_read
+from snaprotd.core.model import Snapshot
 from snaprotd.core.promise import merged
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger import promises, statements
-from snaprotd.ledger.address import name_of
+from snaprotd.ledger.address import FolderLock, name_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.copies import Copies, Lives
-from snaprotd.ledger.folder_lock import FolderLock
-from snaprotd.ledger.rows import FORMAT, read_trace, readable, unknown_in
+from snaprotd.ledger.holds import Holds
+from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.schema import MARKS, ROTATIONS
 from snaprotd.ledger.sqlite import clear_away, file_of, lacks_tables, open_engine, transaction, turn
 from snaprotd.ledger.starts import Starts
-from snaprotd.ledger.statements import instant_of
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -64,6 +64,7 @@ class Ledger:
         self._held: dict[str, Lease] = {}
         self.starts = Starts(lambda: self._transaction(), Copies(path), owner=owner, lease=lambda: self.lease)
         """What is owed to servers."""
+        self.holds = Holds(lambda: self._transaction(), lambda: self.starts.account)
         self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
@@ -140,13 +141,18 @@ class Ledger:
             return rotation
         return replace(rotation, power=merged(rotation.power, promises.read_power(row).power))
 
-    async def save(self, rotation: Rotation, *, alone: bool = False) -> None:
-        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now. `alone`: see `write`."""
+    async def save(self, rotation: Rotation, *, alone: bool = False, victim: Snapshot | None = None) -> None:
+        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now. `alone`: see `write`.
+
+        `victim`: what it is about to delete. Raises `HeldSince` where that is held by now.
+        """
         lease = self._held.get(rotation.id)
         if lease is None:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
         began, record = uptime(), self.starts.record_of(rotation)
         async with self._transaction() as connection:
+            if victim is not None:
+                await self.holds.demand_free(connection, victim, datetime.now(UTC))
             unknown, tenure = self._unknown.get(rotation.id), self._tenure()
             saved = await connection.scalar(statements.save(rotation, tenure, epoch=lease.epoch, unknown=unknown))
             if saved is not None and rotation.power.asked:
@@ -262,10 +268,9 @@ class Ledger:
         query = statements.naming(self.starts.account, server_ids, slots, ids)
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).all() if snapshots else []
-            lives = await self._lives.known(connection, now)
-        slotted = [(row, slot) for row in rows if (slot := instant_of(row.slot)) is not None]
-        traces = tuple(read_trace(row.id, slot, row.body, is_open=row.is_open) for row, slot in slotted)
-        return Recollection(traces=traces, lives=alive_until(lives, now))  # whoever asks is there now
+            lives = alive_until(await self._lives.known(connection, now), now)  # whoever asks is there now
+            holds = await self.holds.said_of(connection, server_ids, snapshots)
+        return Recollection(traces=statements.traces_in(rows), lives=lives, holds=holds)
 
     async def open_rotations(self) -> list[Rotation]:
         return await self._bodies(statements.open_bodies(self.starts.account))
@@ -276,8 +281,7 @@ class Ledger:
 
     async def told_of(self, server_ids: Collection[str], snapshot_ids: Collection[str]) -> list[Rotation]:
         """The rotations of a server that may have taken or deleted one of these snapshots, or have tried to."""
-        query = statements.naming(self.starts.account, server_ids, (), snapshot_ids)
-        return await self._bodies(query.with_only_columns(ROTATIONS.c.body)) if snapshot_ids else []
+        return await self._bodies(statements.standing_in(self.starts.account, server_ids, snapshot_ids))
 
     async def forget_old(self, spared: Collection[str] = (), keep: int = KEPT_HISTORY) -> None:
         """Forget the rotations of a server but for the newest `keep`, the last of each result, and those `spared`."""
@@ -308,8 +312,7 @@ class Ledger:
 
     async def _latest(self, query: Any) -> Mapping[str, datetime]:
         async with self._transaction() as connection:
-            told = [(server_id, instant_of(text)) for server_id, text in await connection.execute(query)]
-        return {server_id: instant for server_id, instant in told if instant is not None}
+            return statements.latest_in(await connection.execute(query))
 
     async def _bodies(self, query: Any) -> list[Rotation]:
         async with self._transaction() as connection:

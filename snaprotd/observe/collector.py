@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from snaprotd import __version__
+from snaprotd.core.holds import end_of
 from snaprotd.core.model import Owner, SnapshotState
 from snaprotd.core.rotation import Result, Step
 from snaprotd.engine.board import Board, ServerFacts
@@ -139,6 +140,8 @@ def _inventory(servers: Mapping[str, ServerFacts]) -> Iterator[Metric]:
     size = _gauge("snaprotd_newest_completed_size_bytes", "Size of our newest completed snapshot.")
     blocked = _gauge("snaprotd_blocked", "1 if the server is full and nothing on it may be deleted.")
     pending = _gauge("snaprotd_prune_pending", "Snapshots that retention no longer keeps and that are still there.")
+    held = _gauge("snaprotd_held", "Snapshots that are held: no rotation deletes them before their day is over.")
+    until = _gauge("snaprotd_hold_until_timestamp_seconds", "When the last of the holds ends; +Inf for one for ever.")
     for label, facts in servers.items():
         holdings = facts.holdings
         if holdings is None:
@@ -151,7 +154,10 @@ def _inventory(servers: Mapping[str, ServerFacts]) -> Iterator[Metric]:
             size.add_metric([label], holdings.newest_size_mb * MEGABYTE)
         blocked.add_metric([label], int(holdings.blocked))
         pending.add_metric([label], holdings.prune_pending)
-    yield from (snapshots, newest, size, blocked, pending)
+        held.add_metric([label], len(holdings.holds))
+        if holdings.holds:
+            until.add_metric([label], end_of(max(holdings.holds)))
+    yield from (snapshots, newest, size, blocked, pending, held, until)
 
 
 def _add_time(family: GaugeMetricFamily, label: str, instant: datetime | None) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Owner, Snapshot, bears_our_name, is_alike
-from snaprotd.core.ownership import newest_completed
+from snaprotd.core.holds import bears_our_name, hold_of, is_alike
+from snaprotd.core.model import Owner, Snapshot
+from snaprotd.core.ownership import newest_completed, owner_of
 from snaprotd.core.policy import Policy, Rules
-from snaprotd.core.retention import Decision, RetentionPlan, plan_retention
+from snaprotd.core.retention import Decision, RetentionPlan, plan_retention, why_not_held
 from snaprotd.core.room import Rehearsal, Room, make_room, rehearse, resisting
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import OTHER_LETTERS, STRANGER
@@ -30,8 +31,22 @@ class Assessment:
     """What a whole rotation would do now."""
     newest: Snapshot | None
     """Our newest completed snapshot."""
+    holds: tuple[date, ...] = ()
+    """Of each one that is held its last day, in UTC."""
     strange_names: str = ""
     """What is to be told of those that bear our name and are not ours, or not all of them; empty where nothing is."""
+
+
+def is_ours(config: Config, target: Target, snapshot: Snapshot) -> bool:
+    """Whether rotations may delete it, by the policy of its server."""
+    return owner_of(snapshot, instance=config.instance, adopt=target.policy.adopt) is Owner.MANAGED
+
+
+def why_not_to_hold(
+    config: Config, target: Target, listed: Sequence[Snapshot], now: datetime, ids: Collection[str] = ()
+) -> str:
+    """Why one more of the server's snapshots may not be held, or the one with these `ids`; empty where it may."""
+    return why_not_held(listed, config.rules_of(target), now=now, held=ids)
 
 
 def as_left(held: ServerHoldings, last: Iterable[Rotation], now: datetime) -> ServerHoldings:
@@ -48,8 +63,16 @@ def assess(config: Config, target: Target, held: ServerHoldings, now: datetime) 
         room=make_room(snapshots, rules, now=now, immovable=[one.id for one in snapshots if one.resists]),
         rehearsal=rehearse(snapshots, rules, server_id=target.server_id, slot=now),
         newest=newest_completed(snapshots, rules, now),
+        holds=tuple(_holds(plan, now)),
         strange_names=_strange_names(plan, config.instance),
     )
+
+
+def _holds(plan: RetentionPlan, now: datetime) -> Iterator[date]:
+    for one in plan.decisions:
+        until = hold_of(one.snapshot, now)
+        if one.owner is Owner.MANAGED and until is not None:
+            yield until
 
 
 def _planned(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> RetentionPlan:
@@ -93,6 +116,11 @@ class _Entry:
     assessment: Assessment
 
 
+def _day(at: datetime) -> date:
+    """At its end holds end."""
+    return at.astimezone(UTC).date()
+
+
 class Assessments:
     """The latest assessment of each server. A fleet of thousands is shown many times between two lists."""
 
@@ -102,7 +130,7 @@ class Assessments:
     def of(self, config: Config, target: Target, held: ServerHoldings, now: datetime) -> Assessment:
         entry = self._latest.get(target.server_id)
         fits = entry is not None and entry.held.snapshots is held.snapshots and entry.policy is target.policy
-        if entry is None or not fits or abs(now - entry.at) > STALE:
+        if entry is None or not fits or abs(now - entry.at) > STALE or _day(now) != _day(entry.at):
             entry = _Entry(held, target.policy, now, assess(config, target, held, now))
             self._latest[target.server_id] = entry
         return entry.assessment

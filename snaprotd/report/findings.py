@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from snaprotd.config.settings import Config, ServerEntry, Target
+from snaprotd.core.holds import SURELY_SHORT, longest_name
 from snaprotd.core.model import NO_SERVER, PROVIDER_LIMIT, Machine, Server
 from snaprotd.core.room import make_room
 from snaprotd.core.schedule import share_in_window, spread_delay
@@ -51,6 +52,17 @@ class Found:
 def remarks_on_policies(entries: Sequence[ServerEntry]) -> list[str]:
     """What somebody should know of policies that are sound, each thing once."""
     return list(dict.fromkeys(remark for entry in entries for remark in (*_on_window(entry), *_on_group(entry))))
+
+
+def remarks_on_names(config: Config) -> list[str]:
+    """Where names get longer than any that a provider is known to take."""
+    held = any(entry.policy.hold_manual for entry in config.entries)
+    longest = longest_name(config.instance, held=held)
+    if longest <= SURELY_SHORT:
+        return []
+    what = "what `snaprotd now` takes" if held else "snapshots"
+    text = f"the names of {what} have {longest} characters with it: a provider may refuse more than {SURELY_SHORT}"
+    return [f"instance: {text}"]
 
 
 def _on_group(entry: ServerEntry) -> Iterator[str]:

@@ -144,7 +144,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "blocked": Kind(
             severity=ALARM,
             says=BLOCKED + "{who_holds_the_slots}",
-            do="Delete one that nobody needs, with `snaprotd delete ID`, or set `adopt` or `when_full` in its policy.",
+            do="Delete one that nobody needs, with `snaprotd delete ID`, let go of one that is held, with "
+            "`snaprotd unhold ID`, or set `adopt` or `when_full` in its policy.",
             alerts=("SnaprotdBlocked",),
         ),
         "untouchable": Kind(

@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.model import Machine, Owner, Server, Snapshot, bears_our_name
+from snaprotd.core.holds import bears_our_name, hold_in_words, hold_named, hold_of
+from snaprotd.core.model import Machine, Owner, Server, Snapshot
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.promise import ServerPower
-from snaprotd.core.retention import Decision
+from snaprotd.core.retention import Decision, rules_in_words
 from snaprotd.core.room import Room
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.schedule import Schedule, next_slot, shut_words, spread_delay
-from snaprotd.core.words import Json, duration, plain_id, shown_duration, zulu
+from snaprotd.core.words import STRANGER, Json, duration, plain_id, shown_duration, zulu
 from snaprotd.core.words import count as counted
 from snaprotd.logs import redactor
 from snaprotd.provider.inventory import ServerHoldings
@@ -244,10 +245,28 @@ def snapshot_rows(
     return rows
 
 
-def strangers_among(rows: Iterable[Json], instance: str) -> set[object]:
-    """The ids of those that bear our name and are not ours."""
-    named = [row for row in rows if bears_our_name(row["name"], instance)]
-    return {row["id"] for row in named if row["owner"] is Owner.FOREIGN}
+def notes_on(
+    config: Config, targets: Iterable[Target], known: Mapping[str, ServerHoldings], now: datetime
+) -> dict[object, str]:
+    """What a list tells beside its rows, by the ids of snapshots: that one is held, or only bears our name."""
+    adopt = {target.server_id: target.policy.adopt for target in targets}
+    notes: dict[object, str] = {}
+    for server_id, held in known.items():
+        for one in held.snapshots:
+            owner = owner_of(one, instance=config.instance, adopt=adopt.get(server_id, ()))
+            if owner is Owner.MANAGED and (until := hold_of(one, now)) is not None:
+                notes[plain_id(one.id)] = hold_in_words(until)
+            elif owner is Owner.FOREIGN and bears_our_name(one.name, config.instance):
+                notes[plain_id(one.id)] = STRANGER
+    return notes
+
+
+def lives_words(rotation: Rotation) -> str:
+    """For how long what `now` has taken stays, as far as it is certain."""
+    until = hold_named(rotation.snapshot_name)
+    if until is not None:
+        return hold_in_words(until)
+    return f"not held, so that it stays as `keep` says: {rules_in_words(rotation.policy.keep)}"
 
 
 def _age(snapshot: Snapshot) -> tuple[datetime, str]:

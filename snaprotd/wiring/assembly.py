@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -236,7 +236,9 @@ def new_rotation(
     now: datetime,
     description: str = "",
     kind: Kind = Kind.MANUAL,
+    hold: date | None = None,
 ) -> Rotation:
+    """`hold`: the last day, in UTC, for which no rotation deletes its snapshot."""
     return Rotation.begin(
         id=uuid.uuid4().hex,
         server_id=target.server_id,
@@ -247,4 +249,5 @@ def new_rotation(
         settle=config.api.settle,
         description=description,
         kind=kind,
+        hold=hold,
     )

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from snaprotd.commands.cli import cli
 from snaprotd.commands.jobs.status_client import Place, read_status
-from snaprotd.core.model import Owner, ServerState, SnapshotState, bears_our_name, name_read
+from snaprotd.core.holds import bears_our_name, name_read
+from snaprotd.core.model import Owner, ServerState, SnapshotState
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.words import LONGEST_TEXT, UNSEEN, in_one_line, printable
 from snaprotd.provider.vps_org import answers

@@ -54,7 +54,7 @@ pytestmark = pytest.mark.real_time
 SPEED = 2000.0
 ZONE = "Asia/Kolkata"
 """Half past three there is ten at night, the day before, in UTC, all the year round."""
-OUR_NAME = re.compile(r"snaprotd-main-\d{8}T\d{6}Z")
+OUR_NAME = re.compile(r"snaprotd-main-\d{8}T\d{6}Z(?:-until-\d{8})?")
 
 T = TypeVar("T")
 
@@ -583,7 +583,7 @@ def test_a_wrong_answer_of_the_provider_is_1_and_a_clear_sentence(
 class Upgrade:
     """A server of which somebody takes a snapshot at once."""
 
-    own: int = 2
+    own: int = 3
     """Our snapshots that it holds before."""
     foreign: int = 0
     fault: str = ""
@@ -674,7 +674,9 @@ def test_a_rotation_at_once_tells_its_success_in_one_line(upgraded: dict[str, Up
     (made,) = done.world.created
     assert done.ended.code == 0
     told = re.sub(r"for \d+ s", "for a while", done.ended.out)
-    assert told == f"success: front has {made.name} (id {made.id}), was off for a while, deleted 801\n"
+    until = f"{datetime.strptime(made.name[-8:], '%Y%m%d').replace(tzinfo=UTC):%Y-%m-%d}"
+    rest = f"held until {until}, was off for a while, deleted 801"
+    assert told == f"success: front has {made.name} (id {made.id}), {rest}\n"
 
 
 def test_a_snapshot_that_fails_makes_a_failure_deletes_nothing_and_leaves_the_server_on(

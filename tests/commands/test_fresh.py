@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from snaprotd.commands.cli import cli
 from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
-from snaprotd.core.model import snapshot_name
+from snaprotd.core.holds import snapshot_name
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.freshness import Limits, State, TooOld, told_of
 from snaprotd.simulator import Fault, World

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snaprotd.core.model import snapshot_name
+from snaprotd.core.holds import snapshot_name
 from snaprotd.simulator import World
 from tests.report.test_status import HISTORY, REPORT, held_to, many
 from tests.support.processes import TOKEN, Provider, next_second, provider, run, write_config

@@ -70,6 +70,8 @@ POLICIES = [
     ("start_timeout: 90s", "start_timeout", timedelta(seconds=90)),
     ("snapshot_timeout: 6h", "snapshot_timeout", timedelta(hours=6)),
     ("missed_within: 1d", "missed_within", timedelta(days=1)),
+    ("hold_manual: 14d", "hold_manual", timedelta(days=14)),
+    ("hold_manual: 0s", "hold_manual", timedelta(0)),
     ("adopt: ['a-*', b]", "adopt", ("a-*", "b")),
     ("adopt: []", "adopt", ()),
     ("when_full: replace_last", "when_full", WhenFull.REPLACE_LAST),

@@ -13,7 +13,8 @@ from snaprotd.core.schedule import ScheduleError, check_expression
 
 POLICY = (
     "schedule, timezone, window, spread, keep, adopt, when_full, stop_first, stop_timeout, on_stop_timeout, "
-    "start_timeout, snapshot_timeout, missed, missed_within, paused, retry, one_at_a_time"
+    "start_timeout, snapshot_timeout, missed, missed_within, paused, "
+    "retry, hold_manual, one_at_a_time"
 )
 SERVER = f"{POLICY}, id, match, name, policy"
 TOP = (
@@ -329,6 +330,10 @@ WHOLE = [
         "4:15: servers[0].timezone: `Europe/Berln` is not a known time zone, did you mean `Europe/Berlin`?",
     ),
     (own("missed_within: 0s"), "4:20: servers[0].missed_within: should be from 1ms to 366d, not `0s`"),
+    (
+        own("hold_manual: forever"),
+        "4:18: servers[0].hold_manual: should be a duration such as 90s, 15m, 6h or 1d, not `forever`",
+    ),
     (own("name: no\n    match: x"), "2:5: servers[0]: has both `id` and `match`: make two entries of it"),
     (own("policy: nightly"), "4:13: servers[0].policy: unknown policy `nightly`: there are no `policies` in this file"),
     ("servers: [{id: 1}]", "1:11: servers[0].schedule: missing: give it here, in the server's policy or in `defaults`"),

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from snaprotd.core.model import Snapshot, snapshot_name
+from snaprotd.core.holds import snapshot_name
+from snaprotd.core.model import Snapshot
 from snaprotd.core.policy import Rules, WhenFull
 from snaprotd.core.retention import ForbiddenDeletion, refuse_deletion
 from tests.support.nouns import a_snapshot

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from snaprotd.core.creation import LIVES_KEPT, Life, Recollection, Trace, alive_until, mark_of_life
-from snaprotd.core.model import Owner, Snapshot, snapshot_name
+from snaprotd.core.holds import snapshot_name
+from snaprotd.core.model import Owner, Snapshot
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import Retention, Rules, WhenFull
 from snaprotd.core.retention import ForbiddenDeletion, plan_retention, refuse_deletion

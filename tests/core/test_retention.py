@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snaprotd.core.model import Owner, Snapshot, SnapshotState, snapshot_name
+from snaprotd.core.holds import FOREVER, last_day, snapshot_name
+from snaprotd.core.model import Owner, Snapshot, SnapshotState
 from snaprotd.core.ownership import newest_completed, owner_of
 from snaprotd.core.policy import Policy, Retention, Rules, WhenFull
-from snaprotd.core.retention import ForbiddenDeletion, plan_retention, refuse_deletion
+from snaprotd.core.retention import ForbiddenDeletion, plan_retention, refuse_deletion, why_not_held
 from snaprotd.core.room import Room, make_room
 from tests.support.nouns import a_snapshot
 from tests.support.policies import a_policy
@@ -605,13 +607,16 @@ def nights_of(year: int) -> Iterable[datetime]:
         day += timedelta(days=1)
 
 
-def a_year(keep: Retention) -> dict[date, dict[str, str]]:
-    """For each day of 2025: what is held after its rotation, by date, newest first, and why."""
+def a_year(
+    keep: Retention, holds: Mapping[date, timedelta | None] = MappingProxyType({})
+) -> dict[date, dict[str, str]]:
+    """For each day of 2025: what there is after its rotation, by date, newest first, and why; `holds` of some days."""
     its_policy = policy(keep, timezone="Europe/Berlin")
     held: list[Snapshot] = []
     shelf = {}
     for number, night in enumerate(nights_of(2025)):
-        held.append(snapshot(number, night + timedelta(minutes=6), snapshot_name("main", night)))
+        hold = last_day(night, holds[night.date()]) if night.date() in holds else None
+        held.append(snapshot(number, night + timedelta(minutes=6), snapshot_name("main", night, hold)))
         assert len(held) <= LIMIT, "the provider would have refused it"
         plan = plan_retention(held, rules(its_policy), now=night + timedelta(minutes=7))
         held = [decision.snapshot for decision in plan.decisions if not decision.delete]
@@ -665,6 +670,26 @@ def test_a_year_of_four_holds_the_last_four_nights_from_the_fourth_on() -> None:
     assert list(shelf[date(2025, 12, 31)]) == ["2025-12-31", "2025-12-30", "2025-12-29", "2025-12-28"]
 
 
+def test_a_year_in_which_some_nights_are_held_keeps_each_until_its_day_is_over_and_a_slot_free() -> None:
+    """Held: the 1st of each month for 40 days, so that two are at times, and Boxing Day for ever."""
+    lengths = {date(2025, month, 1): timedelta(days=40) for month in range(1, 13)}
+    shelf = a_year(Retention(last=2, weekly=2), {**lengths, date(2025, 12, 26): None})
+    for day, length in lengths.items():
+        until = day + length
+        stood = [on for on, held in shelf.items() if held.get(f"{day}", "").startswith("keep: held")]
+        end = min(until, date(2025, 12, 31))
+        assert stood == [day + timedelta(days=number) for number in range((end - day).days + 1)]
+        assert shelf[day][f"{day}"] == f"keep: held until {until}"
+    assert list(shelf[date(2025, 3, 10)]) == ["2025-03-10", "2025-03-09", "2025-03-01", "2025-02-01"]
+    assert shelf[date(2025, 3, 20)] == {
+        "2025-03-20": "keep: last 1 of 2, weekly 2025-W12",
+        "2025-03-19": "keep: last 2 of 2",
+        "2025-03-16": "keep: weekly 2025-W11",
+        "2025-03-01": "keep: held until 2025-04-10",
+    }
+    assert shelf[date(2025, 12, 31)]["2025-12-26"] == "keep: held for ever"
+
+
 # Laws
 
 NAMES = st.sampled_from(
@@ -690,11 +715,16 @@ DATES = st.one_of(
 )
 
 
+HELD = (NOW.date(), NOW.date() + timedelta(days=9), FOREVER)
+HOLDS = st.sampled_from([None, None, None, NOW.date() - timedelta(days=1), *HELD])
+
+
 @st.composite
 def shelves(draw: st.DrawFn) -> list[Snapshot]:
     """Up to nine snapshots of one server, in any order."""
     ids = draw(st.lists(st.integers(1, 1200), unique=True, max_size=9))
-    return [snapshot(one, draw(DATES), draw(NAMES), draw(WORDS)) for one in ids]
+    drawn = [snapshot(one, draw(DATES), draw(NAMES), draw(WORDS)) for one in ids]
+    return [replace(one, hold=draw(HOLDS)) for one in drawn]
 
 
 COUNTS = st.integers(0, 3)
@@ -726,6 +756,15 @@ def completed_of_ours(shelf: Sequence[Snapshot], its_policy: Policy) -> list[Sna
     return sorted(found, key=lambda one: (one.created_at, int(one.id)))
 
 
+def is_held(one: Snapshot, its_policy: Policy) -> bool:
+    return is_ours(one, its_policy) and one.hold in HELD
+
+
+def free_of_ours(shelf: Sequence[Snapshot], its_policy: Policy) -> list[Snapshot]:
+    """Those completed ones that rules decide over, oldest first."""
+    return [one for one in completed_of_ours(shelf, its_policy) if not is_held(one, its_policy)]
+
+
 def unfinished_of_ours(shelf: Sequence[Snapshot], its_policy: Policy) -> list[Snapshot]:
     """Those that hold a slot and may not be deleted, but for what is newer than our newest completed one."""
     done = completed_of_ours(shelf, its_policy)
@@ -734,14 +773,16 @@ def unfinished_of_ours(shelf: Sequence[Snapshot], its_policy: Policy) -> list[Sn
         one
         for one in shelf
         if is_ours(one, its_policy)
-        and (one.state in kinds or not is_dated(one))
+        and (one.state in kinds or not is_dated(one) or (is_held(one, its_policy) and not one.is_completed))
         and not (is_dated(one) and done and (one.created_at, int(one.id)) > (done[-1].created_at, int(done[-1].id)))
     ]
 
 
 def others(shelf: Sequence[Snapshot], its_policy: Policy) -> int:
+    """What holds a slot and is not for rules to decide over."""
     foreign = sum(not is_ours(one, its_policy) for one in shelf)
-    return foreign + len(unfinished_of_ours(shelf, its_policy))
+    held = len(completed_of_ours(shelf, its_policy)) - len(free_of_ours(shelf, its_policy))
+    return foreign + held + len(unfinished_of_ours(shelf, its_policy))
 
 
 def left(shelf: Sequence[Snapshot], its_policy: Policy, limit: int) -> list[Snapshot]:
@@ -750,10 +791,13 @@ def left(shelf: Sequence[Snapshot], its_policy: Policy, limit: int) -> list[Snap
 
 
 @given(shelves(), POLICIES, LIMITS)
-def test_nothing_foreign_unfinished_or_undated_is_ever_deleted(shelf: list[Snapshot], p: Policy, limit: int) -> None:
+def test_nothing_foreign_unfinished_undated_or_held_is_ever_deleted(
+    shelf: list[Snapshot], p: Policy, limit: int
+) -> None:
     plan = plan_retention(shelf, rules(p, limit), now=NOW)
     for one in plan.deletions:
         assert is_ours(one, p)
+        assert not is_held(one, p)
         assert one.state in (SnapshotState.COMPLETED, SnapshotState.FAILED)
         assert is_dated(one)
 
@@ -777,9 +821,9 @@ def test_the_order_of_the_list_does_not_matter(shelf: list[Snapshot], p: Policy,
 def test_the_simple_form_keeps_exactly_its_count_or_what_there_is_or_what_fits(
     shelf: list[Snapshot], p: Policy, limit: int
 ) -> None:
-    done = completed_of_ours(shelf, p)
-    count = min(p.keep.last, len(done), max(1, limit - 1 - others(shelf, p)))
-    assert completed_of_ours(left(shelf, p, limit), p) == done[len(done) - count :]
+    free = free_of_ours(shelf, p)
+    count = min(p.keep.last, len(free), max(1, limit - 1 - others(shelf, p)))
+    assert free_of_ours(left(shelf, p, limit), p) == free[len(free) - count :]
 
 
 @given(shelves(), POLICIES, LIMITS)
@@ -793,15 +837,15 @@ def test_after_a_prune_one_slot_is_free_or_a_single_completed_one_of_ours_remain
     shelf: list[Snapshot], p: Policy, limit: int
 ) -> None:
     kept = left(shelf, p, limit)
-    done = completed_of_ours(kept, p)
-    assert len(done) <= 1 or len(done) + others(kept, p) <= limit - 1
+    free = free_of_ours(kept, p)
+    assert len(free) <= 1 or len(free) + others(kept, p) <= limit - 1
 
 
 @given(shelves(), RULES)
 def test_each_rule_keeps_the_newest_of_its_most_recent_periods(shelf: list[Snapshot], keep: Retention) -> None:
     """The same by another road: group by period, take the newest of each, take the most recent of those."""
     p = policy(keep, timezone="America/St_Johns")
-    done = completed_of_ours(shelf, p)
+    done = free_of_ours(shelf, p)
     expected = {one.id for one in done[len(done) - min(keep.last, len(done)) :]}
     forms = {"hourly": "%Y%m%d%H", "daily": "%Y%m%d", "weekly": "%G%V", "monthly": "%Y%m", "yearly": "%Y"}
     for rule, form in forms.items():
@@ -810,7 +854,7 @@ def test_each_rule_keeps_the_newest_of_its_most_recent_periods(shelf: list[Snaps
         ]
         newest = [list(group)[-1][1] for _, group in itertools.groupby(named, key=lambda pair: pair[0])]
         expected |= set(newest[len(newest) - min(getattr(keep, rule), len(newest)) :])
-    assert {one.id for one in completed_of_ours(left(shelf, p, 99), p)} == expected
+    assert {one.id for one in free_of_ours(left(shelf, p, 99), p)} == expected
 
 
 @given(shelves(), POLICIES, LIMITS)
@@ -832,12 +876,13 @@ def test_room_has_exactly_one_answer(shelf: list[Snapshot], p: Policy, limit: in
 
 
 @given(shelves(), POLICIES, LIMITS)
-def test_room_is_never_made_of_what_is_foreign_unfinished_or_undated(
+def test_room_is_never_made_of_what_is_foreign_unfinished_undated_or_held(
     shelf: list[Snapshot], p: Policy, limit: int
 ) -> None:
     gone = [decision.snapshot for decision in room(shelf, p, limit).deletions]
     assert sum(one.state is SnapshotState.FAILED for one in gone) <= 1
     for one in gone:
+        assert not is_held(one, p)
         assert is_ours(one, p)
         assert one.state in (SnapshotState.COMPLETED, SnapshotState.FAILED)
         assert is_dated(one)
@@ -861,6 +906,29 @@ def test_a_server_with_a_completed_snapshot_still_has_one_after_making_room(
     gone = [decision.snapshot for decision in room(shelf, p, limit).deletions]
     after = [one for one in shelf if one not in gone]
     assert any(one.is_completed for one in after) == any(one.is_completed for one in shelf)
+
+
+@given(shelves(), POLICIES, LIMITS)
+def test_the_last_door_lets_through_all_that_rules_delete_and_nothing_that_is_held(
+    shelf: list[Snapshot], p: Policy, limit: int
+) -> None:
+    its_rules = rules(p, limit)
+    for one in plan_retention(shelf, its_rules, now=NOW).deletions:
+        refuse_deletion(one.id, shelf, its_rules, now=NOW)
+    for gone in room(shelf, p, limit).deletions:
+        last_may_go = p.when_full is WhenFull.REPLACE_LAST
+        refuse_deletion(gone.snapshot.id, shelf, its_rules, now=NOW, last_may_go=last_may_go)
+    for one in (one for one in shelf if is_held(one, p)):
+        with pytest.raises(ForbiddenDeletion, match="held"):
+            refuse_deletion(one.id, shelf, its_rules, now=NOW, last_may_go=True)
+
+
+@given(shelves(), POLICIES, LIMITS)
+def test_where_one_more_may_be_held_rotation_has_two_slots_left(shelf: list[Snapshot], p: Policy, limit: int) -> None:
+    """One that it keeps, and one that is free for the next."""
+    held = sum(is_held(one, p) for one in shelf)
+    foreign = sum(not is_ours(one, p) for one in shelf)
+    assert bool(why_not_held(shelf, rules(p, limit), now=NOW)) == (held + foreign + 1 > limit - 2)
 
 
 @given(shelves(), POLICIES, LIMITS)

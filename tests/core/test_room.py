@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from snaprotd.core.model import Snapshot, snapshot_name
+from snaprotd.core.holds import snapshot_name
+from snaprotd.core.model import Snapshot
 from snaprotd.core.policy import Retention, Rules
 from snaprotd.core.retention import plan_retention
 from snaprotd.core.room import make_room, recalled, rehearse, resisting

@@ -16,7 +16,7 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snaprotd.core.model import snapshot_name
+from snaprotd.core.holds import snapshot_name
 from snaprotd.core.schedule import (
     ALIASES,
     COUNTED_AT_MOST,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from snaprotd.core.holds import FOREVER, RELEASED
 from snaprotd.engine.recollections import Recollections
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
@@ -40,3 +41,17 @@ async def test_a_row_is_not_forgotten_because_one_list_lacks_its_snapshot(tmp_pa
             await recollections.refresh("main")
         assert recollections.rows() == {"r101"}
         assert recollections.rows() == set()
+
+
+async def test_what_a_person_says_of_a_hold_is_known_though_the_list_is_the_same(tmp_path: Path) -> None:
+    async with opened(Account(2)) as inventory, await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
+        await inventory.refresh()
+        recollections = Recollections(inventory, ledger, now)
+        await recollections.refresh("main")
+        (server_id, held) = next((one, held) for one, held in inventory.known.items() if held.snapshots)
+        for until in (FOREVER, RELEASED):
+            await ledger.holds.say(held.snapshots[0], [server_id], until, now())
+            await recollections.refresh("main")
+            known = recollections.held(server_id)
+            assert known is not None
+            assert known.snapshots[0].hold == until

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from snaprotd.core.creation import Creation
-from snaprotd.core.model import Snapshot, snapshot_name
+from snaprotd.core.holds import snapshot_name
+from snaprotd.core.model import Snapshot
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.store import Ledger
 from tests.ledger.test_store import SLOT, rotation, sql

@@ -74,7 +74,12 @@ BODY: dict[str, Any] = {
 }
 """As the first version wrote it, with a server that is held off."""
 
-LATER: dict[str, Any] = {"window": [], "one_at_a_time": None, "retry": {"times": 2, "after": "PT30M"}}
+LATER: dict[str, Any] = {
+    "window": [],
+    "one_at_a_time": None,
+    "retry": {"times": 2, "after": "PT30M"},
+    "hold_manual": "P3D",
+}
 """Keys of a policy that came later, each as it is written where nobody has set it."""
 
 
@@ -154,6 +159,7 @@ def test_a_row_of_the_first_version_is_read() -> None:
 
 
 ROOM_LATER = {
+    "deleting": [],
     "stubborn": [],
     "ghosts": [],
     "immovable": [],

@@ -36,8 +36,8 @@ from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import printable
 from snaprotd.ledger import statements
+from snaprotd.ledger.address import FolderLock
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
-from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.rows import FORMAT, written_rotation
 from snaprotd.ledger.schema import SCHEMA_VERSION
 from snaprotd.ledger.store import Ledger
@@ -398,8 +398,8 @@ class Suspended(Ledger):
     def uptime(cls) -> float:
         return asyncio.get_running_loop().time() + cls.slept
 
-    async def save(self, rotation: Rotation, *, alone: bool = False) -> None:
-        await super().save(rotation, alone=alone)
+    async def save(self, rotation: Rotation, **how: Any) -> None:
+        await super().save(rotation, **how)
         if rotation.step is Step.START and rotation.power.starts == 1:
             type(self).slept = 3600.0
 
@@ -930,7 +930,7 @@ async def test_a_ledger_of_a_newer_version_is_refused_with_what_to_do_and_left_a
     with pytest.raises(LedgerError) as refusal:
         await Ledger.open(path, owner="b")
     assert str(refusal.value) == (
-        "the ledger has schema 3, this snaprotd knows up to 2: "
+        "the ledger has schema 4, this snaprotd knows up to 3: "
         "it was written by a newer snaprotd; upgrade, or point `state` to another file"
     )
     assert sql(path, "SELECT name FROM sqlite_master WHERE name = 'marks'") == []
@@ -1182,7 +1182,7 @@ HOLD = """
 import sys
 from itertools import pairwise
 from pathlib import Path
-from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.address import FolderLock
 print(FolderLock.acquire(Path(sys.argv[1])).was_alone, flush=True)
 sys.stdin.read()
 """
@@ -1260,7 +1260,7 @@ def test_where_there_are_no_locks_nobody_is_taken_for_the_only_user(
 
 
 def test_a_living_process_is_known_though_somebody_removed_its_lock_file(path: Path) -> None:
-    code = f"from pathlib import Path; from snaprotd.ledger.folder_lock import FolderLock as L; \
+    code = f"from pathlib import Path; from snaprotd.ledger.address import FolderLock as L; \
 lock = L.acquire(Path({str(path)!r})); print(lock.was_alone, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
         assert living.stdout is not None

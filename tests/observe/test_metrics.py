@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from snaprotd import __version__
+from snaprotd.core.holds import FOREVER
 from snaprotd.core.rotation import STEPS
+from snaprotd.engine.board import Board, Holdings, ServerFacts
+from snaprotd.observe.metrics import Metrics
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Watched, daemon_on, write_config
 from tests.support.virtual_time import START, run_virtually
@@ -47,6 +51,8 @@ METRICS: list[tuple[str, str, set[str]]] = [
     ("snaprotd_newest_completed_size_bytes", "gauge", {"server"}),
     ("snaprotd_blocked", "gauge", {"server"}),
     ("snaprotd_prune_pending", "gauge", {"server"}),
+    ("snaprotd_held", "gauge", {"server"}),
+    ("snaprotd_hold_until_timestamp_seconds", "gauge", {"server"}),
     ("snaprotd_deletions_total", "counter", {"result"}),
     ("snaprotd_inventory_last_success_timestamp_seconds", "gauge", set()),
     ("snaprotd_ledger_writable", "gauge", set()),
@@ -64,14 +70,15 @@ METRICS: list[tuple[str, str, set[str]]] = [
 ]
 
 PER_SERVER = {name for name, _, labels in METRICS if "server" in labels}
-OF_A_SUCCESS = PER_SERVER - {"snaprotd_last_failure_timestamp_seconds"}
-"""What is shown of a server whose rotations have all succeeded."""
+OF_A_SUCCESS = PER_SERVER - {"snaprotd_last_failure_timestamp_seconds", "snaprotd_hold_until_timestamp_seconds"}
+"""What is shown of a server whose rotations have all succeeded, and on which nothing is held."""
 FROM_THE_LIST = {
     "snaprotd_snapshots",
     "snaprotd_newest_completed_timestamp_seconds",
     "snaprotd_newest_completed_size_bytes",
     "snaprotd_blocked",
     "snaprotd_prune_pending",
+    "snaprotd_held",
     "snaprotd_server_missing",
 }
 """Of each server, what only the provider's list can tell."""
@@ -157,6 +164,7 @@ def _account() -> tuple[World, dict[str, str]]:
     for name in ("good", "cluttered"):
         for day, old in zip((14, 15), OLD, strict=True):
             world.add_snapshot(ids[name], old, created_at=datetime(2025, 1, day, 3, 30, tzinfo=UTC))
+    world.add_snapshot(ids["patient"], f"{OLD[0]}-until-20250131", created_at=datetime(2025, 1, 14, 3, 30, tzinfo=UTC))
     undeletable = next(one.id for one in world.snapshots_of(ids["cluttered"]))
     world.faults = [
         Fault(kind="start_never", server_id=ids["stopped"], action="start", times=2),
@@ -250,6 +258,7 @@ ABSENT = {
     "snaprotd_last_success_timestamp_seconds": NEVER_SUCCEEDED,
     "snaprotd_newest_completed_timestamp_seconds": NEVER_COMPLETED,
     "snaprotd_newest_completed_size_bytes": NEVER_COMPLETED,
+    "snaprotd_hold_until_timestamp_seconds": (NEVER_SUCCEEDED | NEVER_FAILED) - {"patient"},
 }
 
 
@@ -311,6 +320,9 @@ MOVED: Expected = [
     ("snaprotd_prune_pending", {"server": "good"}, 0),
     ("snaprotd_prune_pending", {"server": "cluttered"}, 1),
     ("snaprotd_prune_pending", {"server": "unlucky"}, 1),
+    ("snaprotd_held", {"server": "good"}, 0),
+    ("snaprotd_held", {"server": "patient"}, 1),
+    ("snaprotd_hold_until_timestamp_seconds", {"server": "patient"}, datetime(2025, 2, 1, tzinfo=UTC).timestamp()),
     ("snaprotd_blocked", {"server": "good"}, 0),
     ("snaprotd_server_missing", {"server": "good"}, 0),
     ("snaprotd_server_stopped_by_us", {"server": "stopped"}, 0),
@@ -796,3 +808,27 @@ async def test_the_scheduler_tells_that_it_looks_at_its_clock(tmp_path: Path) ->
             await asyncio.sleep(MINUTE)
             ticked = watched.value("snaprotd_scheduler_last_tick_timestamp_seconds")
             assert datetime.now(UTC).timestamp() == pytest.approx(ticked, abs=16)
+
+
+# -- what is held ------------------------------------------------------------------------------------------------------
+
+
+NAMES_OF_HOLDS = ("held", "hold_until_timestamp_seconds")
+
+
+@pytest.mark.parametrize(
+    ("holds", "number", "until"),
+    [
+        ((), 0, None),
+        ((date(2025, 1, 22), date(2025, 1, 20)), 2, datetime(2025, 1, 23, tzinfo=UTC).timestamp()),
+        ((date(2025, 1, 22), FOREVER), 2, inf),
+    ],
+)
+def test_how_much_is_held_and_until_when_the_last_of_it(
+    holds: tuple[date, ...], number: int, until: float | None
+) -> None:
+    board = Board()
+    board.servers["web"] = ServerFacts("1", holdings=Holdings(counts={}, holds=holds))
+    families = dict(_named(Metrics(board).exposition().decode()))
+    found = {name: [one.value for one in families[f"snaprotd_{name}"].samples] for name in NAMES_OF_HOLDS}
+    assert found == {"held": [number], "hold_until_timestamp_seconds": [] if until is None else [until]}

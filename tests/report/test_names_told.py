@@ -9,11 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from snaprotd.commands.text.tables import list_text
-from snaprotd.core.model import Machine, snapshot_name
+from snaprotd.core.holds import snapshot_name
+from snaprotd.core.model import Machine
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import assess
 from snaprotd.report.findings import Found, findings_of
-from snaprotd.report.rows import plan_of, snapshot_rows, strangers_among
+from snaprotd.report.rows import notes_on, plan_of, snapshot_rows
 from tests.report.test_problems import CONFIG, NOW, SERVER, TARGET
 from tests.support.nouns import a_snapshot
 
@@ -49,10 +50,11 @@ def test_names_of_ours_in_other_letters_are_a_problem_and_no_silence() -> None:
 
 def test_the_list_says_it_below_the_table() -> None:
     for holdings, said in ((STRANGE, 1), (OLD, 1), (OURS, 0)):
-        rows = snapshot_rows(CONFIG, [TARGET], {TARGET.server_id: holdings}, [TARGET.server_id])
+        known = {TARGET.server_id: holdings}
+        rows = snapshot_rows(CONFIG, [TARGET], known, [TARGET.server_id])
         console = Console(width=80)
         with console.capture() as shown:
-            console.print(list_text(rows, NOW, {TARGET.server_id: "web"}, strangers_among(rows, "main")))
+            console.print(list_text(rows, NOW, {TARGET.server_id: "web"}, notes_on(CONFIG, [TARGET], known, NOW)))
         assert shown.get().count(f"801: {WORDS}") == said
 
 

@@ -16,7 +16,8 @@ import yaml
 from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
 from snaprotd.core.creation import Creation
-from snaprotd.core.model import Machine, Snapshot, snapshot_name
+from snaprotd.core.holds import snapshot_name
+from snaprotd.core.model import Machine, Snapshot
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, event
 from snaprotd.commands.jobs.by_hand import by_hand
 from snaprotd.config.settings import Config, resolve
 from snaprotd.core.errors import LedgerError, SnaprotdError
-from snaprotd.core.model import snapshot_name
+from snaprotd.core.holds import snapshot_name
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.claims import Claimed, Mark
 from snaprotd.ledger.store import KEPT_HISTORY, Ledger

@@ -16,7 +16,7 @@ from snaprotd.commands.jobs.by_hand import by_hand
 from snaprotd.commands.jobs.leave_off import leave_off
 from snaprotd.config import file as config
 from snaprotd.core.errors import CloudError
-from snaprotd.core.model import snapshot_name
+from snaprotd.core.holds import snapshot_name
 from snaprotd.core.rotation import Step
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, power, settings

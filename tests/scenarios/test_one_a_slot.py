@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from snaprotd.core.model import snapshot_name
+from snaprotd.core.holds import snapshot_name
 from snaprotd.core.rotation import Result
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from snaprotd.core.model import snapshot_name
+from snaprotd.core.holds import snapshot_name
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged, power

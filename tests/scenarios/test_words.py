@@ -21,7 +21,8 @@ from snaprotd.commands.jobs.status_client import Place, Unreachable, read_status
 from snaprotd.commands.text import terminal
 from snaprotd.config.settings import resolve
 from snaprotd.core.errors import SnaprotdError, UnknownServer
-from snaprotd.core.model import Machine, snapshot_name
+from snaprotd.core.holds import snapshot_name
+from snaprotd.core.model import Machine
 from snaprotd.core.rotation import Step
 from snaprotd.report.rows import plan_of
 from snaprotd.simulator import Fault, World

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from prometheus_client.core import Metric
 
@@ -28,7 +28,7 @@ def filled() -> Metrics:
         last_success=SOME_TIME,
         last_failure=SOME_TIME,
         missing=False,
-        holdings=Holdings(counts={}, newest_completed=SOME_TIME, newest_size_mb=5120),
+        holdings=Holdings(counts={}, newest_completed=SOME_TIME, newest_size_mb=5120, holds=(date.max,)),
     )
     board.inventory_listed_at = SOME_TIME
     board.ledger_writable = True

@@ -12,7 +12,7 @@ from snaprotd.core.room import make_room
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.simulator import Reply, Request, SimSnapshot
 from tests.support.lives import Story
-from tests.support.truths import Whose, has_date, readings, whose
+from tests.support.truths import Whose, bare, has_date, held_until, readings, whose
 
 
 class Witnessed:
@@ -72,6 +72,8 @@ class Witnessed:
         self._judged.add(victim.id)
         if whose(story, victim) is Whose.THEIRS:
             self.say(f"P2: {victim.name} is not ours and was deleted")
+        if (until := held_until(victim)) is not None and story.world.now().date() <= until:
+            self.say(f"P10: {victim.name} is held and was deleted")
         if victim.status not in ("completed", "failed"):
             self.say(f"P5: {victim.name} was deleted while {victim.status}")
         self._judge_loss(victim)
@@ -128,12 +130,12 @@ class Witnessed:
     def judge_result(self, rotation: Rotation) -> None:
         """What a rotation says of itself, and what it made."""
         world, name = self.story.world, rotation.snapshot_name
-        made = [one for one in world.created if one.name == name]
+        made = [one for one in world.created if bare(one.name) == bare(name)]
         asked = [one for one in made if one not in world.doubled]
         if len(asked) > 1 and name not in self._blindly:
             self.say(f"P4: {len(asked)} snapshots for one slot")
-        others = [one for one in world.snapshots.values() if one.name == name]
-        believed = [one for one in others if whose(self.story, one) is Whose.EITHER]
+        others = [one for one in world.snapshots.values() if bare(one.name) == bare(name)]
+        believed = [one for one in others if whose(self.story, one) is not Whose.THEIRS]
         is_done = any(one.status == "completed" for one in (*made, *believed))
         if rotation.result in (Result.SUCCESS, Result.PARTIAL) and not is_done:
             self.say(f"P7: {rotation.result}, and {name} is not completed")

@@ -12,7 +12,8 @@ from rich.console import Console
 from snaprotd.commands.text.tables import plan_text
 from snaprotd.config import file as config
 from snaprotd.config.settings import resolve
-from snaprotd.core.model import Machine, Snapshot, snapshot_name
+from snaprotd.core.holds import snapshot_name
+from snaprotd.core.model import Machine, Snapshot
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.rows import people_plan_of
 from tests.support.nouns import a_server, a_snapshot

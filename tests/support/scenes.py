@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from snaprotd.core.model import snapshot_name
+from snaprotd.core.holds import snapshot_name
 from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from itertools import product
@@ -16,7 +16,7 @@ from tests.support.lives import Story
 from tests.support.nouns import a_snapshot
 
 TOLERANCE = timedelta(minutes=5)
-_NAME = re.compile(r"snaprotd-([a-z0-9_]+)-(\d{8}T\d{6}Z)")
+_NAME = re.compile(r"snaprotd-([a-z0-9_]+)-(\d{8}T\d{6}Z)(?:-until-(\d{8})|-(held))?")
 
 
 class Whose(StrEnum):
@@ -33,6 +33,20 @@ def slot_in(name: str, instance: str) -> datetime | None:
     if found is None or found[1] != instance:
         return None
     return datetime.strptime(found[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+def bare(name: str) -> str:
+    """The name without what it says of a hold: of two that have one such name, one snapshot is meant."""
+    found = _NAME.fullmatch(name)
+    return f"snaprotd-{found[1]}-{found[2]}" if found else name
+
+
+def held_until(one: SimSnapshot) -> date | None:
+    """The last day for which its name holds it."""
+    found = _NAME.fullmatch(one.name)
+    if found is None or not (found[3] or found[4]):
+        return None
+    return date.max if found[4] else datetime.strptime(found[3], "%Y%m%d").replace(tzinfo=UTC).date()
 
 
 def whose(story: Story, one: SimSnapshot) -> Whose:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 
-from snaprotd.config.settings import Config, resolve
+import structlog
+
+from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import LedgerError, NotFound, SnaprotdError, Temporary, Unclear
+from snaprotd.core.holds import hold_of
 from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
 from snaprotd.core.rotation import Rotation
-from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.address import FolderLock, name_of
 from snaprotd.ledger.starts import RESTORE_LASTS
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Doubtful, NullObserver, Provider
+from snaprotd.report.assessment import is_ours
 from snaprotd.report.rows import busy_words, forsaken_words
 from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.assembly import ledger_path, open_ledger_to_read
@@ -23,6 +27,8 @@ from snaprotd.wiring.assembly import ledger_path, open_ledger_to_read
 RESTORE_PATIENCE = RESTORE_LASTS.total_seconds()
 
 Say = Callable[[str], None]
+
+log = structlog.get_logger("snaprotd")
 
 
 class Impossible(SnaprotdError):
@@ -41,7 +47,18 @@ class Found:
     """The newest completed snapshot of the server, if that is another, newer one."""
     timezone: str
     """Of the server's policy, else UTC."""
+    target: Target | None
+    """The server with its policy; None where it has none."""
+    beside: tuple[Snapshot, ...]
+    """All snapshots of the server, as the ledger knows them, as far as it can be read."""
+    is_ours: bool
+    """Rotations may delete it, by the policy of its server."""
     now: datetime
+
+    @property
+    def hold(self) -> date | None:
+        """The last day for which it is held; None where it is not, or no rotation would delete it anyway."""
+        return hold_of(self.snapshot, self.now) if self.is_ours else None
 
     @property
     def server_ids(self) -> set[str]:
@@ -80,6 +97,15 @@ class ByHand:
         if FolderLock.is_free(ledger_path(self._config)):
             return True
         return self._ledger is not None and not await self._ledger.starts.is_elsewhere(rotation.server_id)
+
+    async def say_of_hold(self, until: date) -> None:
+        """Note until when the snapshot is held, whatever was said of it before.
+
+        Raises `Impossible` where there is no ledger, and `SnaprotdError` where it cannot be noted.
+        """
+        if self._ledger is None:
+            raise Impossible(f"there is no ledger at {name_of(self._config.state)}: no rotation would know of it")
+        await self._ledger.holds.say(self.found.snapshot, self.found.server_ids, until, self.found.now)
 
     def refuse_unless_completed(self) -> None:
         """Raise `Impossible` for a snapshot that is not whole."""
@@ -179,7 +205,22 @@ def _refuse_unless(acknowledged: bool, server: Server) -> None:
 async def by_hand(config: Config, environ: Mapping[str, str], snapshot_id: str) -> AsyncIterator[ByHand]:
     """Find a snapshot of the account. Raises `Impossible` where there is none of that id."""
     async with open_cloud(config, environ, NullObserver()) as cloud, open_ledger_to_read(config) as ledger:
-        yield ByHand(config, cloud, ledger, await _find(config, cloud, snapshot_id))
+        found = await _find(config, cloud, snapshot_id)
+        yield ByHand(config, cloud, ledger, await _as_the_ledger_knows(config, found, ledger))
+
+
+async def _as_the_ledger_knows(config: Config, found: Found, ledger: Ledger | None) -> Found:
+    """Where the ledger cannot be read, names alone tell whose snapshots are, and until when they are held."""
+    if ledger is None:
+        return found
+    try:
+        marked = (await ledger.recall(found.server_ids, found.beside, found.now)).marked(found.beside, config.instance)
+    except LedgerError as error:
+        log.warning("the ledger cannot be read: names alone tell what is held", error=str(error))
+        return found
+    snapshot = next(one for one in marked if one.id == found.snapshot.id)
+    known_as_ours = found.target is not None and is_ours(config, found.target, snapshot)
+    return replace(found, snapshot=snapshot, beside=marked, is_ours=known_as_ours)
 
 
 async def _find(config: Config, cloud: Provider, snapshot_id: str) -> Found:
@@ -205,6 +246,9 @@ async def _find(config: Config, cloud: Provider, snapshot_id: str) -> Found:
         label=target.label if target else name or snapshot.server_id,
         newer=_newer(snapshot, snapshots),
         timezone=target.policy.timezone if target else "UTC",
+        target=target,
+        beside=tuple(one for one in snapshots if one.server_id == snapshot.server_id),
+        is_ours=target is not None and is_ours(config, target, snapshot),
         now=datetime.now(UTC),
     )
 

@@ -7,14 +7,16 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from statistics import median
 from typing import Protocol
 
+from snaprotd.commands.jobs.holding import hold_of_new
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.admission import called_off, resumed
 from snaprotd.core.errors import SnaprotdError, UnknownServer
+from snaprotd.core.holds import HoldFor
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
@@ -111,17 +113,20 @@ async def rotate_now(
     description: str,
     show: Show,
     say: ForGood,
+    hold: HoldFor | None = None,
     ended: Callable[[Ending], None] = lambda _: None,
 ) -> list[Ending]:
     """Run one rotation of each server, `max_concurrent` at a time; what is interrupted of a server is finished first.
 
-    `say` is told what a person must read, and `ended` of each end as it comes.
+    `say` is told what a person must read, and `ended` of each end as it comes. `hold`: for how long somebody wants what
+    is taken to be held; where nobody has said so, as the policy does.
     """
     board = Board()
     async with open_tools(config, environ, board, Metrics(board), this_machine, once=True) as tools:
         _obey_signals(tools, say)
         keeper = Keeper(tools, board, serves=lambda _: False)
-        by_hand = _ByHand(config, tools, board, keeper, description, show)
+        until = partial(hold_of_new, config, tools, wanted=hold, say=say)
+        by_hand = _ByHand(config, tools, board, keeper, description, show, until)
         keeping = [
             asyncio.create_task(_every(LEASE_RENEWAL, tools.ledger.renew)),
             asyncio.create_task(_every(LEDGER_EVERY, lambda: mend_ledger(tools.ledger, board, keeper))),
@@ -154,14 +159,23 @@ class _ByHand:
     """The rotations by hand of this process. One is claimed when its turn comes: what never begins leaves no trace."""
 
     def __init__(
-        self, config: Config, tools: Tools, board: Board, keeper: Keeper, description: str, show: Show
+        self,
+        config: Config,
+        tools: Tools,
+        board: Board,
+        keeper: Keeper,
+        description: str,
+        show: Show,
+        until: Callable[[Target], Awaitable[date | None]],
     ) -> None:
+        """`until` answers with the last day for which what is taken is held."""
         self._config = config
         self._tools = tools
         self._board = board
         self._keeper = keeper
         self._description = description
         self._show = show
+        self._until = until
         self._permits = Permits(config.max_concurrent)
         self._groups = Groups(tools)
 
@@ -194,15 +208,16 @@ class _ByHand:
         permit = NO_PERMIT if interrupted.is_payable else await self._permits.take()
         await self._run(interrupted, show, turn, permit)
 
-    def _new(self, target: Target) -> Rotation:
+    def _new(self, target: Target, hold: date | None = None) -> Rotation:
         now = self._tools.now()
         slot = now.replace(microsecond=0)
-        return new_rotation(self._config, target, slot=slot, now=now, description=self._description)
+        return new_rotation(self._config, target, slot=slot, now=now, description=self._description, hold=hold)
 
     async def _claimed(self, target: Target) -> Rotation:
         if self._tools.drain.requested.is_set():
             raise SnaprotdError("it was asked to end before this one began: nothing was done")
-        match await self._tools.ledger.claim(self._new(target), called=self._tools.inventory.ids_of(target.server_id)):
+        new = self._new(target, await self._until(target))
+        match await self._tools.ledger.claim(new, called=self._tools.inventory.ids_of(target.server_id)):
             case Claimed(rotation=ours):
                 return ours
             case ServerBusy(open=busy):

@@ -12,6 +12,7 @@ from snaprotd.commands.jobs.account import ids_of_names, no_policy, refresh, ser
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.admission import why_shut
 from snaprotd.core.errors import CloudError, SnaprotdError, UnknownServer
+from snaprotd.core.holds import HoldFor
 from snaprotd.core.rotation import Result
 from snaprotd.ledger.address import name_of
 from snaprotd.provider import NullObserver
@@ -29,6 +30,8 @@ class Wish:
     description: str = ""
     live: bool = False
     """Without stopping any."""
+    hold: HoldFor | None = None
+    """For how long what is taken is held; None where nothing was said of that."""
     yes: bool = False
     """Without a question, and outside the window too."""
 

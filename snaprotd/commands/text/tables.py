@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,8 +14,9 @@ from rich.text import Text
 
 from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Rotation
-from snaprotd.core.words import STRANGER, ago, clock, count, duration, free_slots, until
+from snaprotd.core.words import ago, clock, count, duration, free_slots, until
 from snaprotd.logs import redactor
+from snaprotd.report.rows import lives_words
 
 Json = Mapping[str, Any]
 
@@ -92,16 +94,16 @@ def _plan_table(plan: Json, now: datetime) -> RenderableType:
 
 
 def list_text(
-    rows: Sequence[Json], now: datetime, headings: Mapping[str, str], strangers: Collection[object] = ()
+    rows: Sequence[Json], now: datetime, headings: Mapping[str, str], notes: Mapping[object, str] = MappingProxyType({})
 ) -> RenderableType:
-    """`headings`: the servers' names, by their ids as text; `strangers`: the ids of what only bears our name."""
+    """`headings`: the servers' names, by their ids as text; `notes`: what is told below them, by the snapshots' ids."""
     parts: list[RenderableType] = []
     for server_id, name in headings.items():
         own = [row for row in rows if str(row["server_id"]) == server_id]
         held = count(len(own), "snapshot") if own else "no snapshots"
         parts.append(Text.assemble((name, "bold"), f"  server {server_id}, {held}"))
         parts += [Padding(_list_table(own, now), (0, 0, 0, 2))] if own else []
-        parts += [Text(f"  {row['id']}: {STRANGER}") for row in own if row["id"] in strangers]
+        parts += [Text(f"  {row['id']}: {notes[row['id']]}") for row in own if row["id"] in notes]
         parts.append("")
     return Group(*parts[:-1]) if parts else Text("no snapshots")
 
@@ -143,7 +145,8 @@ def now_text(rotation: Rotation) -> RenderableType:
         )
     if rotation.error is None:
         off = f", was off for {duration(rotation.power.off_for)}" if rotation.power.off_for > 0 else ""
-        text = f": {rotation.label} has {rotation.snapshot_name} (id {rotation.snapshot_id}){off}{deleted}"
+        what = f"{rotation.snapshot_name} (id {rotation.snapshot_id}), {lives_words(rotation)}"
+        text = f": {rotation.label} has {what}{off}{deleted}"
     else:
         error = redactor.clean(rotation.error)
         text = f": {rotation.label}: at step {rotation.failed_step}: {error}{deleted}"

@@ -1,0 +1,113 @@
+"""What persons have said of holding snapshots: written by commands, read by whoever is about to delete one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import date, datetime
+from typing import Any
+
+import structlog
+from sqlalchemy import or_, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from snaprotd.core.errors import DeletionUnderWay, HeldSince
+from snaprotd.core.holds import FOREVER, RELEASED, Hold, hold_in_words, hold_of, told_by_ledger
+from snaprotd.core.model import DELETE_AGAIN_AFTER, Snapshot
+from snaprotd.core.rotation import Rotation
+from snaprotd.ledger import statements
+from snaprotd.ledger.rows import readable
+from snaprotd.ledger.schema import HOLDS, READABLE_WITH_HOLDS
+
+log = structlog.get_logger("snaprotd.ledger")
+
+_READ = select(HOLDS.c.snapshot_id, HOLDS.c.ids, HOLDS.c.name, HOLDS.c.until)
+
+
+class Holds:
+    """Every method raises `LedgerError` where the database cannot be read or written."""
+
+    def __init__(
+        self, transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]], account: Callable[[], str]
+    ) -> None:
+        self._transaction = transaction
+        self._account = account
+
+    async def say(self, snapshot: Snapshot, server_ids: Collection[str], until: date, now: datetime) -> None:
+        """Hold a snapshot until a day, or let go of it, whatever was said of it before.
+
+        `server_ids` are those of its server. Raises `DeletionUnderWay` where its deletion is asked for, or was a moment
+        ago: it may be gone.
+        """
+        row = {
+            "account": self._account(),
+            "snapshot_id": snapshot.id,
+            "server_id": snapshot.server_id,
+            "name": snapshot.name,
+            "ids": json.dumps(snapshot.ids),
+            "until": until.isoformat(),
+        }
+        async with self._transaction() as connection:
+            bodies = await connection.scalars(statements.standing_in(self._account(), server_ids, snapshot.ids))
+            earlier = [rotation for body in bodies for rotation in readable(body)]
+            if until != RELEASED and any(_has_asked_for_its_deletion(one, snapshot, now) for one in earlier):
+                raise DeletionUnderWay(f"a rotation has just asked for the deletion of {snapshot.name}: it is not held")
+            await connection.execute(
+                upsert(HOLDS).values(row).on_conflict_do_update(index_elements=["account", "snapshot_id"], set_=row)
+            )
+            await connection.execute(statements.note("readable_by", str(READABLE_WITH_HOLDS)))
+
+    async def said(self) -> frozenset[Hold]:
+        """All that was said of the account's snapshots."""
+        async with self._transaction() as connection:
+            return frozenset(_holds(await connection.execute(_READ.where(self._ours()))))
+
+    async def said_of(
+        self, connection: AsyncConnection, server_ids: Collection[str], snapshots: Collection[Snapshot]
+    ) -> tuple[Hold, ...]:
+        """What was said of these snapshots of a server, by any of its ids or of theirs, or by name."""
+        columns, ids = HOLDS.c, [its_id for one in snapshots for its_id in one.ids]
+        named = columns.name.in_([one.name for one in snapshots])
+        meant = or_(columns.server_id.in_(list(server_ids)), columns.snapshot_id.in_(ids), named)
+        return tuple(_holds(await connection.execute(_READ.where(self._ours(), meant)))) if ids else ()
+
+    async def demand_free(self, connection: AsyncConnection, snapshot: Snapshot, now: datetime) -> None:
+        """Raise `HeldSince` where somebody holds the snapshot, whatever the look said that decided over it."""
+        said = await self.said_of(connection, [snapshot.server_id], [snapshot])
+        until = told_by_ledger(said, [], snapshot)
+        if until is not None and (held := hold_of(replace(snapshot, hold=until), now)) is not None:
+            raise HeldSince(f"{snapshot.name} is {hold_in_words(held)} since a moment ago: it is not deleted")
+
+    def _ours(self) -> Any:
+        return HOLDS.c.account.in_(("", self._account()))
+
+
+def _has_asked_for_its_deletion(rotation: Rotation, snapshot: Snapshot, now: datetime) -> bool:
+    """It may be gone in a moment, whatever the list shows."""
+    is_recent = rotation.finished_at is None or abs(now - rotation.finished_at) < DELETE_AGAIN_AFTER
+    return is_recent and snapshot.is_among((*rotation.deleting, *rotation.deleted, *rotation.undeletable))
+
+
+def _holds(rows: Iterable[Any]) -> Iterable[Hold]:
+    for row in rows:
+        yield Hold(ids=_ids(row.snapshot_id, row.ids), name=str(row.name), until=_day(row.until))
+
+
+def _ids(snapshot_id: Any, written: Any) -> tuple[str, ...]:
+    try:
+        ids = json.loads(written)
+    except (ValueError, TypeError, RecursionError):
+        ids = []
+    return tuple(dict.fromkeys(map(str, (snapshot_id, *(ids if isinstance(ids, list) else [])))))
+
+
+def _day(text: Any) -> date:
+    """The last day of a hold. What was damaged holds for ever: a person can let go of it."""
+    try:
+        return date.fromisoformat(text)
+    except (ValueError, TypeError):
+        log.error("the end of a hold in the ledger cannot be read: the snapshot is held", until=str(text)[:80])
+        return FOREVER

@@ -1,0 +1,79 @@
+"""Whole rotations on servers on which something is held: no rotation deletes it before its day is over."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snaprotd.core.policy import Retention
+from snaprotd.core.retention import refuse_deletion
+from snaprotd.core.rotation import Result
+from tests.scenarios.test_retention import NEW, Scene, at, error_of, ours
+
+pytestmark = pytest.mark.usefixtures("one_clock", "silence")
+
+UNTIL = "-until-20250131"
+NIGHTS = {day: at(day) for day in range(10, 20)}
+
+
+async def test_what_is_held_by_its_name_outlives_every_rotation_until_its_day_is_over(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, keep=Retention(last=1))
+    scene.hold(f"{ours(10)}-until-20250117", created_at=NIGHTS[10])
+    scene.hold_ours(11)
+    for number in range(3):
+        assert (await scene.night(number)).result is Result.SUCCESS
+    assert scene.deleted == [ours(11), ours(16), f"{ours(10)}-until-20250117", ours(17)]
+
+
+async def test_a_full_server_gives_up_its_oldest_that_is_not_held(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.hold(f"{ours(10)}{UNTIL}", created_at=NIGHTS[10])
+    scene.hold(f"{ours(11)}-held", created_at=NIGHTS[11])
+    scene.hold_ours(12, 13, 14)
+    assert (await scene.night()).result is Result.SUCCESS
+    assert scene.asked[0] == f"delete {ours(12)}"
+    assert scene.held("completed") == [f"{ours(10)}{UNTIL}", f"{ours(11)}-held", ours(14), NEW]
+
+
+async def test_a_server_that_holds_fill_is_left_as_it_is_and_says_so(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, stop_first=True)
+    for day in range(10, 15):
+        scene.hold(f"{ours(day)}-held", created_at=NIGHTS[day])
+    ended = await scene.night()
+    assert ended.result is Result.FAILURE
+    assert error_of(ended).startswith("blocked: 5 of 5 snapshots, 5 ours: ")
+    assert error_of(ended).count("held for ever") == 5
+    assert scene.asked == []
+
+
+async def test_what_a_person_holds_between_the_look_and_its_deletion_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path, keep=Retention(last=1))
+    scene.hold_ours(13, 14)
+    ((victim, _)) = sorted(scene.world.snapshots_of(scene.server_id), key=lambda one: one.name)
+
+    def held_after_the_look(snapshot_id: str, *args: Any, **more: Any) -> None:
+        refuse_deletion(snapshot_id, *args, **more)
+        if snapshot_id == str(victim.id):
+            row = ("", snapshot_id, scene.server_id, victim.name, f'["{snapshot_id}"]', str(date(2025, 1, 31)))
+            with closing(sqlite3.connect(scene.story.ledger_path)) as ledger, ledger:
+                ledger.execute("INSERT OR IGNORE INTO holds VALUES (?, ?, ?, ?, ?, ?)", tuple(map(str, row)))
+
+    monkeypatch.setattr("snaprotd.engine.deleting.refuse_deletion", held_after_the_look)
+    assert (await scene.night()).result is Result.SUCCESS
+    assert scene.deleted == [ours(14)]
+    assert scene.held("completed") == [ours(13), NEW]
+
+
+async def test_a_snapshot_of_the_slot_is_adopted_whatever_its_name_says_of_a_hold(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.hold(f"{NEW}-until-20250120", created_at=NIGHTS[16] + timedelta(minutes=1))
+    assert (await scene.night()).result is Result.SUCCESS
+    assert "create" not in scene.asked
+    assert scene.held() == [f"{NEW}-until-20250120"]
