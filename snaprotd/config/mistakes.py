@@ -25,6 +25,8 @@ from snaprotd.core.words import printable
 
 _SECRETS = re.compile(r"(vps_)[A-Za-z0-9_-]{8,}")
 """A token of the provider."""
+_SHOWN_OF_LINE = 72
+"""Letters of a line that are shown after its number, in 80 columns: the caret stands under its place."""
 _BLANK = str.maketrans("\t\n", "  ")
 """What may stand in a file without any harm, and is shown as a blank."""
 _WORD = re.compile(r"\S+")
@@ -295,4 +297,4 @@ def render_mistake(mistake: Mistake, text: str, *, colour: bool = False) -> str:
     caret, head = f"{' ' * (column - start)}^", str(mistake)
     if colour:
         caret, head = f"\033[1;31m{caret}\033[0m", f"\033[1m{head}\033[0m"
-    return f"{head}\n{number} | {line[start : start + 100]}\n{' ' * len(number)} | {caret}"
+    return f"{head}\n{number} | {line[start : start + _SHOWN_OF_LINE]}\n{' ' * len(number)} | {caret}"
