@@ -22,10 +22,6 @@ from snaprotd.core.words import is_loopback
 log = structlog.get_logger("snaprotd")
 
 
-LARGEST_LIST = 16 * 1024 * 1024
-"""Bytes of a list of certificates."""
-
-
 class BadEnvironment(SnaprotdError):
     """A variable of the environment leads nowhere. The text names it, and what it names."""
 
@@ -146,7 +142,7 @@ def _load(context: ssl.SSLContext, variable: str, path: Path) -> None:
         if not path.is_file():
             why = "a directory, not a file" if path.is_dir() else "not a file" if path.exists() else "no such file"
             raise BadEnvironment(f"{variable} names {path}: {why}")
-        if not 0 < path.stat().st_size <= LARGEST_LIST:  # the kernel's own files have no size, and may never end
+        if not path.stat().st_size:  # as the kernel's own files have it, some of which OpenSSL would wait for
             raise ssl.SSLError
         context.load_verify_locations(cafile=path)
     except ssl.SSLError as error:
