@@ -98,8 +98,9 @@ def beginning_of(path: Path) -> bytes:
     try:
         _refuse_no_file(path, path.stat().st_mode)
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            _refuse_no_file(path, os.fstat(file.fileno()).st_mode)  # it may be another one by now
-            return file.read(LARGEST_FILE + 1)
+            status = os.fstat(file.fileno())
+            _refuse_no_file(path, status.st_mode)  # it may be another one by now
+            return file.read(min(status.st_size, LARGEST_FILE + 1))  # files of the kernel have none, and may never end
     except FileNotFoundError:
         raise _unreadable(path, "no such file") from None
     except PermissionError:

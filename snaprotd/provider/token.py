@@ -286,7 +286,7 @@ def _read(path: Path, origin: str, *, pipes: bool) -> tuple[Token, os.stat_resul
 
 
 def _content(path: Path, origin: str, *, pipes: bool) -> tuple[bytes, os.stat_result]:
-    """The beginning of a file. What is none is not even opened: a pipe without a writer would be waited for."""
+    """The beginning of a file. A pipe without a writer is waited for, and so are files of the kernel, of no size."""
     _refuse_no_file(os.stat(path).st_mode, origin, pipes=pipes)
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     with open(os.open(path, flags), "rb", buffering=0) as file:
@@ -296,7 +296,7 @@ def _content(path: Path, origin: str, *, pipes: bool) -> tuple[bytes, os.stat_re
             return _of_pipe(file.fileno(), origin), status
         if status.st_mode & stat.S_IWOTH:
             raise TokenError(f"{origin} can be written by every user of this machine: run chmod 600 {path}")
-        return file.read(LONGEST + 1), status
+        return file.read(min(status.st_size, LONGEST + 1)), status
 
 
 def _of_pipe(descriptor: int, origin: str) -> bytes:

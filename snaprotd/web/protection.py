@@ -106,11 +106,15 @@ def stamp_of(wanted: Wanted) -> str:
 
 
 def _content(file: Path) -> bytes:
-    """Of a regular file, its beginning: a pipe without a writer would be waited for. Raises OSError."""
+    """Of a regular file, its beginning: a pipe without a writer would be waited for. Raises OSError.
+
+    So would some files of the kernel, as in /proc: they say that they have no size.
+    """
     with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
-        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-            raise OSError(0, f"{file} is no file")
-        return opened.read(LARGEST)
+        status = os.fstat(opened.fileno())
+        if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= LARGEST:
+            raise OSError(0, f"{file} is no file of 1 byte to {LARGEST // 1024} KiB")
+        return opened.read(status.st_size)
 
 
 class Users:

@@ -65,7 +65,8 @@ def _gives_away(path: Path, token: TokenSource) -> str:
             return "is the token's file"
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with open(descriptor, "rb", buffering=0) as file:
-            content = file.read(MOST_LOOKED_AT) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+            status = os.fstat(descriptor)
+            content = file.read(min(status.st_size, MOST_LOOKED_AT)) if stat.S_ISREG(status.st_mode) else b""
     except (OSError, ValueError):
         return ""  # whoever reads it says what is wrong
     return "holds the API token" if any(secret.encode() in content for secret in token.secrets()) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import stat
 import threading
 import time
 from dataclasses import dataclass, fields
@@ -14,17 +15,20 @@ from typing import Any
 import pytest
 
 from snaprotd.config import trust
-from snaprotd.config.file import parse
+from snaprotd.config.file import load, parse
 from snaprotd.config.mistakes import redacted
 from snaprotd.config.settings import Config, resolve
 from snaprotd.config.trust import why_not_sent_to
-from snaprotd.core.errors import ConfigError
+from snaprotd.config.web_file import WebFile, read_web_file
+from snaprotd.core.errors import ConfigError, SnaprotdError
 from snaprotd.core.model import Server, ServerState
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.daemon.last_resort import pay_what_is_owed
 from snaprotd.daemon.slots.schedules import Remembered
 from snaprotd.ledger.store import Ledger
+from snaprotd.provider.token import TokenError, token_source
+from snaprotd.web.protection import Protection
 from snaprotd.wiring.access import read_token
 from tests.support.daemons import ONE, Line, a_world, daemon_on, logged, write_config
 from tests.support.processes import run
@@ -217,6 +221,25 @@ def test_a_file_of_its_own_under_another_key_is_none_of_the_tokens_business(tmp_
     os.mkfifo(tmp_path / "pipe")
     config = read_by(tmp_path, web_config=tmp_path / "pipe", database=_Database(tmp_path / "nowhere"))
     assert read_token(config, {}).get() == "vps_of_the_account"
+
+
+OF_THE_KERNEL = Path("/proc/sys/kernel/random/boot_id")
+"""A regular file by its mode, without a size; its content would pass for a token. Others of its kind never end."""
+
+
+def test_a_file_of_the_kernel_is_not_read_whatever_it_is_named_as(tmp_path: Path) -> None:
+    assert (stat.S_ISREG(OF_THE_KERNEL.stat().st_mode), len(OF_THE_KERNEL.read_text())) == (True, 37)
+    with pytest.raises(TokenError, match="is empty"):
+        token_source(OF_THE_KERNEL, {})
+    for read in (load, read_web_file):
+        with pytest.raises(ConfigError, match=r"the file is empty|should be a mapping"):
+            read(OF_THE_KERNEL)
+    assert read_token(read_by(tmp_path, web_config=OF_THE_KERNEL), {}).get() == "vps_of_the_account"
+    for file in (OF_THE_KERNEL, tmp_path / "huge"):
+        (tmp_path / "huge").touch()
+        os.truncate(tmp_path / "huge", 1 << 40)
+        with pytest.raises(SnaprotdError, match="no file of 1 byte to 1024 KiB"):
+            Protection(WebFile(path=tmp_path / "web.yaml", cert_file=file, key_file=file))
 
 
 # -- a reload starves the start ------------------------------------------------------------------------------------

@@ -142,6 +142,8 @@ def _load(context: ssl.SSLContext, variable: str, path: Path) -> None:
         if not path.is_file():
             why = "a directory, not a file" if path.is_dir() else "not a file" if path.exists() else "no such file"
             raise BadEnvironment(f"{variable} names {path}: {why}")
+        if not path.stat().st_size:  # as the kernel's own files have it, some of which OpenSSL would wait for
+            raise ssl.SSLError
         context.load_verify_locations(cafile=path)
     except ssl.SSLError as error:
         raise BadEnvironment(f"{variable} names {path}: it holds no certificates that can be read") from error
