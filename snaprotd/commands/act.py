@@ -110,7 +110,8 @@ def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
             chosen.refuse_to_delete_in_progress()
             taken = snapshot.created_at.isoformat() if snapshot.created_at else None
             age = ago(taken, found.now) if taken else "at an unknown time"
-            show(Text(f"Delete snapshot {snapshot.id}, {snapshot.name}, of server {found.label}, taken {age}."))
+            held = f", {hold_in_words(found.hold)}" if found.hold is not None else ""
+            show(Text(f"Delete snapshot {snapshot.id}, {snapshot.name}, of server {found.label}, taken {age}{held}."))
             if not yes and not is_wanted("It cannot be undone. Delete it?"):
                 return FAILED
             await chosen.delete()

@@ -48,6 +48,7 @@ def _outages(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> t
 @click.option("--fail", default=0.0, type=click.FloatRange(0, 1), help="The share of runs that fail, as in 0.1.")
 @click.option("--seed", default=1, show_default=True, help="Decides which runs fail.")
 @click.option("--foreign", default=0, type=click.IntRange(0, 5), help="Snapshots of somebody else on the server.")
+@click.option("--held", default=0, type=click.IntRange(0, 5), help="Snapshots that are held all the time.")
 @click.option("--svg", "svg", metavar="FILE", help="Draw it, too, every snapshot as a bar.")
 @as_json
 def forecast(
@@ -58,6 +59,7 @@ def forecast(
     fail: float,
     seed: int,
     foreign: int,
+    held: int,
     svg: str | None,
     as_json: bool,
 ) -> int:
@@ -71,7 +73,7 @@ def forecast(
       snaprotd forecast web-01 --days 30 --outage 3d..9d --fail 0.1
     """
     settings = load(path)
-    assumed = Assumed(days=days, outages=outages, fail=fail, seed=seed, foreign=foreign)
+    assumed = Assumed(days=days, outages=outages, fail=fail, seed=seed, foreign=foreign, held=held)
     forecasts = _forecasts(settings, server, assumed)
     if svg is not None:
         _write(Path(svg), drawing(forecasts))
@@ -90,6 +92,8 @@ def _forecasts(settings: Config, server: str | None, assumed: Assumed) -> list[N
         raise click.UsageError(f"an outage begins on day {late.begin.days}, after the {assumed.days} days of --days")
     if assumed.foreign > settings.limit:
         raise click.UsageError(f"--foreign {assumed.foreign}: a server holds {settings.limit} snapshots (`limit`)")
+    if assumed.held and assumed.held + assumed.foreign > settings.limit - 2:
+        raise click.UsageError(f"--held {assumed.held}: what is held leaves two of the slots to rotation")
     start = datetime.now(UTC).replace(microsecond=0)
     entries = _entries(settings, server)
     named = [(_name(entry), entry.policy) for entry in entries]

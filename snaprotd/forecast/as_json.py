@@ -17,9 +17,9 @@ def forecast_json(forecasts: Sequence[Named]) -> list[Json]:
     """For each forecast an object. Instants are in UTC, ages in seconds, null where there is none.
 
     `servers` names, `schedule`, `timezone`, `window`, `keep` (count by rule), `paused`, `start`, `end`, `limit`,
-    `foreign`, `fail`, `seed`, `outages` (`begin`, `end`); `summary`: `taken`, `failed`, `missed`, `blocked`, `late`,
-    `first_at`, `settled_at`, `held_least`, `held_most`, `newest_worst`, `reach_least`, `reach_most` (each `age` and
-    `at`), `free_between`, `free_while_taking` (slots); `runs`: `slot`, `at`, `outcome` (taken, failed, missed or
+    `foreign`, `held`, `fail`, `seed`, `outages` (`begin`, `end`); `summary`: `taken`, `failed`, `missed`, `blocked`,
+    `late`, `first_at`, `settled_at`, `held_least`, `held_most`, `newest_worst`, `reach_least`, `reach_most` (each `age`
+    and `at`), `free_between`, `free_while_taking` (slots); `runs`: `slot`, `at`, `outcome` (taken, failed, missed or
     blocked), `snapshot` (its name), `deleted` (`name`, `reason`), `held` (names, newest first), `blocked` (why).
     """
     return [_object(names, forecast) for names, forecast in forecasts]
@@ -38,6 +38,7 @@ def _object(names: Sequence[str], forecast: Forecast) -> Json:
         "end": zulu(forecast.end),
         "limit": forecast.limit,
         "foreign": assumed.foreign,
+        "held": assumed.held,
         "fail": assumed.fail,
         "seed": assumed.seed,
         "outages": [{"begin": zulu(begin), "end": zulu(end)} for begin, end in forecast.outages],

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from html import escape
+from itertools import starmap
 from textwrap import wrap
 
+from snaprotd.core.model import Snapshot
 from snaprotd.forecast.expect import Forecast, Life
 from snaprotd.forecast.runs import Fate, Foreseen
 from snaprotd.forecast.words import DAY, Named, local_time, moment_of, rules_of, sentences, title_of
@@ -91,7 +93,7 @@ class _Panel:
         yield from self._slots()
         yield from self._outages()
         yield from self._time()
-        yield from map(self._bar_of_others, range(len(self._forecast.foreign)))
+        yield from starmap(self._bar_of_one_that_stays, enumerate((*self._forecast.foreign, *self._forecast.held)))
         for life, lane in _in_lanes(self._forecast):
             yield self._bar(life, lane)
         yield from filter(None, map(self._sign, self._forecast.runs))
@@ -134,9 +136,10 @@ class _Panel:
             yield _text(x, self._foot + 20, _distance(number), "", "middle")
             yield _text(x, self._foot + 36, local_time(forecast, at).strftime(form), "quiet", "middle")
 
-    def _bar_of_others(self, number: int) -> str:
+    def _bar_of_one_that_stays(self, number: int, one: Snapshot) -> str:
         lane = self._forecast.limit - 1 - number
-        words = f"{self._forecast.foreign[number].name}, not made by snaprotd: keeps its slot"
+        why = "held" if one in self._forecast.held else "not made by snaprotd"
+        words = f"{one.name}, {why}: keeps its slot"
         return self._lane_rect("bar others", lane, self._forecast.start, self._forecast.end, words)
 
     def _bar(self, life: Life, lane: int) -> str:
@@ -159,8 +162,10 @@ class _Panel:
         forecast, y = self._forecast, self._foot + 64
         swatch = f'<rect y="{y - 10:g}" width="26" height="11" rx="3"'
         entries = [(f'{swatch} class="ours"/>', "a snapshot: above each day stands what you could go back to")]
-        if forecast.foreign:
-            entries.append((f'{swatch} class="others"/>', "somebody else's"))
+        stay = {"somebody else's": forecast.foreign, "held": forecast.held}
+        if any(stay.values()):
+            words = " or ".join(words for words, those in stay.items() if those)
+            entries.append((f'{swatch} class="others"/>', words))
         if forecast.outages:
             entries.append((f'{swatch} fill="url(#hatch)"/>', "the daemon is down"))
         fates = dict.fromkeys(run.fate for run in forecast.runs if run.fate is not Fate.TAKEN)
@@ -173,7 +178,7 @@ class _Panel:
 
 def _in_lanes(forecast: Forecast) -> Iterator[tuple[Life, int]]:
     """Each of our snapshots with the first lane that is free. A new one is there before an old one is deleted."""
-    free_from: list[datetime | None] = [forecast.start] * (forecast.limit - len(forecast.foreign))
+    free_from: list[datetime | None] = [forecast.start] * (forecast.limit - len(forecast.foreign) - len(forecast.held))
     for life in forecast.lives:
         free = [lane for lane, since in enumerate(free_from) if since and since < life.begin]
         free += [lane for lane, since in enumerate(free_from) if since and since == life.begin]

@@ -14,6 +14,7 @@ from itertools import chain
 
 from snaprotd.core.model import Snapshot
 from snaprotd.core.policy import Policy, Rules
+from snaprotd.core.retention import ROTATIONS_OWN
 from snaprotd.forecast.figures import Settling, Summary, summarize, until_settled
 from snaprotd.forecast.runs import (
     Assumed,
@@ -22,6 +23,7 @@ from snaprotd.forecast.runs import (
     apart,
     down_time,
     foreign_snapshot,
+    held_snapshot,
     run_all,
     slots_after,
     slots_until,
@@ -54,6 +56,8 @@ class Forecast:
     end: datetime
     assumed: Assumed
     foreign: tuple[Snapshot, ...]
+    held: tuple[Snapshot, ...]
+    """Those of ours that are held, beside those of the schedule."""
     outages: tuple[tuple[datetime, datetime], ...]
     """In order and apart from each other. The last may end after `end`."""
     runs: tuple[Foreseen, ...]
@@ -74,11 +78,13 @@ class Forecast:
 def expect(rules: Rules, *, start: datetime, assumed: Assumed) -> Forecast:
     """Run a policy from an empty server on. A paused one is run as if it were not.
 
-    Raises TooManyRuns, and ValueError where somebody else's snapshots are more than the limit.
+    Raises TooManyRuns, and ValueError where somebody else's snapshots are more than the limit, or too many are held.
     """
     policy, limit, schedule = rules.policy, rules.limit, rules.policy.schedule
     if assumed.foreign > limit:
         raise ValueError(f"{assumed.foreign} snapshots of somebody else do not fit: the limit is {limit}")
+    if assumed.held and assumed.foreign + assumed.held > limit - ROTATIONS_OWN:
+        raise ValueError(f"holds leave {ROTATIONS_OWN} of {limit} slots to rotation: {assumed.held} do not")
     end = start + timedelta(days=assumed.days)
     slots = slots_until(schedule, start, end)
     downs = [down_time(schedule, policy, begin, back) for begin, back in apart(start, assumed.outages)]
@@ -86,6 +92,7 @@ def expect(rules: Rules, *, start: datetime, assumed: Assumed) -> Forecast:
         # Somebody else's is not what the patterns were meant for.
         rules=replace(rules, policy=replace(policy, adopt=())),
         foreign=tuple(foreign_snapshot(number, start) for number in range(assumed.foreign)),
+        held=tuple(held_snapshot(number, start, rules.instance) for number in range(assumed.held)),
     )
     turns = turns_of(chain(slots, slots_after(schedule, end)), downs)
     settling = Settling(policy.keep, policy.timezone)
@@ -98,9 +105,10 @@ def expect(rules: Rules, *, start: datetime, assumed: Assumed) -> Forecast:
         end=end,
         assumed=assumed,
         foreign=server.foreign,
+        held=server.held,
         outages=tuple((down.begin, down.end) for down in downs),
         runs=tuple(run for run in simulated.runs if run.at <= end),
-        summary=summarize(simulated, end, limit - assumed.foreign),
+        summary=summarize(simulated, end, limit - assumed.foreign - assumed.held),
     )
 
 

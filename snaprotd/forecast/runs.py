@@ -10,7 +10,7 @@ from enum import StrEnum
 from itertools import count
 from random import Random
 
-from snaprotd.core.holds import snapshot_name
+from snaprotd.core.holds import FOREVER, snapshot_name
 from snaprotd.core.model import Owner, Snapshot, SnapshotState
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.retention import Decision
@@ -66,6 +66,8 @@ class Assumed:
     """Decides which ones. The same slots fail under any `keep`; a larger share adds to them."""
     foreign: int = 0
     """Snapshots of somebody else that are on the server all the time."""
+    held: int = 0
+    """Those of ours that are held all the time."""
 
 
 class Fate(StrEnum):
@@ -186,11 +188,22 @@ def _made_up_for(down: _Down) -> Iterator[_Turn]:
 class Phantom:
     rules: Rules
     foreign: tuple[Snapshot, ...]
+    held: tuple[Snapshot, ...] = ()
+
+    def with_what_stays(self, others: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
+        """Those of the schedule, and what no rotation deletes."""
+        return (*others, *self.foreign, *self.held)
 
 
 def foreign_snapshot(number: int, start: datetime) -> Snapshot:
     made = start - timedelta(days=number + 1)
     name = f"by-hand-{number + 1}"
+    return _snapshot(name, name, made)
+
+
+def held_snapshot(number: int, start: datetime, instance: str) -> Snapshot:
+    made = start - timedelta(days=number + 1)
+    name = snapshot_name(instance, made, FOREVER)
     return _snapshot(name, name, made)
 
 
@@ -222,11 +235,12 @@ def run_all(server: Phantom, turns: Iterable[_Turn], assumed: Assumed) -> Iterat
 
 
 def _rotated(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...], its_id: str) -> Foreseen:
-    rehearsal = rehearse((*held, *server.foreign), server.rules, server_id=SERVER, slot=turn.at)
+    rehearsal = rehearse(server.with_what_stays(held), server.rules, server_id=SERVER, slot=turn.at)
     if rehearsal.blocked:
         return Foreseen(slot=turn.slot, at=turn.at, fate=Fate.BLOCKED, held=held, blocked=rehearsal.blocked)
     taken = _snapshot(its_id, snapshot_name(server.rules.instance, turn.slot), turn.at)
-    ours = (one.snapshot for one in rehearsal.decisions if one.owner is Owner.MANAGED and not one.delete)
+    kept = (one.snapshot for one in rehearsal.decisions if one.owner is Owner.MANAGED and not one.delete)
+    ours = (one for one in kept if one not in server.held)
     return Foreseen(
         slot=turn.slot,
         at=turn.at,
@@ -238,7 +252,7 @@ def _rotated(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...], its_id: s
 
 
 def _failed(server: Phantom, turn: _Turn, held: tuple[Snapshot, ...]) -> Foreseen:
-    room = make_room((*held, *server.foreign), server.rules, now=turn.at)
+    room = make_room(server.with_what_stays(held), server.rules, now=turn.at)
     if room.blocked:
         return Foreseen(slot=turn.slot, at=turn.at, fate=Fate.BLOCKED, held=held, blocked=room.blocked)
     gone = {decision.snapshot.id for decision in room.deletions}

@@ -98,10 +98,11 @@ def _why_fewer(forecast: Forecast) -> str:
     summary, wanted = forecast.summary, forecast.policy.keep.total
     if summary.settled_at is None or summary.held_most >= wanted:
         return ""
-    others = len(forecast.foreign)
-    room = max(forecast.limit - 1 - others, 1)
-    crowded = others > 0 and summary.held_most >= room
-    why = f"others hold {count(others, 'slot')}" if crowded else "rules overlap"
+    others, held = len(forecast.foreign), len(forecast.held)
+    crowded = others + held > 0 and summary.held_most >= max(forecast.limit - 1 - others - held, 1)
+    holders = [f"others hold {count(others, 'slot')}"] if others else []
+    holders += [f"held ones take {count(held, 'slot')}"] if held else []
+    why = " and ".join(holders) if crowded else "rules overlap"
     return f" (not the {wanted} that `keep` adds up to: {why})"
 
 

@@ -10,8 +10,7 @@ from datetime import date, datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import or_, select
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import delete, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import DeletionUnderWay, HeldSince
@@ -55,9 +54,10 @@ class Holds:
             earlier = [rotation for body in bodies for rotation in readable(body)]
             if until != RELEASED and any(_has_asked_for_its_deletion(one, snapshot, now) for one in earlier):
                 raise DeletionUnderWay(f"a rotation has just asked for the deletion of {snapshot.name}: it is not held")
-            await connection.execute(
-                upsert(HOLDS).values(row).on_conflict_do_update(index_elements=["account", "snapshot_id"], set_=row)
-            )
+            before = [one for one in await self.said_of(connection, server_ids, [snapshot]) if one.is_of(snapshot)]
+            gone = HOLDS.c.snapshot_id.in_([snapshot.id, *(one.ids[0] for one in before)])
+            await connection.execute(delete(HOLDS).where(self._ours(), gone))
+            await connection.execute(insert(HOLDS).values(row))
             await connection.execute(statements.note("readable_by", str(READABLE_WITH_HOLDS)))
 
     async def said(self) -> frozenset[Hold]:

@@ -320,6 +320,17 @@ def test_a_run_that_fails_after_it_made_room_leaves_less_than_there_was() -> Non
     assert forecast.summary.reach_least.age == timedelta(0)
 
 
+def test_what_is_held_takes_room_from_the_rest_is_never_deleted_and_blocks_nothing() -> None:
+    forecast = look(keeping(last=4), days=6, foreign=1, held=2)
+    assert fates(forecast) == ["taken"] * 6
+    assert [len(run.held) for run in forecast.runs] == [1] * 6
+    (sentence, *_) = [one.text for one in sentences(forecast)]
+    assert "(not the 4 that `keep` adds up to: others hold 1 slot and held ones take 2 slots)" in sentence
+    assert drawing([(["web-01"], forecast)]).count("held: keeps its slot") == 2
+    with pytest.raises(ValueError, match="holds leave 2 of 5 slots to rotation: 2 do not"):
+        look(foreign=2, held=2)
+
+
 def test_more_snapshots_of_others_than_the_limit_are_refused() -> None:
     with pytest.raises(ValueError, match="3 snapshots of somebody else do not fit: the limit is 2"):
         look(limit=2, foreign=3)
@@ -372,7 +383,8 @@ def assumptions(draw: st.DrawFn, *, foreign: int = 5) -> Assumed:
         outages=draw(outages_within(days)),
         fail=draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])),
         seed=draw(st.integers(0, 99)),
-        foreign=draw(st.integers(0, foreign)),
+        foreign=(others := draw(st.integers(0, foreign))),
+        held=draw(st.integers(0, max(0, min(foreign, 3) - others))),
     )
 
 
@@ -397,8 +409,9 @@ def test_after_the_first_snapshot_there_is_always_a_restore_point(
 @given(POLICIES, assumptions())
 def test_never_more_than_the_limit_are_held_and_after_a_run_a_slot_is_free(policy: Policy, assumed: Assumed) -> None:
     forecast = expect(Rules(policy=policy), start=START, assumed=assumed)
-    assert all(len(run.held) + assumed.foreign <= 5 for run in forecast.runs)
-    assert all(len(run.held) <= max(1, 4 - assumed.foreign) for run in forecast.runs)
+    stay = assumed.foreign + assumed.held
+    assert all(len(run.held) + stay <= 5 for run in forecast.runs)
+    assert all(len(run.held) <= max(1, 4 - stay) for run in forecast.runs)
     assert forecast.summary.free_while_taking >= 0
     assert forecast.summary.free_between >= forecast.summary.free_while_taking
 
@@ -713,7 +726,9 @@ def hint(element: ElementTree.Element) -> str:
 def test_the_drawing_has_exactly_one_bar_for_each_snapshot(policy: Policy, assumed: Assumed) -> None:
     forecast = expect(Rules(policy=policy), start=START, assumed=assumed)
     drawn = bars(drawing([(["web-01"], forecast)]))
-    wanted = [one.name for one in forecast.foreign] + [run.taken.name for run in forecast.runs if run.taken]
+    wanted = [one.name for one in (*forecast.foreign, *forecast.held)] + [
+        run.taken.name for run in forecast.runs if run.taken
+    ]
     assert sorted(hint(bar).split(":")[0].split(",")[0] for bar in drawn) == sorted(wanted)
 
 
@@ -793,6 +808,7 @@ def test_json_tells_the_figures_and_every_run() -> None:
         "end": "2025-01-04T00:00:00Z",
         "limit": 5,
         "foreign": 0,
+        "held": 0,
         "fail": 0.0,
         "seed": 1,
         "outages": [{"begin": "2025-01-02T00:00:00Z", "end": "2025-01-03T00:00:00Z"}],
@@ -930,6 +946,7 @@ WRONG_USAGE = {
     "--fail 1.5": "0<=x<=1",
     "--fail nan": "0 to 1",
     "--foreign 6": "0<=x<=5",
+    "--held 3": "--held 3: what is held leaves two of the slots to rotation",
     "--foreign 5": "--foreign 5: a server holds 4 snapshots (`limit`)",
     "web-01 db-01": "unexpected extra argument",
 }

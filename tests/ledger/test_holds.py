@@ -56,6 +56,14 @@ async def test_it_is_known_by_any_id_that_it_had_then(path: Path) -> None:
             assert await held(ours, one) == UNTIL
 
 
+async def test_the_last_word_counts_though_all_ids_have_changed_their_form(path: Path) -> None:
+    async with ledgers(path, "a") as (ours,):
+        await ours.holds.say(snapshot(), IDS, UNTIL, NOW)
+        assert await held(ours, snapshot("u-1")) == UNTIL
+        await ours.holds.say(snapshot("u-1"), IDS, RELEASED, NOW)
+        assert await held(ours, snapshot("u-1")) is None
+
+
 async def test_what_was_damaged_holds_for_ever(path: Path) -> None:
     async with ledgers(path, "a") as (ours,):
         await ours.holds.say(snapshot(), IDS, RELEASED, NOW)

@@ -15,7 +15,7 @@ from snaprotd.config.settings import resolve
 from snaprotd.core.model import Machine
 from snaprotd.core.rotation import Result, Step
 from snaprotd.ledger.store import Ledger
-from snaprotd.report.findings import remarks_on_policies
+from snaprotd.report.findings import remarks_on_names, remarks_on_policies
 from snaprotd.report.rows import night_words, people_plan_of
 from snaprotd.wiring.assembly import new_rotation
 from tests.support.rotations import changed
@@ -99,3 +99,18 @@ async def test_the_length_of_a_night_is_that_of_the_last_rotations_in_the_ledger
             claimed = changed(rotation, off_for=seconds, asked=1, released=1, step=Step.DONE, result=Result.SUCCESS)
             await ledger.claim(claimed)
     assert "off for about 3 min in all, by their last rotations, 1 of them" in (await nights_of(config, targets))["db"]
+
+
+@pytest.mark.parametrize(
+    ("instance", "hold", "told"),
+    [
+        ("main", "3d", ""),
+        ("ten_letter", "3d", "the names of what `snaprotd now` takes have 51 characters with it"),
+        ("ten_letter", "0s", ""),
+        ("a_whole_lot_of_twenty_six", "0s", "the names of snapshots have 51 characters with it"),
+    ],
+)
+def test_names_that_a_provider_may_refuse_for_their_length_are_remarked_on(instance: str, hold: str, told: str) -> None:
+    text = f'instance: {instance}\nservers: [{{id: 1, schedule: "@daily", hold_manual: {hold}}}]'
+    remarks = [f"instance: {told}: a provider may refuse more than 50"] if told else []
+    assert remarks_on_names(parse(text, "c.yaml", {})) == remarks

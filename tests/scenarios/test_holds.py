@@ -77,3 +77,14 @@ async def test_a_snapshot_of_the_slot_is_adopted_whatever_its_name_says_of_a_hol
     assert (await scene.night()).result is Result.SUCCESS
     assert "create" not in scene.asked
     assert scene.held() == [f"{NEW}-until-20250120"]
+
+
+async def test_a_refusal_that_may_be_for_the_length_of_the_name_says_so(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, instance="a_long_name_of_an_instance_indee")
+    scene.faulty("status", status=400, method="POST", path="/snapshots/")
+    assert error_of(await scene.night()).endswith(
+        "; perhaps for its name, which has 58 characters: a shorter `instance` makes it shorter"
+    )
+    plain = Scene(tmp_path)
+    plain.faulty("status", status=400, method="POST", path="/snapshots/")
+    assert "perhaps" not in error_of(await plain.night())

@@ -51,20 +51,24 @@ class Example:
     clocks: tuple[float, ...]
 
 
-def _ours(number: int) -> str:
-    return f"snaprotd-main-202501{number:02}T033000Z"
+HOLDS = ("-held", "-until-20250131", "-until-20250110")
+"""What names say of holds: two that outlast every history, and one that is over."""
+
+
+def _ours(number: int, hold: str = "") -> str:
+    return f"snaprotd-main-202501{number:02}T033000Z{hold}"
+
+
+holds = st.sampled_from(["", "", "", *HOLDS])
+ours = st.builds(_ours, st.integers(1, 14), holds)
 
 
 histories = st.lists(
     st.one_of(
-        st.tuples(st.builds(_ours, st.integers(1, 14)), st.just("completed"), st.integers(24, 900)),
-        st.tuples(
-            st.builds(_ours, st.integers(1, 14)), st.sampled_from(["failed", "error", "weird"]), st.integers(24, 900)
-        ),
-        st.tuples(st.builds(_ours, st.integers(1, 14)), st.just("in_progress"), st.integers(24, 900)),
-        st.tuples(
-            st.builds(_ours, st.integers(1, 14)), st.just("completed"), st.sampled_from(["soon", "2025-01-01", None])
-        ),
+        st.tuples(ours, st.just("completed"), st.integers(24, 900)),
+        st.tuples(ours, st.sampled_from(["failed", "error", "weird"]), st.integers(24, 900)),
+        st.tuples(ours, st.just("in_progress"), st.integers(24, 900)),
+        st.tuples(ours, st.just("completed"), st.sampled_from(["soon", "2025-01-01", None])),
         st.tuples(
             st.sampled_from(
                 ["by-hand", "snaprotd-main-old", "snaprotd-main2-20250101T033000Z", "weekly-1", "weekly-2"]
@@ -126,15 +130,17 @@ rough = st.builds(
 )
 
 
-def _good(numbers: Iterable[int]) -> tuple[tuple[str, str, int], ...]:
+def _good(nights: Iterable[tuple[int, str]]) -> tuple[tuple[str, str, int], ...]:
     """What earlier nights have left, each taken half an hour after its slot."""
-    return tuple((_ours(number), "completed", (16 - number) * 24 - 1) for number in numbers)
+    return tuple((_ours(number, hold), "completed", (16 - number) * 24 - 1) for number, hold in nights)
 
 
 quiet = st.builds(
     Example,
     policy=policies,
-    history=st.lists(st.integers(1, 15), min_size=1, max_size=4, unique=True).map(_good),
+    history=st.lists(st.tuples(st.integers(1, 15), holds), min_size=1, max_size=4, unique_by=lambda one: one[0]).map(
+        _good
+    ),
     faults=st.lists(faults, max_size=1).map(tuple),
     crashes=st.just(frozenset()),
     nights=st.sampled_from([1, 2]),

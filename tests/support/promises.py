@@ -106,9 +106,9 @@ class Witnessed:
         """Of those whose date can be read: of others nobody knows when they were made. Two of one name are as good."""
         may_be_ours = [one for one in completed if whose(self.story, one) is not Whose.THEIRS and has_date(one)]
         newest = max(may_be_ours, key=lambda one: (one.made_at, one.id), default=None)
-        remain = {one.name for one in may_be_ours if one not in gone}
+        remain = {bare(one.name) for one in may_be_ours if one not in gone}
         may_go = self.story.policy.when_full is WhenFull.REPLACE_LAST
-        if newest is not None and newest in gone and newest.name not in remain and not may_go:
+        if newest is not None and newest in gone and bare(newest.name) not in remain and not may_go:
             self.say(f"P3: {newest.name}, our newest, {what}")
 
     def judge_what_is_gone(self) -> None:
