@@ -168,8 +168,7 @@ class Rotations:
 
     async def begin(self, rotation: Rotation, mark: Mark | None = None) -> Claim:
         """Claim a new rotation and, if it is ours, run it in the background."""
-        called = self._tools.inventory.ids_of(rotation.server_id)
-        claim = await self._tools.ledger.claim(rotation, mark, called)
+        claim = await self._tools.ledger.claim(rotation, mark)
         if isinstance(claim, Claimed):
             self._launch(claim.rotation)
         return claim
@@ -199,7 +198,8 @@ class Rotations:
 
     def serves(self, server_id: str) -> bool:
         """Whether a rotation of this process sees to the server."""
-        return any(rotation.server_id == server_id for rotation in self._board.running.values())
+        ids = self._tools.inventory.ids_of(server_id)
+        return any(rotation.server_id in ids for rotation in self._board.running.values())
 
     async def _start_without_ledger(self) -> None:
         """Nothing can be taken over in a ledger that cannot be written; what is held off is to run all the same."""

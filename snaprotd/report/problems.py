@@ -20,7 +20,7 @@ from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import Json, count
 from snaprotd.report.assessment import Assessment
-from snaprotd.report.rows import BLOCKED, blocked_words
+from snaprotd.report.rows import BLOCKED, blocked_words, not_started_words
 
 ALARM, ATTENTION, OK = "alarm", "attention", "ok"
 """Somebody must act; somebody should look; nobody need do anything."""
@@ -89,7 +89,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "not_starting": Kind(
             severity=ALARM,
-            says="the server has been asked to start {number} times and is not running yet",
+            says="the server is to be started, and {why_it_is_not}",
             do="Start it in the provider's panel, and call the provider if that fails too: snaprotd goes on asking.",
             alerts=("SnaprotdServerDoesNotStart",),
         ),
@@ -288,8 +288,8 @@ def _of_power(situation: ServerSituation) -> Iterator[Problem]:
         return
     if situation.now - running.power.held_off_since > _longest(running.policy):
         yield _there_is("held_off_too_long")
-    elif running.step is Step.START and running.power.starts > 1:
-        yield _there_is("not_starting", number=running.power.starts)
+    elif running.step is Step.START and (why := not_started_words(running.power)):
+        yield _there_is("not_starting", why_it_is_not=why)
 
 
 def without_rotation(

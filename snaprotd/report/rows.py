@@ -10,6 +10,7 @@ from snaprotd.config.settings import Config, Target
 from snaprotd.core.model import Machine, Owner, Server, Snapshot, bears_our_name
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import Policy, stops_itself
+from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.retention import Decision
 from snaprotd.core.room import Room
@@ -163,6 +164,13 @@ def planned_rows(assessment: Assessment) -> list[Json]:
         }
         for decision in assessment.plan.decisions
     ]
+
+
+def not_started_words(power: Power) -> str:
+    """Why a server that is to be started is not on yet; empty where that need not be told."""
+    if power.missing_for is not None:
+        return "the account has it by none of the ids that it was known by"
+    return f"has been asked for that {power.starts} times, and is not running yet" if power.starts > 1 else ""
 
 
 def busy_words(rotation: Rotation) -> str:

@@ -22,7 +22,7 @@ from snaprotd.core.errors import ConfigError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.daemon.last_resort import pay_what_is_owed
-from snaprotd.daemon.schedules import Remembered
+from snaprotd.daemon.ledger_watch import Remembered
 from snaprotd.ledger.store import Ledger
 from snaprotd.wiring.access import read_token
 from tests.support.daemons import ONE, Line, a_world, daemon_on, logged, write_config

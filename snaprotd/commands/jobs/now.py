@@ -59,13 +59,14 @@ async def read_let_go(config: Config, name: str) -> str:
 
 async def id_in(ledger: Ledger, config: Config, name: str) -> str:
     """A server's id by its id, by our label now, or by the label it had in a rotation."""
-    configured = [one.server_id for one in resolve(config, None) if name in (one.server_id, one.label)]
+    ids = ledger.starts.ids_of(name)
+    configured = [one.server_id for one in resolve(config, None) if one.server_id in ids or one.label == name]
     if configured:
         return configured[0]
     latest = [*(await ledger.latest()).values(), *await ledger.open_rotations()]
     known = [(one.server_id, one.label) for one in latest]
     known += [(one.server_id, one.label) for one in await ledger.starts.owed()]
-    found = [names[0] for names in known if name in names]
+    found = [server_id for server_id, label in known if server_id in ids or label == name]
     if not found:
         raise UnknownServer(f"no server is named {name}, in {config.path} or in the ledger")
     return found[0]
@@ -208,7 +209,7 @@ async def _rotate(
 ) -> Rotation:
     now = tools.now()
     rotation = new_rotation(config, target, slot=now.replace(microsecond=0), now=now, description=description)
-    match await tools.ledger.claim(rotation, called=tools.inventory.ids_of(target.server_id)):
+    match await tools.ledger.claim(rotation):
         case Claimed(rotation=ours):
             turn, ours = await Groups(tools).take(ours, show)
             ended = await _run(ours, tools, show)
