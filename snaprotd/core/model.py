@@ -70,6 +70,8 @@ class Server:
     ip_address: str = ""
     also: tuple[int | str, ...] = ()
     """Its further ids, exactly as the provider gave them: it is one server by any of them."""
+    beside: tuple[str, ...] = ()
+    """What was shown as its ids too, and tells no server from another."""
 
     @property
     def ids(self) -> tuple[str, ...]:

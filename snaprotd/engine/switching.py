@@ -244,7 +244,7 @@ async def found(debtor: Debtor) -> Server:
         except CloudError as error:
             doubt = error
         else:
-            if is_one_server(debtor.ids, server.ids):
+            if is_one_server(debtor.ids, (*server.ids, *server.beside)):
                 return server
             missing = NotFound(f"{one} is the id of another server now")
     raise doubt or NotFound(str(missing))

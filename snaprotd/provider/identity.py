@@ -81,6 +81,14 @@ class Identities:
         is_certain = len(beside) == 1 and all(self._beside.get(other) == {one} for other in beside)
         return frozenset({one, *beside} if is_certain else {one})
 
+    def certain(self, server: Server) -> Server:
+        """The server, as an entry shows it, with those ids only that are no other's."""
+        own = [ref for ref in server.refs if str(ref) not in self._holders] or [server.ref]
+        ids = self.of(str(own[0]))
+        also = tuple(ref for ref in own[1:] if str(ref) in ids)
+        others = tuple(str(ref) for ref in server.refs if ref not in (own[0], *also))
+        return replace(server, id=str(own[0]), ref=own[0], also=also, beside=others)
+
     def holder(self, one: str) -> str | None:
         """An id of the server that has this number now, where it is not the one that had it before."""
         return self._holders.get(one)
@@ -113,16 +121,13 @@ class Names:
         return tuple(map(self._as_called, servers))
 
     def _as_called(self, server: Server) -> Server:
-        own = [ref for ref in server.refs if self._ids.holder(str(ref)) is None] or [server.ref]
-        first = str(own[0])
-        certain = self._ids.of(first)
-        for one in certain:
+        server = self._ids.certain(server)
+        ids = self._ids.of(server.id)
+        for one in ids:
             self._first.pop(one, None)
-        self._first |= dict.fromkeys(certain, first)
+        self._first |= dict.fromkeys(ids, server.id)
         forget_the_first(self._first, MOST_REMEMBERED)
-        return replace(server, id=first, ref=own[0], also=tuple(ref for ref in own[1:] if str(ref) in certain)).called(
-            self.shown(first)
-        )
+        return server.called(self.shown(server.id))
 
     def of_called(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot as one of a server that is shown so."""
@@ -140,5 +145,5 @@ def by_any_id(servers: Iterable[Server]) -> Mapping[str, Server]:
 
 def found_among(servers: Iterable[Server], ids: Collection[str]) -> Server | None:
     """The one of these servers that has these ids, of which an id that is no number tells most."""
-    ours = [server for server in servers if is_one_server(ids, server.ids)]
+    ours = [server for server in servers if is_one_server(ids, (*server.ids, *server.beside))]
     return next((one for one in ours if any(not its.isdigit() for its in one.ids)), ours[0] if ours else None)

@@ -168,6 +168,18 @@ async def test_whoever_got_the_number_of_a_server_that_is_off_is_neither_started
     assert way.switched.count(NUMBER) == 1
 
 
+async def test_whoever_has_the_number_of_a_server_that_is_gone_is_not_started_for_it(tmp_path: Path) -> None:
+    world = a_world(snapshot_seconds=(60, 90))
+    way = TwoIds(world)
+    async with daemon_on(configure(tmp_path, stopping()), world, way) as watched:
+        await watched.reaches(Step.WAIT)
+        world.remove_server(NUMBER)
+        way.others = [{"id": int(NUMBER), "uuid": OTHERS, "name": "other", "hostname": "other", "status": "stopped"}]
+        await asyncio.sleep(60 * MINUTE)
+        assert "is gone" in str(watched.ended[-1].error)
+    assert way.switched == [NUMBER]
+
+
 async def test_a_start_that_is_owed_to_a_server_that_no_id_finds_is_an_alarm(tmp_path: Path) -> None:
     world = a_world(snapshot_seconds=(60, 90))
     way = TwoIds(world)

@@ -56,6 +56,7 @@ class OneServer:
                 await self._read_servers(urgent=urgent)  # which tells whether the one that had the id is there still
                 self._demand_its_own(server_id)
             self._identities.learn(server.ids)
+            server = self._identities.certain(server)
             return replace(server.called(server_id), ref=server.ref)
         raise missing or NotFound(f"there is no server {server_id}")
 
