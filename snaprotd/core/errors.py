@@ -79,6 +79,10 @@ class NotFound(Permanent):
     """The server or the snapshot does not exist, by the provider's own word and not by a proxy's."""
 
 
+class Anothers(Permanent):
+    """The id is another server's by now: what was meant by it must not be asked of that one."""
+
+
 class Refused(Permanent):
     """The token is missing, wrong, or lacks the permission."""
 

@@ -61,7 +61,7 @@ class Server:
     id: str
     """The id as text: the provider uses integers in one place and UUIDs in another, so it is opaque."""
     ref: int | str
-    """The id exactly as the provider gave it, to be sent back."""
+    """An id exactly as the provider gave it, to be sent back: the one by which it was asked for, or its first."""
     name: str
     state: ServerState
     status: str
@@ -71,16 +71,23 @@ class Server:
     ip_address: str = ""
     also: tuple[int | str, ...] = ()
     """Its further ids, exactly as the provider gave them: it is one server by any of them."""
+    beside: tuple[str, ...] = ()
+    """What was shown as its ids too, and tells no server from another."""
 
     @property
     def ids(self) -> tuple[str, ...]:
         return (self.id, *map(str, self.also))
 
     def called(self, server_id: str) -> Server:
-        """The same server under another of its ids."""
-        refs = {str(ref): ref for ref in (self.ref, *self.also)}
+        """The same server under another of its ids, which the provider may not show any more."""
+        refs = {str(ref): ref for ref in self.refs}
         others = tuple(ref for text, ref in refs.items() if text != server_id)
-        return replace(self, id=server_id, ref=refs.get(server_id, server_id), also=others)
+        return replace(self, id=server_id, ref=refs.get(server_id, self.ref), also=others)
+
+    @property
+    def refs(self) -> tuple[int | str, ...]:
+        """Its ids as the provider gave them, first the one that is to be sent back."""
+        return tuple({str(ref): ref for ref in (self.ref, *self.also)}.values())
 
     @property
     def is_active(self) -> bool:
@@ -94,6 +101,15 @@ class Server:
     def is_untouchable(self) -> bool:
         """Being restored, or suspended by the provider: nothing may be asked of it."""
         return self.state in (ServerState.RESTORING, ServerState.SUSPENDED)
+
+
+def is_one_server(ids: Collection[str], others: Collection[str]) -> bool:
+    """Whether these are ids of one server. They share one; and where both have one that is no number, one of those.
+
+    A number may have been given to another server since; a text, such as a UUID, is not given twice.
+    """
+    texts = [{one for one in known if not one.isdigit()} for known in (ids, others)]
+    return not set(ids).isdisjoint(others) and not (all(texts) and texts[0].isdisjoint(texts[1]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,11 @@ How two such records are one, and what one of them is worth after a time in whic
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from snaprotd.core.model import is_one_server
 from snaprotd.core.power import SETTLE_MARGIN, Power, aged
 
 UNACCOUNTED = 300.0
@@ -46,6 +48,16 @@ class ServerPower:
     terms: Terms = field(default_factory=Terms)
     let_go: str = ""
     """Who let go of a start that was owed, when and why; empty where nobody has."""
+    also: tuple[str, ...] = ()
+    """Every other id that the server was ever known by."""
+
+    @property
+    def ids(self) -> frozenset[str]:
+        return frozenset({self.server_id, *self.also})
+
+    def known_by(self, ids: Iterable[str]) -> ServerPower:
+        """The same, of a server that has these ids too."""
+        return replace(self, also=tuple(sorted({*self.also, *ids} - {self.server_id})))
 
     def may_strike(self) -> bool:
         """A request of ours may still change the server's power.
@@ -79,6 +91,27 @@ def joined(known: Power, other: Power) -> Power:
     if other.held_off and other.asked <= known.asked and is_later(other, known):
         return inherited(known, other)
     return merged(known, other)
+
+
+def as_one(records: Iterable[ServerPower]) -> list[ServerPower]:
+    """The records, one of each server: there is one under each id that it was called by when something was promised."""
+    found: dict[int, ServerPower] = {}
+    having: dict[tuple[str, str], list[int]] = {}
+    for number, record in enumerate(records):
+        near = {at for one in record.ids for at in having.get((record.account, one), ())}
+        for at in sorted(near & found.keys()):
+            if is_one_server(found[at].ids, record.ids):
+                record = _of_one(found.pop(at), record)
+        found[number] = record
+        for one in record.ids:
+            having.setdefault((record.account, one), []).append(number)
+    return list(found.values())
+
+
+def _of_one(one: ServerPower, other: ServerPower) -> ServerPower:
+    later = one if (one.power.asked, one.power.released) > (other.power.asked, other.power.released) else other
+    both = replace(later, power=joined(one.power, other.power), let_go=one.let_go or other.let_go)
+    return both.known_by(one.ids | other.ids)
 
 
 def is_later(one: Power, than: Power) -> bool:

@@ -83,6 +83,7 @@ class AccountWatch:
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
         self.has_answered = True
         self.targets()  # notes who is listed
+        await self._note_ids()
         await self._recollections.refresh(self._config.instance)
         if failure is None:
             await self._forget_old()
@@ -94,6 +95,12 @@ class AccountWatch:
                 await self._schedules.retries.listed(target, held.snapshots)
             if count % 100 == 0:
                 await asyncio.sleep(0)
+
+    async def _note_ids(self) -> None:
+        try:
+            await self._ledger.starts.note_ids()
+        except LedgerError as error:
+            log.error("by which ids servers are known could not be noted", error=str(error))
 
     async def _refresh(self) -> CloudError | None:
         try:
@@ -150,7 +157,8 @@ class AccountWatch:
         if self._discovered_at is None:
             return  # the servers that a `match` names are not all known yet
         try:
-            await self._ledger.keep_marks(self._schedules.targets)
+            ids = {its for target in self._schedules.targets for its in self._inventory.ids_of(target)}
+            await self._ledger.keep_marks(ids)
         except LedgerError as error:
             log.error("the marks of servers that are gone could not be deleted", error=str(error))
 

@@ -1,19 +1,56 @@
-"""Whether the ledger can be written: asked at each look at the clock, and told when the answer changes."""
+"""What the ledger remembers of servers, and whether it can be written.
+
+The latter is asked at each look at the clock, and told when the answer changes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
 
 import structlog
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
+from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.store import Ledger
 
 log = structlog.get_logger("snaprotd.daemon")
 
 PATIENCE = 30.0
 """Seconds that an answer may take: longer than another user of the ledger may keep it to himself."""
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """What the ledger knows of servers: how far each schedule was seen, and what became of their rotations."""
+
+    marks: Mapping[str, Mark]
+    attempts: Mapping[str, datetime]
+    successes: Mapping[str, datetime]
+    latest: Mapping[str, Rotation]
+
+    @classmethod
+    async def read(cls, ledger: Ledger, called: Callable[[str], str] = lambda one: one) -> Remembered:
+        """`called`: the id by which a server is called now."""
+
+        def by_server(known: Mapping[str, T], age: Callable[[T], Any]) -> Mapping[str, T]:
+            """Of each server the latest, by whichever of its ids it was written."""
+            return {called(one): known[one] for one in sorted(known, key=lambda one: age(known[one]))}
+
+        return cls(
+            marks=by_server(await ledger.marks(), lambda mark: mark.seen_until),
+            attempts=by_server(await ledger.last_started(), lambda at: at),
+            successes=by_server(await ledger.last_succeeded(), lambda at: at),
+            latest=by_server(await ledger.latest(), lambda rotation: rotation.finished_at or rotation.started_at),
+        )
 
 
 class LedgerWatch:

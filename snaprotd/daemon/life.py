@@ -18,11 +18,11 @@ from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.inheritance import Inheritance
-from snaprotd.daemon.ledger_watch import LedgerWatch
+from snaprotd.daemon.ledger_watch import LedgerWatch, Remembered
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
-from snaprotd.daemon.slots.schedules import Remembered, Schedules
+from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.daemon.unexplained import ask_about_unexplained
 from snaprotd.daemon.view import DaemonView, Standing
 from snaprotd.engine.board import Board
@@ -122,6 +122,7 @@ class Daemon:
         tools, board, metrics = self._tools, self.board, self._metrics
         self._rotations = Rotations(tools, board, max_concurrent=self._config.max_concurrent, finished=self._finished)
         tools.inventory.listed = self._rotations.keeper.follow
+        board.called = tools.inventory.shown
         self._schedules = Schedules(
             self._config,
             tools,
@@ -278,7 +279,7 @@ class Daemon:
     async def _look_after(self, *, at_start: bool) -> None:
         """Look after the servers that the configuration in force names, as the account was last listed."""
         async with self._changing_targets:
-            remembered = await Remembered.read(self._tools.ledger)
+            remembered = await Remembered.read(self._tools.ledger, self.board.called)
             await self._schedules.set_targets(self._account.targets(), remembered, at_start=at_start)
 
     async def _accept(self, config: Config) -> None:
@@ -287,9 +288,10 @@ class Daemon:
         Raises `SnaprotdError`, with nothing changed, where that cannot be.
         """
         async with self._changing_targets:
-            remembered = await Remembered.read(self._tools.ledger)
+            await Remembered.read(self._tools.ledger)  # else nothing is changed
             token = await asyncio.to_thread(read_token, config, self._environ)
             adjust_tools(self._tools, config, token, this_machine)
+            remembered = await Remembered.read(self._tools.ledger, self.board.called)
             for apply in self._parts():
                 apply(config)
             targets = self._account.targets()
@@ -318,7 +320,7 @@ class Daemon:
     def _finished(self, rotation: Rotation) -> None:
         self._on_finished(rotation)
         self._schedules.retries.note(rotation)
-        target = self._schedules.targets.get(rotation.server_id)
+        target = self._schedules.targets.get(self.board.called(rotation.server_id))
         if target is not None:
             self._account.note_holdings(target)
         self._systemd.status(self.view.in_words())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -185,7 +185,8 @@ class DaemonView:
         return tuple(one for one in (found | ours).values() if not one.is_finished), self._ledger_watch.error
 
     def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
-        account = account_of(self.config)
+        account, called = account_of(self.config), self._board.called
+        debts = [replace(one, server_id=called(one.server_id)) for one in self._board.debts.values()]
         return Situation(
             config=self.config,
             web_file=self._web_file,
@@ -200,10 +201,10 @@ class DaemonView:
                 for target in targets
                 if (assessment := self._account.assessment(target)) is not None
             },
-            running=running,
-            debts={one.server_id: one for one in self._board.debts.values() if one.account == account},
+            running=[replace(one, server_id=called(one.server_id)) for one in running],
+            debts={one.server_id: one for one in debts if one.account == account},
             foreign_debts=[one for one in self._board.debts.values() if one.account != account],
-            set_aside=dict(self._tools.ledger.set_aside),
+            set_aside={called(one): why for one, why in self._tools.ledger.set_aside.items()},
             ledger_error=ledger_error,
             inventory_listed_at=self._tools.inventory.last_success,
             account_error=self._account.error,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -74,6 +74,8 @@ class Board:
         """By label."""
         self._by_id: dict[str, ServerFacts] = {}
         self._shows_all = True
+        self.called: Callable[[str], str] = lambda server_id: server_id
+        """The id by which the server is called now that was called so: in the ledger it may have another one."""
         self.running: dict[str, Rotation] = {}
         """The latest record of each rotation that this process is responsible for, by its id."""
         self.elsewhere: dict[str, Rotation] = {}
@@ -91,7 +93,8 @@ class Board:
         What is known of a server stays with it under another label, and is never taken for another server's.
         """
         self._shows_all = False
-        self._by_id = {server_id: self._by_id.get(server_id) or ServerFacts(server_id) for server_id in labels}
+        before = {self.called(one): replace(facts, server_id=self.called(one)) for one, facts in self._by_id.items()}
+        self._by_id = {server_id: before.get(server_id) or ServerFacts(server_id) for server_id in labels}
         self.servers = {label: self._by_id[server_id] for server_id, label in labels.items()}
 
     def of(self, server_id: str) -> ServerFacts:
@@ -101,13 +104,15 @@ class Board:
         """
         if self._shows_all:
             return self._by_id.setdefault(server_id, ServerFacts(server_id))
-        return self._by_id.get(server_id) or ServerFacts(server_id)
+        return self._by_id.get(self.called(server_id)) or ServerFacts(server_id)
 
     @property
     def held_off(self) -> list[tuple[str, str]]:
         """The id and the label of each server that a start is owed to, as far as was seen, whoever sees to it."""
-        owed = [(one.server_id, one.label) for one in (self.elsewhere | self.running).values() if one.is_owed]
-        return owed + [(one.server_id, one.label) for one in self.debts.values()]
+        owed = [one for one in (self.elsewhere | self.running).values() if one.is_owed]
+        named = [(one.server_id, one.label) for one in owed]
+        named += [(one.server_id, one.label) for one in self.debts.values()]
+        return [(self.called(server_id), label) for server_id, label in named]
 
     # -- rotations ---------------------------------------------------------------------------------------------
 

@@ -8,20 +8,22 @@ again is followed in lists that are read anyway, until no request of ours can st
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import structlog
 
 from snaprotd.core import power
 from snaprotd.core.errors import CloudError, LedgerError, NotFound
-from snaprotd.core.model import Server
+from snaprotd.core.model import Server, is_one_server
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Done, Failed, Outcome, Waiting
 from snaprotd.engine.board import Board
 from snaprotd.engine.kept import Kept
 from snaprotd.engine.run import Tools, until_tick
-from snaprotd.engine.switching import pay
+from snaprotd.engine.switching import found, pay
+from snaprotd.provider.identity import found_among
 
 log = structlog.get_logger("snaprotd.keeper")
 
@@ -73,9 +75,9 @@ class Keeper:
         followed = await self._tools.ledger.starts.followed(grace=grace)
         for record in followed:
             self.keep(record)
-        for server_id in self._kept.keys() - {record.server_id for record in followed}:
-            kept = self._kept.get(server_id)
-            if kept is not None and await kept.is_let_go():
+        told = {one for record in followed for one in record.ids}
+        for kept in [one for one in self._kept.values() if told.isdisjoint(one.ids)]:
+            if await kept.is_let_go():
                 self._attend(kept)
 
     def keep(self, record: ServerPower, *, is_abandoned: bool = False) -> None:
@@ -85,13 +87,17 @@ class Keeper:
         """
         if self._serves(record.server_id) or not record.power.is_followed:
             return
-        kept = self._kept.get(record.server_id)
+        kept = self._keeping(record.ids)
         if kept is None:
             kept = self._kept[record.server_id] = Kept(record, self._tools)
         else:
-            kept.merge(record)
+            kept.merge(replace(record, server_id=kept.server_id).known_by(record.ids))
         kept.is_abandoned = kept.is_abandoned or is_abandoned
         self._attend(kept)
+
+    def _keeping(self, ids: Collection[str]) -> Kept | None:
+        near = [self._kept[one] for one in ids if one in self._kept]
+        return next((kept for kept in near if is_one_server(kept.ids, ids)), None)
 
     async def save_all(self) -> None:
         """Write every record again: the ledger has lost them."""
@@ -100,7 +106,8 @@ class Keeper:
 
     def cede(self, server_id: str) -> None:
         """A rotation of this process sees to the server from now on."""
-        self._drop(server_id)
+        if (kept := self._keeping(self._tools.inventory.ids_of(server_id))) is not None:
+            self._drop(kept.server_id)
 
     def follow(self, servers: Mapping[str, Server]) -> None:
         """What a list of the account shows of the servers that are watched, as soon as it was read.
@@ -109,7 +116,7 @@ class Keeper:
         """
         for kept in list(self._kept.values()):
             if kept.server_id not in self._paying:
-                kept.look(servers.get(kept.server_id))
+                kept.look(found_among((servers[one] for one in kept.ids if one in servers), kept.ids))
                 self._attend(kept, has_looked=True)
 
     async def settle(self, *, watched_too: bool) -> None:
@@ -155,7 +162,7 @@ class Keeper:
     async def _look_at_all(self) -> None:
         for kept in list(self._kept.values()):
             try:
-                kept.look(await kept.server())
+                kept.look(await found(kept))
             except NotFound:
                 kept.look(None)
             except CloudError as error:

@@ -41,7 +41,7 @@ class Kept:
 
     def merge(self, record: ServerPower) -> None:
         """What else is known of the server."""
-        self._record = replace(record, power=merged(self.record.power, record.power))
+        self._record = replace(record, power=merged(self.record.power, record.power)).known_by(self.ids)
 
     async def is_let_go(self) -> bool:
         """Whether a person has let go of the start meanwhile, as the ledger has it. Raises `LedgerError`."""
@@ -79,7 +79,7 @@ class Kept:
     async def save_power_if_possible(self, transition: Transition = lambda known: known) -> bool:
         self.update_power(transition)
         try:
-            await self.tools.ledger.starts.save(self.record)
+            await self.tools.ledger.starts.save(self.record.known_by(self.ids))
         except LedgerError as error:
             log.error("the ledger cannot be written: going on from memory", error=str(error))
             return False
@@ -91,5 +91,9 @@ class Kept:
     def start_failed(self) -> None:
         """Told by the log; no rotation has failed."""
 
-    async def server(self) -> Server:
-        return await self.tools.inventory.server(self.server_id, urgent=True)
+    @property
+    def ids(self) -> frozenset[str]:
+        return self._record.ids | self.tools.inventory.ids_of(self.server_id)
+
+    async def look_for(self, server_id: str) -> Server:
+        return await self.tools.inventory.server(server_id, urgent=True)

@@ -32,7 +32,14 @@ class _Recalled:
     def marked(self, listed: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
         """These snapshots as the ledger knows them: the very same answer for the same list, which is judged once."""
         if listed is not self._listed:
-            self._listed, self._marked = listed, self.found.marked(listed, self.instance)
+            asked = {its_id for one in self.asked_for for its_id in one.ids}
+            marked = self.found.marked(listed, self.instance)
+            self._listed = listed
+            # One that was not asked for may have been taken since: nothing tells yet that no row is about it.
+            self._marked = tuple(
+                replace(one, in_ledger=None) if one.in_ledger is False and not one.is_among(asked) else one
+                for one in marked
+            )
         return self._marked
 
     def strangers(self) -> dict[str, str]:

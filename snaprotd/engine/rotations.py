@@ -190,8 +190,7 @@ class Rotations:
 
     async def begin(self, rotation: Rotation, mark: Mark | None = None, *, reopens: bool = False) -> Claim:
         """Claim a new rotation, or one that has failed (`reopens`), and run it in the background if it is ours."""
-        called = self._tools.inventory.ids_of(rotation.server_id)
-        claim = await self._tools.ledger.claim(rotation, mark, called, reopens=reopens)
+        claim = await self._tools.ledger.claim(rotation, mark, reopens=reopens)
         if isinstance(claim, Claimed):
             self._launch(claim.rotation)
         return claim
@@ -221,7 +220,8 @@ class Rotations:
 
     def serves(self, server_id: str) -> bool:
         """Whether a rotation of this process sees to the server."""
-        return any(rotation.server_id == server_id for rotation in self._board.running.values())
+        ids = self._tools.inventory.ids_of(server_id)
+        return any(rotation.server_id in ids for rotation in self._board.running.values())
 
     async def _start_without_ledger(self) -> None:
         """Nothing can be taken over in a ledger that cannot be written; what is held off is to run all the same."""

@@ -223,6 +223,10 @@ class Run:
         return self._rotation.server_id
 
     @property
+    def ids(self) -> frozenset[str]:
+        return self.tools.ledger.starts.record_of(self._rotation).ids
+
+    @property
     def instance(self) -> str:
         return self._rotation.rules.instance
 
@@ -280,8 +284,11 @@ class Run:
 
     async def server(self) -> Server:
         """A server that is held off is looked at before anything else is asked: its start waits for the look."""
-        self._seen = await self._unless_called_off(self.tools.inventory.server(self.server_id, urgent=self.is_urgent))
+        self._seen = await self.look_for(self.server_id)
         return self._seen
+
+    async def look_for(self, server_id: str) -> Server:
+        return await self._unless_called_off(self.tools.inventory.server(server_id, urgent=self.is_urgent))
 
     async def stops_itself(self) -> str:
         """Why the server must not be stopped: this process runs on it. Empty where it may be.
@@ -296,22 +303,17 @@ class Run:
         return await self._unless_called_off(self.tools.inventory.snapshots(self.server_id, urgent=self.is_urgent))
 
     async def snapshots_to_judge(self) -> tuple[Snapshot, ...]:
-        """The snapshots, each with what the ledger knows of it: its name alone does not tell whose it is.
-
-        Raises `LedgerError` where the ledger cannot be read.
-        """
-        listed, ids = await self.snapshots(), self.tools.inventory.ids_of(self.server_id)
-        recollection = await self.tools.ledger.recall(ids, listed, self.tools.now())
+        """The snapshots, each with what the ledger knows of it: a name alone tells nothing. Raises `LedgerError`."""
+        listed = await self.snapshots()
+        recollection = await self.tools.ledger.recall(self.ids, listed, self.tools.now())
         return recollection.marked(listed, self.instance)
 
     async def is_restored_by_hand(self) -> bool:
         """Whether `snaprotd restore` is at work on the server, which may still be shown as active.
 
-        It refuses to begin while a rotation is open, so one that has passed its look need not ask again.
-        Raises `LedgerError` where the ledger cannot be read.
+        It refuses to begin while a rotation is open: one that has passed its look need not ask. Raises `LedgerError`.
         """
-        ids = self.tools.inventory.ids_of(self.server_id)
-        return await self.tools.ledger.starts.is_restored(ids, self.tools.now())
+        return await self.tools.ledger.starts.is_restored(self.ids, self.tools.now())
 
     async def _unless_called_off(self, asked: Awaitable[T]) -> T:
         """The answer to a look, which may be long in coming.

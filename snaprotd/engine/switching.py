@@ -6,6 +6,7 @@ What is promised, and when a promise is kept, is decided in `core.power`; here i
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -15,8 +16,8 @@ import structlog
 
 from snaprotd.core import power
 from snaprotd.core.admission import why_too_late
-from snaprotd.core.errors import CloudError, GroupTaken, LedgerError, NotFound, NotSent, Temporary, Unclear
-from snaprotd.core.model import Server, ServerState, Snapshot
+from snaprotd.core.errors import Anothers, CloudError, GroupTaken, LedgerError, NotFound, NotSent, Temporary, Unclear
+from snaprotd.core.model import Server, ServerState, Snapshot, is_one_server
 from snaprotd.core.ownership import taken_since
 from snaprotd.core.policy import OnStopTimeout
 from snaprotd.core.power import Power
@@ -167,6 +168,10 @@ class Debtor(Protocol):
     def server_id(self) -> str: ...
 
     @property
+    def ids(self) -> Collection[str]:
+        """Every id that it was ever known by."""
+
+    @property
     def instance(self) -> str:
         """Whose snapshots of it are ours."""
 
@@ -194,15 +199,19 @@ class Debtor(Protocol):
 
     def start_failed(self) -> None: ...
 
-    async def server(self) -> Server: ...
+    async def look_for(self, server_id: str) -> Server:
+        """The server that has this id now. Raises as `Provider.server` does."""
 
 
 async def pay(debtor: Debtor) -> Outcome:
     """One visit to a server that a start is owed to: look, and ask for the start where it is off."""
     try:
-        server = await debtor.server()
+        server = await found(debtor)
     except NotFound as error:
-        return await _is_gone(debtor, error)
+        listed = await _listed_or_gone(debtor, error)
+        if not isinstance(listed, Server):
+            return listed
+        server = listed
     debtor.look(server)
     if server.is_active:
         return Done() if debtor.power.watched else Waiting("the server is active; one more look makes it certain")
@@ -241,10 +250,33 @@ async def _newer_than_the_debt(debtor: Debtor) -> Snapshot | None:
     return taken_since(since, snapshots, instance=debtor.instance, known=known)
 
 
-async def _is_gone(debtor: Debtor, error: NotFound) -> Outcome:
+async def found(debtor: Debtor) -> Server:
+    """The server, by whichever of its ids the account has it now: one of them may have been retired since its stop.
+
+    First by those that are no numbers: a number may be another server's by now, which is none of our business.
+    Raises `NotFound` where the account has it by none of them.
+    """
+    doubt: CloudError | None = None
+    missing: CloudError | None = None
+    for one in sorted(debtor.ids, key=lambda its: (its.isdigit(), its)):
+        try:
+            server = await debtor.look_for(one)
+        except (NotFound, Anothers) as error:
+            missing = error
+        except CloudError as error:
+            doubt = error
+        else:
+            if is_one_server(debtor.ids, (*server.ids, *server.beside)):
+                return server
+            missing = NotFound(f"{one} is the id of another server now")
+    raise doubt or NotFound(str(missing))
+
+
+async def _listed_or_gone(debtor: Debtor, error: NotFound) -> Server | Outcome:
     """A server is gone when the provider has said so for all of `start_timeout`, and a whole list is without it.
 
-    Not so where another account may be the one that was asked: the token may be another one's now.
+    Not so where another account may be the one that was asked: the token may be another one's now. As the list shows
+    it, it is started.
     """
     debtor.update_power(power.missing)
     since = debtor.power.missing_for
@@ -252,8 +284,8 @@ async def _is_gone(debtor: Debtor, error: NotFound) -> Outcome:
         return Waiting(f"the server that is to be started is not found: {error}")
     if not await _is_of_this_account(debtor):
         return Waiting(f"the server that is to be started is not found, and the token is another account's: {error}")
-    if await debtor.tools.inventory.has(debtor.server_id):
-        return Waiting(f"the server that is to be started is not found, and is in the list: {error}")
+    if (listed := await debtor.tools.inventory.find(debtor.ids)) is not None:
+        return listed
     debtor.update_power(power.gone)
     return Failed(f"the server that was to be started is gone: {error}")
 

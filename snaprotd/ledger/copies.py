@@ -82,7 +82,8 @@ class Copies:
         power = record.power
         is_over = told and not power.is_followed
         seen = (power.went_off, power.came_back, power.watched, power.unstruck, power.in_doubt, power.unwatched)
-        wanted = None if is_over else (power.asked, power.released, power.is_followed, record.let_go, *seen)
+        told_of = (power.asked, power.released, power.is_followed, record.let_go, record.also)
+        wanted = None if is_over else (*told_of, *seen)
         key = (record.account, record.server_id)
         if key in self._kept and self._kept[key] == wanted:
             return
@@ -94,22 +95,25 @@ class Copies:
             self._kept[key] = wanted
 
     def _write(self, record: ServerPower, told: bool) -> None:
-        file = self._file(record)
-        before = self._read(file) if file.exists() else None
-        if before is not None:
-            record = replace(record, power=merged(record.power, before.power))  # another process may know of more
+        file, *others = (self._file(record.account, one) for one in (record.server_id, *record.also))
+        for one in (file, *others):
+            before = self._read(one) if one.exists() else None
+            if before is not None:  # another process may know of more
+                record = replace(record, power=merged(record.power, before.power)).known_by(before.ids)
         if told and not record.power.is_followed:
             file.unlink(missing_ok=True)
-            with suppress(OSError):  # others are owed something
-                self._folder.rmdir()
-            return
-        make_folder(self._folder)
-        write_anew(file, json.dumps(row_of(record)))
+        else:
+            make_folder(self._folder)
+            write_anew(file, json.dumps(row_of(record)))
+        for one in others:  # it was called by another id then
+            one.unlink(missing_ok=True)
+        with suppress(OSError):  # others are owed something
+            self._folder.rmdir()
 
-    def _file(self, record: ServerPower) -> Path:
+    def _file(self, account: str, server_id: str) -> Path:
         """Named so that a person sees of which server it is; the rest keeps the servers of two accounts apart."""
-        whose = hashlib.sha256(f"{record.account}\0{record.server_id}".encode()).hexdigest()[:16]
-        return self._folder / f"{quote(record.server_id, safe='')[:80]}-{whose}.json"
+        whose = hashlib.sha256(f"{account}\0{server_id}".encode()).hexdigest()[:16]
+        return self._folder / f"{quote(server_id, safe='')[:80]}-{whose}.json"
 
     @staticmethod
     def _read(file: Path) -> ServerPower | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC
 from typing import Any
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import GroupTaken
 from snaprotd.core.power import Power, given_up
-from snaprotd.core.promise import ServerPower, Terms, inherited, is_later
+from snaprotd.core.promise import ServerPower, Terms, as_one, inherited, is_later
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.schema import POWERS
 
@@ -126,14 +126,25 @@ def followed() -> Select[Any]:
     return _READ.where(or_(told.is_followed, told.asked > told.released, *_DAMAGED))
 
 
-def power_of(account: str, server_id: str) -> Select[Any]:
-    return _READ.where(POWERS.c.account == account, POWERS.c.server_id == server_id)
+async def kept(connection: AsyncConnection, account: str, ids: Collection[str]) -> ServerPower | None:
+    """What is kept of the server that has these ids; None where nothing is."""
+    rows = (await connection.execute(_READ.where(POWERS.c.account == account, POWERS.c.server_id.in_(list(ids))))).all()
+    records = as_one(read_power(row).known_by(ids) for row in rows)
+    return records[0] if records else None
 
 
-async def held_off_in(connection: AsyncConnection, account: str, group: str, *, but: str) -> str | None:
-    """The label of a server of the group, another than `but`, that a start is owed to; None where none is."""
+async def put(connection: AsyncConnection, record: ServerPower) -> None:
+    """Write what is owed to a server, wherever that is kept of it: it may be called by another id than before."""
+    of_it = (POWERS.c.account == record.account) & POWERS.c.server_id.in_(list(record.also))
+    others = list(await connection.scalars(select(POWERS.c.server_id).where(of_it))) if record.also else []
+    records = [record, *(replace(record, server_id=one).known_by(record.ids) for one in others)]
+    await connection.execute(save_power(), [row_of(one) for one in records])
+
+
+async def held_off_in(connection: AsyncConnection, account: str, group: str, *, but: Collection[str]) -> str | None:
+    """The label of a server of the group that a start is owed to; None where none is. None of these ids is its."""
     rows = (await connection.execute(followed())).all()
-    others = [read_power(row) for row in rows if row.account in ("", account) and row.server_id != but]
+    others = [read_power(row) for row in rows if row.account in ("", account) and row.server_id not in but]
     return next((one.label for one in others if one.terms.group == group and one.power.is_owed), None)
 
 
@@ -143,29 +154,28 @@ async def write(connection: AsyncConnection, record: ServerPower, *, alone: bool
     `alone`: raise `GroupTaken`, which undoes the transaction, where a start is owed to another server of its group.
     """
     group = record.terms.group if alone else ""
-    if group and (other := await held_off_in(connection, record.account, group, but=record.server_id)) is not None:
+    if group and (other := await held_off_in(connection, record.account, group, but=record.ids)) is not None:
         raise GroupTaken(f"{other}, of the same group `{group}`, is held off")
-    await connection.execute(save_power(), [row_of(record)])
+    await put(connection, record)
 
 
 async def inherit(connection: AsyncConnection, account: str, owed: ServerPower) -> ServerPower | None:
     """Owe what another ledger owes to a server of the account; None where this one knows of that stop, or a later."""
-    row = (await connection.execute(power_of(account, owed.server_id))).first()
-    known = Power() if row is None else read_power(row).power
+    found = await kept(connection, account, owed.ids)
+    known = Power() if found is None else found.power
     times = (known.held_off_since, owed.power.held_off_since)
     if not known.in_doubt and None not in times and not is_later(owed.power, known):
         return None
     record = replace(owed, account=account, power=inherited(known, owed.power))
-    await connection.execute(save_power(), [row_of(record)])
+    await put(connection, record)
     return record
 
 
-async def let_go(connection: AsyncConnection, account: str, server_id: str, words: str) -> ServerPower | None:
+async def let_go(connection: AsyncConnection, account: str, ids: Collection[str], words: str) -> ServerPower | None:
     """Let go of what is owed to a server, or may be found to be: its record as it is now; None where nothing is."""
-    row = (await connection.execute(power_of(account, server_id))).first()
-    record = None if row is None else read_power(row)
+    record = await kept(connection, account, ids)
     if record is None or not record.power.is_followed:
         return None
     record = replace(record, power=given_up(record.power), let_go=words)
-    await connection.execute(save_power(), [row_of(record)])
+    await put(connection, record)
     return record

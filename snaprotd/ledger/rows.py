@@ -134,6 +134,14 @@ def read_trace(row: str, slot: datetime, body: str, *, is_open: bool) -> Trace:
     )
 
 
+def read_ids(text: Any) -> frozenset[str]:
+    """The ids of one server; none where they cannot be read."""
+    try:
+        return frozenset(one for one in json.loads(text) if isinstance(one, str))
+    except (ValueError, TypeError, RecursionError):
+        return frozenset()
+
+
 def read_lives(text: Any) -> tuple[Life, ...]:
     """The times in which a process could write; none where they cannot be read."""
     try:

@@ -16,7 +16,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.promise import ServerPower, Terms, joined
+from snaprotd.core.promise import ServerPower, Terms, as_one, joined
 from snaprotd.ledger.address import demand_ours, files_of
 from snaprotd.ledger.copies import Copies, Key
 from snaprotd.ledger.promises import read_power
@@ -54,7 +54,7 @@ def salvaged(path: Path) -> list[ServerPower]:
         why = error
     if why is not None and not found:
         raise why
-    return [record for record in found.values() if record.power.held_off]
+    return [record for record in as_one(found.values()) if record.power.held_off]
 
 
 def _all(path: Path) -> Iterator[ServerPower]:

@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import given_up
-from snaprotd.core.promise import ServerPower, Terms, joined
+from snaprotd.core.promise import ServerPower, Terms, as_one, joined
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger import promises, statements
 from snaprotd.ledger.copies import Copies, Key
+from snaprotd.ledger.rows import read_ids
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -61,6 +62,11 @@ class Starts:
         """Whose servers they are: the host of the provider's address."""
         self.terms = Terms()
         """What is kept beside a promise, so that it can be paid without any configuration."""
+        self.ids_of: Callable[[str], frozenset[str]] = lambda one: frozenset({one})
+        """Every id of a server, as far as is known: it may be called by another one than when a row was written."""
+        self._ever: dict[str, frozenset[str]] = {}
+        """The ids of servers with which a promise was kept."""
+        self._unnoted: set[frozenset[str]] = set()
 
     def is_ours(self, account: str) -> bool:
         """What was written before accounts were told apart is this account's."""
@@ -86,7 +92,40 @@ class Starts:
 
     def record_of(self, rotation: Rotation) -> ServerPower:
         """The record of a rotation's server, as it is kept."""
-        return promises.record_of(rotation, self.account, self.terms)
+        record = promises.record_of(rotation, self.account, self.terms)
+        return record.known_by(self.ids_of(record.server_id) | self._ever.get(record.server_id, frozenset()))
+
+    # -- by which ids servers are known --------------------------------------------------------------------------
+
+    async def ids_noted(self) -> list[frozenset[str]]:
+        """The ids that are one server's each, as far as was noted, and as they are kept with promises."""
+        async with self._transaction() as connection:
+            noted = (await connection.execute(statements.ids_noted())).all()
+            powers = [promises.read_power(row) for row in (await connection.execute(promises.followed())).all()]
+        return [*(read_ids(row.value) for row in noted), *(one.ids for one in powers if one.also)]
+
+    async def go_by_noted_ids(self) -> None:
+        """For whoever asks no provider."""
+        groups = {one: ids for ids in await self.ids_noted() for one in ids}
+        self.ids_of = lambda one: groups.get(one, frozenset({one}))
+
+    def learn_ids(self, ids: frozenset[str]) -> None:
+        """They are one server's: to be noted with whatever is written next."""
+        self._unnoted.add(ids)
+
+    async def note_learnt(self, connection: AsyncConnection) -> None:
+        """Write down what was learnt of servers' ids."""
+        noted = set(self._unnoted)
+        if noted:
+            await connection.execute(statements.note_all(), [statements.ids_row(ids) for ids in noted])
+        self._unnoted -= noted
+
+    async def note_ids(self) -> None:
+        if self._unnoted:
+            async with self._transaction() as connection:
+                await self.note_learnt(connection)
+
+    # -- what is owed ----------------------------------------------------------------------------------------------
 
     async def followed(self, *, grace: float = 0.0) -> list[ServerPower]:
         """The servers that something is owed to or that are watched, but for those with a living rotation elsewhere.
@@ -98,13 +137,16 @@ class Starts:
             rows = (await connection.execute(promises.followed())).all()
             elsewhere = await self._elsewhere(connection, grace)
         # Another account's server is not found in this one: its promise would be given up as if it were gone.
-        ours = [row for row in rows if self.is_ours(row.account)]
-        return [promises.read_power(row) for row in ours if row.server_id not in elsewhere]
+        ours = as_one(promises.read_power(row) for row in rows if self.is_ours(row.account))
+        return [record for record in map(self._known, ours) if elsewhere.isdisjoint(record.ids)]
+
+    def _known(self, record: ServerPower) -> ServerPower:
+        return record.known_by(self.ids_of(record.server_id))
 
     async def is_elsewhere(self, server_id: str) -> bool:
         """Whether another process runs a rotation of the server, under a lease that has not run out."""
         async with self._transaction() as connection:
-            return server_id in await self._elsewhere(connection)
+            return not self.ids_of(server_id).isdisjoint(await self._elsewhere(connection))
 
     async def _elsewhere(self, connection: AsyncConnection, grace: float = 0.0) -> set[str]:
         """The servers that another process runs a rotation of."""
@@ -115,12 +157,12 @@ class Starts:
     async def held_off_in(self, group: str, *, but: str) -> str | None:
         """The label of a server of the group, another than `but`, that a start is owed to; None where none is."""
         async with self._transaction() as connection:
-            return await promises.held_off_in(connection, self.account, group, but=but)
+            return await promises.held_off_in(connection, self.account, group, but=self.ids_of(but))
 
     async def slots_of(self, server_id: str) -> set[datetime]:
         """The slots that the ledger knows of a server."""
         async with self._transaction() as connection:
-            slots = await connection.scalars(statements.slots_of(self.account, server_id))
+            slots = await connection.scalars(statements.slots_of(self.account, self.ids_of(server_id)))
             return {instant for slot in slots if (instant := statements.instant_of(slot)) is not None}
 
     async def begin_restore(self, server_ids: Collection[str], now: datetime) -> bool:
@@ -152,7 +194,8 @@ class Starts:
         """Write what is known of a server's power outside of any rotation."""
         try:
             async with self._transaction() as connection:
-                await connection.execute(promises.save_power(), [promises.row_of(kept)])
+                await promises.put(connection, kept)
+                await self.note_learnt(connection)
         except LedgerError:
             await self.copies.keep(kept, told=False)
             raise
@@ -161,20 +204,26 @@ class Starts:
     async def kept(self, account: str, server_id: str) -> ServerPower | None:
         """What is kept of one server's power, whoever wrote it."""
         async with self._transaction() as connection:
-            row = (await connection.execute(promises.power_of(account, server_id))).first()
-        return None if row is None else promises.read_power(row)
+            return await self.kept_by(connection, account, server_id)
+
+    async def kept_by(self, connection: AsyncConnection, account: str, server_id: str) -> ServerPower | None:
+        """As `kept`, in a transaction that is open."""
+        record = await promises.kept(connection, account, self.ids_of(server_id))
+        if record is not None:
+            self._ever[server_id] = record.ids
+        return record
 
     async def owed(self) -> list[ServerPower]:
         """The servers that a start is owed to as far as was seen, whoever sees to it."""
         async with self._transaction() as connection:
             rows = (await connection.execute(promises.followed())).all()
-        return [kept for kept in map(promises.read_power, rows) if kept.power.is_owed]
+        return [kept for kept in as_one(map(promises.read_power, rows)) if kept.power.is_owed]
 
     async def let_go(self, server_id: str, words: str) -> ServerPower | None:
         """Let go of what is owed to a server; `words` say who does, when and why. None where nothing is."""
         try:
             async with self._transaction() as connection:
-                record = await promises.let_go(connection, self.account, server_id, words)
+                record = await promises.let_go(connection, self.account, self.ids_of(server_id), words)
         except LedgerError:
             if (copy := await self._let_go_of_copy(server_id, words)) is None:
                 raise
@@ -187,7 +236,7 @@ class Starts:
     async def _let_go_of_copy(self, server_id: str, words: str) -> ServerPower | None:
         """What only a copy tells of; None where none does."""
         for copy in await asyncio.to_thread(self.copies.read):
-            if copy.server_id == server_id and self.is_ours(copy.account) and copy.power.is_followed:
+            if server_id in copy.ids and self.is_ours(copy.account) and copy.power.is_followed:
                 record = replace(copy, power=given_up(copy.power), let_go=words)
                 await self.copies.keep(record, told=False)
                 return record
@@ -217,7 +266,7 @@ class Starts:
             if known is not None:
                 copy = replace(copy, power=joined(known.power, copy.power))
             if known is not None and not _goes_beyond(copy, known):
-                await self.copies.keep(known, told=True)
+                await self.copies.keep(known.known_by({copy.server_id}), told=True)
             elif at_once or now - before.get(key, now) >= TOLD_WITHIN:
                 log.error(
                     "the ledger lacks what a copy beside it tells of a server: it is written again", server=copy.label

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Select, Update, bindparam, case, delete, func, not_, or_, select, update
+from sqlalchemy import Select, Update, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 
@@ -35,7 +35,12 @@ LIVES = select(META.c.key, META.c.value).where(META.c.key.in_(("lives", "count")
 
 def note(key: str, value: str) -> Any:
     """Write down something of the whole ledger."""
-    insertion = upsert(META).values(key=key, value=value)
+    return note_all().values(key=key, value=value)
+
+
+def note_all() -> Any:
+    """Write down what stands in these rows."""
+    insertion = upsert(META)
     return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
 
 
@@ -46,6 +51,20 @@ def restored_since(server_ids: Collection[str]) -> Select[Any]:
 
 def forget_restores(server_ids: Collection[str]) -> Any:
     return delete(META).where(META.c.key.in_(map(restore_of, server_ids)))
+
+
+IDS = "ids of "
+
+
+def ids_noted() -> Select[Any]:
+    """The ids of each server that has several."""
+    return select(META.c.value).where(META.c.key.startswith(IDS, autoescape=True))
+
+
+def ids_row(ids: Collection[str]) -> dict[str, str]:
+    """For `note_all`: one server's, under an id that none but it has."""
+    in_order = sorted(ids, key=lambda one: (one.isdigit(), one))
+    return {"key": f"{IDS}{in_order[0]}", "value": json.dumps(in_order)}
 
 
 def restore_of(server_id: str) -> str:
@@ -83,13 +102,15 @@ def reopen(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
     return opened.values(epoch=columns.epoch + 1).returning(columns.epoch)
 
 
-def busy_with(rotation: Rotation, called: Collection[str], *, account: str) -> Select[Any]:
-    """Another open rotation of the same server, which `called` are further ids of."""
+def in_the_way_of(rotation: Rotation, called: Collection[str], *, account: str) -> Select[Any]:
     columns = ROTATIONS.c
-    same = (_of(account), columns.server_id.in_([rotation.server_id, *called]))
-    this_one = (columns.server_id == rotation.server_id) & (columns.slot == text_of(rotation.slot))
-    another = not_(this_one & (columns.attempt == rotation.attempt))
-    return select(columns.id, columns.body).where(*same, columns.is_open, another)
+    """Another open rotation of the same server, which `called` are the ids of, or this attempt by another id."""
+    columns = ROTATIONS.c
+    same = (_of(account), columns.server_id.in_(list(called)))
+    is_this = (columns.slot == text_of(rotation.slot)) & (columns.attempt == rotation.attempt)
+    is_called_so = columns.server_id == rotation.server_id
+    another = or_(columns.is_open & ~(is_called_so & is_this), is_this & ~is_called_so)
+    return select(columns.id, columns.is_open, columns.body).where(*same, another).order_by(columns.is_open.desc())
 
 
 def _of(account: str) -> Any:
@@ -127,7 +148,7 @@ def abandoned(
     *,
     account: str,
     held: Collection[str],
-    server_id: str | None,
+    server_ids: Collection[str] | None,
     everything: bool,
     now: float,
     lease: float,
@@ -143,8 +164,8 @@ def abandoned(
     query = select(columns.id, columns.server_id, columns.body, columns.epoch, columns.needs).where(
         _of(account), columns.is_open, foreign if everything else run_out
     )
-    if server_id is not None:
-        query = query.where(columns.server_id == server_id)
+    if server_ids is not None:
+        query = query.where(columns.server_id.in_(list(server_ids)))
     if held:
         query = query.where(columns.id.not_in(list(held)))
     return query
@@ -180,8 +201,8 @@ def open_bodies(account: str) -> Select[Any]:
     return select(ROTATIONS.c.body).where(_of(account), ROTATIONS.c.is_open)
 
 
-def slots_of(account: str, server_id: str) -> Select[Any]:
-    return select(ROTATIONS.c.slot).where(_of(account), ROTATIONS.c.server_id == server_id)
+def slots_of(account: str, server_ids: Collection[str]) -> Select[Any]:
+    return select(ROTATIONS.c.slot).where(_of(account), ROTATIONS.c.server_id.in_(list(server_ids)))
 
 
 def naming(account: str, server_ids: Collection[str], slots: Collection[datetime], ids: Collection[str]) -> Select[Any]:
@@ -234,11 +255,11 @@ def ended_since(instant: datetime) -> Select[Any]:
     return ended.order_by(ROTATIONS.c.finished_at)
 
 
-def history(server_id: str | None, limit: int) -> Select[Any]:
+def history(server_ids: Collection[str] | None, limit: int) -> Select[Any]:
     """The bodies of the latest rotations, newest first."""
     columns = ROTATIONS.c
     query = select(columns.body).order_by(columns.started_at.desc(), columns.id).limit(limit)
-    return query if server_id is None else query.where(columns.server_id == server_id)
+    return query if server_ids is None else query.where(columns.server_id.in_(list(server_ids)))
 
 
 def latest() -> Select[Any]:

@@ -108,24 +108,25 @@ class Ledger:
 
     # -- one rotation ------------------------------------------------------------------------------------------
 
-    async def claim(
-        self, rotation: Rotation, mark: Mark | None = None, called: Collection[str] = (), *, reopens: bool = False
-    ) -> Claim:
-        """Make `rotation` ours, unless its slot is taken or its server is busy; set `mark` in the same transaction.
+    async def claim(self, rotation: Rotation, mark: Mark | None = None, *, reopens: bool = False) -> Claim:
+        """Make `rotation` ours, unless its slot is taken or its server is busy, by whichever id; set `mark` with it.
 
-        `called`: every id of the server, as far as is known. `reopens`: it has failed, and goes on unless others do so.
+        `reopens`: it has failed, and goes on unless others do so.
         """
         began = uptime()
         async with self._transaction() as connection:
             if mark is not None:
                 await connection.execute(statements.set_mark(datetime.now(UTC)), [statements.mark_row(mark)])
-            busy = await connection.execute(statements.busy_with(rotation, called, account=self.starts.account))
-            if (row := busy.first()) is not None:
+            ids, account = self.starts.ids_of(rotation.server_id), self.starts.account
+            others = await connection.execute(statements.in_the_way_of(rotation, ids, account=account))
+            if (row := others.first()) is not None:
+                if not row.is_open:
+                    return SlotTaken()
                 if not (found := readable(row.body)):
                     raise LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
                 return ServerBusy(found[0])
             claim = statements.reopen if reopens else statements.claim
-            epoch = await connection.scalar(claim(rotation, self._tenure(), account=self.starts.account))
+            epoch = await connection.scalar(claim(rotation, self._tenure(), account=account))
             if epoch is None:
                 return SlotTaken()
             rotation = await self._with_power(connection, rotation)
@@ -136,10 +137,8 @@ class Ledger:
 
     async def _with_power(self, connection: AsyncConnection, rotation: Rotation) -> Rotation:
         """The rotation with what is remembered of its server's power, whatever became of earlier rotations."""
-        row = (await connection.execute(promises.power_of(self.starts.account, rotation.server_id))).first()
-        if row is None:
-            return rotation
-        return replace(rotation, power=merged(rotation.power, promises.read_power(row).power))
+        known = await self.starts.kept_by(connection, self.starts.account, rotation.server_id)
+        return rotation if known is None else replace(rotation, power=merged(rotation.power, known.power))
 
     async def save(self, rotation: Rotation, *, alone: bool = False, victim: Snapshot | None = None) -> None:
         """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now. `alone`: see `write`.
@@ -157,6 +156,7 @@ class Ledger:
             saved = await connection.scalar(statements.save(rotation, tenure, epoch=lease.epoch, unknown=unknown))
             if saved is not None and rotation.power.asked:
                 await promises.write(connection, record, alone=alone)
+            await self.starts.note_learnt(connection)
             count = await self._lives.count(connection) if rotation.creation.create_open == 0.0 else 0
         await self._lives.note(count)
         if saved is None:
@@ -207,7 +207,7 @@ class Ledger:
             self._owner,
             account=self.starts.account,
             held=self._held,
-            server_id=server_id,
+            server_ids=None if server_id is None else self.starts.ids_of(server_id),
             everything=everything,
             now=time.time(),
             lease=self.lease,
@@ -277,7 +277,8 @@ class Ledger:
 
     async def history(self, server_id: str | None = None, *, limit: int = 20) -> list[Rotation]:
         """The latest rotations, newest first, open ones too."""
-        return await self._bodies(statements.history(server_id, limit))
+        ids = None if server_id is None else self.starts.ids_of(server_id)
+        return await self._bodies(statements.history(ids, limit))
 
     async def told_of(self, server_ids: Collection[str], snapshot_ids: Collection[str]) -> list[Rotation]:
         """The rotations of a server that may have taken or deleted one of these snapshots, or have tried to."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from snaprotd.core.errors import Temporary
 from snaprotd.core.model import Server, Snapshot
+from snaprotd.provider.identity import Identities
 from snaprotd.provider.token import TokenSource
 
 Guard = Callable[[], None]
@@ -72,11 +73,18 @@ class Provider(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
+    @property
+    def identities(self) -> Identities:
+        """Which ids are one server's: what its answers have shown, and what it was told of before."""
+
     async def servers(self, *, urgent: bool = False) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
 
     async def server(self, server_id: str, *, urgent: bool = False) -> Server:
-        """Raises `NotFound` where the account has no such server."""
+        """The server that has this id among others. Raises `NotFound` where the account has it by none of them.
+
+        Raises `Anothers` where the id is another server's by now.
+        """
 
     async def snapshots(self, server_id: str | None = None, *, urgent: bool = False) -> list[Snapshot]:
         """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""

@@ -7,7 +7,7 @@ sees older facts, so what was done before the look shows in it, as far as the pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,7 @@ from typing import TypeVar
 from snaprotd.core.errors import CloudError
 from snaprotd.core.model import DOUBT, Server, Snapshot, SnapshotState
 from snaprotd.provider import Doubtful, Provider
-from snaprotd.provider.identity import Names, by_any_id
+from snaprotd.provider.identity import Names, by_any_id, found_among
 from snaprotd.provider.memory import Memory
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
 
@@ -55,7 +55,7 @@ class Inventory:
         `foresees`: this process only looks, and takes what has failed to stay so, as the next rotation may find it.
         """
         self._cloud = cloud
-        self._names = Names(called)
+        self._names = Names(called, cloud.identities)
         self._memory = Memory(foresees=foresees)
         self._few = few
         self._snapshot_rounds: dict[bool, Rounds[tuple[Snapshot, ...]]] = {
@@ -78,10 +78,29 @@ class Inventory:
     def call(self, server_ids: Iterable[str]) -> None:
         """The ids by which servers are called from now on, wherever they have others as well."""
         self._names.call(server_ids)
+        self._rename()
+
+    def _rename(self) -> None:
+        """Have what is known of each server under the id by which it is shown now."""
+        shown = self._names.shown
+        self._known = {shown(one): _as_of(shown(one), held) for one, held in self._known.items()}
+        self._servers = {shown(one): server.called(shown(one)) for one, server in self._servers.items()}
+        self._empty_since = {shown(one): since for one, since in self._empty_since.items()}
+        self._memory.rename(shown)
+
+    def shown(self, server_id: str) -> str:
+        """The id under which the server is shown that has this one."""
+        return self._names.shown(server_id)
+
+    def remember(self, groups: Iterable[Collection[str]]) -> None:
+        """Each of these are ids of one server, as it was once known. More than two of one tell nothing for certain."""
+        for ids in groups:
+            if len(ids) == 2:
+                self._cloud.identities.learn(ids)
 
     def ids_of(self, server_id: str) -> frozenset[str]:
         """Every id that the server is known by."""
-        return self._names.ids_of(server_id)
+        return self._cloud.identities.of(server_id)
 
     @property
     def known(self) -> Mapping[str, ServerHoldings]:
@@ -135,9 +154,9 @@ class Inventory:
         """The token is another one now."""
         self._owner = ""
 
-    async def has(self, server_id: str) -> bool:
-        """Whether a whole list of the account's servers, as of now, shows the server. Raises as `servers` does."""
-        return server_id in by_any_id(await self.servers(urgent=True))
+    async def find(self, ids: Collection[str]) -> Server | None:
+        """The server that has these ids in a whole list of the account, as of now. Raises as `servers` does."""
+        return found_among(await self.servers(urgent=True), ids)
 
     async def refresh(self) -> None:
         """List the whole account.
@@ -190,7 +209,7 @@ class Inventory:
             await asyncio.gather(*map(look, ids))
             return
         # One that is not listed, and whose other ids are not known, may be listed by those: it is asked for by itself.
-        untold = {one for one in ids if one not in self._names and one not in lists}
+        untold = {one for one in ids if one not in self._cloud.identities and one not in lists}
         for server_id in ids - untold:
             seen = lists.get(self._names.shown(server_id), ())
             deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
@@ -198,18 +217,16 @@ class Inventory:
 
     async def _answer_servers(self, ids: frozenset[str], deliver: Deliver[Server], *, urgent: bool) -> None:
         async def look(server_id: str) -> None:
-            seen = await _outcome(self._cloud.server(server_id, urgent=urgent))
-            if isinstance(seen, Server):
-                self._names.as_called([seen])
-            deliver(server_id, seen)
+            deliver(server_id, await _outcome(self._cloud.server(server_id, urgent=urgent)))
 
         found: Mapping[str, Server] = {}
         if not self._is_cheaper_singly(ids, "servers"):
             found = by_any_id(await self._readable_servers(urgent=urgent))
-        for server_id in ids & found.keys():
+        told = {one for one in ids & found.keys() if self._cloud.identities.holder(one) is None}
+        for server_id in told:
             deliver(server_id, found[server_id].called(server_id))
         # That a server does not exist is for its own 404 to say: a list may be short, or have an unreadable entry.
-        await asyncio.gather(*map(look, ids - found.keys()))
+        await asyncio.gather(*map(look, ids - told))
 
     def _is_cheaper_singly(self, ids: frozenset[str], what: str) -> bool:
         """A large account has many pages; asking for a few dozen servers one by one is then fewer requests."""
@@ -273,6 +290,7 @@ class Inventory:
         doubt = self._sudden_emptiness(server_id, had_some and not seen)
         if doubt is not None:
             return doubt
+        seen = tuple(one if one.server_id == server_id else replace(one, server_id=server_id) for one in seen)
         seen = self._memory.marked(server_id, seen)
         if held is None:
             self._known[server_id] = ServerHoldings(snapshots=seen, seen_at=began)
@@ -305,3 +323,11 @@ async def _outcome(asked: Awaitable[T]) -> T | Exception:
         return await asked
     except Exception as error:
         return error
+
+
+def _as_of(server_id: str, held: ServerHoldings) -> ServerHoldings:
+    return replace(
+        held,
+        server=held.server and held.server.called(server_id),
+        snapshots=tuple(replace(one, server_id=server_id) for one in held.snapshots),
+    )

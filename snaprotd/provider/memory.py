@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -30,6 +31,10 @@ class Memory:
         """`foresees`: whatever is shown is taken to last."""
         self._foresees = foresees
         self._servers: dict[str, _Server] = {}
+
+    def rename(self, shown: Callable[[str], str]) -> None:
+        """Servers are shown under other ids from now on."""
+        self._servers = {shown(one): known for one, known in self._servers.items()}
 
     def marked(self, server_id: str, listed: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
         """The snapshots of a server, each with what earlier lists say of it."""

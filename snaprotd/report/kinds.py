@@ -84,7 +84,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "not_starting": Kind(
             severity=ALARM,
-            says="the server has been asked to start {number} times and is not running yet",
+            says="the server is to be started, and {why_it_is_not}",
             do="Start it in the provider's panel, and call the provider if that fails too: snaprotd goes on asking.",
             alerts=("SnaprotdServerDoesNotStart",),
         ),

@@ -15,7 +15,7 @@ from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import clock, count, duration, listed
 from snaprotd.report.assessment import Assessment
 from snaprotd.report.kinds import Problem
-from snaprotd.report.rows import BLOCKED, blocked_words
+from snaprotd.report.rows import BLOCKED, blocked_words, not_started_words
 
 TIME_CHANGE = timedelta(hours=1)
 """What a day may be longer by, in autumn."""
@@ -106,8 +106,8 @@ def _of_power(situation: ServerSituation) -> Iterator[Problem]:
         return
     if situation.now - running.power.held_off_since > _longest(running.policy):
         yield _there_is("held_off_too_long")
-    elif running.step is Step.START and running.power.starts > 1:
-        yield _there_is("not_starting", number=running.power.starts)
+    elif running.step is Step.START and (why := not_started_words(running.power)):
+        yield _there_is("not_starting", why_it_is_not=why)
 
 
 def without_rotation(

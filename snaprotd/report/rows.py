@@ -11,6 +11,7 @@ from snaprotd.core.holds import bears_our_name, hold_in_words, hold_named, hold_
 from snaprotd.core.model import Machine, Owner, Server, Snapshot
 from snaprotd.core.ownership import owner_of
 from snaprotd.core.policy import Policy, stops_itself
+from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.retention import Decision, rules_in_words
 from snaprotd.core.room import Room
@@ -173,6 +174,13 @@ def planned_rows(assessment: Assessment) -> list[Json]:
         }
         for decision in assessment.plan.decisions
     ]
+
+
+def not_started_words(power: Power) -> str:
+    """Why a server that is to be started is not on yet; empty where that need not be told."""
+    if power.missing_for is not None:
+        return "the account has it by none of the ids that it was known by"
+    return f"has been asked for that {power.starts} times, and is not running yet" if power.starts > 1 else ""
 
 
 def busy_words(rotation: Rotation) -> str:

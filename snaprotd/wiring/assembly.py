@@ -60,6 +60,8 @@ async def open_ledger_to_read(config: Config) -> AsyncIterator[Ledger | None]:
         yield None
         return
     async with await open_ledger(config, lock=False) as ledger:
+        with suppress(LedgerError):
+            await ledger.starts.go_by_noted_ids()
         try:
             yield ledger
         except (ValueError, TypeError, KeyError) as error:  # of what its rows should hold, it holds something else
@@ -100,6 +102,8 @@ async def open_tools(
                 make_folder(folder)
         note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
         inventory = Inventory(cloud, called=config.server_ids)
+        await know_ids(ledger, inventory)
+        cloud.identities.learnt = ledger.starts.learn_ids
         try:
             await demand_own_account(ledger, inventory)
             await _adopt(ledger)
@@ -153,6 +157,7 @@ async def tools_by_terms(
     ):
         ledger.starts.account = account_at(terms.base_url)
         inventory = Inventory(cloud)
+        await know_ids(ledger, inventory)
         try:
             yield Tools(
                 cloud=cloud,
@@ -186,6 +191,13 @@ async def ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
         return
     async with ledger:
         yield ledger
+
+
+async def know_ids(ledger: Ledger, inventory: Inventory) -> None:
+    """Have both know by which ids servers were ever known, and go by the same from now on."""
+    with suppress(LedgerError):  # what is owed is started all the same
+        inventory.remember(await ledger.starts.ids_noted())
+    ledger.starts.ids_of = inventory.ids_of
 
 
 def _exists(path: Path) -> bool:

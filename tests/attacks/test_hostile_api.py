@@ -344,7 +344,7 @@ async def test_an_account_that_shows_other_servers_in_every_list_is_not_remember
         inventory = Inventory(api)
         for _again in range(30):
             await inventory.refresh()
-        for known in (api._ids._beside, inventory._names._identities._beside, inventory._names._shown):
+        for known in (api.identities._beside, inventory._names._first):
             assert len(known) <= 100
             assert all(len(one) <= 2 for one in known.values() if isinstance(one, set))
         assert len(inventory._memory._servers) <= 100

@@ -25,7 +25,7 @@ from snaprotd.core.model import Server, ServerState
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.daemon.last_resort import pay_what_is_owed
-from snaprotd.daemon.slots.schedules import Remembered
+from snaprotd.daemon.ledger_watch import Remembered
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.token import TokenError, token_source
 from snaprotd.web.protection import Protection

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from snaprotd.core.holds import FOREVER, RELEASED
+from snaprotd.core.holds import FOREVER, RELEASED, snapshot_name
 from snaprotd.engine.recollections import Recollections
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
@@ -55,3 +55,22 @@ async def test_what_a_person_says_of_a_hold_is_known_though_the_list_is_the_same
             known = recollections.held(server_id)
             assert known is not None
             assert known.snapshots[0].hold == until
+
+
+async def test_a_snapshot_that_the_ledger_was_not_asked_for_yet_is_called_nobody_elses(tmp_path: Path) -> None:
+    account = Account(1)
+    name = snapshot_name("main", now())
+    async with opened(account) as inventory, await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
+        await ledger.probe()
+        recollections = Recollections(inventory, ledger, now)
+        await inventory.refresh()
+        await recollections.refresh("main")
+        account.snapshots = [*account.snapshots, entry(102, 1, name=name)]
+        await inventory.snapshots("1")
+        shown = recollections.held("1")
+        assert shown is not None
+        assert [one.in_ledger for one in shown.snapshots if one.name == name] == [None]
+        await recollections.refresh("main")
+        asked = recollections.held("1")
+        assert asked is not None
+        assert [one.in_ledger for one in asked.snapshots if one.name == name] == [False]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from snaprotd.core import power
 from snaprotd.core.policy import Rules
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
-from snaprotd.core.rotation import Rotation, Step
-from snaprotd.ledger.claims import Claimed
+from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.ledger.claims import Claimed, SlotTaken
+from snaprotd.ledger.salvage import salvaged
 from snaprotd.ledger.store import Ledger
 from tests.support.policies import a_policy
 from tests.support.rotations import changed
@@ -41,6 +44,57 @@ async def test_what_a_rotation_promises_is_kept_with_its_server_and_in_a_copy(tm
         await ledger.save(promised)
         assert await ledger.starts.owed() == [ledger.starts.record_of(promised)]
         assert ledger.starts.copies.read() == [ledger.starts.record_of(promised)]
+
+
+# -- one server by several ids -----------------------------------------------------------------------------------------
+
+TEXT = "0b9c-u"
+BOTH = frozenset({"12345", TEXT})
+
+
+def by_both(ledger: Ledger) -> None:
+    """As where both ids are known for one server's."""
+    ledger.starts.account = "vps.invalid"
+    ledger.starts.ids_of = lambda one: BOTH if one in BOTH else frozenset({one})
+
+
+async def test_what_is_owed_under_one_id_of_a_server_is_owed_once_and_paid_under_another(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    async with await Ledger.open(path, owner="one") as ledger:
+        await ledger.starts.save(stopped(1))
+        by_both(ledger)
+        claim = await ledger.claim(replace(BEGUN, server_id=TEXT))
+        assert isinstance(claim, Claimed)
+        assert claim.rotation.power.is_owed
+        await ledger.save(replace(claim.rotation, power=power.promised(claim.rotation.power, SLOT)))
+        (owed,) = await ledger.starts.owed()
+        (copy,) = ledger.starts.copies.read()
+        assert owed.ids == copy.ids == BOTH
+        (kept,) = salvaged(path)
+        await ledger.starts.save(replace(kept, power=replace(power.released(kept.power), unstruck=False)))
+        assert await ledger.starts.owed() == await ledger.starts.followed() == []
+        assert ledger.starts.copies.read() == salvaged(path) == []
+
+
+async def test_the_ids_of_a_server_outlive_the_process_that_learnt_them(tmp_path: Path) -> None:
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        ledger.starts.learn_ids(BOTH)
+        await ledger.starts.note_ids()
+        await ledger.starts.save(stopped(1).known_by({"777"}))
+    async with await Ledger.open(tmp_path / "state.db", owner="two") as ledger:
+        assert set(await ledger.starts.ids_noted()) == {BOTH, frozenset({"12345", "777"})}
+        await ledger.starts.go_by_noted_ids()
+        assert ledger.starts.ids_of(TEXT) == BOTH
+
+
+async def test_a_slot_that_was_run_under_one_id_of_a_server_is_taken_under_another(tmp_path: Path) -> None:
+    ended = replace(BEGUN, step=Step.DONE, result=Result.SUCCESS, finished_at=SLOT)
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        assert isinstance(await ledger.claim(BEGUN), Claimed)
+        await ledger.save(ended)
+        by_both(ledger)
+        assert isinstance(await ledger.claim(replace(BEGUN, id="r2", server_id=TEXT)), SlotTaken)
+        assert [one.id for one in await ledger.history(TEXT)] == ["r1"]
 
 
 # -- one record, told by several ---------------------------------------------------------------------------------------

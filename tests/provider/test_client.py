@@ -20,6 +20,7 @@ import pytest
 
 from snaprotd.core.errors import (
     Accepted,
+    Anothers,
     Busy,
     CloudError,
     Full,
@@ -249,6 +250,7 @@ async def test_a_server_asked_for_by_its_uuid_is_recognised_beside_its_id() -> N
     assert (server.id, server.ref) == ("c0-ffee", "c0-ffee")
 
 
+NOWHERE = httpx.Response(404, json={"detail": "Not found."})
 BOTH = {"id": 7, "uuid": "c0-ffee", "name": "web", "status": "active"}
 OTHER = {"id": 8, "uuid": "dead-beef", "name": "db", "status": "active"}
 
@@ -276,6 +278,63 @@ async def test_snapshots_of_a_server_that_nobody_knows_are_no_sign_that_ours_has
 
     async with client(Provider(by=answer)) as api:
         assert isinstance(await error_of(api.snapshots("7")), Doubtful)
+
+
+async def test_a_filter_that_takes_one_form_of_an_id_only_hides_no_snapshot() -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if "snapshots" not in request.url.path:
+            return httpx.Response(200, json=BOTH)
+        by = request.url.params["server_id"]
+        return page([entry(1) | {"server": 7}]) if by == "7" else httpx.Response(400, json={"server_id": ["a number"]})
+
+    async with client(Provider(by=answer)) as api:
+        assert [one.id for one in await api.snapshots("c0-ffee")] == ["1"]
+
+
+async def test_a_server_is_asked_by_another_of_its_ids_where_one_is_unknown_to_the_provider() -> None:
+    asked: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            asked.append(str(request.url.path))
+        if request.url.path.endswith("/servers/"):
+            return page([BOTH])
+        return httpx.Response(200, json=BOTH) if "c0-ffee" in request.url.path else NOWHERE
+
+    async with client(Provider(by=answer)) as api:
+        await api.servers()
+        server = await api.server("7")
+        assert (server.id, server.ref) == ("7", "c0-ffee")
+        await api.power(server, "start", guard=lambda: None)
+        await api.power((await api.servers())[0], "start", guard=lambda: None)
+    assert [one.split("/")[-3] for one in asked] == ["c0-ffee", "7", "c0-ffee"]
+
+
+async def test_a_number_that_was_given_to_another_server_is_neither_ones_for_certain() -> None:
+    listed = [BOTH, OTHER]
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        its = [one for one in listed if request.url.path.split("/")[-2] in (str(one.get("id")), one["uuid"])]
+        return page(listed) if not its else httpx.Response(200, json=its[0])
+
+    async with client(Provider(by=answer)) as api:
+        await api.servers()
+        listed[:] = [{**BOTH, "id": 9}, {**OTHER, "id": 7}]
+        assert isinstance(await error_of(api.server("7")), Anothers)
+        assert (await api.server("c0-ffee")).name == "web"
+        assert (await api.server("dead-beef")).name == "db"
+
+
+async def test_a_server_that_the_provider_gives_another_uuid_keeps_its_number() -> None:
+    listed = [BOTH]
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return page(listed) if request.url.path.endswith("/servers/") else httpx.Response(200, json=listed[0])
+
+    async with client(Provider(by=answer)) as api:
+        await api.servers()
+        listed[:] = [{**BOTH, "uuid": "c0-ffee-2"}]
+        assert (await api.server("7")).name == "web"
 
 
 async def test_a_server_that_is_known_by_two_ids_may_answer_with_the_other_one_alone() -> None:

@@ -491,7 +491,8 @@ async def test_the_account_is_shown_under_the_ids_that_the_configuration_uses() 
             "2": "2",
             "3": "3",
         }
-        assert [await inventory.has(one) for one in ("1", "u-1", "u-9")] == [True, True, False]
+        found = [await inventory.find({one}) for one in ("1", "u-1", "u-9")]
+        assert [one and one.name for one in found] == ["web-1", "web-1", None]
         inventory.call(["1"])
         await inventory.refresh()
         assert set(inventory.known) == {"1", "2", "3"}

@@ -106,6 +106,13 @@ def held_off(*, starts: int = 0, minutes: float = 5, held_off: bool = True) -> S
     return replace(WELL, running=replace(ROTATION, power=power))
 
 
+def not_found() -> ServerSituation:
+    """As `held_off`, and the account has no such server."""
+    running = held_off().running
+    assert running is not None
+    return replace(WELL, running=replace(running, power=replace(running.power, missing_for=0.0)))
+
+
 STOPPED = replace(TARGET, policy=replace(TARGET.policy, stop_first=True))
 ON_IT = replace(WELL, target=STOPPED)
 REFUSED = replace(FAILED, failed_step=Step.LOOK, error=stops_itself(STOPPED.policy, SERVER, WELL.machine))
@@ -126,6 +133,7 @@ OF_A_SERVER = {
     "off for a while": (held_off(), []),
     "asked to start once": (held_off(starts=1), []),
     "asked to start twice": (held_off(starts=2), ["not_starting"]),
+    "to be started, and not found": (not_found(), ["not_starting"]),
     "off for 46 minutes": (held_off(starts=9, minutes=46), ["held_off_too_long"]),
     "on again after 46 minutes": (held_off(held_off=False, minutes=46), []),
     "watched for two hours": (replace(WELL, running=replace(ROTATION, power=WATCHED)), []),

@@ -36,6 +36,7 @@ from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import VpsOrg
 from snaprotd.simulator import Reply, Request, SimSnapshot, World
+from snaprotd.wiring.assembly import know_ids
 from tests.support.rotations import changed
 from tests.support.world_transport import WorldTransport
 
@@ -206,6 +207,7 @@ class Story:
         ledger: Any = await MortalLedger.open(self.ledger_path, owner=uuid.uuid4().hex, lock=False)
         ledger.moment, ledger.gate = moment, gate
         inventory = Inventory(cloud)
+        await know_ids(ledger, inventory)
         try:
             yield Tools(
                 cloud=cloud,

@@ -42,6 +42,7 @@ async def leave_off(config: Config, name: str, reason: str) -> str | None:
             async with ledger_or_none(place, terms_of(config)) as before:
                 before.starts.account = account_of(config)
                 with suppress(LedgerError):  # that one is told by `snaprotd ledger owed`
+                    await before.starts.go_by_noted_ids()
                     kept = await before.starts.let_go(server_id, words) or kept
     return words if kept else None
 

@@ -66,13 +66,14 @@ async def read_let_go(config: Config, name: str) -> str:
 
 async def id_in(ledger: Ledger, config: Config, name: str) -> str:
     """A server's id by its id, by our label now, or by the label it had in a rotation."""
-    configured = [one.server_id for one in resolve(config, None) if name in (one.server_id, one.label)]
+    ids = ledger.starts.ids_of(name)
+    configured = [one.server_id for one in resolve(config, None) if one.server_id in ids or one.label == name]
     if configured:
         return configured[0]
     latest = [*(await ledger.latest()).values(), *await ledger.open_rotations()]
     known = [(one.server_id, one.label) for one in latest]
     known += [(one.server_id, one.label) for one in await ledger.starts.owed()]
-    found = [names[0] for names in known if name in names]
+    found = [server_id for server_id, label in known if server_id in ids or label == name]
     if not found:
         raise UnknownServer(f"no server is named {name}, in {config.path} or in the ledger")
     return found[0]
@@ -217,7 +218,7 @@ class _ByHand:
         if self._tools.drain.requested.is_set():
             raise SnaprotdError("it was asked to end before this one began: nothing was done")
         new = self._new(target, await self._until(target))
-        match await self._tools.ledger.claim(new, called=self._tools.inventory.ids_of(target.server_id)):
+        match await self._tools.ledger.claim(new):
             case Claimed(rotation=ours):
                 return ours
             case ServerBusy(open=busy):

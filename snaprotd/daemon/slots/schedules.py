@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -13,15 +12,15 @@ from snaprotd.config.settings import Config, Target
 from snaprotd.core.admission import LATE, why_shut
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.policy import Kind
-from snaprotd.core.rotation import Result, Rotation
+from snaprotd.core.rotation import Result
 from snaprotd.core.schedule import expected_interval, missed_slots, next_opening, spread_delay
+from snaprotd.daemon.ledger_watch import Remembered
 from snaprotd.daemon.slots.retries import Retries
 from snaprotd.daemon.slots.timer import SlotTimer
 from snaprotd.engine.board import Board, ServerFacts
 from snaprotd.engine.rotations import Rotations
 from snaprotd.engine.run import Tools
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy
-from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import DaemonMetrics
 from snaprotd.wiring.assembly import new_rotation
 
@@ -31,25 +30,6 @@ AT_ONCE = 20
 """Servers that are taken up before others have a turn: thousands take seconds, and a start may wait meanwhile."""
 
 INSTANT = timedelta(microseconds=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remembered:
-    """What the ledger knows of servers: how far each schedule was seen, and what became of their rotations."""
-
-    marks: Mapping[str, Mark]
-    attempts: Mapping[str, datetime]
-    successes: Mapping[str, datetime]
-    latest: Mapping[str, Rotation]
-
-    @classmethod
-    async def read(cls, ledger: Ledger) -> Remembered:
-        return cls(
-            marks=await ledger.marks(),
-            attempts=await ledger.last_started(),
-            successes=await ledger.last_succeeded(),
-            latest=await ledger.latest(),
-        )
 
 
 class Schedules:
@@ -106,7 +86,7 @@ class Schedules:
         may be run. Otherwise nothing runs before its next slot: not for being new, edited, or unpaused.
         """
         marks: list[Mark] = []
-        before, self.targets = self.targets, {target.server_id: target for target in targets}
+        before, self.targets = self._renamed(), {target.server_id: target for target in targets}
         self._board.show_only({target.server_id: target.label for target in targets})
         for number, gone in enumerate(before.keys() - self.targets.keys()):
             if number % AT_ONCE == 0:
@@ -131,8 +111,23 @@ class Schedules:
                     marks += await self._admit(target, remembered.marks.get(target.server_id), at_start=at_start)
                 except Exception:
                     log.exception("internal error: this server's schedule is not told", server=target.label)
+            elif old.server_id != target.server_id:
+                seen = self._seen[target.server_id]
+                self._set_timer(target, since=max(self._now(), seen + _delay(target)))
+                marks.append(self._mark(target, seen))
         await self._set_marks(marks)
         self._tell_next_runs(targets)
+
+    def _renamed(self) -> dict[str, Target]:
+        """The targets by the ids by which they are called now; their schedules go on as they were."""
+        called = self._board.called
+        for one in [one for one in self.targets if called(one) != one]:
+            self._timer.remove(one)
+            if one in self._seen:
+                self._seen[called(one)] = self._seen.pop(one)
+            if one in self._unclaimed:
+                self._unclaimed[called(one)] = self._unclaimed.pop(one)
+        return {called(one): target for one, target in self.targets.items()}
 
     async def _admit(self, target: Target, mark: Mark | None, *, at_start: bool) -> list[Mark]:
         """Begin to tell of a server's slots: those from now on, and before them what was missed, if anything was.

@@ -9,10 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from dataclasses import replace
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -27,6 +24,7 @@ from snaprotd.provider.token import TokenSource
 from snaprotd.provider.vps_org import answers, refusals
 from snaprotd.provider.vps_org.body import UnreadableError, read_json, said
 from snaprotd.provider.vps_org.calls import SNAPSHOTS, Call, Line, Reply, Transport
+from snaprotd.provider.vps_org.one_server import Listed, OneServer, by_any_id
 
 MAX_PAGES = 1000
 MAX_LIST = 64 * 1024 * 1024
@@ -70,7 +68,8 @@ class VpsOrg:
         redactor.hide(token.secrets)
         self._attempts = attempts
         self._observer: RequestObserver = observer or NullObserver()
-        self._ids = Identities()
+        self.identities = Identities()
+        self._one = OneServer(self.identities, self._server, self.servers, self._snapshots)
         self._line = Line(
             self._base,
             requests_per_second=requests_per_second,
@@ -101,31 +100,29 @@ class VpsOrg:
     async def servers(self, *, urgent: bool = False) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
         servers, doubts, complaint = await self._list("/servers/", {}, answers.read_server, urgent=urgent)
-        for server in servers:
-            self._ids.learn(server.ids)
+        self.identities.learn_listed(servers)
         if doubts or complaint:
             raise Doubtful(_because("the list of servers", doubts, complaint), readable=tuple(servers))
         return servers
 
     async def server(self, server_id: str, *, urgent: bool = False) -> Server:
-        """Raises `NotFound` where the account has no such server."""
+        """The server, asked for by any of its ids. Raises `NotFound` where the account has it by none.
+
+        Raises `Anothers` where the id is another server's by now.
+        """
+        return await self._one.server(server_id, urgent=urgent)
+
+    async def _server(self, server_id: str, *, urgent: bool) -> Server:
         call = self._call("GET", "/servers/{id}/", server_id, urgent=urgent)
-        known_as = self._ids.of(server_id)
-        server = await self._retried(call, lambda body: answers.read_server(body, asked=server_id, known_as=known_as))
-        self._ids.learn(server.ids)
-        return server.called(server_id)
+        known_as = self.identities.of(server_id)
+        return await self._retried(call, lambda body: answers.read_server(body, asked=server_id, known_as=known_as))
 
     async def snapshots(self, server_id: str | None = None, *, urgent: bool = False) -> list[Snapshot]:
         """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""
-        query = {} if server_id is None else {"server_id": _checked(server_id)}
-        found, doubts, complaint = await self._list(
-            SNAPSHOTS, query, lambda entry: answers.read_snapshot(entry, asked=server_id), urgent=urgent
-        )
-        if server_id is not None:
-            # The provider may not know the filter, and give the whole account's.
-            of_server = self._ids.of(server_id) if complaint else await self._ids_among(found, server_id)
-            found = [replace(one, server_id=server_id) for one in found if of_server & _server_ids(one)]
-            doubts = [one for one in doubts if one.server_id is None or one.server_id in of_server]
+        if server_id is None:
+            found, doubts, complaint = await self._snapshots(urgent=urgent)
+        else:
+            found, doubts, complaint = await self._one.snapshots(_checked(server_id), urgent=urgent)
         if doubts or complaint:
             concerned = frozenset(one.server_id for one in doubts if one.server_id is not None)
             limited = complaint is None and all(one.server_id is not None for one in doubts)
@@ -141,9 +138,13 @@ class VpsOrg:
 
         Raises `Unclear` where it may have been carried out, or may yet be. After every other error it was not.
         """
-        body = {"server_id": server.ref, "name": name, "description": description}
-        call = self._call("POST", SNAPSHOTS, body=body, guard=guard, urgent=urgent)
-        return await self._once(call, lambda answer: answers.read_created(answer, server, name))
+
+        def create(ref: int | str) -> Awaitable[Snapshot]:
+            body = {"server_id": ref, "name": name, "description": description}
+            call = self._call("POST", SNAPSHOTS, body=body, guard=guard, urgent=urgent)
+            return self._once(call, lambda answer: answers.read_created(answer, server, name))
+
+        return await by_any_id(server, create)
 
     async def delete_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
         """A snapshot that does not exist is success."""
@@ -158,9 +159,13 @@ class VpsOrg:
 
         A start is urgent.
         """
-        body, urgent = {"action": action}, action == "start"
-        call = self._call("POST", "/servers/{id}/power/", server.id, body=body, guard=guard, urgent=urgent)
-        await self._once(call, lambda _: None)
+
+        def switch(ref: int | str) -> Awaitable[None]:
+            body, urgent = {"action": action}, action == "start"
+            call = self._call("POST", "/servers/{id}/power/", str(ref), body=body, guard=guard, urgent=urgent)
+            return self._once(call, lambda _: None)
+
+        await by_any_id(server, switch)
 
     async def restore_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
         """Overwrite the server with the snapshot."""
@@ -173,29 +178,15 @@ class VpsOrg:
 
     # -- lists ---------------------------------------------------------------------------------------------------
 
-    async def _ids_among(self, found: list[Snapshot], server_id: str) -> frozenset[str]:
-        """The ids by which these snapshots may name the server that they were asked for.
-
-        They may all name it by another id: the servers' own entries say whether that is its. Else raises `Doubtful`.
-        """
-        named = {one for snapshot in found for one in _server_ids(snapshot)}
-        for snapshot in found:
-            if snapshot.server_also:
-                self._ids.learn(_server_ids(snapshot))
-        for learn in (partial(self.server, server_id), self.servers):
-            if named & self._ids.of(server_id) or all(one in self._ids for one in named):
-                return self._ids.of(server_id)
-            with suppress(NotFound, Doubtful):
-                await learn()
-        ids = self._ids.of(server_id)
-        if len(named) == 1 and not named & ids and not any(one in self._ids for one in named):
-            other = said(named.pop())
-            raise Doubtful(f"the snapshots of server {server_id} are listed as those of {other}, an unknown one")
-        return ids
+    async def _snapshots(self, by: str | None = None, *, asked: str | None = None, urgent: bool) -> Listed[Snapshot]:
+        query = {} if by is None else {"server_id": by}
+        return await self._list(
+            SNAPSHOTS, query, lambda entry: answers.read_snapshot(entry, asked=asked), urgent=urgent
+        )
 
     async def _list(
         self, endpoint: str, query: dict[str, str], read: Callable[[Any], T], *, urgent: bool = False
-    ) -> tuple[list[T], list[UnreadableError], str | None]:
+    ) -> Listed[T]:
         """All entries of a list by their ids, the entries that could not be read, and why the list is not complete."""
         entries: dict[str, T] = {}
         doubts: list[UnreadableError] = []
@@ -327,10 +318,6 @@ def _pause_after(error: Temporary, attempt: int, *, urgent: bool) -> float | Non
         jitter = random.uniform(0, JITTER)  # noqa: S311 - nothing secret
         return min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** (attempt - 1) + jitter)
     return max(SHORTEST_PAUSE, error.retry_after) if error.retry_after <= LONGEST_RETRY_AFTER else None
-
-
-def _server_ids(one: Snapshot) -> set[str]:
-    return {one.server_id, *one.server_also}
 
 
 def _place(url: httpx.URL) -> tuple[str, str, int | None]:
