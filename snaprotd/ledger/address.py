@@ -1,21 +1,15 @@
 """Where a ledger is, what it is called wherever that is shown, and which ones were in force. Loads no database.
 
-And whose its files are: no other local user may have us write into theirs, nor leave us one that we believe. And who
-has it open: a lock beside the file tells whether another process does, here or on another host.
+And whose its files are: no other local user may have us write into theirs, nor leave us one that we believe.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import socket
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -157,156 +151,3 @@ def _hand_over(descriptor: int, folder: Path) -> None:
         owner = os.stat(folder)
         with suppress(PermissionError):  # root of a container, or over a network, may give nothing away
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
-
-
-# -- who has it open -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class FolderLock:
-    """A shared lock, held until `release`. The kernel lets go of it when the process dies, however it dies.
-
-    The folder itself is locked too: somebody may remove the file of the lock under a living process, and a new one
-    would be another. Ledgers that share a folder are then not told apart, which costs the patience of a lease at the
-    most.
-
-    SQLite's write-ahead log needs memory that all its users share, so a folder that two hosts mount must not be used
-    by both. Two processes on one host may: the leases in the ledger keep them apart.
-    """
-
-    descriptor: int
-    was_alone: bool
-    """No other process held the lock when this one came."""
-    folder: Path
-
-    @classmethod
-    def acquire(cls, path: Path) -> FolderLock:
-        """Lock `path` + ".lock". Raises `LedgerError` where a process on another host holds it."""
-        if not path.name or os.path.isdir(path):
-            raise LedgerError(f"{path} is a folder: `state` must name a file, such as {path / 'state.db'}")
-        lock = path.with_name(path.name + ".lock")
-        try:
-            descriptor = open_private(lock)
-        except OSError as error:
-            raise LedgerError(
-                f"cannot open {lock}: {error.strerror}. `state` must name a file in a folder that exists and that "
-                f"{_user()} may write to"
-            ) from error
-        try:
-            was_alone = _take_lock(descriptor, lock)
-            return cls(descriptor, _Folders.join(lock.parent) and was_alone, lock.parent)
-        except BaseException:
-            os.close(descriptor)
-            raise
-
-    @staticmethod
-    def is_free(path: Path) -> bool:
-        """Whether no process has the ledger at `path` open, for certain: whoever holds a lease in it is dead.
-
-        Nothing is made for it, and nothing stays locked.
-        """
-        return _is_free(path.with_name(path.name + ".lock")) and _is_free(path.absolute().parent)
-
-    def release(self) -> None:
-        os.close(self.descriptor)
-        _Folders.leave(self.folder)
-
-
-class _Folders:
-    """The folders that this process has locked, each once however many ledgers are in it."""
-
-    held: ClassVar[dict[Path, tuple[int, int]]] = {}
-    """The descriptor, and how many ledgers of ours there are."""
-
-    @classmethod
-    def join(cls, folder: Path) -> bool:
-        """Lock it; False if another process has it too. Where that cannot be told, the lock beside the file must do."""
-        folder = folder.absolute()
-        try:
-            descriptor, users = cls.held.get(folder) or (os.open(folder, os.O_RDONLY | os.O_CLOEXEC), 0)
-        except OSError:
-            return True
-        cls.held[folder] = (descriptor, users + 1)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_alone = True
-        except OSError as error:
-            is_alone = not isinstance(error, BlockingIOError)
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return is_alone
-
-    @classmethod
-    def leave(cls, folder: Path) -> None:
-        descriptor, users = cls.held.pop(folder.absolute(), (None, 0))
-        if descriptor is not None and users > 1:
-            cls.held[folder.absolute()] = (descriptor, users - 1)
-        elif descriptor is not None:
-            os.close(descriptor)
-
-
-def _is_free(place: Path) -> bool:
-    try:
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        return isinstance(error, FileNotFoundError)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def _take_lock(descriptor: int, lock: Path) -> bool:
-    """Take the shared lock; True if nobody else had it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        _refuse_another_host(_read_holder(descriptor), lock)
-        return False
-    except OSError:
-        return False  # a file system without locks: it cannot be told, and the leases must do
-    if _is_a_locks(descriptor):
-        with suppress(OSError):  # on a full disk the lock holds all the same; only another host's message is poorer
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(_here()).encode(), 0)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    return True
-
-
-def _is_a_locks(descriptor: int) -> bool:
-    """Whether what the file holds was written as below, or is nothing, as after a crash: else it is not cut."""
-    content = os.pread(descriptor, 4096, 0)
-    return content.startswith(b'{"boot"') or not content.strip(b"\0")
-
-
-def _refuse_another_host(holder: dict[str, Any], lock: Path) -> None:
-    if holder.get("boot") not in (None, _here()["boot"]):
-        raise LedgerError(
-            f"{lock} is held by snaprotd on another host ({holder.get('host')}, process {holder.get('pid')}): "
-            "an SQLite ledger must not be shared between hosts. Stop that one, or give this one its own `state`"
-        )
-
-
-def _read_holder(descriptor: int) -> dict[str, Any]:
-    try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
-    except ValueError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
-
-
-def _here() -> dict[str, Any]:
-    # The boot id is the kernel's: containers on one host share it, though not their host names.
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        boot = socket.gethostname()
-    return {"boot": boot, "host": socket.gethostname(), "pid": os.getpid()}
-
-
-def _user() -> str:
-    return f"user {os.getuid()}"

@@ -26,10 +26,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from snaprotd.core.creation import Life, cut_off, mark_of_life
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, merged
-from snaprotd.ledger import statements
 from snaprotd.ledger.address import demand_ours, make_folder, write_anew
 from snaprotd.ledger.promises import read_power, row_of
 from snaprotd.ledger.rows import read_lives, written_lives
+from snaprotd.ledger.sql import notes
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -158,14 +158,14 @@ class Lives:
     async def _read(self, connection: AsyncConnection, now: datetime) -> tuple[tuple[Life, ...], int, bool]:
         """The lives, the count, and whether it is an old copy, which is to count on from ours."""
         beside = await asyncio.to_thread(self._beside)
-        noted = {row.key: row.value for row in await connection.execute(statements.LIVES)}
+        noted = {row.key: row.value for row in await connection.execute(notes.LIVES)}
         lives, count = read_lives(noted.get("lives")), _number(noted.get("count"))
         return (lives, count, False) if count >= beside else (cut_off(lives, now), beside, True)
 
     @staticmethod
     async def _write(connection: AsyncConnection, lives: tuple[Life, ...], count: int, *, is_old: bool) -> None:
-        await connection.execute(statements.note("lives", written_lives(lives)))
-        await connection.execute(statements.note("count", str(count)))
+        await connection.execute(notes.note("lives", written_lives(lives)))
+        await connection.execute(notes.note("count", str(count)))
         if is_old:
             log.warning("the ledger is an old copy, or a new one: what it lacks is ours by the names of snapshots")
 

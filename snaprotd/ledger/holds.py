@@ -17,9 +17,9 @@ from snaprotd.core.errors import DeletionUnderWay, HeldSince
 from snaprotd.core.holds import FOREVER, RELEASED, Hold, hold_in_words, hold_of, told_by_ledger
 from snaprotd.core.model import DELETE_AGAIN_AFTER, Snapshot
 from snaprotd.core.rotation import Rotation
-from snaprotd.ledger import statements
 from snaprotd.ledger.rows import readable
-from snaprotd.ledger.schema import HOLDS, READABLE_WITH_HOLDS
+from snaprotd.ledger.sql import notes, statements
+from snaprotd.ledger.sql.schema import HOLDS, READABLE_WITH_HOLDS
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -58,7 +58,7 @@ class Holds:
             gone = HOLDS.c.snapshot_id.in_([snapshot.id, *(one.ids[0] for one in before)])
             await connection.execute(delete(HOLDS).where(self._ours(), gone))
             await connection.execute(insert(HOLDS).values(row))
-            await connection.execute(statements.note("readable_by", str(READABLE_WITH_HOLDS)))
+            await connection.execute(notes.note("readable_by", str(READABLE_WITH_HOLDS)))
 
     async def said(self) -> frozenset[Hold]:
         """All that was said of the account's snapshots."""

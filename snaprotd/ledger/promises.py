@@ -17,7 +17,7 @@ from snaprotd.core.errors import GroupTaken
 from snaprotd.core.power import Power, given_up
 from snaprotd.core.promise import ServerPower, Terms, as_one, inherited, is_later
 from snaprotd.core.rotation import Rotation
-from snaprotd.ledger.schema import POWERS
+from snaprotd.ledger.sql.schema import POWERS
 
 log = structlog.get_logger("snaprotd.ledger")
 

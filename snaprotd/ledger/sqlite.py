@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.address import demand_ours, files_of, make_folder, name_of, open_private
-from snaprotd.ledger.schema import is_short, migrate
+from snaprotd.ledger.sql.schema import is_short, migrate
 
 log = structlog.get_logger("snaprotd.ledger")
 

@@ -16,9 +16,10 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import given_up
 from snaprotd.core.promise import ServerPower, Terms, as_one, joined
 from snaprotd.core.rotation import Rotation
-from snaprotd.ledger import promises, statements
+from snaprotd.ledger import promises
 from snaprotd.ledger.copies import Copies, Key
 from snaprotd.ledger.rows import read_ids
+from snaprotd.ledger.sql import notes, statements
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -75,7 +76,7 @@ class Starts:
     async def whose(self) -> Possession:
         """The account that the ledger belongs to, as far as it tells."""
         async with self._transaction() as connection:
-            noted = {row.key: row.value for row in await connection.execute(statements.possession())}
+            noted = {row.key: row.value for row in await connection.execute(notes.possession())}
             rows = (await connection.execute(statements.touched())).all()
             powers = [promises.read_power(row) for row in (await connection.execute(promises.followed())).all()]
         account = noted.get("account") or next((row.account for row in rows if row.account), "")
@@ -88,7 +89,7 @@ class Starts:
         async with self._transaction() as connection:
             for key, value in (("account", self.account), ("email", email)):
                 if value:
-                    await connection.execute(statements.note(key, value))
+                    await connection.execute(notes.note(key, value))
 
     def record_of(self, rotation: Rotation) -> ServerPower:
         """The record of a rotation's server, as it is kept."""
@@ -100,7 +101,7 @@ class Starts:
     async def ids_noted(self) -> list[frozenset[str]]:
         """The ids that are one server's each, as far as was noted, and as they are kept with promises."""
         async with self._transaction() as connection:
-            noted = (await connection.execute(statements.ids_noted())).all()
+            noted = (await connection.execute(notes.ids_noted())).all()
             powers = [promises.read_power(row) for row in (await connection.execute(promises.followed())).all()]
         return [*(read_ids(row.value) for row in noted), *(one.ids for one in powers if one.also)]
 
@@ -117,7 +118,7 @@ class Starts:
         """Write down what was learnt of servers' ids."""
         noted = set(self._unnoted)
         if noted:
-            await connection.execute(statements.note_all(), [statements.ids_row(ids) for ids in noted])
+            await connection.execute(notes.note_all(), [notes.ids_row(ids) for ids in noted])
         self._unnoted -= noted
 
     async def note_ids(self) -> None:
@@ -174,12 +175,12 @@ class Starts:
             if await self._restored_since(connection, server_ids, now):
                 return False
             for one in server_ids:
-                await connection.execute(statements.note(statements.restore_of(one), statements.text_of(now)))
+                await connection.execute(notes.note(notes.restore_of(one), statements.text_of(now)))
         return True
 
     async def end_restore(self, server_ids: Collection[str]) -> None:
         async with self._transaction() as connection:
-            await connection.execute(statements.forget_restores(server_ids))
+            await connection.execute(notes.forget_restores(server_ids))
 
     async def is_restored(self, server_ids: Collection[str], now: datetime) -> bool:
         """Whether a person has begun to restore it, and it is not known to be over; for `RESTORE_LASTS` at the most."""
@@ -187,7 +188,7 @@ class Starts:
             return await self._restored_since(connection, server_ids, now)
 
     async def _restored_since(self, connection: AsyncConnection, server_ids: Collection[str], now: datetime) -> bool:
-        begun = map(statements.instant_of, await connection.scalars(statements.restored_since(server_ids)))
+        begun = map(statements.instant_of, await connection.scalars(notes.restored_since(server_ids)))
         return any(at is not None and abs(now - at) < RESTORE_LASTS for at in begun)
 
     async def save(self, kept: ServerPower) -> None:

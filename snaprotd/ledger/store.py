@@ -27,23 +27,23 @@ from snaprotd.core.holds import name_read
 from snaprotd.core.model import Snapshot
 from snaprotd.core.promise import merged
 from snaprotd.core.rotation import Rotation
-from snaprotd.ledger import promises, statements
-from snaprotd.ledger.address import FolderLock, name_of
+from snaprotd.ledger import promises
+from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.copies import Copies, Lives
+from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
-from snaprotd.ledger.schema import MARKS, ROTATIONS
+from snaprotd.ledger.sql import statements
+from snaprotd.ledger.sql.schema import MARKS
 from snaprotd.ledger.sqlite import clear_away, file_of, lacks_tables, open_engine, transaction, turn
 from snaprotd.ledger.starts import Starts
 
 log = structlog.get_logger("snaprotd.ledger")
 
-KEPT_HISTORY = 500
-"""Rotations of each server that are remembered: a year and more of nightly ones."""
 
-
-class Ledger:
+class Ledger(History):
     """One process's view of the ledger. `async with await Ledger.open(...)`.
 
     Every method raises `LedgerError` where the database cannot be read or written, and `LeaseLost` where a
@@ -271,54 +271,6 @@ class Ledger:
             lives = alive_until(await self._lives.known(connection, now), now)  # whoever asks is there now
             holds = await self.holds.said_of(connection, server_ids, snapshots)
         return Recollection(traces=statements.traces_in(rows), lives=lives, holds=holds)
-
-    async def open_rotations(self) -> list[Rotation]:
-        return await self._bodies(statements.open_bodies(self.starts.account))
-
-    async def history(self, server_id: str | None = None, *, limit: int = 20) -> list[Rotation]:
-        """The latest rotations, newest first, open ones too."""
-        ids = None if server_id is None else self.starts.ids_of(server_id)
-        return await self._bodies(statements.history(ids, limit))
-
-    async def told_of(self, server_ids: Collection[str], snapshot_ids: Collection[str]) -> list[Rotation]:
-        """The rotations of a server that may have taken or deleted one of these snapshots, or have tried to."""
-        return await self._bodies(statements.standing_in(self.starts.account, server_ids, snapshot_ids))
-
-    async def forget_old(self, spared: Collection[str] = (), keep: int = KEPT_HISTORY) -> None:
-        """Forget the rotations of a server but for the newest `keep`, the last of each result, and those `spared`."""
-        async with self._transaction() as connection:
-            old = set(await connection.scalars(statements.forgettable(keep))) - set(spared)
-            if old:
-                await connection.execute(statements.FORGET, [{"row": one} for one in old])
-
-    async def latest(self) -> Mapping[str, Rotation]:
-        """For each server its latest rotation that has ended."""
-        return {rotation.server_id: rotation for rotation in await self._bodies(statements.latest())}
-
-    async def last_of(self, server_ids: Collection[str]) -> list[Rotation]:
-        """The last rotation that has ended, if any, of the server that has these ids."""
-        return await self._bodies(statements.last_of(self.starts.account, server_ids))
-
-    async def ended_since(self, instant: datetime) -> list[Rotation]:
-        """The rotations that have ended since, whoever ran them; oldest first."""
-        return await self._bodies(statements.ended_since(instant))
-
-    async def last_started(self) -> Mapping[str, datetime]:
-        """For each server when its latest rotation began."""
-        return await self._latest(statements.latest_of_each(ROTATIONS.c.started_at))
-
-    async def last_succeeded(self) -> Mapping[str, datetime]:
-        """For each server when its latest successful rotation ended."""
-        return await self._latest(statements.latest_success_of_each())
-
-    async def _latest(self, query: Any) -> Mapping[str, datetime]:
-        async with self._transaction() as connection:
-            return statements.latest_in(await connection.execute(query))
-
-    async def _bodies(self, query: Any) -> list[Rotation]:
-        async with self._transaction() as connection:
-            bodies = (await connection.scalars(query)).all()
-        return await statements.in_turns(bodies, readable)
 
     # -- how far the schedules have been seen ------------------------------------------------------------------
 

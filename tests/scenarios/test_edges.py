@@ -22,7 +22,8 @@ from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.claims import Claimed, Mark
-from snaprotd.ledger.store import KEPT_HISTORY, Ledger
+from snaprotd.ledger.history import KEPT_HISTORY
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault
 from snaprotd.wiring.assembly import new_rotation
 from tests.support.daemons import ONE, Watched, a_world, daemon_on, entry, settings, write_config

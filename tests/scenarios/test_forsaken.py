@@ -18,8 +18,8 @@ from snaprotd.config.file import load
 from snaprotd.config.settings import resolve
 from snaprotd.core.power import promised
 from snaprotd.core.rotation import Rotation
-from snaprotd.ledger.address import FolderLock
 from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.store import Ledger
 from snaprotd.wiring.assembly import new_rotation
 from tests.support.daemons import a_world, configure, entry

@@ -15,7 +15,8 @@ from snaprotd.core.errors import LedgerError, NotFound, SnaprotdError, Temporary
 from snaprotd.core.holds import hold_of
 from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
 from snaprotd.core.rotation import Rotation
-from snaprotd.ledger.address import FolderLock, name_of
+from snaprotd.ledger.address import name_of
+from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.starts import RESTORE_LASTS
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Doubtful, NullObserver, Provider

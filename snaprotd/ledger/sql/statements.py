@@ -1,4 +1,4 @@
-"""The ledger's statements, and how instants stand in its rows."""
+"""The statements about rotations and marks, and how instants stand in rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from snaprotd.core.creation import Trace
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.rows import FORMAT, needs_of, read_trace, written_rotation
-from snaprotd.ledger.schema import MARKS, META, POWERS, ROTATIONS
+from snaprotd.ledger.sql.schema import MARKS, POWERS, ROTATIONS
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -29,51 +29,6 @@ AT_ONCE = 100
 """Rows that are read in one go."""
 
 _T = TypeVar("_T")
-
-LIVES = select(META.c.key, META.c.value).where(META.c.key.in_(("lives", "count")))
-
-
-def note(key: str, value: str) -> Any:
-    """Write down something of the whole ledger."""
-    return note_all().values(key=key, value=value)
-
-
-def note_all() -> Any:
-    """Write down what stands in these rows."""
-    insertion = upsert(META)
-    return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
-
-
-def restored_since(server_ids: Collection[str]) -> Select[Any]:
-    """Since when each of these servers is restored by a person."""
-    return select(META.c.value).where(META.c.key.in_(map(restore_of, server_ids)))
-
-
-def forget_restores(server_ids: Collection[str]) -> Any:
-    return delete(META).where(META.c.key.in_(map(restore_of, server_ids)))
-
-
-IDS = "ids of "
-
-
-def ids_noted() -> Select[Any]:
-    """The ids of each server that has several."""
-    return select(META.c.value).where(META.c.key.startswith(IDS, autoescape=True))
-
-
-def ids_row(ids: Collection[str]) -> dict[str, str]:
-    """For `note_all`: one server's, under an id that none but it has."""
-    in_order = sorted(ids, key=lambda one: (one.isdigit(), one))
-    return {"key": f"{IDS}{in_order[0]}", "value": json.dumps(in_order)}
-
-
-def restore_of(server_id: str) -> str:
-    return f"restore {server_id}"
-
-
-def possession() -> Select[Any]:
-    """What is noted of the account that the ledger belongs to."""
-    return select(META.c.key, META.c.value).where(META.c.key.in_(("account", "email")))
 
 
 def touched() -> Select[Any]:

@@ -1,0 +1,57 @@
+"""The statements about what is noted of the whole ledger: one table of keys and values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Select, delete, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from snaprotd.ledger.sql.schema import META
+
+LIVES = select(META.c.key, META.c.value).where(META.c.key.in_(("lives", "count")))
+
+
+def note(key: str, value: str) -> Any:
+    """Write down something of the whole ledger."""
+    return note_all().values(key=key, value=value)
+
+
+def note_all() -> Any:
+    """Write down what stands in these rows."""
+    insertion = upsert(META)
+    return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
+
+
+def restored_since(server_ids: Collection[str]) -> Select[Any]:
+    """Since when each of these servers is restored by a person."""
+    return select(META.c.value).where(META.c.key.in_(map(restore_of, server_ids)))
+
+
+def forget_restores(server_ids: Collection[str]) -> Any:
+    return delete(META).where(META.c.key.in_(map(restore_of, server_ids)))
+
+
+IDS = "ids of "
+
+
+def ids_noted() -> Select[Any]:
+    """The ids of each server that has several."""
+    return select(META.c.value).where(META.c.key.startswith(IDS, autoescape=True))
+
+
+def ids_row(ids: Collection[str]) -> dict[str, str]:
+    """For `note_all`: one server's, under an id that none but it has."""
+    in_order = sorted(ids, key=lambda one: (one.isdigit(), one))
+    return {"key": f"{IDS}{in_order[0]}", "value": json.dumps(in_order)}
+
+
+def restore_of(server_id: str) -> str:
+    return f"restore {server_id}"
+
+
+def possession() -> Select[Any]:
+    """What is noted of the account that the ledger belongs to."""
+    return select(META.c.key, META.c.value).where(META.c.key.in_(("account", "email")))
