@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from snaprotd.core.errors import DeletionUnderWay
+from snaprotd.core.holds import FOREVER
 from snaprotd.core.policy import Retention
 from snaprotd.core.retention import refuse_deletion
 from snaprotd.core.rotation import Result
+from snaprotd.engine.loop import run_rotation
+from snaprotd.engine.run import Run
+from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.store import Ledger
+from snaprotd.simulator import Request
 from tests.scenarios.test_retention import NEW, Scene, at, error_of, ours
+from tests.support.lives import night
+from tests.support.nouns import a_snapshot
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
@@ -88,3 +97,66 @@ async def test_a_refusal_that_may_be_for_the_length_of_the_name_says_so(tmp_path
     plain = Scene(tmp_path)
     plain.faulty("status", status=400, method="POST", path="/snapshots/")
     assert "perhaps" not in error_of(await plain.night())
+
+
+class Person:
+    """Somebody who holds a snapshot when a rotation has come to one of the moments in which it could be stopped."""
+
+    def __init__(self, folder: Path, days: tuple[int, ...], moment: int | None) -> None:
+        """`moment`: its number; None for none."""
+        folder.mkdir()
+        self.scene = Scene(folder, keep=Retention(last=1))
+        self.scene.hold_ours(*days)
+        self.scene.on_request = self._on_request
+        self.victim = self.scene.world.snapshots_of(self.scene.server_id)[0]
+        self.held: bool | None = None
+        """Whether it was done; None where the snapshot was gone by then, or it never came to that."""
+        self.passed = 0
+        self.deleted_at = 0
+        """How many moments had passed when its deletion was asked for."""
+        self._moment = moment
+
+    @property
+    def is_there(self) -> bool:
+        return self.victim in self.scene.world.snapshots_of(self.scene.server_id)
+
+    def _on_request(self, request: Request) -> None:
+        if request.method == "DELETE" and request.path.split("/")[-2] == str(self.victim.id):
+            self.deleted_at = self.passed
+
+    async def gate(self) -> None:
+        self.passed += 1
+        if self.passed != self._moment or not self.is_there:
+            return
+        one, ids = self.victim, (self.scene.server_id,)
+        snapshot = a_snapshot(one.id, one.name, one.made_at, server_id=self.scene.server_id)
+        async with await Ledger.open(self.scene.story.ledger_path, owner="person", lock=False) as ledger:
+            try:
+                await ledger.holds.say(snapshot, ids, FOREVER, datetime.now(UTC))
+            except DeletionUnderWay:
+                self.held = False
+            else:
+                self.held = True
+
+    async def see(self) -> Person:
+        """One night, to its end."""
+        story = self.scene.story
+        async with story.life(gate=self.gate) as tools:
+            claim = await tools.ledger.claim(story.rotation(night(0)))
+            assert isinstance(claim, Claimed)
+            assert (await run_rotation(Run(claim.rotation, tools))).result is Result.SUCCESS
+        return self
+
+
+@pytest.mark.parametrize("days", [(14, 15), (11, 12, 13, 14, 15)], ids=["prune", "make room"])
+async def test_at_whatever_moment_a_person_holds_a_snapshot_it_stays_or_is_not_said_to_be_held(
+    tmp_path: Path, days: tuple[int, ...]
+) -> None:
+    """From before the look at which it is found to go, until after it is gone."""
+    at = (await Person(tmp_path / "undisturbed", days, None).see()).deleted_at
+    met = set()
+    for moment in range(at - 8, at + 4):
+        person = await Person(tmp_path / str(moment), days, moment).see()
+        met.add(person.held)
+        assert person.held is not True or person.is_there, moment
+    assert met == {True, False, None}
