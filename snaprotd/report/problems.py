@@ -127,15 +127,21 @@ def _of_the_last_rotation(situation: ServerSituation) -> Iterator[Problem]:
     why = {"server": label, "step": latest.failed_step, "error": latest.error}
     if latest.result is Result.PARTIAL:
         yield _there_is("partial", **why)
-    elif latest.result is not Result.SUCCESS and situation.retry_at is None:
+    elif latest.result is not Result.SUCCESS and (again := _tried_again(situation, latest)) is not None:
+        yield _there_is("tried_again", **why, attempt=latest.attempt, when=clock(again.isoformat(), policy.timezone))
+    elif latest.result is not Result.SUCCESS:
         yield _there_is("failed", **why)
-    elif situation.retry_at is not None:
-        when = clock(situation.retry_at.isoformat(), policy.timezone)
-        yield _there_is("tried_again", **why, attempt=latest.attempt, when=when)
     took = latest.creation.took
     if took is not None and took > policy.snapshot_timeout.total_seconds():
         timeout = duration(policy.snapshot_timeout.total_seconds())
         yield _there_is("too_slow", label=label, time=duration(took), timeout=timeout)
+
+
+def _tried_again(situation: ServerSituation, latest: Rotation) -> datetime | None:
+    """When the slot of the last rotation is, or is being, tried again."""
+    running = situation.running
+    is_at_it = running is not None and running.slot == latest.slot and running.attempt > latest.attempt
+    return running.started_at if running is not None and is_at_it else situation.retry_at
 
 
 def _of_room(situation: ServerSituation) -> Iterator[Problem]:

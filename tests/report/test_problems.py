@@ -146,6 +146,16 @@ OF_A_SERVER = {
     "a rotation set aside": (replace(WELL, set_aside=ASIDE), ["set_aside"]),
     "a failure": (replace(WELL, latest=FAILED), ["failed"]),
     "a failure that is tried again": (replace(WELL, latest=FAILED, retry_at=NOW), ["tried_again"]),
+    "a failure that is tried again now": (
+        replace(WELL, latest=FAILED, running=replace(ROTATION, attempt=2, power=Power())),
+        ["tried_again"],
+    ),
+    "a failure, and another slot's rotation": (
+        replace(
+            WELL, latest=FAILED, running=replace(ROTATION, attempt=2, slot=NOW + timedelta(hours=1), power=Power())
+        ),
+        ["failed"],
+    ),
     "a snapshot that took too long": (replace(WELL, latest=taking(1801.0)), ["too_slow"]),
     "a snapshot that took long enough": (replace(WELL, latest=taking(1800.0)), []),
     "a partial success": (replace(WELL, latest=replace(FAILED, result=Result.PARTIAL)), ["partial"]),

@@ -648,7 +648,7 @@ async def test_a_clock_that_is_set_under_two_daemons_gives_no_second_snapshot_an
 async def test_a_snapshot_that_hangs_times_out_at_the_same_time_whatever_the_wall_clock_says(tmp_path: Path) -> None:
     world = one_server(clock=steady_clock())
     world.faults.append(Fault(kind="stuck", method="POST", path="/snapshots/"))
-    path = config(tmp_path, entry("1 3 * * *", "stop_first: true", "snapshot_timeout: 10m"))
+    path = config(tmp_path, entry("1 3 * * *", "stop_first: true", "snapshot_timeout: 10m", "retry: {times: 0}"))
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(3 * MINUTE)
         set_clock(HOUR)

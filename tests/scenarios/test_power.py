@@ -491,7 +491,7 @@ def fails_its_snapshots(world: World, server_id: str) -> None:
 
 
 BAD = [is_gone, has_no_id, has_a_snapshot_without_a_name, answers_500, never_answers, is_full, fails_its_snapshots]
-IMPATIENT = "stop_first: true, start_timeout: 2m, snapshot_timeout: 4m"
+IMPATIENT = "retry: {times: 0}, stop_first: true, start_timeout: 2m, snapshot_timeout: 4m"
 
 
 @pytest.mark.parametrize(

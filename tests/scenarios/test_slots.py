@@ -56,7 +56,7 @@ async def test_a_mark_of_the_schedule_from_the_future_counts_as_now(
 def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Somebody makes a copy of the ledger: nothing can be claimed."""
 
-    async def claim(*_: object) -> Claim:
+    async def claim(*_: object, **__: object) -> Claim:
         raise LedgerError("the ledger cannot be used: database is locked")
 
     with monkeypatch.context() as patched:

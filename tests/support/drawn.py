@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
 
 from hypothesis import strategies as st
 
-from snaprotd.core.policy import OnStopTimeout, Policy, Retention, WhenFull
+from snaprotd.core.policy import OnStopTimeout, Policy, Retention, Retry, WhenFull
 from snaprotd.simulator import Fault
 from tests.support.drawn_faults import conspiracies, fair, faults
 from tests.support.drawn_lies import SETTLE, fair_clocks, lies, others, our_clocks, provider_clocks
@@ -27,6 +27,7 @@ MOMENTS = [
     f"{when} {change}"
     for when, change in product(("before", "after"), ("create", "stop", "start", "hard_stop", "delete"))
 ]
+WINDOW = "03:00-03:50"
 ID_KINDS = ("integer", "uuid", "uuid_key")
 
 
@@ -161,6 +162,21 @@ quiet = st.builds(
 examples = st.one_of(rough, rough, rough, quiet)
 
 
+def _varied(example: Example) -> Policy:
+    """Some nights have a window, and in some no snapshot is waited for to its end: then its slot is tried again.
+
+    Which they are is told by what was drawn anyway.
+    """
+    policy = example.policy
+    match (len(example.history) + example.nights) % 3:
+        case 1:
+            retry = Retry(times=2, after=timedelta(minutes=7))
+            return replace(policy, snapshot_timeout=timedelta(minutes=2), retry=retry)
+        case 2:
+            return replace(policy, schedule=replace(policy.schedule, window=(WINDOW,)))
+    return policy
+
+
 def history_of(example: Example, folder: Path) -> History:
     """The example, about to be lived."""
     world = OffTimeWorld(clock=true_time, id_kind=example.id_kind, seed=example.nights)
@@ -177,7 +193,7 @@ def history_of(example: Example, folder: Path) -> History:
     return History(
         world=world,
         ledger_path=folder / "state.db",
-        policy=example.policy,
+        policy=_varied(example),
         server_id=server_id,
         settle=SETTLE,
         poll_interval=30.0,

@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from snaprotd.core.admission import again, may_be_retried, next_attempt
 from snaprotd.core.errors import CloudError, LedgerError
 from snaprotd.core.promise import Terms
+from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import Rotations
 from snaprotd.engine.run import Tools
@@ -205,10 +208,20 @@ class Process:
         history = self.history
         await self._recover()
         for slot in history.slots:
-            await asyncio.sleep(max(0.0, (slot - datetime.now(UTC)).total_seconds()))
-            if slot not in history.ended:
-                await self._rotate(slot)
+            due: datetime | None = slot
+            while due is not None:
+                await asyncio.sleep(max(0.0, (due - datetime.now(UTC)).total_seconds()))
+                if slot not in history.ended or due > slot:
+                    await self._rotate(slot)
+                due = self._tried_again_at(slot)
         history.nights_are_over()
+
+    def _tried_again_at(self, slot: datetime) -> datetime | None:
+        """As a daemon decides it, by the slot's last attempt."""
+        last, now = self.history.ended.get(slot), datetime.now(UTC)
+        if last is None or not may_be_retried(last):
+            return None
+        return next_attempt(last, self.history.rules, delay=timedelta(0), now=now).at
 
     async def _rotate(self, slot: datetime) -> None:
         """Have the slot's rotation, whoever runs it, to its end: or to where nothing tells of it any more."""
@@ -226,11 +239,14 @@ class Process:
     async def _is_over(self, slot: datetime) -> bool:
         """Whether the slot's rotation has ended, or nobody will go on with it."""
         found = [one for one in await self.tools.ledger.history(limit=50) if one.slot == slot]
-        if found and found[0].is_finished:
-            self.history.note_end(slot, found[0])
-        elif not any(one.slot == slot for one in await self.tools.ledger.open_rotations()):
+        last = max(found, key=lambda one: one.attempt, default=None)
+        if last is not None and last.is_finished:
+            self.history.note_end(slot, last)
+            return True
+        if not any(one.slot == slot for one in await self.tools.ledger.open_rotations()):
             self.history.note_end(slot, None)
-        return slot in self.history.ended
+            return True
+        return False
 
     async def _keep_leases(self) -> None:
         """As a daemon does, but only where one is about to run out."""
@@ -242,10 +258,17 @@ class Process:
     async def _claim(self, slot: datetime) -> None:
         while not self.board.running:
             try:
-                await self.rotations.begin(self.history.rotation(slot))
+                await self.rotations.begin(self._attempt_at(slot))
                 return
             except LedgerError:
                 await asyncio.sleep(TICK)
+
+    def _attempt_at(self, slot: datetime) -> Rotation:
+        begun, last = self.history.rotation(slot), self.history.ended.get(slot)
+        if last is None:
+            return begun
+        following = again(last, begun)
+        return replace(following, id=f"{following.attempt}-{begun.id}"[:32])
 
 
 async def _as_long_as_it_lives(work: Coroutine[Any, Any, None]) -> None:

@@ -157,6 +157,10 @@ class History(Story):
         self._lives.append((self._lives.pop()[0], now) if goes_on else (now, now))
         return Process(self, **options)
 
+    def at_work(self) -> Rotation | None:
+        running = self.living.board.running if self.living is not None and "our clock" not in self.met else {}
+        return next(iter(running.values()), None)
+
     def shows_nothing(self) -> bool:
         return self.liar.hides_all or super().shows_nothing()
 

@@ -169,6 +169,10 @@ class Story:
         """Whether what was taken at our request is listed under a name by which nobody would know it."""
         return False
 
+    def at_work(self) -> Rotation | None:
+        """The rotation that is open, where its first requests are to be judged by their time."""
+        return None
+
     @property
     def rules(self) -> Rules:
         return Rules(policy=self.policy, instance=self.instance, limit=self.limit)

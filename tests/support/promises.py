@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from itertools import product
 
+from snaprotd.core.admission import why_shut
 from snaprotd.core.policy import WhenFull
 from snaprotd.core.retention import plan_retention
 from snaprotd.core.room import make_room
@@ -25,6 +26,8 @@ class Witnessed:
         self._tried: set[str] = set()
         """Whose deletion was asked for before. What is there still does not go: another may give way."""
         self._judged: set[int] = set()
+        self._begun: set[str] = set()
+        """The rotations that have begun in their window."""
         self.unclear: set[str] = set()
         """Names that were asked for without a plain answer: what bears one may be our doing."""
         self._blindly: set[str] = set()
@@ -35,10 +38,21 @@ class Witnessed:
         story.after_request = self.after
 
     def before(self, request: Request) -> None:
+        self._judge_time(request)
         if request.method == "POST" and request.path.endswith("/snapshots/"):
             self._create(str(request.json["name"]))
         if request.method == "DELETE":
             self._delete(request.path.split("/")[-2])
+
+    def _judge_time(self, request: Request) -> None:
+        """The first stop, create or delete of a rotation lies in its window."""
+        rotation = self.story.at_work()
+        if rotation is None or request.method == "GET" or request.json.get("action") == "start":
+            return
+        if not why_shut(rotation.policy, self.story.world.now()):
+            self._begun.add(rotation.id)
+        elif rotation.id not in self._begun:
+            self.say(f"P11: {request.method} {request.path} at {self.story.world.now()} begins a rotation")
 
     def say(self, broken: str) -> None:
         """A promise is broken."""
@@ -59,7 +73,7 @@ class Witnessed:
             self.say(f"P4: {name} was asked for while another request for it was still open")
         if name in self.unclear and self.story.hides_names():
             self._blindly.add(name)
-        if name not in self._blindly and any(one.name == name for one in world.created):
+        if name not in self._blindly and any(one.name == name for one in world.created if one.status != "failed"):
             self.say(f"P4: {name} was asked for again although it had been made")
         if self.story.shows_nothing():
             self._blindly.add(name)
@@ -131,7 +145,7 @@ class Witnessed:
         """What a rotation says of itself, and what it made."""
         world, name = self.story.world, rotation.snapshot_name
         made = [one for one in world.created if bare(one.name) == bare(name)]
-        asked = [one for one in made if one not in world.doubled]
+        asked = [one for one in made if one not in world.doubled and one.status != "failed"]
         if len(asked) > 1 and name not in self._blindly:
             self.say(f"P4: {len(asked)} snapshots for one slot")
         others = [one for one in world.snapshots.values() if bare(one.name) == bare(name)]

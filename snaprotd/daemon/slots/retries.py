@@ -98,13 +98,20 @@ class Retries:
         if this in known:
             return
         known.append(this)
-        self.lapse(target, "another rotation of the server has ended since")
+        self._follow(target, ended)
         self._last[target.server_id] = ended
-        if may_be_retried(ended):
+        if may_be_retried(ended) and not any(_is_next(one, ended) for one in self._open_of(target)):
             self._pending.add(target.server_id)
             self._judge(target, is_news=is_news, may_follow=may_follow)
         if is_news and may_come_late(ended):
             self._in_background(self._watch(ended), f"a snapshot of {target.label} that may come late")
+
+    def _follow(self, target: Target, ended: Rotation) -> None:
+        """Another rotation has ended since the one that was to be tried again: if it was not that, there is none."""
+        if target.server_id in self._pending and _is_next(ended, self._last[target.server_id]):
+            self._pending.discard(target.server_id)
+            self._board.of(target.server_id).retry_at = None
+        self.lapse(target, "another rotation of the server has ended since")
 
     def lapse(self, target: Target, why: str, *, is_news: bool = True) -> None:
         """The slot is not tried again, if it was to be: it has failed."""
@@ -152,7 +159,7 @@ class Retries:
         try:
             last = await self._tools.ledger.last_of([target.server_id])
             if last and last[0].id != failed.id:
-                self.lapse(target, "another rotation of the server has ended since")
+                self._follow(target, last[0])
                 return
             begun = new_rotation(self._config, target, slot=failed.slot, now=now)
             claim = await self._rotations.begin(again(failed, begun))
@@ -183,7 +190,7 @@ class Retries:
         while loop.time() - began < WATCHED_FOR and not self._stopped:
             await asyncio.sleep(until_tick(self._tools.poll_interval))
             target = self._targets.get(ended.server_id)
-            if target is None or self._last.get(ended.server_id) is not ended or self._is_running(target):
+            if target is None or self._last.get(ended.server_id) is not ended or self._open_of(target):
                 return
             try:
                 snapshots = await self._tools.inventory.snapshots(ended.server_id)
@@ -205,7 +212,7 @@ class Retries:
     async def listed(self, target: Target, snapshots: tuple[Snapshot, ...]) -> None:
         """The account shows these snapshots of the server: one that its last rotation gave up may be completed."""
         ended = self._last.get(target.server_id)
-        is_waited_for = target.server_id in self._pending or self._is_running(target)
+        is_waited_for = target.server_id in self._pending or bool(self._open_of(target))
         if ended is None or is_waited_for or self._stopped or not self._wants_the_same(target, ended):
             return
         if (mine := completed_late(ended, snapshots)) is None:
@@ -225,6 +232,11 @@ class Retries:
         same = (now.keep, now.adopt, now.when_full) == (then.keep, then.adopt, then.when_full)
         return same and not now.paused and self._config.instance == ended.rules.instance
 
-    def _is_running(self, target: Target) -> bool:
+    def _open_of(self, target: Target) -> list[Rotation]:
         open_ones = (*self._board.running.values(), *self._board.elsewhere.values())
-        return any(one.server_id == target.server_id for one in open_ones)
+        return [one for one in open_ones if one.server_id == target.server_id]
+
+
+def _is_next(one: Rotation, failed: Rotation) -> bool:
+    """Whether it is a later attempt at the slot of one that has failed."""
+    return one.slot == failed.slot and one.attempt > failed.attempt
