@@ -18,6 +18,9 @@ NO_SERVER = "none"
 
 SLOT_FORMAT = "%Y%m%dT%H%M%SZ"
 
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""A date before this is a placeholder (the year 1, the Unix epoch), not the day a snapshot was taken."""
+
 DOUBT = 900.0
 """Seconds of whole lists for which one that has lost everything is not believed."""
 
