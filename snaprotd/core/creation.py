@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from snaprotd.core.holds import Hold, name_read, told_by_ledger
-from snaprotd.core.model import DOUBT, Snapshot
+from snaprotd.core.model import DOUBT, EARLIEST, Snapshot
 from snaprotd.core.power import SETTLE_MARGIN
 
 
@@ -217,6 +217,16 @@ class Trace:
             return False
         return all(one.isdigit() is not mine.isdigit() for one in snapshot.ids)
 
+    def knows_better_than(self, snapshot: Snapshot, slot: datetime | None) -> bool:
+        """Whether an earlier list has shown when it was taken, and this one shows no date, or one that cannot be."""
+        known, at = self.taken_at, snapshot.created_at
+        is_it = slot == self.slot and self.snapshot_id in snapshot.ids
+        if not is_it or known is None or known.utcoffset() is None or known < EARLIEST:
+            return False
+        if at is None or at.utcoffset() is None or at < EARLIEST:
+            return True
+        return self.ended_at is not None and known <= self.ended_at + CLOCKS_APART < at
+
 
 def _apart(one: datetime | None, other: datetime | None) -> timedelta | None:
     """None where either is not known, or is no instant."""
@@ -252,7 +262,9 @@ class Recollection:
         was_completed = not one.is_completed and (one.was_completed or known)
         in_ledger = True if about_it else self._knows(one, instance)
         hold = told_by_ledger(self.holds, [trace.hold for trace in about_it], one)
-        return replace(one, in_ledger=in_ledger, was_completed=was_completed, hold=hold)
+        slot = _slot_told(one.name, instance)
+        taken_at = next((trace.taken_at for trace in about_it if trace.knows_better_than(one, slot)), one.created_at)
+        return replace(one, in_ledger=in_ledger, was_completed=was_completed, created_at=taken_at, hold=hold)
 
     def rows_of(self, snapshots: Iterable[Snapshot], instance: str) -> set[str]:
         """The ids of the rows that name one of these."""

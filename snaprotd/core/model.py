@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -15,6 +15,9 @@ NO_SERVER = "none"
 """In place of an id: the machine that snaprotd runs on is no server of the account."""
 
 SLOT_FORMAT = "%Y%m%dT%H%M%SZ"
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""A date before this is a placeholder (the year 1, the Unix epoch), not the day a snapshot was taken."""
 
 DOUBT = 900.0
 """Seconds of whole lists for which one that has lost everything is not believed."""

@@ -8,16 +8,13 @@ from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 
 from snaprotd.core.holds import bears_our_name, hold_of, is_alike, is_named, maker_of, name_read, says_so_itself
-from snaprotd.core.model import Owner, Snapshot, SnapshotState
+from snaprotd.core.model import EARLIEST, Owner, Snapshot, SnapshotState
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import NOT_OURS, OTHER_LETTERS, STRANGER
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the provider's clock may be ahead of ours before a date counts as one in the future."""
-
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-"""A date before this is a placeholder (the year 1, the Unix epoch), not the day a snapshot was taken."""
 
 
 @dataclass(frozen=True, kw_only=True)

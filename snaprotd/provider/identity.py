@@ -137,6 +137,21 @@ class Names:
         return replace(snapshot, server_id=chosen)
 
 
+def each_once(listed: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
+    """The snapshots of one server, where a list shows every one of them twice: under a number, and under a text.
+
+    Only where that goes for each of them without a remainder: nothing that is there is left out on a likeness.
+    """
+    pairs: dict[tuple[object, ...], list[Snapshot]] = {}
+    for one in listed:
+        pairs.setdefault((one.name, one.created_at, one.status, one.size_mb), []).append(one)
+    for same in pairs.values():
+        if len(same) != 2 or same[0].created_at is None or same[0].id.isdigit() is same[1].id.isdigit():
+            return listed
+    in_order = [sorted(same, key=lambda one: not one.id.isdigit()) for same in pairs.values()]
+    return tuple(replace(number, also=(*number.also, *text.ids)) for number, text in in_order)
+
+
 def by_any_id(servers: Iterable[Server]) -> Mapping[str, Server]:
     """The servers by each of their ids; an id under which one is shown is that one's."""
     listed = tuple(servers)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from snaprotd.core.errors import CloudError
 from snaprotd.core.model import DOUBT, Server, Snapshot, SnapshotState
 from snaprotd.provider import Doubtful, Provider
-from snaprotd.provider.identity import Names, by_any_id, found_among
+from snaprotd.provider.identity import Names, by_any_id, each_once, found_among
 from snaprotd.provider.memory import Memory
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
 
@@ -290,7 +290,7 @@ class Inventory:
         doubt = self._sudden_emptiness(server_id, had_some and not seen)
         if doubt is not None:
             return doubt
-        seen = tuple(one if one.server_id == server_id else replace(one, server_id=server_id) for one in seen)
+        seen = each_once(tuple(replace(one, server_id=server_id) for one in seen))
         seen = self._memory.marked(server_id, seen)
         if held is None:
             self._known[server_id] = ServerHoldings(snapshots=seen, seen_at=began)

@@ -86,6 +86,22 @@ async def test_a_look_whether_the_ledger_can_be_written_leaves_a_mark_of_life(pa
         assert len((await ledger.recall([], [], datetime.now(UTC))).lives) == 1
 
 
+# -- dates -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("told", [None, datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)])
+async def test_a_date_that_cannot_be_is_the_one_that_an_earlier_list_showed(path: Path, told: datetime | None) -> None:
+    made = taken(0, taken_at=SLOT)
+    async with await Ledger.open(path, owner="a") as ledger:
+        await ledger.claim(made)
+        await ledger.save(replace(made, step=Step.DONE, result=Result.SUCCESS, finished_at=SLOT))
+        odd, others = replace(shown(0), created_at=told), replace(shown(0), id="7", created_at=told)
+        renamed = replace(odd, name="renamed")
+        for one, known in ((odd, SLOT), (others, told), (renamed, told), (shown(0), SLOT)):
+            (marked,) = (await ledger.recall(["12345"], [one], SLOT)).marked([one], "main")
+            assert marked.created_at == known
+
+
 # -- an old copy -------------------------------------------------------------------------------------------------------
 
 

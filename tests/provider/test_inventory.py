@@ -506,3 +506,33 @@ async def test_an_id_that_several_servers_bear_makes_them_no_one_server() -> Non
         await inventory.refresh()
         assert [len(held.snapshots) for held in inventory.known.values()] == [1, 1, 1]
         assert set(inventory.known) == {"1", "2", "3"}
+
+
+TWICE = [entry(100 + n, 1, created_at=f"2025-01-1{n}T00:00:00Z") for n in (1, 2, 3)]
+TWICE += [{**one, "id": f"u-{one['id']}"} for one in TWICE]
+
+
+@pytest.mark.parametrize("few", [0, 9], ids=["at once", "singly"])
+async def test_a_list_that_shows_every_snapshot_under_two_ids_shows_each_of_them_once(few: int) -> None:
+    account = Account(1)
+    account.snapshots = TWICE
+    async with opened(account, few=few) as inventory:
+        seen = await inventory.snapshots("1")
+        assert [one.ids for one in seen] == [("101", "u-101"), ("102", "u-102"), ("103", "u-103")]
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        TWICE[:-1],
+        [*TWICE, entry(104, 1)],
+        [*TWICE[:5], {**TWICE[5], "id": 104}],
+        [{**TWICE[0], "name": "x"}, *TWICE[1:]],
+    ],
+    ids=["one is there once", "one more", "two numbers", "another name"],
+)
+async def test_of_a_list_that_shows_but_some_snapshots_under_two_ids_nothing_is_left_out(listed: list[Any]) -> None:
+    account = Account(1)
+    account.snapshots = listed
+    async with opened(account) as inventory:
+        assert len(await inventory.snapshots("1")) == len(listed)

@@ -127,9 +127,12 @@ class Liar:
 
     @property
     def doubtful(self) -> int:
-        """How many of our snapshots may be told of, in this history, so that they cannot be judged."""
-        kinds = {*WORDS, *VALUES}
-        return sum(4 if lie.which is None else 1 for lie in self._lies if lie.kind in kinds)
+        """How many of our snapshots may be told of, in this history, so that they cannot be judged.
+
+        Not by a date that is odd after an earlier list has shown it: that one is remembered.
+        """
+        lies = [lie for lie in self._lies if lie.kind in WORDS or (lie.kind in VALUES and not lie.once_done)]
+        return sum(4 if lie.which is None else 1 for lie in lies)
 
     @property
     def hides_names(self) -> bool:
