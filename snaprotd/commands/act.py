@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import click
 from rich.text import Text
 
 from snaprotd.commands.common import FAILED, begin, load, wait_for, with_config
-from snaprotd.commands.text.terminal import is_wanted, moving_line, show
+from snaprotd.commands.text.terminal import folded, is_wanted, moving_line, show
 from snaprotd.core.holds import hold_in_words
 from snaprotd.core.words import ago, clock
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from snaprotd.commands.jobs.by_hand import ByHand, Found
 
 
-@click.command()
+@click.command(short_help="Overwrite a server with a snapshot; asks first.")
 @click.argument("snapshot_id")
 @with_config
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -39,7 +40,8 @@ def restore(snapshot_id: str, path: str | None, yes: bool) -> int:
         async with by_hand(settings, os.environ, snapshot_id) as chosen:
             chosen.refuse_unless_completed()
             await chosen.refuse_if_busy()
-            show(Text(_what_is_lost(chosen)))
+            for line in _what_is_lost(chosen):
+                show(Text(folded(line, sys.stdout, 10 if line.startswith(" ") else 2)))
             if not yes and not _is_confirmed(chosen.found):
                 return FAILED
             with moving_line() as say:
@@ -50,7 +52,7 @@ def restore(snapshot_id: str, path: str | None, yes: bool) -> int:
     return wait_for(work())
 
 
-def _what_is_lost(chosen: ByHand) -> str:
+def _what_is_lost(chosen: ByHand) -> list[str]:
     found, snapshot = chosen.found, chosen.found.snapshot
     taken, lost = "at an unknown time", "everything written since it was taken"
     if snapshot.created_at is not None:
@@ -71,7 +73,7 @@ def _what_is_lost(chosen: ByHand) -> str:
         lines.append(f"WARNING: there is a newer one: snapshot {found.newer.id}, {found.newer.name}, {newer}")
     if not chosen.sees_ledger:
         lines.append("WARNING: there is no ledger here: it is not known whether a rotation of the server is going on")
-    return "\n".join(lines)
+    return lines
 
 
 def _is_confirmed(found: Found) -> bool:
@@ -86,7 +88,7 @@ def _is_confirmed(found: Found) -> bool:
     return True
 
 
-@click.command()
+@click.command(short_help="Delete a snapshot, whoever made it; asks first.")
 @click.argument("snapshot_id")
 @with_config
 @click.option("--yes", is_flag=True, help="Do not ask.")

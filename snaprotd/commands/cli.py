@@ -15,7 +15,8 @@ import click
 
 from snaprotd import __version__, logs
 from snaprotd.commands import act, forecast, hold, look, now, owed, service
-from snaprotd.commands.common import FAILED, level_or, unforeseen
+from snaprotd.commands.common import FAILED, complain, level_or, unforeseen
+from snaprotd.commands.text.terminal import folded
 from snaprotd.config.mistakes import render_mistake
 from snaprotd.core.errors import ConfigError, SnaprotdError
 
@@ -56,7 +57,7 @@ def _run() -> int:
         _say(_mistakes(error))
         return BAD_CONFIGURATION
     except SnaprotdError as error:
-        _say(f"snaprotd: {error}")
+        _complain(str(error))
         return FAILED
     except BrokenPipeError:
         return FAILED  # nobody reads any more, so nobody need be told
@@ -65,9 +66,14 @@ def _run() -> int:
         return FAILED
     except Exception as error:
         logs.configure(level=level_or("WARNING"))
-        _say(f"snaprotd: {unforeseen(error)}")
+        _complain(str(unforeseen(error)))
         return FAILED
     return code if isinstance(code, int) else 0
+
+
+def _complain(sentence: str) -> None:
+    with suppress(OSError):
+        complain(sentence)
 
 
 def _say(text: str) -> None:
@@ -96,7 +102,10 @@ def _mistakes(error: ConfigError) -> str:
     if not sys.stderr.isatty():
         return str(error)
     colour = not os.environ.get("NO_COLOR")
-    shown = [render_mistake(mistake, error.text, colour=colour) for mistake in error.mistakes]
+    shown = []
+    for mistake in error.mistakes:
+        head, line, caret = f"{render_mistake(mistake, error.text, colour=colour)}\n\n".split("\n")[:3]
+        shown += [folded(head, sys.stderr, 2), *filter(None, (line, caret))]
     return "\n".join(filter(None, (*shown, error.and_more)))
 
 

@@ -17,6 +17,7 @@ import structlog
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 from snaprotd import logs
+from snaprotd.commands.text.terminal import tell
 from snaprotd.config.file import find_config, named_config
 from snaprotd.config.file import load as load_file
 from snaprotd.config.remains import remains_of
@@ -170,4 +171,4 @@ def tell_what_is_forsaken(config: Config | None, path: str | None, *, but: Colle
 
 def complain(sentence: str) -> None:
     """What was not as it should be, on standard error."""
-    click.echo(f"snaprotd: {logs.redactor.clean(sentence)}", err=True)
+    tell(f"snaprotd: {logs.redactor.clean(sentence)}", err=True)

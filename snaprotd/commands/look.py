@@ -76,7 +76,7 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
     return 0 if account.is_whole else FAILED
 
 
-@click.command(name="list")
+@click.command(name="list", short_help="Show the snapshots, with owner, status, size and age.")
 @server_argument(many=True)
 @with_config
 @as_json

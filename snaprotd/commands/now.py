@@ -26,7 +26,7 @@ from snaprotd.commands.hold import HoldLength
 from snaprotd.commands.jobs.outlook import Outlook, Wish, look_ahead
 from snaprotd.commands.jobs.status_client import refuse_another_ledger
 from snaprotd.commands.text.tables import now_text, refusal_text, sum_text
-from snaprotd.commands.text.terminal import Say, is_answered, is_wanted, moving_line, show
+from snaprotd.commands.text.terminal import Say, is_answered, is_wanted, moving_line, show, tell
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import ConfigError, SnaprotdError
 from snaprotd.core.rotation import STEPS, Result, Rotation, Step
@@ -45,7 +45,7 @@ class Declined(SnaprotdError):
     """Somebody was asked, and does not want it: that was said already."""
 
 
-@click.command()
+@click.command(short_help="Run one rotation of each SERVER at once.")
 @server_argument(many=True)
 @with_config
 @click.option("--failed", is_flag=True, help="Those servers whose last rotation failed, in place of named ones.")
@@ -130,11 +130,11 @@ def _may_go_on(outlooks: Sequence[Outlook]) -> bool:
         if one.shut:
             shut.setdefault(one.shut, []).append(one.target.label)
     for why, labels in shut.items():
-        click.echo(f"{listed(labels)} {'is' if len(labels) == 1 else 'are'} {why}.", err=True)
+        tell(f"{listed(labels)} {'is' if len(labels) == 1 else 'are'} {why}.", err=True)
     stopped = [one for one in outlooks if one.stops]
     what = "the snapshot" if len(outlooks) == 1 else "the snapshots"
     if stopped:
-        click.echo(f"{_switched_off(stopped)}; --live takes {what} without that.", err=True)
+        tell(f"{_switched_off(stopped)}; --live takes {what} without that.", err=True)
     wanted = what if len(outlooks) == 1 else f"{len(outlooks)} snapshots"
     return not (shut or stopped) or is_wanted(f"Take {wanted} now?")
 
@@ -201,7 +201,7 @@ class _Progress:
     def ended(self, ending: Ending) -> None:
         self._ended += 1
         if self._number > 1:
-            text = f"{ending.target.label}: {ending.result} ({self._ended} of {self._number} have ended)"
+            text = f"{ending.target.label}: {_word(ending)} ({self._ended} of {self._number} have ended)"
             self._say.over(text, of=ending.target.label)
 
 
@@ -219,9 +219,14 @@ def _tell(wish: Wish, endings: Sequence[Ending], *, as_json: bool) -> None:
     for one in endings:
         show(now_text(one.rotation) if one.rotation else refusal_text(one.target.label, one.refused))
     if not endings:
-        click.echo("No server's last rotation failed: nothing was done.")
+        tell("No server's last rotation failed: nothing was done.")
     elif not wish.is_of_one:
-        show(sum_text({one.target.label: str(one.result) for one in endings}))
+        show(sum_text({one.target.label: _word(one) for one in endings}))
+
+
+def _word(ending: Ending) -> str:
+    is_open = ending.rotation is not None and not ending.rotation.is_finished
+    return "interrupted" if is_open else str(ending.result)
 
 
 def _row(ending: Ending) -> Json:

@@ -19,13 +19,14 @@ from snaprotd.commands.common import (
     with_config,
 )
 from snaprotd.commands.jobs.status_client import refuse_another_ledger
+from snaprotd.commands.text.terminal import tell
 from snaprotd.core.errors import ConfigError, LedgerError
 
 if TYPE_CHECKING:
     from snaprotd.commands.jobs.leave_off import Owed
 
 
-@click.command(name="leave-off")
+@click.command(name="leave-off", short_help="Let go of a start that is owed: the server stays off.")
 @server_argument()
 @with_config
 @click.option("--reason", default="", metavar="TEXT", help="Why, for `snaprotd history`.")
@@ -46,9 +47,9 @@ def leave_off(server: str, path: str | None, reason: str) -> int:
     refuse_another_ledger(settings)
     noted = wait_for(let_go(settings, server, reason))
     if noted is None:
-        click.echo(f"Nothing is owed to {server}: there was nothing to let go of.")
+        tell(f"Nothing is owed to {server}: there was nothing to let go of.")
     else:
-        click.echo(f"Let go: snaprotd will not start {server} for the stop that it asked for. Noted: {noted}")
+        tell(f"Let go: snaprotd will not start {server} for the stop that it asked for. Noted: {noted}")
     return 0
 
 
@@ -96,12 +97,12 @@ def _show_owed(found: Owed, *, as_json: bool, whatever_is_found: bool) -> None:
     if as_json:
         print_json(found.rows)
     for row in () if as_json else found.rows:
-        click.echo(f"{row['server_id']}  since {row['since']}  {row['why']}")
+        tell(f"{row['server_id']}  since {row['since']}  {row['why']}")
     if found.missing and not (whatever_is_found and found.told):
         places = ", ".join(map(str, found.missing))
-        click.echo(f"There is no ledger at {places}: what it would owe is not known.", err=as_json)
+        tell(f"There is no ledger at {places}: what it would owe is not known.", err=as_json)
     elif not (found.rows or found.unreadable or as_json):
-        click.echo("Nothing is owed.")
+        tell("Nothing is owed.")
 
 
 COMMANDS = (leave_off, ledger)

@@ -23,9 +23,10 @@ from snaprotd.commands.common import (
     with_config,
 )
 from snaprotd.commands.jobs.account import check_online
+from snaprotd.commands.text.terminal import tell
 from snaprotd.config.file import json_schema
 from snaprotd.config.trust import remarks_on
-from snaprotd.config.web_file import read_web_file, remark_on_pages
+from snaprotd.config.web_file import read_web_file
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
@@ -81,8 +82,7 @@ def check(path: str | None, online: bool) -> int:
     remarks = [
         *remarks_on_policies(settings.entries),
         *remarks_on_names(settings),
-        *remarks_on(settings),
-        *filter(None, [remark_on_pages(settings.listen, web_file)]),
+        *remarks_on(settings, web_file),
     ]
     if online:
         begin()
@@ -90,7 +90,7 @@ def check(path: str | None, online: bool) -> int:
     findings = [*found, *(Finding(ok=True, note=True, text=text) for text in remarks)]
     for finding in findings:
         word = "note" if finding.note else "ok" if finding.ok else "PROBLEM"
-        click.echo(f"{word:<9}{logs.redactor.known(finding.text)}")
+        tell(f"{word:<9}{logs.redactor.known(finding.text)}", indent=9)
     if online:
         tell_what_is_forsaken(settings, path)
     return 0 if all(finding.ok for finding in findings) else FAILED
@@ -108,7 +108,7 @@ def schema() -> int:
     return 0
 
 
-@click.command()
+@click.command(short_help="Make bash, zsh or fish complete commands and servers.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
     """Print what makes SHELL complete the commands, their options and your servers.
@@ -151,7 +151,7 @@ def simulate(port: int, servers: int, speed: float, faults: list[Fault]) -> int:
     return wait_for(simulate_until_stopped(port=port, servers=servers, speed=speed, faults=faults, say=click.echo))
 
 
-@click.command()
+@click.command(short_help="Watch snaprotd work, on a simulated API.")
 @click.option("--servers", default=3, show_default=True, type=click.IntRange(1, 50), help="How many servers.")
 @click.option("--rounds", default=None, type=click.IntRange(1), help="End after so many rotations of each server.")
 @click.option("--speed", default=60.0, show_default=True, type=click.FloatRange(1, 10000), help="Times as fast.")

@@ -19,9 +19,14 @@ from snaprotd.config.shape import (
 from snaprotd.config.text.document import Document, Flaw, KeyPath
 from snaprotd.config.text.yaml_nodes import lines_of
 from snaprotd.core.errors import ConfigError, Mistake
+from snaprotd.core.words import printable
 
 _SECRETS = re.compile(r"(vps_)[A-Za-z0-9_-]{8,}")
 """A token of the provider."""
+_SHOWN_OF_LINE = 72
+"""Letters of a line that are shown after its number, in 80 columns: the caret stands under its place."""
+_BLANK = str.maketrans("\t\n", "  ")
+"""What may stand in a file without any harm, and is shown as a blank."""
 _WORD = re.compile(r"\S+")
 _SECRET_LINE = re.compile(r"""((?i:token|password|secret|api_?key)["']?\s*:\s*)(\S.*)""")
 _LONGEST_MESSAGE = 1000
@@ -75,7 +80,7 @@ class Findings:
             return
         self._found.add(mistake)
         if len(self._mistakes) < MOST_SHOWN:
-            text = printable(redacted(message[:_LONGEST_READ])[:_LONGEST_MESSAGE])
+            text = printable(redacted(message[:_LONGEST_READ]).translate(_BLANK), _LONGEST_MESSAGE)
             where = redacted(shown_path(path))
             self._mistakes.append(Mistake(source=self._source, line=line, column=column, path=where, message=text))
 
@@ -215,7 +220,7 @@ def _hint(error: ErrorDetails, path: KeyPath, document: Document) -> str:
     if kind in ("int_type", "float_type", "union_tag_invalid") and re.fullmatch('"[0-9.]+"', written):
         return ": leave out the quotes"
     if kind == "list_type" and isinstance(value, str) and path[-1] in ("adopt", "allowed_hosts"):
-        return f": write [{printable(written)[:60]}]"
+        return f": write [{printable(written.translate(_BLANK), 60)}]"
     if kind == "enum" and isinstance(value, str):
         meant = nearest(value, re.findall("'([^']*)'", error["ctx"]["expected"]))
         return f": did you mean `{meant}`?" if meant else ""
@@ -241,13 +246,8 @@ def shown_path(path: KeyPath) -> str:
         elif re.fullmatch(r"[\w<?-]+", step):
             text += f".{step}"
         else:
-            text += f'["{printable(step)[:60]}"]'
+            text += f'["{printable(step.translate(_BLANK), 60)}"]'
     return text.removeprefix(".")
-
-
-def printable(text: str) -> str:
-    """Without anything that a terminal would obey."""
-    return "".join(char if char.isprintable() else " " if char in "\t\n" else "·" for char in text)
 
 
 def redacted(text: str) -> str:
@@ -269,7 +269,7 @@ def _without_user(found: re.Match[str]) -> str:
 def _line_shown(text: str) -> str:
     """A line of the file without its secrets, whatever they look like."""
     line = _SECRET_LINE.sub(lambda found: found[1] + "*" * len(found[2]), text)
-    return printable(redacted(line))
+    return printable(redacted(line).translate(_BLANK), len(line))  # so long as it is: a caret stands under it
 
 
 def render_mistake(mistake: Mistake, text: str, *, colour: bool = False) -> str:
@@ -283,4 +283,4 @@ def render_mistake(mistake: Mistake, text: str, *, colour: bool = False) -> str:
     caret, head = f"{' ' * (column - start)}^", str(mistake)
     if colour:
         caret, head = f"\033[1;31m{caret}\033[0m", f"\033[1m{head}\033[0m"
-    return f"{head}\n{number} | {line[start : start + 100]}\n{' ' * len(number)} | {caret}"
+    return f"{head}\n{number} | {line[start : start + _SHOWN_OF_LINE]}\n{' ' * len(number)} | {caret}"

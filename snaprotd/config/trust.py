@@ -9,12 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from snaprotd.config.addresses import is_open_beyond
 from snaprotd.config.mistakes import Findings
 from snaprotd.config.settings import OLD_STATE, ApiSettings, Config
 from snaprotd.config.shape import FileKeys
 from snaprotd.core.words import is_loopback
+
+if TYPE_CHECKING:
+    from snaprotd.config.web_file import WebFile
 
 USUAL = frozenset({"admin.vps.org"})
 """Where it may go, besides loopback, as long as $SNAPROTD_ALLOW_HOST is not set: that names all hosts, with commas
@@ -84,8 +89,11 @@ WHY_NOT_THERE = (
 )
 
 
-def remarks_on(config: Config) -> list[str]:
-    """What is allowed, and worth a look by whoever runs snaprotd: sentences for `check` and the page."""
+def remarks_on(config: Config, web_file: WebFile | None) -> list[str]:
+    """What is allowed, and worth a look by whoever runs snaprotd: sentences for `check` and the page.
+
+    `web_file` is that of `web_config`; None where there is none, or it has not been read.
+    """
     place = urlsplit(config.api.base_url)
     remarks = []
     if is_loopback(place.hostname or ""):
@@ -95,4 +103,19 @@ def remarks_on(config: Config) -> list[str]:
         )
     if config.state == OLD_STATE:
         remarks.append(WHY_NOT_THERE)
+    if is_open_beyond(config.listen) and (unasked := _why_anybody_looks(config, web_file)):
+        remarks.append(f"listen: {unasked}")
     return remarks
+
+
+def _why_anybody_looks(config: Config, web_file: WebFile | None) -> str:
+    """What somebody should know of pages that other machines may reach; empty where there is nothing to say."""
+    if web_file is None:
+        is_unread = config.web_config is not None
+        nobody = "other machines may reach the pages, and nobody is asked who looks: `web_config` is for that"
+        return "" if is_unread else nobody
+    if not web_file.users and web_file.client_auth_type == "NoClientCert":
+        return "other machines may reach the pages, and nobody is asked who looks: `web_config` names no users"
+    if web_file.cert_file is None:
+        return "passwords go over the network as they are: `web_config` has no `tls_server_config`"
+    return ""

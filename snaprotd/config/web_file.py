@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from snaprotd.config.addresses import Listen, is_open_beyond
 from snaprotd.config.file import beginning_of
 from snaprotd.config.mistakes import Findings, nearest
 from snaprotd.config.text import yaml_nodes
@@ -69,19 +68,6 @@ def read_web_file(path: Path) -> WebFile:
         _judge(document, findings)
     findings.end("")
     return _web_file(path, document.value())
-
-
-def remark_on_pages(listen: Listen, web_file: WebFile | None) -> str:
-    """What somebody should know of pages that other machines may reach; empty where there is nothing to say."""
-    if not is_open_beyond(listen):
-        return ""
-    if web_file is None:
-        return "listen: other machines may reach the pages, and nobody is asked who looks: `web_config` is for that"
-    if not web_file.users and web_file.client_auth_type == "NoClientCert":
-        return "listen: other machines may reach the pages, and nobody is asked who looks: `web_config` names no users"
-    if web_file.cert_file is None:
-        return "listen: passwords go over the network as they are: `web_config` has no `tls_server_config`"
-    return ""
 
 
 def _web_file(path: Path, keys: Any) -> WebFile:

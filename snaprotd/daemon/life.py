@@ -115,7 +115,7 @@ class Daemon:
 
     def _serving(self) -> AbstractAsyncContextManager[Pages]:
         config = self._config
-        read = None if config.web_config is None else partial(read_web_file, config.web_config)
+        read = None if config.web_config is None else partial(self.view.read_web_file, config.web_config)
         return serving(self.view, config.listen, hosts=config.allowed_hosts, read=read)
 
     def _build(self) -> None:

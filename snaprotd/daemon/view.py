@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from snaprotd.config.settings import Config, Target
+from snaprotd.config.web_file import WebFile, read_web_file
 from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.words import Json, count
@@ -79,6 +80,7 @@ class DaemonView:
         self._schedules = schedules
         self._account = account
         self._ledger_watch = ledger_watch
+        self._web_file: WebFile | None = None
         self._report: Json | None = None
         self._reported_at = 0.0
 
@@ -136,6 +138,14 @@ class DaemonView:
         key = own_key(Path(ledger))
         return {"ledger": ledger, "proof": proof_of(key, ledger, challenge)} if key else None
 
+    def read_web_file(self, path: Path) -> WebFile:
+        """The file of `web_config` as it is now, for whoever serves the pages; what is remarked on it is shown there.
+
+        Raises `ConfigError` where it has mistakes.
+        """
+        self._web_file = read_web_file(path)
+        return self._web_file
+
     # -- what the pages show -----------------------------------------------------------------------------------
 
     def head(self) -> Json:
@@ -178,6 +188,7 @@ class DaemonView:
         account = account_of(self.config)
         return Situation(
             config=self.config,
+            web_file=self._web_file,
             now=self._tools.now(),
             started_at=self._standing.started_at,
             targets=targets,

@@ -136,9 +136,8 @@ class Starts:
         return True
 
     async def end_restore(self, server_ids: Collection[str]) -> None:
-        _, forget = statements.restores(server_ids)
         async with self._transaction() as connection:
-            await connection.execute(forget)
+            await connection.execute(statements.forget_restores(server_ids))
 
     async def is_restored(self, server_ids: Collection[str], now: datetime) -> bool:
         """Whether a person has begun to restore it, and it is not known to be over; for `RESTORE_LASTS` at the most."""
@@ -146,8 +145,7 @@ class Starts:
             return await self._restored_since(connection, server_ids, now)
 
     async def _restored_since(self, connection: AsyncConnection, server_ids: Collection[str], now: datetime) -> bool:
-        query, _ = statements.restores(server_ids)
-        begun = map(statements.instant_of, await connection.scalars(query))
+        begun = map(statements.instant_of, await connection.scalars(statements.restored_since(server_ids)))
         return any(at is not None and abs(now - at) < RESTORE_LASTS for at in begun)
 
     async def save(self, kept: ServerPower) -> None:

@@ -33,10 +33,13 @@ def note(key: str, value: str) -> Any:
     return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
 
 
-def restores(server_ids: Collection[str]) -> tuple[Select[Any], Any]:
-    """Since when each of these servers is restored by a person; and to forget that."""
-    ours = META.c.key.in_([restore_of(one) for one in server_ids])
-    return select(META.c.value).where(ours), delete(META).where(ours)
+def restored_since(server_ids: Collection[str]) -> Select[Any]:
+    """Since when each of these servers is restored by a person."""
+    return select(META.c.value).where(META.c.key.in_(map(restore_of, server_ids)))
+
+
+def forget_restores(server_ids: Collection[str]) -> Any:
+    return delete(META).where(META.c.key.in_(map(restore_of, server_ids)))
 
 
 def restore_of(server_id: str) -> str:

@@ -14,6 +14,7 @@ from datetime import datetime
 from snaprotd import __version__
 from snaprotd.config.settings import Config, Target, as_written
 from snaprotd.config.trust import remarks_on
+from snaprotd.config.web_file import WebFile
 from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
@@ -34,6 +35,8 @@ class Situation:
     """All that the report is made from, as of `now`."""
 
     config: Config
+    web_file: WebFile | None = None
+    """How the pages are protected, as it was read last."""
     now: datetime
     started_at: datetime
     targets: Sequence[Target]
@@ -96,7 +99,7 @@ def report_head(situation: Situation) -> Json:
         "started_at": zulu(situation.started_at),
         "limit": situation.config.limit,
         "steps": [step for step in STEPS if step is not Step.DONE],
-        "remarks": remarks_on(situation.config),
+        "remarks": remarks_on(situation.config, situation.web_file),
         "config": {
             "path": os.path.abspath(situation.config.path),
             "loaded_at": zulu(situation.config_loaded_at),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
+from textwrap import fill
 from typing import Any
 
 KINDS = {
@@ -33,7 +34,9 @@ KINDS = {
     "slow_delete": "204, but the snapshot is listed for `delay` seconds more",
 }
 
-FAULT_HELP = "\n".join(f"  {kind:13} {meaning}" for kind, meaning in KINDS.items())
+FAULT_HELP = "\n".join(
+    fill(f"  {kind:13} {meaning}", 78, subsequent_indent=" " * 16) for kind, meaning in KINDS.items()
+)
 
 _USUAL = {"html": 200, "doubled": 200, "proxy": 502}
 """The status of those kinds whose own is not 500."""

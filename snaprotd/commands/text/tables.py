@@ -27,6 +27,7 @@ STYLES = {
     "success": "green",
     "failure": "bold red",
     "partial": "yellow",
+    "interrupted": "yellow",
     "delete": "red",
     "keep": "",
 }
@@ -51,9 +52,9 @@ def _plan_of(plan: Json, now: datetime, limit: int) -> list[RenderableType]:
         parts.append(Text("  paused: no runs"))
     parts += [Text(f"  {line}") for line in _next_lines(plan, now)]
     if plan["window"]:
-        parts.append(Text(f"  window  {plan['window']}"))
+        parts.append(Padding(Text(f"window  {plan['window']}"), (0, 0, 0, 2)))
     if plan.get("group"):
-        parts.append(Text(f"  group  {plan['group']}"))
+        parts.append(Padding(Text(f"group  {plan['group']}"), (0, 0, 0, 2)))
     if plan["blocked"]:
         parts.append(Padding(Text(plan["blocked"], style=STYLES["alarm"]), (0, 0, 0, 2)))
     if plan["snapshots"]:
@@ -125,10 +126,10 @@ def refusal_text(label: str, why: str) -> Text:
 
 
 def sum_text(results: Mapping[str, str]) -> Text:
-    """`now` of several in one line. `results`: how each server's rotation ended, by its label."""
+    """`now` of several in one line. `results`: in a word, how each server's rotation ended, by its label."""
     good = sum(result == "success" for result in results.values())
     parts: list[Any] = [f"{good} of {count(len(results), 'server')} done"]
-    for result in ("failure", "partial"):
+    for result in ("failure", "partial", "interrupted"):
         if names := [label for label, one in results.items() if one == result]:
             parts += ["; ", (result, STYLES[result]), f": {', '.join(names)}"]
     return Text.assemble(*parts)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Protocol, TextIO
 
 import click
@@ -32,6 +34,25 @@ def console(stream: TextIO | None = None) -> Console:
         markup=False,
         emoji=False,
     )
+
+
+def tell(text: str, *, err: bool = False, indent: int = 0) -> None:
+    """Print sentences, on a terminal broken between words; all lines but the first are indented by so much."""
+    stream = sys.stderr if err else sys.stdout
+    click.echo(folded(text, stream, indent), err=err)
+
+
+def folded(text: str, stream: TextIO, indent: int = 0) -> str:
+    if not stream.isatty():
+        return text
+    fold = partial(
+        textwrap.fill,
+        width=console(stream).width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(map(fold, text.split("\n")))
 
 
 def show(renderable: RenderableType) -> None:
@@ -142,7 +163,7 @@ class MovingLines:
         if is_last:
             self.live.stop()  # the cursor is there again, and the line is gone
         with suppress(OSError):
-            print(logs.redactor.clean(text), file=sys.stderr, flush=True)
+            print(folded(logs.redactor.clean(text), sys.stderr), file=sys.stderr, flush=True)
 
     def __rich__(self) -> Text:
         screen = console(sys.stderr)
