@@ -10,6 +10,7 @@ import click
 
 from snaprotd.commands.common import begin, load, wait_for, with_config
 from snaprotd.commands.jobs.status_client import refuse_another_ledger
+from snaprotd.commands.text.terminal import tell
 from snaprotd.core.holds import HoldFor, hold_in_words
 from snaprotd.core.words import read_duration
 
@@ -58,7 +59,7 @@ def hold(snapshot_id: str, path: str | None, wanted: HoldFor | None) -> int:
     async def work() -> int:
         async with by_hand(settings, os.environ, snapshot_id) as chosen:
             until = await hold_it(settings, chosen, wanted)
-            click.echo(f"{chosen.found.snapshot.name} of {chosen.found.label} is {hold_in_words(until)}.")
+            tell(f"{chosen.found.snapshot.name} of {chosen.found.label} is {hold_in_words(until)}.")
             return 0
 
     return wait_for(work())
@@ -86,9 +87,9 @@ def unhold(snapshot_id: str, path: str | None) -> int:
             name, label = chosen.found.snapshot.name, chosen.found.label
             was_held = await let_go(settings, chosen)
             if was_held is None:
-                click.echo(f"{name} of {label} is not held: there was nothing to let go of.")
+                tell(f"{name} of {label} is not held: there was nothing to let go of.")
             else:
-                click.echo(f"{name} of {label} is not held any more; `snaprotd plan {label}` shows what becomes of it.")
+                tell(f"{name} of {label} is not held any more; `snaprotd plan {label}` shows what becomes of it.")
             return 0
 
     return wait_for(work())
