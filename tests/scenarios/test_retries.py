@@ -13,14 +13,33 @@ import pytest
 from snaprotd.core.holds import snapshot_name
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
-from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged, power
+from tests.support.daemons import (
+    Line,
+    Watched,
+    a_world,
+    configure,
+    daemon_on,
+    entry,
+    kill,
+    logged,
+    look_around_less,
+    power,
+)
 from tests.support.virtual_time import START
 
-pytestmark = pytest.mark.usefixtures("one_clock", "few_ticks")
+pytestmark = pytest.mark.usefixtures("one_clock", "fewer_ticks")
+
+
+@pytest.fixture
+def fewer_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours pass between attempts."""
+    look_around_less(monkeypatch, tick=121.3, leases=29.1, file=61.3, account=101.7)
+
 
 SLOT = START.replace(minute=10)
 NAME = snapshot_name("main", SLOT)
-ONE_RETRY = "retry: {times: 1}"
+ONE_RETRY, SOON = "retry: {times: 1}", "retry: {times: 1, after: 5m}"
+SELDOM = "poll_interval: 1m\n"
 
 FAILED, AGAIN = (1, "scheduled", "failure", "03:10"), (2, "retry", "success")
 
@@ -72,8 +91,9 @@ async def test_a_failed_slot_is_tried_again_and_counts_as_what_its_last_attempt_
 
 async def test_a_slot_has_failed_when_its_last_attempt_has(tmp_path: Path) -> None:
     world = a_world(faults=[create("ends", times=None)])
-    async with daemon_on(configure(tmp_path, entry()), world) as watched:
-        await until("05:00")
+    path = configure(tmp_path, entry("10 3 * * *", "retry: {after: 5m}"), more=SELDOM)
+    async with daemon_on(path, world) as watched:
+        await until("03:50")
         assert told(watched, "rotations", "s12345", "failure") == 1
         assert (ended := watched.ended[-1].finished_at) is not None
         assert watched.value("snaprotd_last_failure_timestamp_seconds", "s12345") == ended.timestamp()
@@ -127,9 +147,9 @@ async def test_only_what_may_pass_is_tried_again(
 ) -> None:
     world = a_world()
     befalls(world)
-    path = configure(tmp_path, entry("10 3 * * *", "stop_first: true", ONE_RETRY))
+    path = configure(tmp_path, entry("10 3 * * *", "stop_first: true", SOON, "snapshot_timeout: 11m"), more=SELDOM)
     async with daemon_on(path, world) as watched:
-        await until("05:00")
+        await until("03:55")
         assert len(watched.ended) == 1 + is_tried_again
         assert watched.ended[0].may_pass is is_tried_again
         assert not watched.daemon.board.held_off
@@ -141,7 +161,7 @@ async def test_no_attempt_begins_outside_the_window(tmp_path: Path) -> None:
     async with daemon_on(path, a_world(faults=[create("ends")])) as watched:
         await until("03:20")
         assert told(watched, "rotations", "s12345", "failure") == 1
-        await until("05:00")
+        await until("03:55")
     assert await rows(tmp_path) == [FAILED]
 
 
@@ -166,9 +186,10 @@ async def test_who_is_killed_between_two_attempts_is_followed_by_one_that_tries_
 
 
 async def test_of_two_processes_one_tries_again(tmp_path: Path) -> None:
-    world, path = a_world(faults=[create("ends")]), configure(tmp_path, entry())
-    async with daemon_on(path, world), daemon_on(path, world):
-        await until("04:30")
+    world, path = a_world(faults=[create("ends")]), configure(tmp_path, entry(), more=SELDOM)
+    async with daemon_on(path, world) as one, daemon_on(path, world) as other:
+        await until("04:05")
+        assert [told(each, "rotations", "s12345", "failure") for each in (one, other)] == [0, 0]
     assert await rows(tmp_path) == [FAILED, (*AGAIN, "03:44")]
     assert len(world.created) == 2
 
@@ -195,12 +216,12 @@ async def test_nothing_is_tried_again_that_the_file_does_not_want(
         await until("03:20")
         if not restarts:
             configure(tmp_path, *entries)
-            await until("04:30")
+            await until("03:58")
             assert told(watched, "rotations", "s12345", "failure") in (1, None)
     if restarts:
         configure(tmp_path, *entries)
         async with daemon_on(path, world) as watched:
-            await until("04:30")
+            await until("03:58")
             assert watched.value("snaprotd_last_failure_timestamp_seconds", "s12345") or "12346" in entries[0]
     assert await rows(tmp_path) == [FAILED]
 
@@ -212,7 +233,7 @@ async def test_a_server_that_comes_back_into_the_file_is_not_tried_again(tmp_pat
         configure(tmp_path, entry(server_id="12346"))
         await until("03:25")
         configure(tmp_path, entry())
-        await until("04:30")
+        await until("03:58")
         assert watched.value("snaprotd_last_failure_timestamp_seconds", "s12345") is not None
     assert await rows(tmp_path) == [FAILED]
 
@@ -253,7 +274,7 @@ async def test_a_request_whose_fate_is_open_is_no_reason_for_a_second(tmp_path: 
     path = configure(tmp_path, entry("10 3 * * *", *SLOW))
     path.write_text(path.read_text().replace("api: {", "api: {settle: 5m, "))
     async with daemon_on(path, world) as watched:
-        await until("04:30")
+        await until("03:58")
         assert watched.ended[-1].result == "success"
     assert len(world.created) == 1
 
@@ -281,6 +302,34 @@ async def test_one_that_was_shown_as_failed_for_a_while_is_the_slots(tmp_path: P
         await until("04:00")
         assert watched.ended[-1].result == "success"
     assert len(world.created) == 1
+
+
+async def test_one_that_is_shown_as_failed_for_a_moment_after_it_was_given_up_is_the_slots(tmp_path: Path) -> None:
+    world = a_world(faults=[create("stuck")])
+    async with daemon_on(configure(tmp_path, entry("10 3 * * *", *SLOW)), world) as watched:
+        await until("03:40")
+        (one,) = world.created
+        one.status = "failed"
+        await until("03:43")
+        one.status = "completed"
+        await until("04:00")
+        assert watched.ended[-1].result == "success"
+    assert len(world.created) == 1
+
+
+async def test_who_is_killed_in_the_second_attempt_is_followed_by_one_that_goes_on_with_it(tmp_path: Path) -> None:
+    world, path = a_world(faults=[create("ends")]), configure(tmp_path, entry())
+    watched = Watched(path, world)
+    running = asyncio.create_task(watched.daemon.run())
+    await until("03:46")
+    await kill(watched)
+    await asyncio.gather(running, return_exceptions=True)
+    async with daemon_on(path, world) as later:
+        await until("04:15")
+        assert (await later.daemon.view.status())["state"] == "ok"
+        assert told(later, "rotations", "s12345", "failure") == 0
+    assert await rows(tmp_path) == [FAILED, (*AGAIN, "03:44")]
+    assert len(world.created) == 2
 
 
 # -- too late ----------------------------------------------------------------------------------------------------------
