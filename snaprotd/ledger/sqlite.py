@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import cache
 from pathlib import Path
 from sqlite3 import OperationalError
 from typing import Any
@@ -139,6 +140,7 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
     def configure(connection: Any, _: object) -> None:
         # Autocommit in the driver, so that the transactions are those that SQLAlchemy begins.
         connection.isolation_level = None
+        _stops_once(connection.driver_connection)
         connection.run_async(_decode)
         cursor = connection.cursor()
         mode = "EXCLUSIVE" if alone else "NORMAL"
@@ -153,6 +155,15 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _stops_once(driver: Any) -> None:
+    """Where a transaction is called off, SQLAlchemy stops the driver's thread, and then the driver does once more.
+
+    Of a thread that has ended it would wait for the answer for ever, and so would the end of the process: there is one
+    answer for both.
+    """
+    driver.stop = cache(driver.stop)
 
 
 async def _decode(connection: Any) -> None:

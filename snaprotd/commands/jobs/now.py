@@ -147,6 +147,7 @@ async def rotate_now(
             await keeper.aclose()
             for task in keeping:
                 task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
 
 
 def _unless_raised(ending: Ending | BaseException) -> Ending:
