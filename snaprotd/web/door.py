@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 
 from snaprotd.web.hosts import peer_of
 from snaprotd.web.protection import Protection
-from snaprotd.web.turns import Turns, TurnsOfPeers
+from snaprotd.web.turns import OneAtATime, Turns, TurnsOfPeers
 from snaprotd.web.visit import Visit
 
 log = structlog.get_logger("snaprotd.web")
@@ -71,6 +71,7 @@ class Door:
         self._handshakes = Turns(rate=HANDSHAKES, store=50, newest_first=True)
         self.requests = TurnsOfPeers(rate=REQUESTS, store=100)
         self.guesses = TurnsOfPeers(rate=GUESSES, store=10, newest_first=True)
+        self.making = OneAtATime()
         self.state = ServerState()
         self.settings = uvicorn.Config(
             application,
@@ -95,7 +96,7 @@ class Door:
     @property
     def is_overrun(self) -> bool:
         """So many wait that no more may: the places that are left are for probes."""
-        return (self.requests.waiting + self.guesses.waiting) * 4 > self.most * 3
+        return (self.requests.waiting + self.guesses.waiting + self.making.waiting) * 4 > self.most * 3
 
     def open(self, listening: socket.socket) -> None:
         listening.setblocking(False)

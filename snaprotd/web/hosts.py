@@ -28,15 +28,20 @@ def is_ours(header: str, names: Sequence[str]) -> bool:
 
 
 def peer_of(address: str) -> str:
-    """Whose turns a visitor takes: his address; of IPv6 his network, for each host has a whole one of addresses."""
+    """Whose turns a visitor takes: his address; of IPv6 his network, for each host has a whole one of addresses.
+
+    All of this machine are one: every user of it may come from any of the sixteen million addresses of loopback.
+    """
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
         return address
+    if isinstance(found, IPv6Address):
+        found = found.ipv4_mapped or found
+    if found.is_loopback:
+        return "loopback"
     if not isinstance(found, IPv6Address):
-        return address
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
+        return str(found)
     return f"{IPv6Address(int(found) >> 64 << 64)}/64"
 
 

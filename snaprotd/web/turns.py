@@ -74,6 +74,43 @@ class Turns:
         self._arm()
 
 
+class OneAtATime:
+    """What is long to make is made for one visitor after the other, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._is_making = False
+        self._waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def queue(self) -> asyncio.Future[bool]:
+        """Done with True when it is one's turn, which ends with `end`; who goes before that is to call `leave`."""
+        ticket: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if self._is_making:
+            self._waiting[ticket] = None
+        else:
+            self._is_making = True
+            ticket.set_result(True)
+        return ticket
+
+    def leave(self, ticket: asyncio.Future[bool]) -> None:
+        """Give up waiting: the ticket is done with False."""
+        if not ticket.done():
+            ticket.set_result(False)
+            del self._waiting[ticket]
+
+    def end(self) -> None:
+        """One has it made: the next one's turn."""
+        self._is_making = False
+        while self._waiting and not self._is_making:
+            ticket, _ = self._waiting.popitem(last=False)
+            if not ticket.done():  # its task may have been cancelled
+                self._is_making = True
+                ticket.set_result(True)
+
+
 MOST_PEERS = 1024
 """Of whom it is remembered how much they have asked. Who comes from more addresses than that is held by the bounds on
 connections."""

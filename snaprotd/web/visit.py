@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from snaprotd.web.hosts import is_ours
-from snaprotd.web.turns import Turns
+from snaprotd.web.turns import OneAtATime, Turns
 
 if TYPE_CHECKING:
     from snaprotd.web.door import Door
@@ -43,6 +43,9 @@ not to have us killed for it."""
 OPEN = (PROBE, "/api/identity")
 """Ask for no password: a probe has none and learns no more than whether we live; a command proves itself otherwise."""
 
+LONG_TO_MAKE = ("/servers/", "/api/status")
+"""And the page of the fleet: they ask the ledger and the threads, which a start needs too."""
+
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 CLOSE = (b"connection", b"close")
 
@@ -68,7 +71,8 @@ class Visit(H11Protocol):
         """A head is due: at first, and from its first byte on."""
         self._unread_since: float | None = None
         self._closing_since: float | None = None
-        self._ticket: tuple[Turns, asyncio.Future[bool]] | None = None
+        self._ticket: tuple[Turns | OneAtATime, asyncio.Future[bool]] | None = None
+        self._is_making = False
 
     # -- what the door asks --------------------------------------------------------------------------------------
 
@@ -172,6 +176,7 @@ class Visit(H11Protocol):
             nonlocal is_begun
             if message["type"] == "http.response.start":
                 is_begun = True
+                self._made()  # how long it takes to send it is up to the visitor
                 message = {**message, "headers": self._headers(scope, message["headers"])}
             await send(message)
 
@@ -185,6 +190,8 @@ class Visit(H11Protocol):
                 self.transport.abort()
             else:
                 await _said(500, "internal error: the log says more")(scope, receive, sealed)
+        finally:
+            self._made()
 
     async def _who_answers(self, scope: Scope) -> ASGIApp | None:
         """The pages, or a refusal; None where the visitor has gone meanwhile."""
@@ -200,10 +207,19 @@ class Visit(H11Protocol):
             return refusal
         if scope["path"] not in OPEN and (refusal := await self._refuse_user(headers)) is not None:
             return refusal
+        if scope["path"].startswith(LONG_TO_MAKE) or scope["path"] == "/":
+            if not await self._turn(door.making):
+                return None
+            self._is_making = True
         door.bound_unread()
         return door.settings.loaded_app  # type: ignore[no-any-return]
 
-    async def _turn(self, turns: Turns) -> bool:
+    def _made(self) -> None:
+        if self._is_making:
+            self._is_making = False
+            self._door.making.end()
+
+    async def _turn(self, turns: Turns | OneAtATime) -> bool:
         ticket = turns.queue()
         self._ticket = (turns, ticket)
         try:

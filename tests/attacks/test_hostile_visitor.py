@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import bcrypt
 import h11
@@ -29,7 +31,8 @@ from snaprotd.config.web_file import read_web_file
 from snaprotd.core.errors import ConfigError, SnaprotdError
 from snaprotd.report.status import VERSION
 from snaprotd.simulator import World
-from snaprotd.web import door, keeping, visit
+from snaprotd.web import door, keeping, site, visit
+from snaprotd.web.hosts import peer_of
 from snaprotd.web.keeping import Pages, serving
 from snaprotd.web.listener import open_listener
 from snaprotd.wiring import identity
@@ -42,9 +45,17 @@ class Shown:
     """What the pages of these tests show."""
 
     def exposition(self) -> bytes:
+        self.written += 1
         return b"snaprotd_up 1\n" + b"# much\n" * self.lines
 
     lines = 0
+    asked = 0
+    """Reports that were begun."""
+    written = 0
+
+    def __init__(self) -> None:
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     def ailments(self) -> Sequence[str]:
         return []
@@ -59,7 +70,9 @@ class Shown:
         return {}
 
     async def status(self) -> Mapping[str, Any]:
-        return {"version": "1"}
+        self.asked += 1
+        await self.answers.wait()
+        return {"version": "1", "much": "a" * 2000}
 
     async def server_status(self, name: str) -> Mapping[str, Any] | None:
         return None
@@ -165,10 +178,13 @@ ALLOWED = [
         "LOCALHOST:1",
     ),
     *("a.b.localhost", "localhost.", "snap.example.org", "SNAP.Example.org.:9877", "snap.example.org:"),
+    *("127.0.0.1.", "127.0.0.1:0", "[::ffff:127.0.0.1]", "my_host.localhost", f"{'a' * 14_000}.localhost"),
 ]
 REFUSED = [
     *("evil.example", "evil.example:9877", "127.0.0.1.evil.example", "localhost.evil.example", "notlocalhost", ""),
     *("snap.example.org.evil.example", "x.snap.example.org", "2130706433", "127.1", "::1", "[::1", "user@127.0.0.1"),
+    *("::ffff:127.0.0.1", "user:word@localhost", "localhost..", "0177.0.0.1", "*", "localhost#", "%6cocalhost", "[]"),
+    *("l\u00f6calhost", "\uff4cocalhost", "xn--lcalhost-5fb", "127.0.0.1:999999", "[::1]]", "localhost\u3002"),
     *("127.0.0.1@evil.example", "127.0.0.1:80:80", "127.0.0.1,evil.example", "..", ".", "localhost/evil", "0x7f.1"),
 ]
 
@@ -264,7 +280,7 @@ async def test_of_those_who_ask_for_nothing_the_first_gives_way_and_a_probe_is_a
 
 async def test_who_waits_for_his_turn_does_not_give_way(few: None) -> None:
     async with served() as place:
-        turns = place.door.requests.of("127.0.0.1")
+        turns = place.door.requests.of(peer_of("127.0.0.1"))
         turns._left, turns._rate = 0.0, 1e-9
         waiting = [await place.caller() for _ in range(10)]
         for caller in waiting:
@@ -334,12 +350,68 @@ async def test_what_nobody_reads_is_bounded_all_together(monkeypatch: pytest.Mon
 
 async def test_who_asks_more_than_his_turns_waits_and_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async with served() as place:
-        turns = place.door.requests.of("127.0.0.1")
+        turns = place.door.requests.of(peer_of("127.0.0.1"))
         turns._rate, turns._store, turns._left = 50.0, 1, 1.0
         caller, loop = await place.caller(), asyncio.get_running_loop()
         begun = loop.time()
         assert [(await caller.ask("/metrics")).status for _ in range(11)] == [200] * 11
         assert loop.time() - begun >= 0.19
+
+
+async def test_a_page_is_made_for_one_at_a_time_and_for_nobody_who_has_gone() -> None:
+    """Made for all at once they would fill the threads, which write down that a server is to be started."""
+    async with served() as place:
+        place.shown.answers.clear()
+        callers = [await place.caller() for _ in range(6)]
+        for caller in callers:
+            caller.say("GET /api/status HTTP/1.1", "Host: 127.0.0.1")
+        await until(lambda: place.door.making.waiting == 5, what="all who ask")
+        assert [(await place.ask(path)).status for path in ("/healthz", "/readyz", "/metrics")] == [200] * 3
+        for caller in callers[1:4]:
+            caller.writer.transport.abort()
+        await until(lambda: place.door.making.waiting == 2, what="those who go")
+        assert place.shown.asked == 1
+        place.shown.answers.set()
+        assert [(await callers[one].answer()).status for one in (0, 4, 5)] == [200] * 3
+        assert place.shown.asked == 3
+
+
+async def test_a_page_that_is_not_read_or_fails_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served() as place:
+        place.shown.lines = 2_000_000
+        caller = await place.caller()
+        caller.reader._limit = 1  # type: ignore[attr-defined]
+        caller.say("GET /metrics HTTP/1.1", "Host: 127.0.0.1")
+        caller.say("GET /api/status HTTP/1.1", "Host: 127.0.0.1")
+        await until(lambda: place.shown.asked == 1, what="the second request")
+        assert (await place.ask("/api/status")).status == 200
+        for report in (ValueError("no report"), {"much": 1}):
+            monkeypatch.setattr(place.shown, "status", AsyncMock(side_effect=[report]))
+            assert (await place.ask("/api/status")).status == (200 if isinstance(report, dict) else 500)
+
+
+async def test_metrics_take_a_share_of_the_loop_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "SHARE", 1e-6)
+    async with served() as place:
+        assert [(await place.ask("/metrics")).status for _ in range(5)] == [200] * 5
+        assert place.shown.written == 1
+
+
+async def test_what_is_compressed_says_so_and_is_the_same() -> None:
+    async with served() as place:
+        place.shown.lines = 1000
+        for path in ("/api/status", "/metrics"):
+            plain = await place.ask(path)
+            packed = await place.ask(path, "127.0.0.1", "Accept-Encoding: br, gzip")
+            assert (packed.headers["content-encoding"], packed.headers["vary"]) == ("gzip", "Accept-Encoding")
+            assert gzip.decompress(packed.body) == plain.body
+            assert "content-encoding" not in plain.headers
+
+
+def test_all_addresses_of_this_machine_and_all_of_a_network_of_ipv6_are_one_visitor() -> None:
+    assert {peer_of(one) for one in ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.2")} == {"loopback"}
+    assert {peer_of(one) for one in ("2001:db8::1", "2001:db8::ffff:2")} == {"2001:db8::/64"}
+    assert {peer_of(one) for one in ("10.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0")} == {"10.0.0.1", "fe80::/64"}
 
 
 @pytest.mark.parametrize(("method", "status"), [("POST", 405), ("GET", 200)])
@@ -410,7 +482,7 @@ async def test_only_who_knows_user_and_password_sees_more_than_that_we_live(tmp_
         "Authorization: Bearer a",
     ]
     async with guarded(tmp_path, basic_auth_users={"ann": WORD}) as place:
-        place.door.guesses.of("127.0.0.1")._rate = 1e6
+        place.door.guesses.of(peer_of("127.0.0.1"))._rate = 1e6
         for path in (
             "/metrics",
             "/api/status",
@@ -450,7 +522,7 @@ async def test_a_password_that_was_right_is_checked_once(tmp_path: Path, monkeyp
 async def test_guesses_are_few_and_keep_nobody_out_who_knows_the_password(tmp_path: Path) -> None:
     async with guarded(tmp_path, basic_auth_users={"ann": WORD}) as place:
         assert (await place.ask("/metrics", "127.0.0.1", as_user("ann", "swordfish"))).status == 200
-        guesses = place.door.guesses.of("127.0.0.1")
+        guesses = place.door.guesses.of(peer_of("127.0.0.1"))
         callers = [await place.caller() for _ in range(20)]
         for number, caller in enumerate(callers):
             caller.say("GET /metrics HTTP/1.1", "Host: 127.0.0.1", as_user("ann", str(number)))

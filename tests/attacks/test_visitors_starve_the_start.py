@@ -107,7 +107,7 @@ async def test_visitors_do_not_starve_the_start(tmp_path: Path) -> None:
     async with holding_a_server_off(quietly, port) as (world, hold, _):
         quiet = await off_for(world, hold)
     async with holding_a_server_off(flooded_too, port) as (world, hold, life):
-        async with visitors(port, "idle=500", "half=500", "/healthz=400", "/metrics=50"):
+        async with visitors(port, "idle=500", "half=500", "/healthz=400", "/metrics=50", "/api/status=50", "junk=50"):
             assert await is_alive(port)
             flooded = await off_for(world, hold)
             assert await is_alive(port)

@@ -1,8 +1,8 @@
 """Hostile visitors, as a process: `python -m tests.support.flood PORT [PATH=CONNECTIONS ...]`, until it is killed.
 
 Each connection asks for PATH, reads the answer and asks again, as fast as it gets them; for `idle` it says nothing, for
-`half` it says half a head. One that is cut comes again. Prints `flooding` when all have come once, and the number of
-answers in the end.
+`half` it says half a head, for `junk` what is no HTTP. One that is cut comes again. Prints `flooding` when all have
+come once, and the number of answers in the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from typing import Any
 AGAIN, STUBBORN = 1.0, 10.0
 """Seconds until one that was cut comes again; who says nothing, or half, hangs on for longer."""
 
-SAID = {"idle": b"", "half": b"GET /metrics HTTP/1.1\r\nHost: 127"}
+SAID = {
+    "idle": b"",
+    "half": b"GET /metrics HTTP/1.1\r\nHost: 127",
+    "junk": b"\x16\x03\x01" + bytes(range(256)) + b"\r\n\r\n",
+}
 
 
 class Flood:
