@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.simulator import Fault
-from tests.support.drawn import ID_KINDS, MOMENTS, THAWED_AFTER, Example, examples, history_of
+from tests.support.drawn import HOLDS, ID_KINDS, MOMENTS, THAWED_AFTER, Example, examples, history_of
 from tests.support.drawn_faults import FAR_BEHIND, FAULT_KINDS, LONG_AFTER, POWER_ERRORS, RETRY_AFTER, fair
 from tests.support.drawn_lies import AHEAD, WRONG_BY
 from tests.support.harms import Harm
@@ -91,6 +91,7 @@ def test_the_search_is_long_enough_to_meet_everything() -> None:
     is_met((harm for one in met for harm in one.harms[: len(one.crashes)]), Harm)
     assert {one.thaws_after for one in met if one.frozen_at} == set(THAWED_AFTER)
     assert any(one.ledger_deleted_at and not one.frozen_at for one in met)
+    assert all(any(name.endswith(hold) for one in met for name, *_ in one.history) for hold in HOLDS)
 
 
 @pytest.mark.search
