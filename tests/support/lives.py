@@ -209,9 +209,9 @@ class Story:
             transport=transport,
         )
         ledger: Any = await MortalLedger.open(self.ledger_path, owner=uuid.uuid4().hex, lock=False)
-        ledger.moment, ledger.gate = moment, gate
         inventory = Inventory(cloud)
         await know_ids(ledger, inventory)
+        ledger.moment, ledger.gate = moment, gate
         try:
             yield Tools(
                 cloud=cloud,
