@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from snaprotd.core.errors import CloudError, NotFound, Permanent, Temporary, Unc
 from snaprotd.provider import Doubtful
 from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
-from snaprotd.provider.vps_org import answers, body
+from snaprotd.provider.vps_org import answers, body, calls
 from snaprotd.provider.vps_org.client import VpsOrg
 from tests.attacks.bending import TOKEN
 from tests.support.nouns import a_server
@@ -115,6 +116,11 @@ async def drips_a_head(_: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     await stream(writer, b"X: 1\r\n", 0.05)
 
 
+async def chunks_of_a_byte(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+    await stream(writer, b"1\r\n[\r\n" * 5000)
+
+
 async def drips_chunks(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(OK + b"Transfer-Encoding: chunked\r\n\r\n")
     await stream(writer, b"1\r\n[\r\n", 0.05)
@@ -159,6 +165,7 @@ SAYS: dict[str, bytes | Answer] = {
     "a redirect to a port that is none": sized(b"", b"HTTP/1.1 301 X\r\n", b"Location: https://x:99999999/"),
     "a head that drips": drips_a_head,
     "a body that drips": drips_chunks,
+    "chunks of a byte": chunks_of_a_byte,
     "a cookie, and no JSON": sized(b"\xff\xfe", OK, b"Set-Cookie: a=" + b"x" * 9000 + b"; Max-Age=" + b"9" * 50),
     "a `next` that is no address": sized(b'{"results": [], "next": "http://[/\\ud800\\u001b"}'),
     "a `next` to another host": sized(b'{"results": [], "next": "https://elsewhere.invalid/"}'),
@@ -186,6 +193,30 @@ async def test_each_answer_is_one_sentence_of_an_error_and_soon(name: str) -> No
             assert isinstance(changed, Unclear | Permanent)
     assert len(peer.heads) == peer.connections
     assert all(b"elsewhere.invalid" not in head for head in peer.heads)
+
+
+async def test_chunks_of_a_byte_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces, in_a_row = 0, list[int]()
+
+    async def tiny(response: httpx.Response) -> AsyncIterator[bytes]:
+        nonlocal pieces
+        for _ in range(calls.MOST_PIECES * 2):
+            pieces += 1
+            yield b"["
+
+    async def others() -> None:
+        nonlocal pieces
+        while True:
+            in_a_row.append(pieces)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(httpx.Response, "aiter_bytes", tiny)
+    async with api_that(EMPTY) as (api, _):
+        turns = asyncio.create_task(others())
+        assert "comes in more than 20000 pieces" in str(await error_of(api.snapshots()))
+        turns.cancel()
+    assert max(later - before for before, later in pairwise(in_a_row)) <= calls.AT_ONCE
+    assert pieces == calls.MOST_PIECES + 1
 
 
 async def test_what_is_asked_for_is_never_encoded_and_each_request_is_the_last_of_its_connection() -> None:

@@ -27,6 +27,9 @@ CONNECT_SHARE = 3
 NOT_WORTH_TELLING = 0.001
 """Seconds that a request without any waiting takes to get its turn."""
 
+MOST_PIECES, AT_ONCE = 20_000, 100
+"""Chunks of one body, which is 800 bytes of the largest for each; and how many of them before others have a turn."""
+
 OF_AN_ANSWER = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict, OSError, ValueError)
 """What an attempt ends with that was not answered as it should be. Not all that httpx makes of a header is its own."""
 
@@ -225,11 +228,16 @@ async def _body(response: httpx.Response) -> bytes:
         if response.is_success:
             raise UnreadableError(f"it is encoded as {encoding}, which was not asked for")
         return b""
-    body = bytearray()
+    body, pieces = bytearray(), 0
     async for chunk in response.aiter_bytes():
         body += chunk
+        pieces += 1
         if len(body) > MAX_BODY:
             raise UnreadableError(f"it has more than {MAX_BODY} bytes")
+        if pieces > MOST_PIECES:
+            raise UnreadableError(f"it comes in more than {MOST_PIECES} pieces")
+        if pieces % AT_ONCE == 0:  # thousands of chunks of a byte may have come together
+            await asyncio.sleep(0)
     return bytes(body)
 
 
