@@ -48,13 +48,12 @@ class Mail:
         try:
             async with asyncio.timeout(PATIENCE):
                 return await self._send(message)
-        except TimeoutError:
-            return failed(f"{self._host} has not taken the message within {PATIENCE:g} s")
         except aiosmtplib.SMTPDataError as error:
             words = f"{self._host} refuses the message: {error.code} {error.message}"
             return given_up(words) if error.code >= 500 else failed(words)
         except (aiosmtplib.SMTPException, OSError, ValueError, SnaprotdError) as error:
-            return failed(f"{self._host}: {_in_words(error)}")
+            why = str(error) and _in_words(error)  # a time-out of ours has no words
+            return failed(f"{self._host}: {why or f'the message was not taken within {PATIENCE:g} s'}")
 
     async def _send(self, message: Message) -> Answer:
         is_here = is_loopback(self._host)
@@ -118,4 +117,4 @@ def _in_words(error: Exception) -> str:
         return "; ".join(f"{one.recipient}: {one.code} {one.message}" for one in error.recipients)
     if isinstance(error, aiosmtplib.SMTPResponseException):
         return f"{error.code} {error.message}"
-    return str(error) or type(error).__name__
+    return str(error)
