@@ -1,4 +1,4 @@
-"""Where the pages are served, and by which names: the forms of `listen` and `allowed_hosts`."""
+"""Addresses in the file: of the provider, the pages, the ledger, a mail server; and paths of files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
 from snaprotd.core.words import is_loopback
 
@@ -65,3 +66,63 @@ def read_host(text: str) -> str:
 def is_open_beyond(listen: Listen) -> bool:
     """Whether other machines may reach it, as far as the address alone tells."""
     return isinstance(listen, tuple) and not is_loopback(listen[0])
+
+
+def read_base_url(text: object) -> str:
+    """The URL without a slash at its end."""
+    if not isinstance(text, str):
+        raise ValueError("should be a URL such as https://admin.vps.org/api/v1")
+    if re.search(r"[^\x21-\x7e]", text):
+        raise ValueError("should be a URL without spaces or special characters")
+    if "@" in text:
+        raise ValueError("should hold no user name or password: the token goes with each request")
+    if "?" in text or "#" in text:
+        raise ValueError("should end with its path: no `?` and no `#`")
+    if not _is_safe_url(text):
+        raise ValueError("should be an https:// URL; http:// only to this machine (127.0.0.1, [::1], localhost)")
+    return text.rstrip("/")
+
+
+def _is_safe_url(text: str) -> bool:
+    """Whether the token may be sent there: encrypted, or without leaving this machine."""
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname, url.port
+    except ValueError:  # a broken [address] or port
+        return False
+    return bool(host) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(host or "")))
+
+
+def read_state(value: object) -> str:
+    """The path of a ledger, or its URL."""
+    text = value if isinstance(value, str) else ""
+    url: SplitResult | None = urlsplit(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else None
+    if url is None and text and text.isprintable():
+        return text
+    if url is not None and url.scheme == "postgresql" and url.hostname is not None:
+        return text
+    raise ValueError("should be the path of a file, or postgresql://HOST/DATABASE")
+
+
+def read_path(value: object) -> Path:
+    """Of a file, as it is written."""
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError("should be the path of a file")
+    return Path(value)
+
+
+def read_smtp(value: object) -> tuple[str, int]:
+    """Host and port of a mail server."""
+    text = value if isinstance(value, str) else ""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})", text)
+    if found is None or not 0 < int(found[3]) < 65536:
+        raise ValueError("should be host:port, such as mail.example.org:587")
+    return found[1] or found[2], int(found[3])
+
+
+def read_mailbox(value: object) -> str:
+    """A mail address, and no name before it."""
+    text = value if isinstance(value, str) else ""
+    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@" + _NAME.replace("(?=.{1,253}$)", ""), text):
+        raise ValueError("should be a mail address, such as ops@example.org")
+    return text

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -27,11 +26,12 @@ from pydantic import (
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
-from snaprotd.config.addresses import Listen, read_host, read_listen
+from snaprotd.config.addresses import Listen, read_base_url, read_host, read_listen, read_path, read_state
+from snaprotd.config.channels import MOST_CHANNELS, NotifyKeys, PingKeys
 from snaprotd.core.model import NO_SERVER
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.core.schedule import Missed, check_timezone, check_window
-from snaprotd.core.words import DURATION, is_loopback, read_duration
+from snaprotd.core.words import DURATION, read_duration
 
 LARGEST_LIMIT = 100
 OWN_SERVER = f"a server's id (a whole number from 1 on, or text), or the word {NO_SERVER}"
@@ -97,52 +97,11 @@ def _checked(check: Callable[[str], None]) -> AfterValidator:
     return AfterValidator(checked)
 
 
-def _base_url(text: object) -> str:
-    """The URL without a slash at its end."""
-    if not isinstance(text, str):
-        raise ValueError("should be a URL such as https://admin.vps.org/api/v1")
-    if re.search(r"[^\x21-\x7e]", text):
-        raise ValueError("should be a URL without spaces or special characters")
-    if "@" in text:
-        raise ValueError("should hold no user name or password: the token goes with each request")
-    if "?" in text or "#" in text:
-        raise ValueError("should end with its path: no `?` and no `#`")
-    if not _is_safe_url(text):
-        raise ValueError("should be an https:// URL; http:// only to this machine (127.0.0.1, [::1], localhost)")
-    return text.rstrip("/")
-
-
-def _is_safe_url(text: str) -> bool:
-    """Whether the token may be sent there: encrypted, or without leaving this machine."""
-    try:
-        url = urlsplit(text)
-        host, _ = url.hostname, url.port
-    except ValueError:  # a broken [address] or port
-        return False
-    return bool(host) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(host or "")))
-
-
-def _state(value: object) -> str:
-    text = value if isinstance(value, str) else ""
-    url: SplitResult | None = urlsplit(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else None
-    if url is None and text and text.isprintable():
-        return text
-    if url is not None and url.scheme == "postgresql" and url.hostname is not None:
-        return text
-    raise ValueError("should be the path of a file, or postgresql://HOST/DATABASE")
-
-
 def _own_server(text: str) -> str:
     """A word that is hardly an id would leave the machine without its protection, and nobody would know."""
     if text != NO_SERVER and text.lower() in _NO_IDS:
         raise ValueError(f"should be {OWN_SERVER}")
     return text
-
-
-def _read_path(value: object) -> Path:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise ValueError("should be the path of a file")
-    return Path(value)
 
 
 _TEXT = WithJsonSchema({"type": "string", "minLength": 1})
@@ -241,6 +200,7 @@ class PolicyKeys(TypedDict, total=False):
         Field(description="How old a missed slot may be to be run late."),
     ]
     paused: Annotated[bool, Field(description="Count the slots, do nothing.")]
+    ping: Annotated[PingKeys, Field(description="A check that is told of the success and failure of its servers.")]
     one_at_a_time: Annotated[_Word, Field(description="A group's name: no two servers of it are held off at once.")]
 
 
@@ -262,11 +222,11 @@ class ApiKeys(TypedDict, total=False):
     """How to reach the provider."""
 
     base_url: Annotated[
-        str, PlainValidator(_base_url), _TEXT, Field(description="https, or http to a loopback address only.")
+        str, PlainValidator(read_base_url), _TEXT, Field(description="https, or http to a loopback address only.")
     ]
     token_file: Annotated[
         Path,
-        PlainValidator(_read_path),
+        PlainValidator(read_path),
         _TEXT,
         Field(description="The file that holds the API token; the token itself never stands here."),
     ]
@@ -288,11 +248,23 @@ class ApiKeys(TypedDict, total=False):
 
 
 @with_config(_STRICT)
+class HeartbeatKeys(TypedDict, total=False):
+    """A check that is told that the daemon itself is well; where nothing comes, it is not."""
+
+    url_file: Annotated[
+        Path, PlainValidator(read_path), _TEXT, Field(description="The file that holds the URL that is asked (GET).")
+    ]
+    every: Annotated[timedelta, _duration("10s", "1d"), _SCHEMA_OF_DURATION, Field(description="How often.")]
+
+
+@with_config(_STRICT)
 class FileKeys(TypedDict, total=False):
     """Configuration of snaprotd."""
 
     api: Annotated[ApiKeys, Field(description="How to reach the provider.")]
-    state: Annotated[str, PlainValidator(_state), _TEXT, Field(description="The ledger: a path, or postgresql://...")]
+    state: Annotated[
+        str, PlainValidator(read_state), _TEXT, Field(description="The ledger: a path, or postgresql://...")
+    ]
     listen: Annotated[
         Listen,
         PlainValidator(read_listen),
@@ -305,7 +277,7 @@ class FileKeys(TypedDict, total=False):
     ]
     web_config: Annotated[
         Path,
-        PlainValidator(_read_path),
+        PlainValidator(read_path),
         _TEXT,
         Field(description="The file with TLS and passwords of the pages, as Prometheus' exporters have it."),
     ]
@@ -328,6 +300,8 @@ class FileKeys(TypedDict, total=False):
         _SCHEMA_OF_DURATION,
         Field(description="How often the account is searched for servers that a `match` names."),
     ]
+    notify: Annotated[list[NotifyKeys], Field(max_length=MOST_CHANNELS, description="Who is told of what happens.")]
+    heartbeat: Annotated[HeartbeatKeys, Field(description="Who is told that the daemon itself is well.")]
     defaults: Annotated[PolicyKeys, Field(description="Any policy key, for all servers.")]
     policies: Annotated[dict[_Word, PolicyKeys], Field(description="Policies by name, over `defaults`.")]
     servers: Annotated[

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from enum import StrEnum
 from uuid import UUID
 
 import httpx
 
-from snaprotd.core.telling import Kind, Message
+from snaprotd.core.telling import Kind, Message, Style
 from snaprotd.senders import Answer, failed, sent
 from snaprotd.senders.http import Exchange, NoAnswer, Reply, judged
 from snaprotd.senders.secrets import SecretError, SecretFile
@@ -20,14 +19,6 @@ from snaprotd.senders.webhook import why_not_reached
 
 LONGEST_MESSAGE = 250
 """Letters of what stands in a URL."""
-
-
-class Style(StrEnum):
-    """Whose rules are kept to."""
-
-    HEALTHCHECKS = "healthchecks"
-    UPTIME_KUMA = "uptime_kuma"
-    PLAIN = "plain"
 
 
 class Ping:

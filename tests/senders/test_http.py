@@ -12,12 +12,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from snaprotd.core.telling import Kind, Message, Who
+from snaprotd.core.telling import Kind, Message, Style, Who
 from snaprotd.logs import redactor
 from snaprotd.senders import Outcome
 from snaprotd.senders import http as exchange
 from snaprotd.senders.http import Exchange
-from snaprotd.senders.ping import Ping, Style
+from snaprotd.senders.ping import Ping
 from snaprotd.senders.webhook import Webhook
 from tests.support.receivers import FLOODS, HANGS, Asked, Healthchecks, answer, receiver, secret, secrets_in
 

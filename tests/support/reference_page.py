@@ -22,6 +22,11 @@ SECTIONS = {
     "api": ("ApiKeys", "Keys under `api`"),
     "policy": ("PolicyKeys", "Keys of a policy"),
     "keep": ("RetentionKeys", "Keys under `keep`"),
+    "notify": ("NotifyKeys", "Keys of an entry under `notify`"),
+    "webhook": ("WebhookKeys", "Keys of a `webhook`"),
+    "email": ("EmailKeys", "Keys of an `email`"),
+    "ping": ("PingKeys", "Keys of a `ping`"),
+    "heartbeat": ("HeartbeatKeys", "Keys under `heartbeat`"),
     "server": ("ServerKeys", "Keys of an entry under `servers`"),
 }
 

@@ -37,6 +37,15 @@ ROTATIONS = frozenset({Kind.FAILURE, Kind.BLOCKED})
 """What the success of a rotation ends."""
 
 
+class Style(StrEnum):
+    """Whose rules the pings of a check keep to."""
+
+    HEALTHCHECKS = "healthchecks"
+    UPTIME_KUMA = "uptime_kuma"
+    PLAIN = "plain"
+    """Any ping is success, so that a failure is told by silence."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Who:
     """A server."""
