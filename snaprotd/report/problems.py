@@ -271,7 +271,7 @@ class ServerSituation:
 def of_server(situation: ServerSituation) -> Iterator[Problem]:
     if situation.missing:
         yield _there_is("missing", id=situation.target.server_id)
-    yield from _of_power(situation)
+    yield from of_power(situation.running, situation.now)
     yield from without_rotation(
         situation.target.label, debt=situation.debt, set_aside=situation.set_aside, running=situation.running
     )
@@ -282,11 +282,11 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
     yield from _of_age(situation)
 
 
-def _of_power(situation: ServerSituation) -> Iterator[Problem]:
-    running = situation.running
+def of_power(running: Rotation | None, now: datetime) -> Iterator[Problem]:
+    """Of a server that its rotation holds off."""
     if running is None or not running.is_owed or running.power.held_off_since is None:
         return
-    if situation.now - running.power.held_off_since > _longest(running.policy):
+    if now - running.power.held_off_since > _longest(running.policy):
         yield _there_is("held_off_too_long")
     elif running.step is Step.START and running.power.starts > 1:
         yield _there_is("not_starting", number=running.power.starts)

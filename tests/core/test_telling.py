@@ -42,14 +42,14 @@ def succeeds(name: str, at: timedelta = timedelta(0), **more: object) -> Event:
 def lived(
     *events: Event, until: timedelta = HOUR, told: Told | None = None, begins: timedelta = timedelta(0)
 ) -> tuple[Told, list[Message]]:
-    """What is told of events at their times, looked at every ten seconds from `begins` on."""
+    """What is told of events at their times, looked at twice a minute from `begins` on."""
     told, messages, waiting, at = told or Told(), [], sorted(events, key=lambda one: one.at), begins
     while at <= until:
         while waiting and waiting[0].at <= START + at:
             told = noted(told, waiting.pop(0), START + at)
         told, some = messages_due(told, START + at)
         messages += some
-        at += timedelta(seconds=10)
+        at += MINUTE / 2
     assert not waiting
     return told, messages
 
@@ -213,6 +213,8 @@ def test_nobody_is_reminded_of_a_server_that_is_no_longer_configured() -> None:
 def test_a_clock_that_was_set_back_a_year_keeps_no_message_waiting() -> None:
     told = noted(Told(), fails("a"), START + 365 * DAY)
     assert [one.text for one in lived(told=told, until=HOUR)[1]] == ["a: failure it is"]
+    ended = noted(known_before(Told(), fails("a")), succeeds("a"), START + 365 * DAY)
+    assert [one.kind for one in lived(told=ended, until=HOUR)[1]] == [Kind.RECOVERY]
 
 
 def test_the_same_events_have_the_same_ids_whoever_tells_them_and_each_telling_has_its_own() -> None:

@@ -70,8 +70,8 @@ class Told:
     """For how long the next messages are gathered."""
 
     def is_well(self, server_ids: Set[str] | None = None) -> bool:
-        """Whether nothing is going on with these servers, or with any."""
-        subjects = (one.event.server for one in self.troubles.values())
+        """Whether nothing is going on with these servers, or with any, that is worth a word by now."""
+        subjects = (one.event.server for one in self.troubles.values() if one.tells or not one.event.patience)
         return all(server_ids is not None and who is not None and who.id not in server_ids for who in subjects)
 
     def knows(self, event: Event) -> bool:
@@ -200,13 +200,15 @@ def messages_due(told: Told, now: datetime) -> tuple[Told, list[Message]]:
 
 def _within_reason(told: Told, now: datetime) -> Told:
     """A clock that was set back must keep no message waiting."""
+    if (told.gathers_until or now) > now + TOGETHER:
+        told = replace(told, gathers_until=now)
+    if not any(one.since > now or (one.told_at or now) > now for one in told.troubles.values()):
+        return told
     troubles = {
         key: replace(one, since=min(one.since, now), told_at=one.told_at and min(one.told_at, now))
         for key, one in told.troubles.items()
     }
-    latest = max([now, *(one.ripe_at for one in troubles.values())]) + LONGEST_GATHER
-    until = told.gathers_until and min(told.gathers_until, latest)
-    return replace(told, troubles=troubles, gathers_until=until)
+    return replace(told, troubles=troubles)
 
 
 def _told_with_its_cause(told: Told, one: Trouble) -> datetime | None:
@@ -218,12 +220,11 @@ def _told_with_its_cause(told: Told, one: Trouble) -> datetime | None:
 
 
 def _reminded(told: Told, now: datetime) -> tuple[Told, list[Message]]:
-    def is_due(one: Trouble, within: timedelta) -> bool:
-        return one.told_at is not None and one.told_at + REMIND - within <= now
-
-    if not any(is_due(one, timedelta(0)) for one in told.troubles.values()):
+    before = now - REMIND
+    if not any(one.told_at is not None and one.told_at <= before for one in told.troubles.values()):
         return told, []
-    due = {key: one for key, one in told.troubles.items() if is_due(one, TOGETHER)}
+    before += TOGETHER
+    due = {key: one for key, one in told.troubles.items() if one.told_at is not None and one.told_at <= before}
     messages = [message for _, message in _of_troubles(told, [*due.values()], now, is_reminder=True)]
     again = {key: replace(one, told_at=now, tells=one.tells + 1) for key, one in due.items()}
     return replace(told, troubles={**told.troubles, **again}), messages
@@ -344,6 +345,6 @@ def ping_of(event: Event, *, is_well: bool) -> Message | None:
     Success is the end of a rotation while nothing else is going on: else one server's would hide another's trouble.
     """
     is_success = event.kind is Kind.RECOVERY
-    if is_success and not (is_well and event.rotation):
+    if event.patience or (is_success and not (is_well and event.rotation)):
         return None
     return replace(_message(event, _named(event), parts=(event.id, "ping")), rotation=event.rotation)
