@@ -1,4 +1,4 @@
-"""Where the pages are served and by which names, and where the provider is: the forms of those values."""
+"""The forms of addresses in the file: of the provider, the pages, the ledger, a mail server; and paths of files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from snaprotd.core.words import is_loopback
 
@@ -91,3 +91,38 @@ def _is_safe_url(text: str) -> bool:
     except ValueError:  # a broken [address] or port
         return False
     return bool(host) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(host or "")))
+
+
+def read_state(value: object) -> str:
+    """The path of a ledger, or its URL."""
+    text = value if isinstance(value, str) else ""
+    url: SplitResult | None = urlsplit(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else None
+    if url is None and text and text.isprintable():
+        return text
+    if url is not None and url.scheme == "postgresql" and url.hostname is not None:
+        return text
+    raise ValueError("should be the path of a file, or postgresql://HOST/DATABASE")
+
+
+def read_path(value: object) -> Path:
+    """Of a file, as it is written."""
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError("should be the path of a file")
+    return Path(value)
+
+
+def read_smtp(value: object) -> tuple[str, int]:
+    """Host and port of a mail server."""
+    text = value if isinstance(value, str) else ""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})", text)
+    if found is None or not 0 < int(found[3]) < 65536:
+        raise ValueError("should be host:port, such as mail.example.org:587")
+    return found[1] or found[2], int(found[3])
+
+
+def read_mailbox(value: object) -> str:
+    """A mail address, and no name before it."""
+    text = value if isinstance(value, str) else ""
+    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@" + _NAME.replace("(?=.{1,253}$)", ""), text):
+        raise ValueError("should be a mail address, such as ops@example.org")
+    return text

@@ -16,7 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from snaprotd.config.channels import Heartbeat, Ping, channels_of
 from snaprotd.config.layers import (
+    check_channels,
     check_layers,
     defaults_of,
     layers_of,
@@ -30,7 +32,7 @@ from snaprotd.config.parts import read_shape
 from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written, default_state
 from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
 from snaprotd.config.text import yaml_nodes
-from snaprotd.config.trust import check_trust
+from snaprotd.config.trust import check_trust, program_folder, secret_folders
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.policy import Policy, Retry
 from snaprotd.core.schedule import DEFAULT_TIMEZONE
@@ -130,7 +132,8 @@ def parse(text: str, source: str, environ: Mapping[str, str] = os.environ) -> Co
             keys = read_shape(document, findings)
             if keys is not None:
                 check_layers(keys, findings)
-                check_trust(keys, environ, findings)
+                check_channels(keys, findings)
+                check_trust(keys, Path(source), environ, findings)
             findings.end(text)
         finally:
             findings.dismantle()
@@ -168,6 +171,10 @@ def uncollected(*, large: bool) -> Iterator[None]:
 def _config(keys: FileKeys, path: Path, digest: str, environ: Mapping[str, str]) -> Config:
     settings = {"state": default_state(environ)} | _settings(keys, Config)
     settings["api"] = ApiSettings(**_settings(keys.get("api", {}), ApiSettings))
+    settings["notify"] = channels_of(keys.get("notify", []))
+    if "heartbeat" in keys:
+        settings["heartbeat"] = Heartbeat(**_settings(keys["heartbeat"], Heartbeat))
+    settings |= {"secret_folders": secret_folders(path, environ), "program_folder": program_folder(environ)}
     return Config(**settings, entries=tuple(_entries(keys)), path=path, digest=digest)
 
 
@@ -188,15 +195,18 @@ def _entries(keys: FileKeys) -> Iterator[ServerEntry]:
     for index, own in enumerate(keys["servers"]):
         merged = merged_layers(layers_of(keys, ("servers", index), own))
         given = {key: _plain(key, value) for key, (value, _) in merged.items()}
+        ping = given.pop("ping", None)
         policy = Policy(schedule=schedule_of(given), **given)
         origins = dict.fromkeys(PolicyKeys.__annotations__, "default")
         origins |= {key: shown_path(path) for key, (_, path) in merged.items()}
+        del origins["ping"]
         yield ServerEntry(
             key=str(own["id"]) if "id" in own else None,
             match=own.get("match"),
             name=own.get("name"),
             policy=policy,
             origins=origins,
+            ping=ping and Ping(**ping),
         )
 
 
@@ -221,6 +231,8 @@ def json_schema() -> dict[str, Any]:
     _add_defaults(schema, defaults_of(Config))
     _add_defaults(definitions["ApiKeys"], defaults_of(ApiSettings))
     _add_defaults(definitions["RetryKeys"], defaults_of(Retry))
+    _add_defaults(definitions["PingKeys"], defaults_of(Ping))
+    _add_defaults(definitions["HeartbeatKeys"], defaults_of(Heartbeat))
     _add_defaults(definitions["PolicyKeys"], defaults_of(Policy) | {"timezone": DEFAULT_TIMEZONE})
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "snaprotd"}
     return schema | head | {"required": ["servers"]}

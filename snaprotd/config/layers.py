@@ -8,6 +8,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import Any
 
+from snaprotd.config.channels import lacking, mistakes_in_channels
 from snaprotd.config.mistakes import Findings, keep_expected, nearest
 from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys
 from snaprotd.config.text.document import KeyPath
@@ -89,6 +90,18 @@ def check_layers(keys: FileKeys, findings: Findings) -> None:
     _check_keep(keys, findings)
     _check_default_keep(keys, findings)
     _check_schedules(keys, findings)
+
+
+def check_channels(keys: FileKeys, findings: Findings) -> None:
+    """Find what is wrong with who is told, though each value by itself is sound."""
+    pings = [((*path, "ping"), layer["ping"]) for path, layer in _all_layers(keys) if "ping" in layer]
+    heartbeat = [(("heartbeat",), keys["heartbeat"])] if "heartbeat" in keys else []
+    found = [*mistakes_in_channels(keys.get("notify", []))]
+    for path, given in (*pings, *heartbeat):
+        found += lacking(path, given, ["url_file"])
+    for path, message in found:
+        if findings.trusts(*path):
+            findings.add(path, message)
 
 
 def _check_identity(path: KeyPath, own: Mapping[str, Any], findings: Findings) -> None:

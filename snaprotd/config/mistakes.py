@@ -5,14 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 from zoneinfo import available_timezones
 
 from pydantic_core import ErrorDetails
 
+from snaprotd.config.channels import SHAPES, NotifyKeys
 from snaprotd.config.shape import (
     OWN_SERVER,
     ApiKeys,
     FileKeys,
+    HeartbeatKeys,
     PolicyKeys,
     RetentionKeys,
     RetryKeys,
@@ -30,7 +33,7 @@ _SHOWN_OF_LINE = 72
 _BLANK = str.maketrans("\t\n", "  ")
 """What may stand in a file without any harm, and is shown as a blank."""
 _WORD = re.compile(r"\S+")
-_SECRET_LINE = re.compile(r"""((?i:token|password|secret|api_?key)["']?\s*:\s*)(\S.*)""")
+_SECRET_LINE = re.compile(r"""((?i:token|password|secret|api_?key|\burl)["']?\s*:\s*)(\S.*)""")
 _LONGEST_MESSAGE = 1000
 _LONGEST_READ = 64 * 1024
 """Letters of a message that are looked at for secrets; no more than the first of them are shown."""
@@ -43,11 +46,18 @@ _INLINE = (
     "the API token does not belong in this file: put it alone into another one and name that with `api.token_file` or "
     "$SNAPROTD_TOKEN_FILE, or set $VPS_API_TOKEN"
 )
+_APART = (
+    "a secret does not belong in this file: put it alone into another one, which only the user that runs snaprotd may "
+    "read, and name that with `{key}_file`"
+)
+_APART_KEYS = frozenset(("url", "secret", "password"))
 _SYNONYMS = {"cron": "schedule", "retention": "keep", "tz": "timezone", "server_id": "id", "label": "name"}
 _SYNONYMS |= {"url": "base_url", "disabled": "paused", "rate_limit": "requests_per_second"}
 _SECTIONS: Mapping[str, tuple[type, str]] = {
     "": (FileKeys, "at the top of the file"),
     "api": (ApiKeys, "in `api`"),
+    "notify": (NotifyKeys, "in an entry of `notify`"),
+    "heartbeat": (HeartbeatKeys, "in `heartbeat`"),
     "defaults": (PolicyKeys, "in `defaults`, a policy or a server"),
     "policies": (PolicyKeys, "in `defaults`, a policy or a server"),
     "servers": (ServerKeys, "in a server"),
@@ -121,6 +131,10 @@ def refuse_key(path: KeyPath, findings: Findings) -> None:
         return
     *around, key = path
     name, allowed, section = str(key), keys_at(tuple(around)), str(around[0]) if around else ""
+    if name.lower() in _APART_KEYS and f"{name.lower()}_file" in allowed:
+        findings.add(path, _APART.format(key=name.lower()), at_key=True)
+        findings.distrust(path[:-1])
+        return
     if name.lower() in _SECRET_KEYS:
         findings.add(path, _INLINE, at_key=True)
         return
@@ -146,8 +160,8 @@ def keys_at(path: KeyPath) -> tuple[str, ...]:
     return tuple(shape.__annotations__)
 
 
-WITHIN: Mapping[str, type] = {"keep": RetentionKeys, "retry": RetryKeys}
-"""What a mapping under a key of a policy may hold."""
+WITHIN: Mapping[str, Any] = {"keep": RetentionKeys, "retry": RetryKeys, **SHAPES}
+"""What a mapping may hold that is under a key of a policy, or says how somebody is told."""
 
 
 def _place_of(name: str, section: str) -> str | None:
@@ -175,6 +189,7 @@ _EXPECTED = {
     "dict_type": "should be a mapping of keys to values",
     "list_type": "should be a list",
     "too_short": "is an empty list: give it at least one value",
+    "too_long": "has {actual_length} values: {max_length} at most",
     "greater_than_equal": "should be {ge} or more",
     "less_than_equal": "should be {le} or less",
     "less_than": "should be less than {lt}",

@@ -15,6 +15,7 @@ from typing import Any, cast, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from snaprotd.config.channels import SHAPES
 from snaprotd.config.mistakes import WITHIN, Findings, keys_at, refuse_key, sentence, written
 from snaprotd.config.shape import FILE, LARGEST_LIMIT, TAGS, FileKeys
 from snaprotd.config.text.document import Document, KeyPath
@@ -31,7 +32,10 @@ _PARTS: Mapping[str, TypeAdapter[Any]] = {
 }
 """The keys of the file that may be long: `policies` is a mapping, `servers` a list."""
 
-_DEPTHS = {"api": 2, "defaults": 2, "policies": 3, "servers": 3}
+_WITHIN = ("keep", *SHAPES)
+"""Keys whose values may be mappings of keys of ours."""
+
+_DEPTHS = {"api": 2, "notify": 2, "defaults": 2, "policies": 3, "servers": 3}
 """How long the paths of the values are that can be left out one by one."""
 
 
@@ -147,10 +151,15 @@ def _leave_out(value: dict[str, Any], path: KeyPath) -> KeyPath:
 
 def _mappings(value: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
     """Each mapping of the file that has keys of ours, with its place."""
-    policies, servers = value.get("policies"), value.get("servers")
-    places: list[tuple[KeyPath, Any]] = [((), value), *(((key,), value.get(key)) for key in ("api", "defaults"))]
+    policies = value.get("policies")
+    places: list[tuple[KeyPath, Any]] = [
+        ((), value),
+        *(((key,), value.get(key)) for key in ("api", "heartbeat", "defaults")),
+    ]
     places += [(("policies", name), one) for name, one in policies.items()] if isinstance(policies, dict) else []
-    places += [(("servers", index), one) for index, one in enumerate(servers)] if isinstance(servers, list) else []
+    for key in ("servers", "notify"):
+        entries = value.get(key)
+        places += [((key, index), one) for index, one in enumerate(entries)] if isinstance(entries, list) else []
     return ((path, mapping) for path, mapping in places if isinstance(mapping, dict))
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from snaprotd.config.addresses import Listen, written_listen
+from snaprotd.config.channels import Channel, Heartbeat, Ping
 from snaprotd.core.model import PROVIDER_LIMIT, Server
 from snaprotd.core.policy import Policy, Retention, Retry, Rules
 from snaprotd.core.schedule import Schedule
 from snaprotd.core.words import shown_duration
 
 SYSTEM_STATE = Path("/var/lib/snaprotd")
+PROGRAMS = Path("/etc/snaprotd/run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,8 @@ class ServerEntry:
     policy: Policy
     origins: Mapping[str, str]
     """Which layer gave each policy key: `default`, `defaults`, `policies.nightly` or `servers[0]`."""
+    ping: Ping | None = None
+    """The check that is told of it. No part of the policy: a rotation that runs knows nothing of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,12 @@ class Config:
     poll_interval: float = 15.0
     drain_timeout: float = 600.0
     discover_interval: float = 300.0
+    notify: tuple[Channel, ...] = ()
+    heartbeat: Heartbeat | None = None
+    secret_folders: tuple[Path, ...] = ()
+    """Where the files may lie that hold addresses and passwords of channels."""
+    program_folder: Path = PROGRAMS
+    """Where the programs lie that may be run."""
     entries: tuple[ServerEntry, ...]
     path: Path
     digest: str

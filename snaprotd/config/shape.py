@@ -11,7 +11,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -27,7 +26,8 @@ from pydantic import (
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
-from snaprotd.config.addresses import Listen, read_base_url, read_host, read_listen
+from snaprotd.config.addresses import Listen, read_base_url, read_host, read_listen, read_path, read_state
+from snaprotd.config.channels import MOST_CHANNELS, NotifyKeys, PingKeys
 from snaprotd.core.model import NO_SERVER
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.core.schedule import Missed, check_timezone, check_window
@@ -98,27 +98,11 @@ def _checked(check: Callable[[str], None]) -> AfterValidator:
     return AfterValidator(checked)
 
 
-def _state(value: object) -> str:
-    text = value if isinstance(value, str) else ""
-    url: SplitResult | None = urlsplit(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else None
-    if url is None and text and text.isprintable():
-        return text
-    if url is not None and url.scheme == "postgresql" and url.hostname is not None:
-        return text
-    raise ValueError("should be the path of a file, or postgresql://HOST/DATABASE")
-
-
 def _own_server(text: str) -> str:
     """A word that is hardly an id would leave the machine without its protection, and nobody would know."""
     if text != NO_SERVER and text.lower() in _NO_IDS:
         raise ValueError(f"should be {OWN_SERVER}")
     return text
-
-
-def _read_path(value: object) -> Path:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise ValueError("should be the path of a file")
-    return Path(value)
 
 
 _TEXT = WithJsonSchema({"type": "string", "minLength": 1})
@@ -236,6 +220,7 @@ class PolicyKeys(TypedDict, total=False):
         _SCHEMA_OF_DURATION,
         Field(description="For how long no rotation deletes what `snaprotd now` takes; 0s for not at all."),
     ]
+    ping: Annotated[PingKeys, Field(description="A check that is told of the success and failure of its servers.")]
     one_at_a_time: Annotated[_Word, Field(description="A group's name: no two servers of it are held off at once.")]
 
 
@@ -261,7 +246,7 @@ class ApiKeys(TypedDict, total=False):
     ]
     token_file: Annotated[
         Path,
-        PlainValidator(_read_path),
+        PlainValidator(read_path),
         _TEXT,
         Field(description="The file that holds the API token; the token itself never stands here."),
     ]
@@ -283,11 +268,23 @@ class ApiKeys(TypedDict, total=False):
 
 
 @with_config(_STRICT)
+class HeartbeatKeys(TypedDict, total=False):
+    """A check that is told that the daemon itself is well; where nothing comes, it is not."""
+
+    url_file: Annotated[
+        Path, PlainValidator(read_path), _TEXT, Field(description="The file that holds the URL that is asked (GET).")
+    ]
+    every: Annotated[timedelta, _duration("10s", "1d"), _SCHEMA_OF_DURATION, Field(description="How often.")]
+
+
+@with_config(_STRICT)
 class FileKeys(TypedDict, total=False):
     """Configuration of snaprotd."""
 
     api: Annotated[ApiKeys, Field(description="How to reach the provider.")]
-    state: Annotated[str, PlainValidator(_state), _TEXT, Field(description="The ledger: a path, or postgresql://...")]
+    state: Annotated[
+        str, PlainValidator(read_state), _TEXT, Field(description="The ledger: a path, or postgresql://...")
+    ]
     listen: Annotated[
         Listen,
         PlainValidator(read_listen),
@@ -300,7 +297,7 @@ class FileKeys(TypedDict, total=False):
     ]
     web_config: Annotated[
         Path,
-        PlainValidator(_read_path),
+        PlainValidator(read_path),
         _TEXT,
         Field(description="The file with TLS and passwords of the pages, as Prometheus' exporters have it."),
     ]
@@ -323,6 +320,8 @@ class FileKeys(TypedDict, total=False):
         _SCHEMA_OF_DURATION,
         Field(description="How often the account is searched for servers that a `match` names."),
     ]
+    notify: Annotated[list[NotifyKeys], Field(max_length=MOST_CHANNELS, description="Who is told of what happens.")]
+    heartbeat: Annotated[HeartbeatKeys, Field(description="Who is told that the daemon itself is well.")]
     defaults: Annotated[PolicyKeys, Field(description="Any policy key, for all servers.")]
     policies: Annotated[dict[_Word, PolicyKeys], Field(description="Policies by name, over `defaults`.")]
     servers: Annotated[

@@ -1,20 +1,24 @@
-"""What the writer of the configuration file may not decide alone: where the API token is sent. And what is remarked on.
+"""What the writer of the configuration file may not decide alone. And what is remarked on.
 
+That is where the API token is sent, which files are read as secrets of channels, and which programs are run.
 The file may be another person's than the token (a ConfigMap beside a Secret, a repository beside a credential). An
 address of their own in it would hand them the token, so the hosts are named by whoever runs snaprotd.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from snaprotd.config.addresses import is_open_beyond
+from snaprotd.config.channels import MOST_FILES, files_named
 from snaprotd.config.mistakes import Findings
-from snaprotd.config.settings import OLD_STATE, ApiSettings, Config
+from snaprotd.config.settings import OLD_STATE, PROGRAMS, ApiSettings, Config
 from snaprotd.config.shape import FileKeys
 from snaprotd.core.words import is_loopback
 
@@ -75,12 +79,51 @@ def _address(written: str) -> str:
         return ""
 
 
-def check_trust(keys: FileKeys, environ: Mapping[str, str], findings: Findings) -> None:
-    """Find an address in the file that the token may not be sent to."""
+def secret_folders(config: Path, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where files with secrets of channels may lie: beside the configuration, where it is usually, and where whoever
+    runs snaprotd says."""
+    named = [*environ.get("SNAPROTD_SECRETS", "").split(":"), environ.get("CREDENTIALS_DIRECTORY", "")]
+    return (config.absolute().parent, PROGRAMS.parent, *(Path(one) for one in named if os.path.isabs(one)))
+
+
+def program_folder(environ: Mapping[str, str]) -> Path:
+    """Where the programs lie that may be run."""
+    named = environ.get("SNAPROTD_RUN", "")
+    return Path(named) if os.path.isabs(named) else PROGRAMS
+
+
+def check_trust(keys: FileKeys, source: Path, environ: Mapping[str, str], findings: Findings) -> None:
+    """Find what the file decides though its writer may not."""
+    _check_files(keys, source, environ, findings)
+    _check_programs(keys, environ, findings)
     if findings.trusts("api", "base_url"):
         base_url = keys.get("api", {}).get("base_url", ApiSettings.base_url)
         if why := why_not_sent_to(base_url, environ):
             findings.add(("api", "base_url"), why)
+
+
+def _check_files(keys: FileKeys, source: Path, environ: Mapping[str, str], findings: Findings) -> None:
+    """Else any file that we may read could be sent away as a password."""
+    folders = secret_folders(source, environ)
+    real = [Path(os.path.realpath(folder)) for folder in folders]
+    named = list(files_named(keys))
+    for path, file in named:
+        if not any(Path(os.path.realpath(file)).is_relative_to(folder) for folder in real):
+            places = ", ".join(dict.fromkeys(map(str, folders)))
+            why = (
+                f"{file} is in none of the folders in which such files may lie: {places}; $SNAPROTD_SECRETS names more"
+            )
+            findings.add(path, why)
+    if len({file for _, file in named}) > MOST_FILES:
+        findings.add(named[-1][0], f"too many files with secrets: {MOST_FILES} different ones at most")
+
+
+def _check_programs(keys: FileKeys, environ: Mapping[str, str], findings: Findings) -> None:
+    folder = program_folder(environ)
+    for index, given in enumerate(keys.get("notify", [])):
+        if "run" in given and Path(given["run"][0]).parent != folder:
+            why = f"{given['run'][0]} may not be run: programs are to lie in {folder}, which $SNAPROTD_RUN may name"
+            findings.add(("notify", index, "run"), why)
 
 
 WHY_NOT_THERE = (

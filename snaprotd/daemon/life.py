@@ -23,6 +23,8 @@ from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.daemon.slots.schedules import Schedules
+from snaprotd.daemon.slots.timer import every, for_ever
+from snaprotd.daemon.telling.teller import Teller
 from snaprotd.daemon.unexplained import ask_about_unexplained
 from snaprotd.daemon.view import DaemonView, Standing
 from snaprotd.engine.board import Board
@@ -80,6 +82,7 @@ class Daemon:
         self._account: AccountWatch
         self._ledger_watch: LedgerWatch
         self._inheritance: Inheritance
+        self._teller: Teller
 
     @property
     def started(self) -> asyncio.Event:
@@ -143,6 +146,17 @@ class Daemon:
         )
         self._ledger_watch = LedgerWatch(tools.ledger, board)
         self._inheritance = Inheritance(self._config, self._environ, tools, board, self._transport)
+        self._teller = Teller(
+            self._config,
+            self._environ,
+            board=board,
+            schedules=self._schedules,
+            account=self._account,
+            ledger_watch=self._ledger_watch,
+            standing=self.standing,
+            metrics=metrics.notifications,
+            now=tools.now,
+        )
         self.view = DaemonView(
             self._config,
             self.standing,
@@ -183,13 +197,16 @@ class Daemon:
         self._note_config()
         await self._look_after(at_start=True)
         self._schedules.start()
+        self._teller.begin()
         self.started.set()
         for name, work in {
-            "tick": _every(lambda: TICK, self._tick),
-            "ledger": _every(lambda: LEDGER_EVERY, self._rotations.mend_ledger),
-            "inventory": _every(self._inventory_interval, self._account.read),
-            "leases": _for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
-            "reload": _for_ever(self._watch.watch),
+            "tick": every(lambda: TICK, self._tick),
+            "ledger": every(lambda: LEDGER_EVERY, self._rotations.mend_ledger),
+            "inventory": every(self._inventory_interval, self._account.read),
+            "leases": for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
+            "reload": for_ever(self._watch.watch),
+            "notify": every(lambda: TICK, self._teller.look),
+            "heartbeat": for_ever(self._teller.beat),
             "watchdog": self._systemd.feed_watchdog(lambda: not self.view.ailments()),
         }.items():
             self._in_background(work, name)
@@ -207,6 +224,7 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._ledger_watch.aclose()
+        await self._teller.aclose()
         if all_on and self.started.is_set():
             log.info("ended in order; the next start goes on with what is open")
         if not all_on:
@@ -254,6 +272,7 @@ class Daemon:
         for rotation in await self._tools.ledger.ended_since(self._noted_until):
             self.board.of(rotation.server_id).note_end(rotation)
             self._schedules.retries.note(rotation)
+            self._teller.finished(rotation)
         self._noted_until = now
 
     # -- configuration -----------------------------------------------------------------------------------------
@@ -266,6 +285,7 @@ class Daemon:
             self._schedules.apply,
             self._account.apply,
             self.view.apply,
+            self._teller.apply,
         )
 
     def _apply(self, config: Config) -> None:
@@ -320,29 +340,8 @@ class Daemon:
     def _finished(self, rotation: Rotation) -> None:
         self._on_finished(rotation)
         self._schedules.retries.note(rotation)
+        self._teller.finished(rotation)
         target = self._schedules.targets.get(self.board.called(rotation.server_id))
         if target is not None:
             self._account.note_holdings(target)
         self._systemd.status(self.view.in_words())
-
-
-async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
-    """Do `work`, which never ends, and begin it again if a mistake of ours ends it."""
-    while True:
-        try:
-            await work()
-        except Exception:
-            log.exception("internal error", work=getattr(work, "__name__", ""))
-        await asyncio.sleep(1.0)
-
-
-async def _every(interval: Callable[[], float], work: Callable[[], Awaitable[None]]) -> None:
-    """Do `work` now and then every so often, for ever, whatever becomes of one turn of it."""
-    while True:
-        try:
-            await work()
-        except LedgerError as error:
-            log.error("the ledger cannot be used", error=str(error))
-        except Exception:
-            log.exception("internal error", work=getattr(work, "__name__", ""))
-        await asyncio.sleep(interval())

@@ -48,6 +48,14 @@ class Standing:
     refused: SnaprotdError | None = None
     """Why the configuration file as it now is was refused; None where it is the one in force."""
 
+    def ailments(self) -> list[str]:
+        """Why the loop or the scheduler is not well."""
+        if self.ticked_at is None:
+            return []
+        silent = asyncio.get_running_loop().time() - self.ticked_at
+        is_silent = silent > self.silent_after
+        return [f"the scheduler has not looked at its clock for {silent:.0f} s"] if is_silent else []
+
     @property
     def mistakes(self) -> list[str]:
         """Why the file as it is now is refused. Cleaned: a secret may stand where it does not belong."""
@@ -110,11 +118,7 @@ class DaemonView:
         return self._metrics.exposition()
 
     def ailments(self) -> Sequence[str]:
-        if self._standing.ticked_at is None:
-            return []
-        silent = asyncio.get_running_loop().time() - self._standing.ticked_at
-        is_silent = silent > self._standing.silent_after
-        return [f"the scheduler has not looked at its clock for {silent:.0f} s"] if is_silent else []
+        return self._standing.ailments()
 
     def unready(self) -> Sequence[str]:
         missing = []

@@ -15,6 +15,7 @@ from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.engine.board import Board
 from snaprotd.observe.collector import ServerCollector
+from snaprotd.senders import Outcome
 
 SECONDS = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400)
 
@@ -151,6 +152,32 @@ class RequestMetrics:
         self._auth_failures.inc()
 
 
+class NotificationMetrics:
+    """What the senders tell."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._notifications = Counter(
+            "snaprotd_notifications_total",
+            "Attempts to send a message, by what came of them; a failed one is repeated, a given up one is not.",
+            ["channel", "result"],
+            registry=registry,
+        )
+        self._pending = Gauge(
+            "snaprotd_notifications_pending", "Messages that wait to be sent, or to be sent again.", registry=registry
+        )
+
+    def expect(self, channel: str) -> None:
+        """There is such a channel: its counts are 0 rather than absent."""
+        for outcome in Outcome:
+            self._notifications.labels(channel, outcome)
+
+    def tried(self, channel: str, outcome: Outcome) -> None:
+        self._notifications.labels(channel, outcome).inc()
+
+    def pending(self, number: int) -> None:
+        self._pending.set(number)
+
+
 class LogMetrics(Collector):
     """What the log counts itself: it is below everything that could be told of it."""
 
@@ -170,6 +197,7 @@ class Metrics:
         self.daemon = DaemonMetrics(self.registry)
         self.rotations = RotationMetrics(self.registry)
         self.requests = RequestMetrics(self.registry)
+        self.notifications = NotificationMetrics(self.registry)
         self.registry.register(LogMetrics())
         self.registry.register(ServerCollector(board))
         ProcessCollector(registry=self.registry)

@@ -89,7 +89,7 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
         yield _there_is("missing", id=situation.target.server_id)
     if situation.left_out:
         yield _there_is("named_twice", server=situation.target.label, other=listed(situation.left_out))
-    yield from _of_power(situation)
+    yield from of_power(situation.running, situation.now)
     yield from without_rotation(
         situation.target.label, debt=situation.debt, set_aside=situation.set_aside, running=situation.running
     )
@@ -100,11 +100,11 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
     yield from _of_age(situation)
 
 
-def _of_power(situation: ServerSituation) -> Iterator[Problem]:
-    running = situation.running
+def of_power(running: Rotation | None, now: datetime) -> Iterator[Problem]:
+    """Of a server that its rotation holds off."""
     if running is None or not running.is_owed or running.power.held_off_since is None:
         return
-    if situation.now - running.power.held_off_since > _longest(running.policy):
+    if now - running.power.held_off_since > _longest(running.policy):
         yield _there_is("held_off_too_long")
     elif running.step is Step.START and (why := not_started_words(running.power)):
         yield _there_is("not_starting", why_it_is_not=why)

@@ -52,8 +52,14 @@ def files_of(settings: Any, around: str = "") -> Iterator[tuple[str, Path]]:
     """The files that a configuration names, each with its key; but for the token's own, and the configuration's."""
     for each in fields(settings):
         value, key = getattr(settings, each.name), f"{around}{each.name}"
-        if isinstance(value, Path) and key not in ("path", "api.token_file"):
+        if isinstance(value, Path) and key not in ("path", "api.token_file", "program_folder"):
             yield key, value
+        elif key == "entries":
+            pings = dict.fromkeys(entry.ping for entry in value if entry.ping is not None)
+            yield from (("ping.url_file", ping.url_file) for ping in pings)
+        elif isinstance(value, tuple):
+            for index, one in enumerate(value):
+                yield from files_of(one, f"{key}[{index}].") if is_dataclass(one) else ()
         elif is_dataclass(value):
             yield from files_of(value, f"{key}.")
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from snaprotd.core.errors import NotSent
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import VpsOrg
-from snaprotd.provider.vps_org.way import BadEnvironment, proxy_to, trusted
+from snaprotd.way import BadEnvironment, proxy_to, trusted
 from tests.support.processes import run
 
 HOST = "admin.vps.org"

@@ -242,6 +242,26 @@ def test_a_file_of_the_kernel_is_not_read_whatever_it_is_named_as(tmp_path: Path
             Protection(WebFile(path=tmp_path / "web.yaml", cert_file=file, key_file=file))
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "notify: [{email: {to: [a@b.c], from: a@b.c, smtp: 'theirs.example:465', user: u, password_file: FILE}}]",
+        "notify: [{run: [/etc/snaprotd/run/x]}, {webhook: {url_file: FILE}}]",
+        "heartbeat: {url_file: FILE}",
+        "defaults: {ping: {url_file: FILE}}",
+    ],
+)
+@pytest.mark.parametrize("name", ["token", "copy"])
+def test_no_channel_is_given_the_token_as_its_password(tmp_path: Path, told: str, name: str) -> None:
+    for file in ("token", "copy"):
+        (tmp_path / file).write_text("Zq7-of-the-account-4Kd")
+        (tmp_path / file).chmod(0o600)
+    text = f"api: {{token_file: {tmp_path}/token}}\n{told.replace('FILE', f'{tmp_path}/{name}')}\n{SERVERS}"
+    with pytest.raises(ConfigError, match=r"is the token's file|holds the API token") as why:
+        read_token(parse(text, str(tmp_path / "c.yaml"), {}), {})
+    assert "Zq7" not in str(why.value)
+
+
 # -- a reload starves the start ------------------------------------------------------------------------------------
 
 LONGEST_STALL = 0.05

@@ -14,13 +14,13 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snaprotd.config.channels import SHAPES, NotifyKeys
 from snaprotd.config.file import digest_of, find_config, json_schema, load, parse
 from snaprotd.config.settings import Config, Target, notes_directory, resolve
-from snaprotd.config.shape import ApiKeys, FileKeys, PolicyKeys, RetentionKeys, RetryKeys, ServerKeys
+from snaprotd.config.shape import ApiKeys, FileKeys, HeartbeatKeys, PolicyKeys, RetentionKeys, RetryKeys, ServerKeys
 from snaprotd.config.text import yaml_nodes
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.model import Server
@@ -581,7 +581,8 @@ def test_the_schema_tells_the_defaults_that_hold() -> None:
 
 
 def test_the_keys_of_a_policy_are_the_fields_of_the_model() -> None:
-    assert set(PolicyKeys.__annotations__) == {each.name for each in fields(Policy)} | {"timezone", "window"}
+    elsewhere = {"timezone", "window", "ping"}
+    assert set(PolicyKeys.__annotations__) == {each.name for each in fields(Policy)} | elsewhere
     assert set(RetryKeys.__annotations__) == {each.name for each in fields(Retry)}
     assert set(RetentionKeys.__annotations__) == {each.name for each in fields(Retention)}
 
@@ -603,7 +604,17 @@ def written_keys(value: object) -> set[str]:
 ALL_KEYS = sorted(
     {
         key
-        for shape in (FileKeys, ApiKeys, PolicyKeys, RetentionKeys, RetryKeys, ServerKeys)
+        for shape in (
+            FileKeys,
+            ApiKeys,
+            PolicyKeys,
+            RetentionKeys,
+            RetryKeys,
+            ServerKeys,
+            NotifyKeys,
+            HeartbeatKeys,
+            *SHAPES.values(),
+        )
         for key in shape.__annotations__
     }
 )
@@ -612,7 +623,7 @@ HEADINGS = ("api", "defaults", "policies", "servers")
 
 @pytest.mark.parametrize("key", ALL_KEYS)
 def test_the_example_shows_every_key(key: str) -> None:
-    assert key in written_keys(yaml.safe_load(EXAMPLE.read_text()))
+    assert key in written_keys(yaml_nodes.read(EXAMPLE.read_text()).value())
 
 
 @pytest.mark.parametrize("key", [key for key in ALL_KEYS if key not in HEADINGS])

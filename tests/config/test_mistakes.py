@@ -14,12 +14,12 @@ from snaprotd.core.schedule import ScheduleError, check_expression
 POLICY = (
     "schedule, timezone, window, spread, keep, adopt, when_full, stop_first, stop_timeout, on_stop_timeout, "
     "start_timeout, snapshot_timeout, missed, missed_within, paused, "
-    "retry, hold_manual, one_at_a_time"
+    "retry, hold_manual, ping, one_at_a_time"
 )
 SERVER = f"{POLICY}, id, match, name, policy"
 TOP = (
     "api, state, listen, allowed_hosts, web_config, own_server, instance, limit, max_concurrent, poll_interval, "
-    "drain_timeout, discover_interval, defaults, policies, servers"
+    "drain_timeout, discover_interval, notify, heartbeat, defaults, policies, servers"
 )
 LISTEN = 'should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or unix:/path, or off'
 INLINE = (

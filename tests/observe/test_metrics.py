@@ -29,6 +29,8 @@ from tests.support.virtual_time import START, run_virtually
 Labels = Mapping[str, str]
 
 METRICS: list[tuple[str, str, set[str]]] = [
+    ("snaprotd_notifications_total", "counter", {"channel", "result"}),
+    ("snaprotd_notifications_pending", "gauge", set()),
     ("snaprotd_build_info", "gauge", {"version"}),
     ("snaprotd_config_last_reload_successful", "gauge", set()),
     ("snaprotd_config_last_reload_success_timestamp_seconds", "gauge", set()),
@@ -183,7 +185,7 @@ def _account() -> tuple[World, dict[str, str]]:
 async def _live(folder: Path) -> Night:
     """Two minutes of one daemon, an hour without any, and then a daemon from 03:55:30 to 04:12:30."""
     world, ids = _account()
-    path = write_config(folder, _servers(ids))
+    path = write_config(folder, f"{_servers(ids)}\nnotify: [{{run: [/etc/snaprotd/run/not-there]}}]")
     faults, world.faults = world.faults, []
     async with daemon_on(path, world):
         await asyncio.sleep(120)

@@ -34,6 +34,8 @@ def filled() -> Metrics:
     board.ledger_writable = True
     metrics.requests.request("GET", "/servers/", "200", 0.1)
     metrics.requests.retry("429")
+    for channel in ("webhook", "email", "ping", "run", "heartbeat"):
+        metrics.notifications.expect(channel)
     return metrics
 
 

@@ -23,6 +23,11 @@ SECTIONS = {
     "policy": ("PolicyKeys", "Keys of a policy"),
     "keep": ("RetentionKeys", "Keys under `keep`"),
     "retry": ("RetryKeys", "Keys under `retry`"),
+    "notify": ("NotifyKeys", "Keys of an entry under `notify`"),
+    "webhook": ("WebhookKeys", "Keys of a `webhook`"),
+    "email": ("EmailKeys", "Keys of an `email`"),
+    "ping": ("PingKeys", "Keys of a `ping`"),
+    "heartbeat": ("HeartbeatKeys", "Keys under `heartbeat`"),
     "server": ("ServerKeys", "Keys of an entry under `servers`"),
 }
 

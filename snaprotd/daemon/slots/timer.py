@@ -1,4 +1,4 @@
-"""The clock of the daemon: APScheduler, used as a timer and for nothing else.
+"""The clock of the daemon: APScheduler, used as a timer and for nothing else; and what is done again and again.
 
 Its jobs hand (server, time) on and return at once. Its own ways with late jobs and with coroutine jobs are not
 used: by default it drops a job that is a second late, and it cancels running ones when it is shut down.
@@ -6,7 +6,8 @@ used: by default it drops a job that is a second late, and it cancels running on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from apscheduler.executors.base import BaseExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.schedule import Schedule, last_slot, next_slot
 
 log = structlog.get_logger("snaprotd.timer")
@@ -129,3 +131,25 @@ def _ended(server_id: str, error: Exception) -> None:
     log.error(
         "this server's schedule has ended: its next slot could not be told", server_id=server_id, error=str(error)
     )
+
+
+async def for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work`, which never ends, and begin it again if a mistake of ours ends it."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("internal error", work=getattr(work, "__name__", ""))
+        await asyncio.sleep(1.0)
+
+
+async def every(interval: Callable[[], float], work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work` now and then every so often, for ever, whatever becomes of one turn of it."""
+    while True:
+        try:
+            await work()
+        except LedgerError as error:
+            log.error("the ledger cannot be used", error=str(error))
+        except Exception:
+            log.exception("internal error", work=getattr(work, "__name__", ""))
+        await asyncio.sleep(interval())

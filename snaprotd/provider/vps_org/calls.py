@@ -18,7 +18,7 @@ from snaprotd.provider import Guard, RequestObserver
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org.body import MAX_BODY, UnreadableError, said
-from snaprotd.provider.vps_org.way import Proxy, proxy_to, trusted
+from snaprotd.way import Proxy, proxy_to, trusted
 
 SNAPSHOTS = "/snapshots/"
 MAX_CONCURRENT = 20

@@ -1,4 +1,4 @@
-"""The way to the provider, as the environment has it: through which proxy, and whose certificates are trusted.
+"""The way out, as the environment has it: through which proxy, and whose certificates are trusted.
 
 httpx would read these variables itself; but it ends with a traceback, or without a name, at what it does not know.
 """
@@ -39,7 +39,7 @@ class Proxy:
 
 
 def proxy_to(host: str, port: int, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy through which the provider's API is reached, over https; None for the direct way.
+    """The proxy through which a host is reached, over https; None for the direct way.
 
     Raises `BadEnvironment` where a variable names none that we know how to use.
     """

@@ -1,0 +1,350 @@
+"""Which events are worth a message: the edges. Pure; the clock is an argument.
+
+A trouble is told when it begins, each day while it lasts, and when it is over. Those of one cause are told once, with
+the number of their servers, and so is their end. What begins or ends within a minute is told together, where it is much
+in one digest; while digests follow one another, each gathers for twice as long as the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+from snaprotd.core.telling import ROTATIONS, Event, Kind, Message
+from snaprotd.core.words import count, duration
+
+GATHER = timedelta(minutes=1)
+LONGEST_GATHER = timedelta(minutes=15)
+REMIND = timedelta(hours=24)
+TOGETHER = timedelta(hours=1)
+"""Reminders that fall due so soon after another one go with it."""
+FEW = 3
+"""Troubles of one kind that are told one by one; of more there is one digest."""
+MOST_NAMED = 10
+LONGEST_TEXT = 2000
+"""Letters of a message."""
+SEE_ALL = "See all of them, each with what to do: `snaprotd status`."
+
+Key = tuple[str, str]
+"""What a trouble is about: rotations or power, and the server's id, or a cause for what is nobody's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """What has begun and is not over."""
+
+    event: Event
+    since: datetime
+    told_at: datetime | None = None
+    """When it was told last; None before the first time."""
+    tells: int = 0
+
+    @property
+    def ripe_at(self) -> datetime:
+        """From when on it is worth a message."""
+        return self.since + self.event.patience
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A trouble that was told and is over, which is still to be told."""
+
+    trouble: Trouble
+    event: Event
+    """The one that has ended it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What is going on, and what of it was told."""
+
+    troubles: Mapping[Key, Trouble] = field(default_factory=dict)
+    ended: tuple[Ended, ...] = ()
+    once: tuple[Event, ...] = ()
+    """What is told once, and not told yet."""
+    gathers_until: datetime | None = None
+    """When all that is not told yet will be; None where there is nothing."""
+    width: timedelta = GATHER
+    """For how long the next messages are gathered."""
+
+    def is_well(self, server_ids: Set[str] | None = None) -> bool:
+        """Whether nothing is going on with these servers, or with any, that is worth a word by now."""
+        subjects = (one.event.server for one in self.troubles.values() if one.tells or not one.event.patience)
+        return all(server_ids is not None and who is not None and who.id not in server_ids for who in subjects)
+
+    def knows(self, event: Event) -> bool:
+        """Whether just this is going on already."""
+        return _key(event) in self.troubles or event in self.once
+
+
+# -- what has happened ---------------------------------------------------------------------------------------------
+
+
+def noted(told: Told, event: Event, now: datetime) -> Told:
+    """What is going on after the event. Told again, it changes nothing."""
+    if event.kind is Kind.RECOVERY:
+        return _recovered(told, event, now)
+    if event.kind is Kind.VANISHED:
+        return told if told.knows(event) else _gathering(replace(told, once=(*told.once, event)), now, now)
+    key = _key(event)
+    before = told.troubles.get(key)
+    trouble = Trouble(event=event, since=now) if before is None else _again(before, event)
+    after = replace(told, troubles={**told.troubles, key: trouble})
+    return after if trouble.told_at is not None else _gathering(after, now, trouble.ripe_at)
+
+
+def known_before(told: Told, event: Event) -> Told:
+    """As `noted`, of what another process has told already."""
+    trouble = Trouble(event=event, since=event.at, told_at=event.at, tells=1)
+    return replace(told, troubles={**told.troubles, _key(event): trouble})
+
+
+def levelled(told: Told, kind: Kind, there: Sequence[Event], now: datetime) -> Told:
+    """After a look that shows all that there is of a kind and is no rotation's end: what it does not show is over."""
+    for event in there:
+        told = noted(told, event, now)
+    shown = {_key(event) for event in there}
+    for key, one in told.troubles.items():
+        if one.event.kind is kind and not one.event.rotation and key not in shown:
+            told = _over(told, key, replace(one.event, kind=Kind.RECOVERY, at=now), now)
+    return told
+
+
+def forgotten(told: Told, server_ids: Set[str]) -> Told:
+    """Without failures of servers that nobody looks after any more: there will be no news of them."""
+    kept = {
+        key: one
+        for key, one in told.troubles.items()
+        if one.event.server is None or one.event.kind not in ROTATIONS or one.event.server.id in server_ids
+    }
+    return replace(told, troubles=kept)
+
+
+def _key(event: Event) -> Key:
+    concern = "rotations" if event.kind in ROTATIONS else str(event.kind)
+    return concern, event.server.id if event.server else f"cause:{event.cause}"
+
+
+def _again(before: Trouble, event: Event) -> Trouble:
+    """It is news only where it is of another kind or cause, or worse."""
+    old = before.event
+    is_worse = (old.severity, event.severity) == ("attention", "alarm")
+    if (old.kind, old.cause) != (event.kind, event.cause) or is_worse:
+        return replace(before, event=event, told_at=None)
+    return replace(before, event=replace(event, id=old.id, at=old.at))
+
+
+def _recovered(told: Told, event: Event, now: datetime) -> Told:
+    subject = _key(event)[1]
+    for key, one in told.troubles.items():
+        if key[1] == subject and one.event.kind in event.ends:
+            told = _over(told, key, event, now)
+    return told
+
+
+def _over(told: Told, key: Key, event: Event, now: datetime) -> Told:
+    troubles = dict(told.troubles)
+    trouble = troubles.pop(key)
+    after = replace(told, troubles=troubles)
+    if not trouble.tells:
+        return after  # nobody was told that it began
+    return _gathering(replace(after, ended=(*told.ended, Ended(trouble=trouble, event=event))), now, now)
+
+
+def _gathering(told: Told, now: datetime, ripe_at: datetime) -> Told:
+    """To be told before long; other things go with it."""
+    until = max(now, ripe_at) + told.width
+    return replace(told, gathers_until=until if told.gathers_until is None else min(until, told.gathers_until))
+
+
+# -- what is told of it --------------------------------------------------------------------------------------------
+
+
+def messages_due(told: Told, now: datetime) -> tuple[Told, list[Message]]:
+    """What is to be sent now, and what was told after that."""
+    told = _within_reason(told, now)
+    told, messages = _reminded(told, now)
+    if told.gathers_until is None or now < told.gathers_until:
+        return told, messages
+    ripe = {key: one for key, one in told.troubles.items() if one.told_at is None and one.ripe_at <= now}
+    joined = {key: at for key, one in ripe.items() if (at := _told_with_its_cause(told, one)) is not None}
+    news = [one for key, one in ripe.items() if key not in joined]
+    waiting = {one.event.cause for one in told.troubles.values() if one.event.cause}
+    ends = [one for one in told.ended if one.trouble.event.cause not in waiting]
+    found = [
+        *_of_troubles(told, news, now, is_reminder=False),
+        *_in_few([_once(event) for event in told.once], [event.id for event in told.once]),
+        *_of_ends(ends),
+    ]
+    tellings = {key: joined.get(key, now) for key in ripe}
+    troubles = {
+        key: replace(one, told_at=tellings[key], tells=one.tells + 1) if key in tellings else one
+        for key, one in told.troubles.items()
+    }
+    width = min(2 * told.width, LONGEST_GATHER) if any(digest for digest, _ in found) else GATHER
+    left = replace(
+        told,
+        troubles=troubles,
+        ended=tuple(one for one in told.ended if one not in ends),
+        once=(),
+        gathers_until=None,
+        width=width,
+    )
+    for one in troubles.values():
+        if one.told_at is None:
+            left = _gathering(left, now, one.ripe_at)
+    return left, [*messages, *(message for _, message in found)]
+
+
+def _within_reason(told: Told, now: datetime) -> Told:
+    """A clock that was set back must keep no message waiting."""
+    if (told.gathers_until or now) > now + TOGETHER:
+        told = replace(told, gathers_until=now)
+    if not any(one.since > now or (one.told_at or now) > now for one in told.troubles.values()):
+        return told
+    troubles = {
+        key: replace(one, since=min(one.since, now), told_at=one.told_at and min(one.told_at, now))
+        for key, one in told.troubles.items()
+    }
+    return replace(told, troubles=troubles)
+
+
+def _told_with_its_cause(told: Told, one: Trouble) -> datetime | None:
+    """When the cause of this trouble was told, of others that it has; None where it was not."""
+    if not one.event.cause:
+        return None
+    others = (other for other in told.troubles.values() if other.event.cause == one.event.cause)
+    return max((other.told_at for other in others if other.told_at is not None), default=None)
+
+
+def _reminded(told: Told, now: datetime) -> tuple[Told, list[Message]]:
+    before = now - REMIND
+    if not any(one.told_at is not None and one.told_at <= before for one in told.troubles.values()):
+        return told, []
+    before += TOGETHER
+    due = {key: one for key, one in told.troubles.items() if one.told_at is not None and one.told_at <= before}
+    messages = [message for _, message in _of_troubles(told, [*due.values()], now, is_reminder=True)]
+    again = {key: replace(one, told_at=now, tells=one.tells + 1) for key, one in due.items()}
+    return replace(told, troubles={**told.troubles, **again}), messages
+
+
+_Found = tuple[bool, Message]
+"""Whether it is a digest, and the message."""
+
+
+def _of_troubles(told: Told, troubles: Sequence[Trouble], now: datetime, *, is_reminder: bool) -> Iterator[_Found]:
+    for cause in dict.fromkeys(one.event.cause for one in troubles if one.event.cause):
+        alike = [one for one in told.troubles.values() if one.event.cause == cause]
+        yield len(alike) > FEW, _of_a_cause(alike, now, is_reminder=is_reminder)
+    for kind in Kind:
+        own = [one for one in troubles if not one.event.cause and one.event.kind is kind]
+        messages = [_of_one(one, now, is_reminder=is_reminder) for one in own]
+        yield from _in_few(messages, [f"{one.event.id} {one.tells}" for one in own])
+
+
+def _of_one(one: Trouble, now: datetime, *, is_reminder: bool) -> Message:
+    event = one.event
+    text = _still(one, now, _named(event)) if is_reminder else _named(event)
+    return replace(_message(event, text, parts=(event.id, str(one.tells))), at=now if is_reminder else event.at)
+
+
+def _of_a_cause(alike: Sequence[Trouble], now: datetime, *, is_reminder: bool) -> Message:
+    """The fleet's own word for it is the best, where there is one."""
+    first = min(alike, key=lambda one: (one.event.server is not None, one.since))
+    names = [one.event.server.name for one in alike if one.event.server]
+    text = first.event.text
+    if len(names) == 1:
+        text = f"{text}; it concerns {names[0]}"
+    elif names:
+        text = f"{text}; it concerns {count(len(names), 'server')}: {_some(names)}"
+    text = _still(first, now, text) if is_reminder else text
+    ids = sorted(f"{one.event.id} {one.tells}" for one in alike)
+    whose = first.event.server if len(alike) == 1 else None
+    return replace(_message(first.event, text, parts=ids), server=whose, at=now if is_reminder else first.event.at)
+
+
+def _of_ends(ends: Sequence[Ended]) -> Iterator[_Found]:
+    for cause in dict.fromkeys(one.trouble.event.cause for one in ends if one.trouble.event.cause):
+        alike = [one for one in ends if one.trouble.event.cause == cause]
+        names = [one.trouble.event.server.name for one in alike if one.trouble.event.server]
+        first = min(alike, key=lambda one: (one.trouble.event.server is not None, one.trouble.since))
+        whose = f", for {count(len(names), 'server')} too: {_some(names)}" if names else ""
+        length = _length(first.trouble, max(one.event.at for one in alike))
+        text = f"over after {length}{whose}: {first.trouble.event.text}"
+        event = replace(first.event, server=None, severity="ok", do="")
+        yield len(alike) > FEW, _message(event, text, parts=sorted(one.event.id for one in alike))
+    own = [one for one in ends if not one.trouble.event.cause]
+    messages = [_of_end(one) for one in own]
+    yield from _in_few(messages, [one.event.id for one in own])
+
+
+def _of_end(one: Ended) -> Message:
+    event = replace(one.event, kind=Kind.RECOVERY, severity="ok", do="")
+    return _message(event, f"{_named(one.event)} (after {_length(one.trouble, event.at)})", parts=(event.id, "over"))
+
+
+def _once(event: Event) -> Message:
+    return _message(event, _named(event), parts=(event.id,))
+
+
+def _in_few(messages: Sequence[Message], ids: Sequence[str]) -> Iterator[_Found]:
+    """One by one, or in a digest where they are many."""
+    if len(messages) <= FEW:
+        yield from ((False, one) for one in messages)
+        return
+    first = messages[0]
+    names = [one.server.name for one in messages if one.server]
+    text = f"{count(len(messages), 'server')}: {_some(names)}. The first: {first.text}"
+    worst = "alarm" if any(one.severity == "alarm" for one in messages) else first.severity
+    do = SEE_ALL if first.kind is not Kind.RECOVERY else ""
+    yield True, replace(first, id=_id(ids), server=None, text=text[:LONGEST_TEXT], do=do, severity=worst)
+
+
+def _message(event: Event, text: str, *, parts: Sequence[str]) -> Message:
+    return Message(
+        id=_id([event.kind, *parts]),
+        at=event.at,
+        kind=event.kind,
+        severity=event.severity,
+        server=event.server,
+        text=text[:LONGEST_TEXT],
+        do=event.do[:LONGEST_TEXT],
+    )
+
+
+def _id(parts: Sequence[str]) -> str:
+    """The same for the same events, whoever works it out."""
+    return sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _named(event: Event) -> str:
+    return f"{event.server.name}: {event.text}" if event.server else event.text
+
+
+def _still(one: Trouble, now: datetime, text: str) -> str:
+    return f"still, after {_length(one, now)}: {text}"
+
+
+def _length(one: Trouble, now: datetime) -> str:
+    return duration(max(0.0, (now - one.since).total_seconds()))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+# -- what a check that waits for pings is told ------------------------------------------------------------------------
+
+
+def ping_of(event: Event, *, is_well: bool) -> Message | None:
+    """What the event means for a check of several servers: None where that is nothing.
+
+    Success is the end of a rotation while nothing else is going on: else one server's would hide another's trouble.
+    """
+    is_success = event.kind is Kind.RECOVERY
+    if event.patience or (is_success and not (is_well and event.rotation)):
+        return None
+    return replace(_message(event, _named(event), parts=(event.id, "ping")), rotation=event.rotation)

@@ -1,0 +1,1 @@
+"""What the daemon tells people, apart from its pages."""

@@ -1,0 +1,164 @@
+"""Carries letters to their channels, apart from everything else: each channel has a task of its own.
+
+A receiver that hangs, refuses or is away keeps neither a rotation waiting nor another channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import structlog
+
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.telling import GIVEN_UP_AFTER, WORDS, Kind, Letter
+from snaprotd.observe.metrics import NotificationMetrics
+from snaprotd.observe.outbox import MOST_WAITING, Outbox
+from snaprotd.senders import Answer, Outcome, Sender, failed
+
+log = structlog.get_logger("snaprotd.notify")
+
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
+"""Seconds between two attempts at a channel: the first pause, which doubles, and the longest."""
+LOOK_EVERY = 5.0
+"""Seconds after which the outbox is looked at though nobody has said that there is something in it."""
+PINGS_APART = 15.0
+"""Seconds between two pings of one check: Healthchecks takes five in a minute, and ignores what is more."""
+PATIENCE = 120.0
+"""Seconds for one attempt, should a sender forget its own time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """One way to somebody."""
+
+    name: str
+    """Of which there is one."""
+    kind: str
+    """As the metrics have it: webhook, email, ping or run."""
+    sender: Sender
+    on: frozenset[Kind] = frozenset(WORDS)
+    is_check: bool = False
+    """It waits for pings: of those only the newest matters."""
+
+
+class Delivery:
+    """All channels of one configuration."""
+
+    def __init__(self, outbox: Outbox, metrics: NotificationMetrics, now: Callable[[], datetime]) -> None:
+        self._outbox = outbox
+        self._metrics = metrics
+        self._now = now
+        self._tasks: list[asyncio.Task[None]] = []
+        self._posted: dict[str, asyncio.Event] = {}
+
+    def begin(self, channels: Sequence[Channel]) -> None:
+        """Carry letters to these from now on, and to no others."""
+        self._cancel()
+        self._posted = {channel.name: asyncio.Event() for channel in channels}
+        for channel in channels:
+            self._metrics.expect(channel.kind)
+            self._tasks.append(asyncio.create_task(self._serve(channel)))
+
+    async def post(self, letters: Sequence[Letter]) -> None:
+        """Raises `LedgerError` where they are not kept."""
+        await self._outbox.post(letters)
+        await self._count()
+        for letter in letters:
+            if letter.channel in self._posted:
+                self._posted[letter.channel].set()
+
+    async def aclose(self) -> None:
+        """Carry no more. What waits, waits."""
+        tasks = list(self._tasks)
+        self._cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+
+    async def _serve(self, channel: Channel) -> None:
+        """For ever. Failures in a row are the channel's: a receiver that is away is so for all letters."""
+        failures = 0
+        while True:
+            try:
+                answer = await self._serve_once(channel)
+            except LedgerError as error:
+                log.warning("the outbox cannot be read", channel=channel.name, error=str(error))
+                await asyncio.sleep(LOOK_EVERY)
+                continue
+            except Exception:
+                log.exception("internal error", channel=channel.name)
+                answer = failed("internal error")
+            if answer is None:
+                await self._something_posted(channel)
+            elif answer.outcome is Outcome.FAILED:
+                failures += 1
+                say = log.warning if failures == 1 else log.debug
+                say("a message was not taken: it is tried again", channel=channel.name, why=answer.said)
+                await asyncio.sleep(min(FIRST_PAUSE * 2 ** min(failures - 1, 10), LONGEST_PAUSE))
+            else:
+                failures = 0
+                await asyncio.sleep(PINGS_APART if channel.is_check else 0)
+
+    async def _something_posted(self, channel: Channel) -> None:
+        posted = self._posted[channel.name]
+        try:
+            async with asyncio.timeout(LOOK_EVERY):
+                await posted.wait()
+        except TimeoutError:
+            return
+        posted.clear()
+
+    async def _serve_once(self, channel: Channel) -> Answer | None:
+        """Try one letter; None where there is none. It is the one that was tried least: no letter keeps all others."""
+        waiting = await self._sorted_out(channel, await self._outbox.waiting(channel.name))
+        if not waiting:
+            return None
+        letter = min(waiting, key=lambda one: one.tries)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                answer = await channel.sender.send(letter.message)
+        except TimeoutError:
+            answer = failed(f"no end within {PATIENCE:g} s")
+        self._metrics.tried(channel.kind, answer.outcome)
+        if answer.outcome is Outcome.FAILED:
+            await self._outbox.note(replace(letter, tries=letter.tries + 1))
+            return answer
+        if answer.outcome is Outcome.GIVEN_UP:
+            self._tell_given_up(channel, letter, answer.said)
+        else:
+            log.info("a message was sent", channel=channel.name, id=letter.message.id, said=answer.said)
+        await self._outbox.remove(letter)
+        await self._count()
+        return answer
+
+    async def _sorted_out(self, channel: Channel, waiting: Sequence[Letter]) -> Sequence[Letter]:
+        """Without what is too old, too much, or overtaken by a newer ping. Each is tried once, whatever the clock."""
+        if channel.is_check:
+            for letter in waiting[:-1]:
+                await self._outbox.remove(letter)
+            waiting = waiting[-1:]
+        oldest = self._now() - GIVEN_UP_AFTER
+        too_many = len(waiting) - MOST_WAITING
+        kept = []
+        for index, letter in enumerate(waiting):
+            if index < too_many or (letter.since < oldest and letter.tries):
+                self._metrics.tried(channel.kind, Outcome.GIVEN_UP)
+                self._tell_given_up(channel, letter, "too many wait" if index < too_many else "tried for 24 h")
+                await self._outbox.remove(letter)
+            else:
+                kept.append(letter)
+        await self._count()
+        return kept
+
+    def _tell_given_up(self, channel: Channel, letter: Letter, why: str) -> None:
+        message = letter.message
+        log.error("a message was given up", channel=channel.name, id=message.id, kind=message.kind, why=why)
+
+    async def _count(self) -> None:
+        self._metrics.pending(await self._outbox.count())

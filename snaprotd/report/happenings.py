@@ -1,0 +1,122 @@
+"""What has happened, as events that people may be told of: in the words of the problems, with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from snaprotd.core.promise import ServerPower
+from snaprotd.core.rotation import Result, Rotation
+from snaprotd.core.telling import Event, Kind, Who
+from snaprotd.logs import redactor
+from snaprotd.report.kinds import Problem
+from snaprotd.report.problems import of_daemon, of_power, without_rotation
+from snaprotd.report.rows import BLOCKED
+
+TOKEN, API = "token", "api"
+"""Causes that all servers may have."""
+
+REFUSED_TOKEN = ("is not accepted)", "(the token lacks the permission)")
+"""How the error of a request ends that was refused for its token."""
+
+MAY_PASS = {"account_not_listed": timedelta(minutes=10), "ledger_unusable": timedelta(minutes=1)}
+"""What is not worth a message until it has lasted for so long."""
+TAKEN_UP_WITHIN = timedelta(minutes=2)
+"""A start that is owed after a restart is taken up by then."""
+
+
+def of_end(rotation: Rotation, *, account_error: str | None = None) -> Event:
+    """A rotation has ended. `account_error`: why the account cannot be listed just now, where it cannot."""
+    who = Who(id=rotation.server_id, name=rotation.label)
+    at = rotation.finished_at or rotation.started_at
+    if rotation.result is Result.SUCCESS:
+        text = f"its rotation has succeeded: {rotation.snapshot_name}"
+        return Event(
+            id=rotation.id, at=at, kind=Kind.RECOVERY, server=who, text=text, severity="ok", rotation=rotation.id
+        )
+    error = rotation.error or ""
+    problem = Problem(
+        "partial" if rotation.result is Result.PARTIAL else "failed",
+        {"server": rotation.label, "step": rotation.failed_step, "error": error},
+    )
+    is_blocked = error.startswith(BLOCKED)
+    if is_blocked:
+        problem = Problem("blocked", {"who_holds_the_slots": error.removeprefix(BLOCKED)})
+    cause = "" if is_blocked else _cause(error, account_error)
+    kind = Kind.BLOCKED if is_blocked else Kind.FAILURE
+    return _event(problem, id_=rotation.id, at=at, kind=kind, server=who, cause=cause, rotation=rotation.id)
+
+
+def _cause(error: str, account_error: str | None) -> str:
+    if any(error.rstrip().endswith(words) for words in REFUSED_TOKEN):
+        return TOKEN
+    return "" if account_error is None else _cause_of_account(account_error)
+
+
+def _cause_of_account(account_error: str) -> str:
+    return TOKEN if any(account_error.rstrip().endswith(words) for words in REFUSED_TOKEN) else API
+
+
+def of_servers_off(running: Iterable[Rotation], debts: Iterable[ServerPower], now: datetime) -> list[Event]:
+    """Those that are off because of us for too long, or that no rotation sees to."""
+    found = []
+    for rotation in running:
+        who = Who(id=rotation.server_id, name=rotation.label)
+        for problem in of_power(rotation, now):
+            id_ = f"off-{rotation.id}"
+            found.append(_event(problem, id_=id_, at=now, kind=Kind.HELD_OFF, server=who, cause=""))
+    for debt in debts:
+        who = Who(id=debt.server_id, name=debt.label)
+        for problem in without_rotation(debt.label, debt=debt, set_aside=None, running=None):
+            id_ = f"owed-{debt.account}-{debt.server_id}-{debt.power.asked}"
+            patience = TAKEN_UP_WITHIN
+            found.append(_event(problem, id_=id_, at=now, kind=Kind.HELD_OFF, server=who, cause="", patience=patience))
+    return found
+
+
+def of_whole(
+    now: datetime, *, config_mistakes: Sequence[str], ledger_error: str | None, account_error: str | None
+) -> list[Event]:
+    """What is wrong with no one server of ours, and keeps rotations from being what they should be."""
+    found = of_daemon(
+        is_ending=False,
+        config_mistakes=config_mistakes,
+        ledger_error=ledger_error,
+        account_error=account_error,
+        is_account_listed=True,
+    )
+    events = []
+    for problem in found:
+        cause, patience = problem.kind, MAY_PASS.get(problem.kind, timedelta(0))
+        if problem.kind == "account_not_listed" and account_error is not None:
+            cause = _cause_of_account(account_error)
+            patience = timedelta(0) if cause == TOKEN else patience
+        id_ = f"{problem.kind}-{now.isoformat()}"
+        events.append(_event(problem, id_=id_, at=now, kind=Kind.FAILURE, server=None, cause=cause, patience=patience))
+    return events
+
+
+def _event(
+    problem: Problem,
+    *,
+    id_: str,
+    at: datetime,
+    kind: Kind,
+    server: Who | None,
+    cause: str,
+    rotation: str = "",
+    patience: timedelta = timedelta(0),
+) -> Event:
+    told = problem.as_json()
+    return Event(
+        id=id_,
+        at=at,
+        kind=kind,
+        server=server,
+        text=redactor.clean(told["text"]),
+        do=redactor.known(told["do"]),
+        severity=told["severity"],
+        cause=cause,
+        patience=patience,
+        rotation=rotation,
+    )

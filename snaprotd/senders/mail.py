@@ -1,0 +1,120 @@
+"""Mail: TLS at once on port 465, else STARTTLS, always verified; in the clear to this machine only."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from email.message import EmailMessage
+from email.policy import SMTP as FOR_SMTP
+
+import aiosmtplib
+
+from snaprotd.core.errors import SnaprotdError
+from snaprotd.core.telling import Message
+from snaprotd.core.words import in_one_line, is_loopback, plain_id
+from snaprotd.senders import Answer, failed, given_up, sent
+from snaprotd.senders.http import why_unknown
+from snaprotd.senders.secrets import SecretError, SecretFile
+from snaprotd.way import trusted
+
+PATIENCE = 30.0
+"""Seconds for a whole message: servers greet late on purpose."""
+TLS_AT_ONCE = 465
+
+
+class Mail:
+    """A `Sender`."""
+
+    def __init__(
+        self,
+        *,
+        to: Sequence[str],
+        sender: str,
+        host: str,
+        port: int,
+        user: str = "",
+        password: SecretFile | None = None,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._to = tuple(to)
+        self._sender = sender
+        self._host, self._port = host, port
+        self._user, self._password = user, password
+        self._environ = environ
+
+    async def send(self, message: Message) -> Answer:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._send(message)
+        except aiosmtplib.SMTPDataError as error:
+            words = f"{self._host} refuses the message: {error.code} {error.message}"
+            return given_up(words) if error.code >= 500 else failed(words)
+        except (aiosmtplib.SMTPException, OSError, ValueError, SnaprotdError) as error:
+            why = str(error) and _in_words(error)  # a time-out of ours has no words
+            return failed(f"{self._host}: {why or f'the message was not taken within {PATIENCE:g} s'}")
+
+    async def _send(self, message: Message) -> Answer:
+        is_here = is_loopback(self._host)
+        client = aiosmtplib.SMTP(
+            hostname=self._host,
+            port=self._port,
+            local_hostname=_our_name(),
+            use_tls=self._port == TLS_AT_ONCE,
+            start_tls=self._port != TLS_AT_ONCE and not is_here,
+            tls_context=None if is_here and self._port != TLS_AT_ONCE else trusted(self._environ),
+            timeout=PATIENCE / 2,
+        )
+        try:
+            await client.connect()
+            if self._password is not None:
+                await client.login(self._user, await self._password.password())
+            refused, said = await client.send_message(
+                written(message, self._sender, self._to), sender=self._sender, recipients=list(self._to)
+            )
+            if refused:
+                words = ", ".join(f"{who}: {code} {why}" for who, (code, why) in refused.items())
+                return sent(f"{said}, but not to {words}")
+            return sent(said)
+        finally:
+            client.close()
+
+    async def look(self) -> Sequence[str]:
+        why = await why_unknown(self._host, self._port)
+        found = [f"the mail server {self._host}: {why}"] if why else []
+        try:
+            if self._password is not None:
+                await self._password.password()
+        except SecretError as error:
+            found.append(str(error))
+        return found
+
+
+def written(message: Message, sender: str, to: Sequence[str]) -> EmailMessage:
+    """The mail. Its Message-ID is the message's own, so that a double can be told."""
+    whose = f" {message.server.name}" if message.server else ""
+    mail = EmailMessage(policy=FOR_SMTP)
+    mail["From"], mail["To"] = sender, ", ".join(to)
+    mail["Subject"] = in_one_line(f"[snaprotd] {message.kind.replace('_', ' ')}{whose}: {message.text}", 150)
+    mail["Date"] = message.at
+    mail["Message-ID"] = f"<{message.id}@snaprotd.invalid>"
+    mail["Auto-Submitted"] = "auto-generated"
+    server = f"server: {message.server.name} ({plain_id(message.server.id)})" if message.server else ""
+    lines = [message.text, "", message.do, "", server, f"at: {message.at:%Y-%m-%d %H:%M:%S} UTC", message.url]
+    mail.set_content("\n".join(line for line in lines if line is not None).strip() + "\n")
+    return mail
+
+
+def _our_name() -> str:
+    """For the greeting. It is not looked up: that could take long."""
+    name = socket.gethostname()
+    return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,200}", name) else "localhost"
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
+        return "; ".join(f"{one.recipient}: {one.code} {one.message}" for one in error.recipients)
+    if isinstance(error, aiosmtplib.SMTPResponseException):
+        return f"{error.code} {error.message}"
+    return str(error)

@@ -1,0 +1,237 @@
+"""Which events are worth a message: as tables of what happens and what is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from snaprotd.core.telling import Event, Kind, Message, Who
+from snaprotd.core.telling.edges import Told, forgotten, known_before, levelled, messages_due, noted, ping_of
+
+START = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+
+def of(name: str) -> Who:
+    return Who(id=f"id-{name}", name=name)
+
+
+def event(kind: Kind, name: str = "", at: timedelta = timedelta(0), **more: object) -> Event:
+    """`name` is the server's; none is the fleet's."""
+    text = {Kind.RECOVERY: "its rotation has succeeded"}.get(kind, f"{kind} it is")
+    given: dict[str, object] = {"text": text, "do": "Look.", "rotation": "r"} | more
+    return Event(
+        id=f"{name}-{kind}-{at}",
+        at=START + at,
+        kind=kind,
+        server=of(name) if name else None,
+        **given,  # type: ignore[arg-type]
+    )
+
+
+def fails(name: str, at: timedelta = timedelta(0), **more: object) -> Event:
+    return event(Kind.FAILURE, name, at, **more)
+
+
+def succeeds(name: str, at: timedelta = timedelta(0), **more: object) -> Event:
+    return event(Kind.RECOVERY, name, at, **more)
+
+
+def lived(
+    *events: Event, until: timedelta = HOUR, told: Told | None = None, begins: timedelta = timedelta(0)
+) -> tuple[Told, list[Message]]:
+    """What is told of events at their times, looked at twice a minute from `begins` on."""
+    told, messages, waiting, at = told or Told(), [], sorted(events, key=lambda one: one.at), begins
+    while at <= until:
+        while waiting and waiting[0].at <= START + at:
+            told = noted(told, waiting.pop(0), START + at)
+        told, some = messages_due(told, START + at)
+        messages += some
+        at += MINUTE / 2
+    assert not waiting
+    return told, messages
+
+
+def words(*events: Event, until: timedelta = HOUR) -> list[str]:
+    return [f"{one.kind}: {one.text}" for one in lived(*events, until=until)[1]]
+
+
+@pytest.mark.parametrize(
+    ("events", "until", "expected"),
+    [
+        ([], HOUR, []),
+        ([succeeds("a")], HOUR, []),
+        ([fails("a")], HOUR, ["failure: a: failure it is"]),
+        ([fails("a"), fails("a", HOUR)], 2 * HOUR, ["failure: a: failure it is"]),
+        (
+            [fails("a"), succeeds("a", HOUR)],
+            2 * HOUR,
+            ["failure: a: failure it is", "recovery: a: its rotation has succeeded (after 60 min)"],
+        ),
+        ([fails("a"), succeeds("a", MINUTE / 2)], HOUR, []),
+        (
+            [fails("a")],
+            2 * DAY + 2 * HOUR,
+            [
+                "failure: a: failure it is",
+                "failure: still, after 24 h: a: failure it is",
+                "failure: still, after 2 d: a: failure it is",
+            ],
+        ),
+        (
+            [fails("a"), event(Kind.BLOCKED, "a", HOUR), succeeds("a", 2 * HOUR)],
+            3 * HOUR,
+            [
+                "failure: a: failure it is",
+                "blocked: a: blocked it is",
+                "recovery: a: its rotation has succeeded (after 2 h)",
+            ],
+        ),
+        (
+            [fails("a", severity="attention"), fails("a", HOUR, severity="alarm"), fails("a", 2 * HOUR)],
+            3 * HOUR,
+            ["failure: a: failure it is", "failure: a: failure it is"],
+        ),
+        ([event(Kind.VANISHED, "a"), succeeds("a", HOUR)], 2 * DAY, ["vanished: a: vanished it is"]),
+        (
+            [event(Kind.HELD_OFF, "a"), succeeds("a", HOUR)],
+            2 * HOUR,
+            ["held_off: a: held_off it is"],
+        ),
+        (
+            [event(Kind.HELD_OFF, "a"), succeeds("a", HOUR, text="it runs", ends=frozenset({Kind.HELD_OFF}))],
+            2 * HOUR,
+            ["held_off: a: held_off it is", "recovery: a: it runs (after 60 min)"],
+        ),
+    ],
+    ids=[
+        "nothing",
+        "a success ends nothing",
+        "the first failure",
+        "the second is no news",
+        "recovery",
+        "over before it was told",
+        "a reminder each day",
+        "of another kind it is news",
+        "worse is news, the same again is none",
+        "vanished is told once",
+        "a rotation's success starts no server",
+        "a server that runs again",
+    ],
+)
+def test_what_is_told_of_one_server(events: list[Event], until: timedelta, expected: list[str]) -> None:
+    assert words(*events, until=until) == expected
+
+
+def test_few_are_told_one_by_one_and_many_in_a_digest_with_names_and_number() -> None:
+    assert len(words(*map(fails, "abc"))) == 3
+    (digest,) = lived(*map(fails, "abcdefghijklmn"))[1]
+    assert digest.text.startswith("14 servers: a, b, c, d, e, f, g, h, i, j and 4 more. The first: a: ")
+    assert (digest.server, digest.kind, digest.severity) == (None, Kind.FAILURE, "alarm")
+    assert "snaprotd status" in digest.do
+
+
+def test_500_servers_that_fail_over_half_an_hour_and_recover_the_next_night_are_a_handful_of_messages() -> None:
+    names = [f"s{number}" for number in range(500)]
+    apart = timedelta(minutes=30) / 500
+    night = [fails(name, apart * number) for number, name in enumerate(names)]
+    next_night = [succeeds(name, DAY + apart * number) for number, name in enumerate(names)]
+    messages = lived(*night, *next_night, until=DAY + 2 * HOUR)[1]
+    assert 4 <= len(messages) <= 14
+    failed = [one.text for one in messages if one.kind is Kind.FAILURE and not one.text.startswith("still")]
+    assert sum(int(text.split()[0]) if " servers: " in text else 1 for text in failed) == 500
+
+
+def test_one_cause_is_told_once_with_the_number_of_its_servers_and_so_is_its_end() -> None:
+    refused = [fails(name, MINUTE * number, cause="token") for number, name in enumerate("abcdef", start=2)]
+    all_of_it = fails("", cause="token", text="the token is refused", rotation="")
+    story = [all_of_it, *refused, *(succeeds(name, 2 * HOUR + MINUTE * n) for n, name in enumerate("abcdef"))]
+    by_itself = replace(succeeds("", 90 * MINUTE), cause="token", text="the token is accepted")
+    first, last = words(*story, by_itself, until=4 * HOUR)
+    assert first == "failure: the token is refused"
+    assert last.startswith("recovery: over after ")
+    assert "for 6 servers too: a, b, c, d, e, f: the token is refused" in last
+
+
+def test_the_end_of_a_cause_is_not_told_while_one_server_still_has_it() -> None:
+    events = [*(fails(name, cause="api") for name in "abcd"), *(succeeds(name, HOUR) for name in "abc")]
+    told, (first,) = lived(*events, until=3 * HOUR)
+    assert "it concerns 4 servers: a, b, c, d" in first.text
+    assert not told.is_well()
+    _, (end,) = lived(succeeds("d", 4 * HOUR), told=told, begins=4 * HOUR, until=5 * HOUR)
+    assert end.kind is Kind.RECOVERY
+
+
+def test_the_reminder_of_a_cause_is_one_with_those_that_came_to_it_later() -> None:
+    events = [fails(name, HOUR * number, cause="api") for number, name in enumerate("abcdef")]
+    messages = lived(*events, until=2 * DAY)[1]
+    assert ["still" in one.text for one in messages] == [False, True]
+    assert "6 servers" in messages[1].text
+
+
+def test_what_must_last_to_be_worth_a_message_is_told_after_that_and_not_before() -> None:
+    away = fails("", cause="api", patience=10 * MINUTE, rotation="")
+    assert words(away, until=10 * MINUTE) == []
+    assert words(away, until=15 * MINUTE) == ["failure: failure it is"]
+    assert words(away, replace(succeeds("", 5 * MINUTE), cause="api")) == []
+
+
+def test_what_a_look_no_longer_shows_is_over() -> None:
+    off = event(Kind.HELD_OFF, "a", rotation="")
+    told = levelled(Told(), Kind.HELD_OFF, [off], START)
+    told, (first,) = messages_due(told, START + 2 * MINUTE)
+    assert levelled(told, Kind.HELD_OFF, [off], START + HOUR) == told
+    told, (last,) = messages_due(levelled(told, Kind.HELD_OFF, [], START + HOUR), START + 2 * HOUR)
+    assert (first.kind, last.kind, told.is_well()) == (Kind.HELD_OFF, Kind.RECOVERY, True)
+
+
+def test_a_look_at_the_whole_ends_no_servers_own_failure() -> None:
+    told = noted(Told(), fails("a"), START)
+    assert not levelled(told, Kind.FAILURE, [], START).is_well()
+
+
+def test_what_was_told_before_a_restart_is_not_told_again_and_its_end_is() -> None:
+    told = known_before(Told(), fails("a"))
+    told, messages = lived(fails("a", HOUR), told=told, until=2 * HOUR)
+    assert messages == []
+    _, (end,) = lived(succeeds("a", 3 * HOUR), told=told, begins=3 * HOUR, until=4 * HOUR)
+    assert end.kind is Kind.RECOVERY
+
+
+def test_nobody_is_reminded_of_a_server_that_is_no_longer_configured() -> None:
+    told, _ = lived(fails("a"), fails("b"), event(Kind.HELD_OFF, "a", rotation=""), until=2 * MINUTE)
+    told = forgotten(told, {"id-b"})
+    messages = lived(told=told, begins=DAY, until=DAY + HOUR)[1]
+    assert sorted((one.kind, one.server and one.server.name) for one in messages) == [
+        (Kind.FAILURE, "b"),
+        (Kind.HELD_OFF, "a"),
+    ], "who is off because of us stays so"
+
+
+def test_a_clock_that_was_set_back_a_year_keeps_no_message_waiting() -> None:
+    told = noted(Told(), fails("a"), START + 365 * DAY)
+    assert [one.text for one in lived(told=told, until=HOUR)[1]] == ["a: failure it is"]
+    ended = noted(known_before(Told(), fails("a")), succeeds("a"), START + 365 * DAY)
+    assert [one.kind for one in lived(told=ended, until=HOUR)[1]] == [Kind.RECOVERY]
+
+
+def test_the_same_events_have_the_same_ids_whoever_tells_them_and_each_telling_has_its_own() -> None:
+    story = [fails("a"), *map(fails, "bcdef"), fails("x", cause="api"), succeeds("a", 30 * HOUR)]
+    ids = [one.id for one in lived(*story, until=2 * DAY)[1]]
+    assert ids == [one.id for one in lived(*story, until=2 * DAY)[1]]
+    assert len(set(ids)) == len(ids) >= 5
+
+
+def test_a_check_of_several_servers_is_well_only_while_all_of_them_are() -> None:
+    told = noted(Told(), fails("b"), START)
+    assert not told.is_well()
+    assert (told.is_well({"id-a"}), told.is_well({"id-a", "id-b"})) == (True, False)
+    assert not noted(Told(), fails("", cause="api"), START).is_well({"id-a"})
+    assert ping_of(succeeds("a"), is_well=False) is None
+    well, bad = ping_of(succeeds("a"), is_well=True), ping_of(fails("a"), is_well=True)
+    assert well is not None
+    assert bad is not None
+    assert (well.kind, well.rotation, bad.kind, bad.text) == (Kind.RECOVERY, "r", Kind.FAILURE, "a: failure it is")
+    assert ping_of(succeeds("a", rotation=""), is_well=True) is None, "no rotation has succeeded"

@@ -1,0 +1,191 @@
+"""A whole daemon tells people: what happened, once, and that it is well itself, as long as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from snaprotd.daemon.telling import teller
+from snaprotd.simulator import Fault, World
+from snaprotd.wiring.channels import open_channels
+from tests.support.daemons import a_world, daemon_on, write_config
+from tests.support.receivers import secret
+
+MINUTE, HOUR = 60.0, 3600.0
+HOOK, BEAT, CHECK = "hook-T0Q7ZK31", "beat-zX9kPq81", "check-8Yw2Lm4R"
+
+
+class Outside:
+    """All receivers there are. They answer 200, or nothing while they are away."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.asked: dict[str, list[httpx.Request]] = {HOOK: [], BEAT: [], CHECK: []}
+        self.times: list[float] = []
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        if self.is_away:
+            raise httpx.ConnectError("away")
+        self.asked[request.url.path.split("/")[1]].append(request)
+        if BEAT in request.url.path:
+            self.times.append(asyncio.get_running_loop().time())
+        return httpx.Response(200, content=_ok())
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        return [json.loads(request.content) for request in self.asked[HOOK]]
+
+    @property
+    def words(self) -> list[str]:
+        return [f"{one['kind']}: {one['text']}" for one in self.told]
+
+
+async def _ok() -> AsyncIterator[bytes]:
+    yield b"OK"
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> Outside:
+    there = Outside()
+    opened = partial(open_channels, transport=httpx.MockTransport(there.answer))
+    monkeypatch.setattr(teller, "open_channels", opened)
+    return there
+
+
+def configured(folder: Path, world: World, *, schedule: str = "5 3,4 * * *", more: str = "") -> Path:
+    for name in (HOOK, BEAT, CHECK):
+        secret(folder, name, f"https://receiver.invalid/{name}")
+    servers = ", ".join(
+        f'{{id: {one.id}, name: {one.name}, schedule: "{schedule}", stop_first: true, start_timeout: 5m}}'
+        for one in world.servers.values()
+    )
+    text = f"""[{servers}]
+notify:
+  - webhook: {{url_file: {folder}/{HOOK}}}
+  - ping: {{url_file: {folder}/{CHECK}}}
+heartbeat: {{url_file: {folder}/{BEAT}, every: 5m}}
+{more}"""
+    return write_config(folder, text)
+
+
+async def test_a_failure_is_told_once_and_its_end_and_the_check_follows(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01", "web-02")
+    world.faults = [Fault(kind="ends", word="failed", server_id="12345", method="POST", path="/snapshots/")]
+    async with daemon_on(configured(tmp_path, world), world):
+        await asyncio.sleep(2 * HOUR)
+    failure, recovery = outside.told
+    assert (failure["kind"], failure["severity"], failure["server"]) == (
+        "failure",
+        "alarm",
+        {"id": 12345, "name": "web-01"},
+    )
+    assert "the last rotation ended as failure, at step wait" in failure["text"]
+    assert "snaprotd now web-01" in failure["do"]
+    assert recovery["text"].startswith("web-01: its rotation has succeeded: snaprotd-main-20250116T040500Z (after ")
+    pings = [request.url.path.removeprefix(f"/{CHECK}") for request in outside.asked[CHECK]]
+    assert pings[-1] == ""
+    assert "/fail" in pings
+
+
+async def test_a_token_that_is_refused_is_one_message_for_all_servers(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world(*(f"web-{number:02}" for number in range(12)))
+    async with daemon_on(configured(tmp_path, world), world):
+        await asyncio.sleep(MINUTE)
+        world.faults = [Fault(kind="status", status=401, times=None)]
+        await asyncio.sleep(HOUR / 2)
+        assert len(outside.told) == 1, outside.words
+        (told,) = outside.told
+        assert (told["kind"], told["server"]) == ("failure", None)
+        world.faults = []
+        await asyncio.sleep(HOUR)
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
+    assert "for 12 servers too" in outside.told[1]["text"]
+
+
+async def test_a_server_that_does_not_start_is_told_and_stops_the_heartbeat_until_it_runs(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [Fault(kind="start_never", server_id="12345", action="start", times=12)]
+    async with daemon_on(configured(tmp_path, world, schedule="5 3 * * *"), world):
+        await asyncio.sleep(3 * HOUR)
+    assert [one["kind"] for one in outside.told][:1] == ["held_off"]
+    assert "recovery" in [one["kind"] for one in outside.told]
+    assert len(outside.told) <= 4, outside.words
+    gaps = [later - sooner for sooner, later in zip(outside.times, outside.times[1:], strict=False)]
+    assert max(gaps) > HOUR / 2
+    assert gaps[-1] == pytest.approx(5 * MINUTE, abs=15)
+
+
+async def test_a_receiver_that_is_away_delays_no_rotation_and_gets_all_of_it_later(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [Fault(kind="ends", word="failed", server_id="12345", method="POST", path="/snapshots/")]
+    outside.is_away = True
+    async with daemon_on(configured(tmp_path, world), world) as watched:
+        await asyncio.sleep(HOUR + 40 * MINUTE)
+        assert [one.result for one in watched.ended] == ["failure", "success"]
+        assert watched.value("snaprotd_notifications_pending") == 3
+        assert (watched.value("snaprotd_notifications_total", "webhook", "failed") or 0) > 5
+        outside.is_away = False
+        await asyncio.sleep(6 * MINUTE)
+        assert watched.value("snaprotd_notifications_pending") == 0
+    assert sorted(one["kind"] for one in outside.told) == ["failure", "recovery"]
+
+
+async def test_after_a_restart_a_failure_that_was_told_is_not_told_again_and_its_end_is(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [Fault(kind="ends", word="failed", server_id="12345", method="POST", path="/snapshots/")]
+    path = configured(tmp_path, world)
+    async with daemon_on(path, world):
+        await asyncio.sleep(HOUR / 2)
+    assert [one["kind"] for one in outside.told] == ["failure"]
+    async with daemon_on(path, world):
+        await asyncio.sleep(HOUR)
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"]
+
+
+async def test_a_channel_that_a_new_file_names_is_told_from_then_on(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [Fault(kind="ends", word="failed", server_id="12345", method="POST", path="/snapshots/", times=None)]
+    path = configured(tmp_path, world)
+    text = path.read_text()
+    path.write_text(text.partition("notify:")[0])
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(HOUR / 2)
+        assert (outside.told, outside.times) == ([], [])
+        path.write_text(text)
+        await asyncio.sleep(HOUR)
+        assert watched.value("snaprotd_notifications_total", "webhook", "sent")
+    assert [one["kind"] for one in outside.told] == ["failure"]
+    assert len(outside.times) > 8
+
+
+async def test_nothing_secret_of_a_channel_is_shown_anywhere(
+    tmp_path: Path, outside: Outside, few_ticks: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world = a_world("web-01")
+    outside.is_away = True
+    world.faults = [Fault(kind="ends", word="failed", server_id="12345", method="POST", path="/snapshots/")]
+    async with daemon_on(configured(tmp_path, world), world) as watched:
+        await asyncio.sleep(HOUR / 2)
+        shown = [(await watched.get(address)).text for address in ("/", "/api/status", "/metrics")]
+    logs = "".join(capfd.readouterr())
+    for name in (HOOK, BEAT, CHECK):
+        assert f"receiver.invalid/{name}" not in logs + "".join(shown)

@@ -1,0 +1,345 @@
+"""From events to what is sent: on virtual time, with receivers that are away, hang, refuse, or break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.telling import Event, Kind, Letter, Message, Who
+from snaprotd.observe.delivery import Channel, Delivery
+from snaprotd.observe.metrics import NotificationMetrics
+from snaprotd.observe.notify import Notify
+from snaprotd.observe.outbox import MemoryOutbox
+from snaprotd.senders import Answer, Outcome, failed, given_up, sent
+from tests.support.daemons import Line, logged
+from tests.support.virtual_time import VirtualLoop
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+def moment() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Receiver:
+    """A `Sender` that answers as it is told, and remembers when it was asked for what."""
+
+    answers: Callable[[Message], Answer] = lambda _: sent("yes")
+    hangs: bool = False
+    tried: list[tuple[float, str]] = field(default_factory=list)
+    taken: list[Message] = field(default_factory=list)
+
+    async def send(self, message: Message) -> Answer:
+        self.tried.append((moment(), message.id))
+        if self.hangs:
+            await asyncio.Event().wait()
+        answer = self.answers(message)
+        if answer.outcome is Outcome.SENT:
+            self.taken.append(message)
+        return answer
+
+    async def look(self) -> Sequence[str]:
+        return []
+
+    @property
+    def ids(self) -> list[str]:
+        return [message.id for message in self.taken]
+
+
+@dataclass
+class Post:
+    """A delivery, and what it counts."""
+
+    delivery: Delivery
+    outbox: MemoryOutbox
+    registry: CollectorRegistry
+
+    def counted(self, channel: str, result: str) -> float:
+        labels = {"channel": channel, "result": result}
+        return self.registry.get_sample_value("snaprotd_notifications_total", labels) or 0.0
+
+    @property
+    def pending(self) -> float | None:
+        return self.registry.get_sample_value("snaprotd_notifications_pending")
+
+    async def post(self, channel: str, *ids: str) -> None:
+        await self.delivery.post([letter(channel, one) for one in ids])
+
+
+def channel(name: str, sender: Receiver, **more: object) -> Channel:
+    return Channel(name=name, kind=name.partition("-")[0], sender=sender, **more)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def delivering(*channels: Channel, outbox: MemoryOutbox | None = None) -> AsyncIterator[Post]:
+    registry = CollectorRegistry()
+    outbox = outbox or MemoryOutbox()
+    delivery = Delivery(outbox, NotificationMetrics(registry), now)
+    delivery.begin(channels)
+    try:
+        yield Post(delivery, outbox, registry)
+    finally:
+        await delivery.aclose()
+
+
+def letter(channel: str, id_: str) -> Letter:
+    message = Message(id=id_, at=now(), kind=Kind.FAILURE, severity="alarm", server=None, text="", do="")
+    return Letter(channel=channel, message=message, since=now())
+
+
+async def test_a_letter_is_sent_at_once_and_counted() -> None:
+    there = Receiver()
+    async with delivering(channel("webhook", there)) as post:
+        assert (post.counted("webhook", "sent"), post.counted("webhook", "given_up")) == (0, 0)
+        began = moment()
+        await post.post("webhook", "a", "b")
+        await asyncio.sleep(1)
+        assert [(at - began < 1, id_) for at, id_ in there.tried] == [(True, "a"), (True, "b")]
+        assert (post.counted("webhook", "sent"), post.pending) == (2, 0)
+
+
+async def test_through_an_hour_without_its_receiver_every_letter_arrives_once_and_few_are_tried() -> None:
+    away_until = moment() + HOUR
+    there = Receiver(lambda _: sent("yes") if moment() > away_until else failed("away"))
+    names = [f"m{number}" for number in range(40)]
+    async with delivering(channel("webhook", there)) as post:
+        for name in names:
+            await post.post("webhook", name)
+            await asyncio.sleep(MINUTE)
+        assert post.pending == 40
+        began = there.tried[0][0]
+        pauses = [round(later - sooner) for (sooner, _), (later, _) in pairwise(there.tried)]
+        assert pauses[:8] == [5, 10, 20, 40, 80, 160, 300, 300]
+        await asyncio.sleep(began + HOUR + 6 * MINUTE - moment())
+        assert sorted(there.ids) == sorted(names)
+        assert (post.pending, post.counted("webhook", "sent"), post.counted("webhook", "given_up")) == (0, 40, 0)
+        assert post.counted("webhook", "failed") < 25
+
+
+async def test_what_nobody_takes_for_a_day_is_given_up_counted_and_logged(log: list[Line]) -> None:
+    there = Receiver(lambda _: failed("away"))
+    async with delivering(channel("email", there)) as post:
+        await post.post("email", "a")
+        await asyncio.sleep(DAY - MINUTE)
+        assert (post.pending, post.counted("email", "given_up")) == (1, 0)
+        await asyncio.sleep(10 * MINUTE)
+        assert (post.pending, post.counted("email", "given_up")) == (0, 1)
+    assert 280 <= len(there.tried) <= 300
+    assert [line["why"] for line in logged(log, "a message was given up")] == ["tried for 24 h"]
+    told = logged(log, "a message was not taken: it is tried again")
+    assert [line["log_level"] for line in told].count("warning") == 1
+
+
+async def test_a_receiver_that_hangs_keeps_no_other_channel() -> None:
+    hanging, well = Receiver(hangs=True), Receiver()
+    async with delivering(channel("webhook", hanging), channel("webhook-2", well)) as post:
+        await post.post("webhook", "a")
+        await post.post("webhook-2", "a")
+        await asyncio.sleep(1)
+        assert (well.ids, hanging.ids) == (["a"], [])
+        await asyncio.sleep(10 * MINUTE)
+        assert len(hanging.tried) > 2, "its time is bounded"
+
+
+async def test_one_letter_that_is_refused_again_and_again_keeps_no_other_one() -> None:
+    there = Receiver(lambda message: failed("500") if message.id == "poison" else sent("yes"))
+    async with delivering(channel("webhook", there)) as post:
+        await post.post("webhook", "poison", "a", "b")
+        await asyncio.sleep(MINUTE)
+        assert there.ids == ["a", "b"]
+
+
+async def test_what_will_never_be_taken_is_not_tried_again() -> None:
+    there = Receiver(lambda message: given_up("HTTP 413") if message.id == "large" else sent("yes"))
+    async with delivering(channel("webhook", there)) as post:
+        await post.post("webhook", "large", "small")
+        await asyncio.sleep(HOUR)
+        assert [id_ for _, id_ in there.tried] == ["large", "small"]
+        assert (post.counted("webhook", "given_up"), post.counted("webhook", "sent"), post.pending) == (1, 1, 0)
+
+
+async def test_a_sender_that_breaks_is_tried_again() -> None:
+    broken = [True]
+
+    def breaks_once(_: Message) -> Answer:
+        if broken.pop() if broken else False:
+            raise RuntimeError("a mistake of ours")
+        return sent("yes")
+
+    there = Receiver(breaks_once)
+    async with delivering(channel("webhook", there)) as post:
+        await post.post("webhook", "a")
+        await asyncio.sleep(MINUTE)
+        assert there.ids == ["a"]
+
+
+async def test_of_pings_only_the_newest_is_sent_and_not_too_often() -> None:
+    there = Receiver()
+    async with delivering(channel("ping", there, is_check=True)) as post:
+        await post.post("ping", "a")
+        await asyncio.sleep(1)
+        for number in range(60):
+            await post.post("ping", f"b{number}")
+            await asyncio.sleep(1)
+        await asyncio.sleep(MINUTE)
+        assert there.ids[0] == "a"
+        assert there.ids[-1] == "b59"
+        times = [at for at, _ in there.tried]
+        assert all(later - sooner >= 12 for sooner, later in pairwise(times))
+        assert post.pending == 0
+
+
+async def test_too_many_letters_for_one_channel_are_bounded_and_counted() -> None:
+    there = Receiver(lambda _: failed("away"))
+    async with delivering(channel("webhook", there)) as post:
+        await post.post("webhook", *(f"m{number}" for number in range(1100)))
+        await asyncio.sleep(MINUTE)
+        assert (post.pending, post.counted("webhook", "given_up")) == (1000, 100)
+        assert [one.message.id for one in await post.outbox.waiting("webhook")][:1] == ["m100"]
+
+
+async def test_a_clock_that_jumps_a_week_ahead_gives_nothing_up_untried() -> None:
+    there = Receiver()
+    async with delivering(channel("webhook", there)) as post:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        early = replace(letter("webhook", "a"), since=now())
+        loop.set_wall_clock(7 * DAY)
+        await post.delivery.post([early])
+        await asyncio.sleep(1)
+        loop.set_wall_clock(0)
+        assert there.ids == ["a"]
+
+
+class FullDisk(MemoryOutbox):
+    """Cannot be used for the first hour."""
+
+    until = 0.0
+
+    def demand(self) -> None:
+        if moment() < self.until:
+            raise LedgerError("no space left on the device")
+
+    async def post(self, letters: Sequence[Letter]) -> None:
+        self.demand()
+        await super().post(letters)
+
+    async def waiting(self, channel: str) -> Sequence[Letter]:
+        self.demand()
+        return await super().waiting(channel)
+
+
+# -- from events -----------------------------------------------------------------------------------------------------
+
+
+def event(kind: Kind, name: str = "web-01", **more: object) -> Event:
+    at = now()
+    server = Who(id=name, name=name)
+    return Event(id=f"{name}-{at}", at=at, kind=kind, server=server, text="words", rotation="r", **more)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def notifying(*channels: Channel, outbox: MemoryOutbox | None = None) -> AsyncIterator[Notify]:
+    async with delivering(outbox=outbox) as post:
+        notify = Notify(post.delivery, now)
+        notify.begin(channels)
+
+        async def look() -> None:
+            while True:
+                await notify.post_due()
+                await asyncio.sleep(5)
+
+        looking = asyncio.create_task(look())
+        try:
+            yield notify
+        finally:
+            looking.cancel()
+
+
+async def test_each_channel_is_told_what_it_asked_for() -> None:
+    everything, some = Receiver(), Receiver()
+    channels = (channel("webhook", everything), channel("email", some, on=frozenset({Kind.BLOCKED, Kind.RECOVERY})))
+    async with notifying(*channels) as notify:
+        notify.tell(event(Kind.FAILURE))
+        notify.tell(event(Kind.BLOCKED, "web-02"))
+        await asyncio.sleep(5 * MINUTE)
+        notify.tell(event(Kind.RECOVERY))
+        await asyncio.sleep(5 * MINUTE)
+    assert sorted(one.kind for one in everything.taken) == [Kind.BLOCKED, Kind.FAILURE, Kind.RECOVERY]
+    assert sorted(one.kind for one in some.taken) == [Kind.BLOCKED, Kind.RECOVERY]
+
+
+async def test_a_check_is_told_of_each_success_while_all_is_well_and_of_each_failure() -> None:
+    fleet, own = Receiver(), Receiver()
+    channels = (channel("ping", fleet, is_check=True), channel("ping-2", own, is_check=True))
+    async with notifying(*channels) as notify:
+        notify.look_after({"web-01", "web-02"}, {"ping-2": {"web-02"}})
+        for kind, name in (
+            (Kind.RECOVERY, "web-01"),
+            (Kind.FAILURE, "web-01"),
+            (Kind.RECOVERY, "web-02"),
+            (Kind.RECOVERY, "web-01"),
+        ):
+            notify.tell(event(kind, name))
+            await asyncio.sleep(MINUTE)
+    assert [one.kind for one in fleet.taken] == [Kind.RECOVERY, Kind.FAILURE, Kind.RECOVERY]
+    assert [one.server and one.server.name for one in own.taken] == ["web-02"]
+
+
+async def test_a_check_is_told_once_of_what_a_look_shows_again_and_again() -> None:
+    there = Receiver()
+    async with notifying(channel("ping", there, is_check=True)) as notify:
+        off = event(Kind.HELD_OFF)
+        for _ in range(10):
+            notify.show(Kind.HELD_OFF, [off])
+            await asyncio.sleep(MINUTE)
+    assert [one.kind for one in there.taken] == [Kind.HELD_OFF]
+
+
+async def test_500_servers_that_fail_at_once_are_a_handful_of_messages_and_no_work_for_who_tells() -> None:
+    there = Receiver()
+    async with notifying(channel("webhook", there)) as notify:
+        before = moment()
+        for number in range(500):
+            notify.tell(event(Kind.FAILURE, f"s{number}"))
+        assert moment() == before
+        await asyncio.sleep(5 * MINUTE)
+    assert len(there.taken) <= 3
+    assert "500 servers" in there.taken[0].text
+
+
+async def test_what_cannot_be_put_into_the_outbox_is_sent_when_it_can_be() -> None:
+    there, outbox = Receiver(), FullDisk()
+    outbox.until = moment() + HOUR
+    async with notifying(channel("webhook", there), outbox=outbox) as notify:
+        notify.tell(event(Kind.FAILURE))
+        await asyncio.sleep(HOUR)
+        assert there.taken == []
+        await asyncio.sleep(MINUTE)
+    assert [one.kind for one in there.taken] == [Kind.FAILURE]
+
+
+@pytest.mark.parametrize("patience", [timedelta(0), timedelta(minutes=10)])
+async def test_a_trouble_that_may_pass_keeps_no_success_from_a_check(patience: timedelta) -> None:
+    there = Receiver()
+    async with notifying(channel("ping", there, is_check=True)) as notify:
+        notify.show(
+            Kind.FAILURE, [replace(event(Kind.FAILURE, patience=patience, cause="api"), server=None, rotation="")]
+        )
+        await asyncio.sleep(MINUTE)
+        notify.tell(event(Kind.RECOVERY, "web-02"))
+        await asyncio.sleep(MINUTE)
+    assert [one.kind for one in there.taken] == ([Kind.RECOVERY] if patience else [Kind.FAILURE])
