@@ -159,7 +159,7 @@ class _Demo:
 
     def _summary(self) -> Table:
         table = Table(title="What was done", title_justify="left", box=None, header_style="bold", pad_edge=False)
-        for column in ("server", "power", "success", "failed", "deleted", "was off for", "holds"):
+        for column in ("server", "power", "success", "failed", "deleted", "off", "holds"):
             table.add_column(column, overflow="fold")
         for server_id, server in self._world.servers.items():
             ended = self._ended[server_id]

@@ -11,8 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.words import kind_of_file
+
+log = structlog.get_logger("snaprotd.token")
 
 LONGEST = 4096
 """Bytes of the longest token that is believed; a larger file is something else."""
@@ -26,8 +30,6 @@ PIPE_PATIENCE = 5.0
 TRIED_ANEW_AFTER = 10
 """Requests that are signed with another place's token before the first one has a turn again: that it was refused may
 have been a moment's, and the other one may be another account's."""
-
-_Stamp = tuple[int, int, int]
 
 
 class TokenError(SnaprotdError):
@@ -63,7 +65,8 @@ class _Place:
         self.token: Token | None = None
         self.secrets: tuple[str, ...] = ()
         self._text = text
-        self._stamp: _Stamp | None = None
+        self._stamp: tuple[int, ...] | None = None
+        self._told = ""
 
     def __repr__(self) -> str:
         return f"_Place({self.token or self.origin!r})"
@@ -80,7 +83,7 @@ class _Place:
             token, self.status = _read(self.path, self.origin, pipes=self._pipes)
         if self.token is None or self.token.text != token.text:
             self.secrets = (token.text, *self.secrets[:1])
-        self.token, self._stamp = token, stamp
+        self.token, self._stamp, self._told = token, stamp, ""
 
     def get(self) -> str | None:
         """The token as of now: its file is read again where it has changed. None where there never was one.
@@ -105,10 +108,13 @@ class _Place:
         return None if self.token is None else self.token.text
 
     def read_if_possible(self) -> None:
+        """Where it is not, that is told once: the token read before works, and the next start would have none."""
         try:
             self.read()
-        except TokenError:
-            return
+        except TokenError as error:
+            if self.token is not None and str(error) != self._told:
+                log.warning("the API token cannot be read again: the one read before is still used", error=str(error))
+            self._told = str(error)
 
 
 class TokenSource:
@@ -173,10 +179,6 @@ class TokenSource:
         place = self._places[self._at]
         if place.path is None or place.status is None or not stat.S_ISREG(place.status.st_mode):
             return []
-        try:
-            place.path.stat()
-        except OSError as error:
-            return [f"{self.origin} can no longer be read ({error.strerror}): the token read before is still used"]
         return [f"{self.origin} {what}" for what in _careless(place.status, place.path)]
 
 
@@ -253,20 +255,18 @@ def _is_there(path: Path) -> bool:
     """One that cannot be looked at is: to read it says why."""
     try:
         path.stat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
     return True
 
 
-def _stamp(path: Path) -> _Stamp | None:
+def _stamp(path: Path) -> tuple[int, ...] | None:
     """What changes when a file does; None where there is none."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return (status.st_mtime_ns, status.st_size, status.st_ino)
+    return (status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode, status.st_uid)
 
 
 def _read(path: Path, origin: str, *, pipes: bool) -> tuple[Token, os.stat_result]:

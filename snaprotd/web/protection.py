@@ -79,7 +79,8 @@ def _context(wanted: Wanted) -> ssl.SSLContext:
             context.load_verify_locations(wanted.client_ca_file)
     except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise SnaprotdError(f"{wanted.path}: the certificate {wanted.cert_file} cannot be used: {reason}") from error
+        what = getattr(error, "filename", None) or f"the certificate {wanted.cert_file}"
+        raise SnaprotdError(f"{wanted.path}: {what} cannot be used: {reason}") from error
     return context
 
 
@@ -113,7 +114,7 @@ def _content(file: Path) -> bytes:
     with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
         status = os.fstat(opened.fileno())
         if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= LARGEST:
-            raise OSError(0, f"{file} is no file of 1 byte to {LARGEST // 1024} KiB")
+            raise OSError(0, f"no file of 1 byte to {LARGEST // 1024} KiB", file)
         return opened.read(status.st_size)
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from snaprotd.provider.token import TRIED_ANEW_AFTER, TokenError, TokenSource, first_accepted, token_source
 from tests.support.no_files import KINDS, standing_at
@@ -266,10 +267,26 @@ def test_a_pipe_without_an_end_is_read_up_to_a_bound(tmp_path: Path) -> None:
     os.close(writing)
 
 
-def test_a_file_that_is_gone_is_warned_of(file: Path) -> None:
+@pytest.mark.parametrize("change", ["gone", "empty", "for everybody to write"])
+def test_a_file_that_is_good_no_more_is_told_of_once(file: Path, change: str) -> None:
+    """What was read before works: without a word the next start would be the first to find nothing."""
     source = token_source(file, {})
-    file.unlink()
-    assert "the token read before is still used" in source.warnings()[0]
+    with capture_logs() as log:
+        for _ in range(2):
+            before = file.read_text()
+            if change == "gone":
+                file.unlink()
+            elif change == "empty":
+                file.write_text("")
+            else:
+                file.chmod(0o666)
+            assert [source.get() for _ in range(3)] == ["vps_first"] * 3
+            file.write_text(before)
+            file.chmod(0o600)
+            assert source.get() == "vps_first"
+    assert [line["event"] for line in log] == [
+        "the API token cannot be read again: the one read before is still used"
+    ] * 2
 
 
 def test_the_token_is_in_no_repr(file: Path) -> None:
