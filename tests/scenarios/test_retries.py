@@ -267,15 +267,14 @@ async def test_what_is_still_in_progress_is_waited_for_while_the_server_runs(tmp
     assert len(world.created) == 1
 
 
-@pytest.mark.parametrize("kind", ["truncated", "hang_done", "lost"])
-async def test_a_request_whose_fate_is_open_is_no_reason_for_a_second(tmp_path: Path, kind: str) -> None:
-    """The answer is lost, and the list does not show the snapshot for longer than the first attempt waits."""
-    world = a_world(faults=[create(kind), create("late_listing", delay=90)])
-    path = configure(tmp_path, entry("10 3 * * *", *SLOW))
-    path.write_text(path.read_text().replace("api: {", "api: {settle: 5m, "))
-    async with daemon_on(path, world) as watched:
-        await until("03:58")
-        assert watched.ended[-1].result == "success"
+async def test_what_was_accepted_and_is_not_listed_yet_is_not_asked_for_again(tmp_path: Path) -> None:
+    """Neither by the attempt whose answer was lost, nor by the next one: for forty minutes no list shows it."""
+    unlisted = Fault(kind="empty", method="GET", path="/snapshots/", times=None)
+    world = a_world(faults=[create("truncated"), unlisted])
+    world.later(3000, lambda: world.faults.remove(unlisted))
+    async with daemon_on(configure(tmp_path, entry("10 3 * * *", *SLOW)), world) as watched:
+        await until("04:05")
+        assert [one.result for one in watched.ended] == ["failure", "success"]
     assert len(world.created) == 1
 
 
