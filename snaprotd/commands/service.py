@@ -25,9 +25,10 @@ from snaprotd.commands.common import (
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.commands.text.terminal import tell
 from snaprotd.config.file import json_schema
+from snaprotd.config.settings import Config
 from snaprotd.config.trust import remarks_on
 from snaprotd.config.web_file import read_web_file
-from snaprotd.core.errors import ConfigError, Mistake
+from snaprotd.core.errors import ConfigError, Mistake, SnaprotdError
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
 from snaprotd.report.findings import Finding, remarks_on_names, remarks_on_policies
@@ -86,7 +87,7 @@ def check(path: str | None, online: bool) -> int:
     ]
     if online:
         begin()
-    found = wait_for(check_online(settings, os.environ)) if online else []
+    found = wait_for(_checked_online(settings)) if online else []
     findings = [*found, *(Finding(ok=True, note=True, text=text) for text in remarks)]
     for finding in findings:
         word = "note" if finding.note else "ok" if finding.ok else "PROBLEM"
@@ -94,6 +95,35 @@ def check(path: str | None, online: bool) -> int:
     if online:
         tell_what_is_forsaken(settings, path)
     return 0 if all(finding.ok for finding in findings) else FAILED
+
+
+async def _checked_online(settings: Config) -> list[Finding]:
+    from snaprotd.commands.jobs.telling import findings_of_channels  # its libraries take a while to load
+
+    return [*await findings_of_channels(settings, os.environ), *await check_online(settings, os.environ)]
+
+
+@click.command()
+@with_config
+@click.option("--test", is_flag=True, help="Send one message to each, and say what comes back.")
+def notify(path: str | None, test: bool) -> int:
+    """Show who is told of what happens, and whether their files and names are good; with --test, tell them.
+
+    \b
+    Example:
+      snaprotd notify --test
+    """
+    from snaprotd.commands.jobs.telling import look_at, send_tests
+
+    begin()
+    settings = load(path)
+    tried = wait_for(send_tests(settings, os.environ) if test else look_at(settings, os.environ))
+    if not tried:
+        raise SnaprotdError(f"nobody is told of anything: {settings.path} has neither `notify` nor `heartbeat`")
+    for one in tried:
+        word = "ok" if one.is_good else "PROBLEM"
+        click.echo(f"{word:<9}{one.name:<11}{logs.redactor.clean(f'{one.whom}: {one.said}')}")
+    return 0 if all(one.is_good for one in tried) else FAILED
 
 
 @click.command()
@@ -167,4 +197,4 @@ def demo(servers: int, rounds: int | None, speed: float) -> int:
     return wait_for(run_demo(servers=servers, rounds=rounds, speed=speed, pause=timedelta(seconds=2)))
 
 
-COMMANDS = (run, check, schema, completion, simulate, demo)
+COMMANDS = (run, check, notify, schema, completion, simulate, demo)

@@ -156,6 +156,7 @@ class Daemon:
             standing=self.standing,
             metrics=metrics.notifications,
             now=tools.now,
+            pages=lambda: self.url,
         )
         self.view = DaemonView(
             self._config,

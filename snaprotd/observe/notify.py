@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -29,8 +30,10 @@ MOST_UNPOSTED = 10_000
 class Notify:
     """What is told to whom. To tell it something takes no time, and never fails: whoever does has work to do."""
 
-    def __init__(self, delivery: Delivery, now: Callable[[], datetime]) -> None:
+    def __init__(self, delivery: Delivery, now: Callable[[], datetime], pages: Callable[[], str] = str) -> None:
+        """`pages` tells the address of the daemon's own, if they have one just now."""
         self._delivery = delivery
+        self._pages = pages
         self._now = now
         self._told = Told()
         self._channels: Sequence[Channel] = ()
@@ -73,6 +76,7 @@ class Notify:
 
     def _write(self, channel: Channel, message: Message) -> None:
         if len(self._unposted) < MOST_UNPOSTED:
+            message = replace(message, url=self._pages())
             self._unposted.append(Letter(channel=channel.name, message=message, since=self._now()))
 
     async def post_due(self) -> None:

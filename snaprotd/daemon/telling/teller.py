@@ -50,6 +50,7 @@ class Teller:
         standing: Standing,
         metrics: NotificationMetrics,
         now: Callable[[], datetime],
+        pages: Callable[[], str | None],
     ) -> None:
         self._config = config
         self._environ = environ
@@ -61,7 +62,7 @@ class Teller:
         self._metrics = metrics
         self._now = now
         self._delivery = Delivery(MemoryOutbox(), metrics, now)
-        self._notify = Notify(self._delivery, now)
+        self._notify = Notify(self._delivery, now, lambda: pages() or "")
         self._targets: Mapping[str, Target] = {}
         self._ended: dict[str, None] = {}
         self._channels = open_channels(config, environ)
