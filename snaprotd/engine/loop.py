@@ -74,7 +74,7 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
     except CloudError as error:
         return judge(run.rotation, error)
     except LedgerError as error:
-        return Failed(str(error), may_pass=True)
+        return Failed(str(error))
     except Exception as error:
         # A mistake of ours must not leave a server off, nor end the other rotations.
         log.exception("internal error")
