@@ -235,7 +235,7 @@ def test_the_schema_is_one_and_takes_the_example(alone: dict[str, Ended]) -> Non
     assert (told.code, told.err) == (0, "")
     jsonschema.Draft202012Validator.check_schema(told.json)
     judge = jsonschema.Draft202012Validator(told.json)
-    example = yaml_nodes.read((ROOT / "config.example.yaml").read_text()).value()
+    example: dict[str, Any] = yaml_nodes.read((ROOT / "config.example.yaml").read_text()).value()  # type: ignore[assignment]
     assert list(judge.iter_errors(example)) == []
     assert not judge.is_valid({**example, "polices": {}})
 
