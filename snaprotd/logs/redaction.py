@@ -20,8 +20,9 @@ PIECE = 8
 GRAM = 5
 """Letters of a piece that are looked for at first: few texts have any, and most are done with after that."""
 
-MOST_REMEMBERED = 32
-"""Secrets that were in force once: an old token may be valid still, and stand in an old row."""
+MOST_REMEMBERED = 1024
+"""Secrets that are in force, and were once: an old token may be valid still, and stand in an old row. There cannot be
+so many at one time: one that found no room would be shown."""
 MOST_SOURCES = 8
 MOST_CACHED, LONGEST_CACHED = 100_000, 200
 """Texts, and characters of each. A fleet's report shows the same names every second."""
@@ -54,6 +55,7 @@ class Redactor:
     def __init__(self) -> None:
         self._sources: tuple[Callable[[], tuple[str, ...]], ...] = ()
         self._secrets: tuple[str, ...] = ()
+        self._known: frozenset[str] = frozenset()
         self._pieces = _Pieces(())
         self._cached: dict[str, str] = {}
 
@@ -102,10 +104,10 @@ class Redactor:
 
     def _learn(self) -> None:
         """Remember what the sources tell now."""
-        told = [secret for source in self._sources for secret in source()]
-        new = [secret for secret in dict.fromkeys(told) if secret and secret not in self._secrets]
-        if new:
+        told = dict.fromkeys(secret for source in self._sources for secret in source() if secret)
+        if new := told.keys() - self._known:
             self._secrets = (*new, *self._secrets)[:MOST_REMEMBERED]
+            self._known = frozenset(self._secrets)
             self._pieces = _Pieces(self._secrets)
             self._cached = {}
 

@@ -21,11 +21,11 @@ from zoneinfo import ZoneInfo
 import httpx
 import jsonschema  # type: ignore[import-untyped]
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from snaprotd import __version__
 from snaprotd.commands.cli import _run, cli
+from snaprotd.config.text import yaml_nodes
 from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
@@ -235,7 +235,7 @@ def test_the_schema_is_one_and_takes_the_example(alone: dict[str, Ended]) -> Non
     assert (told.code, told.err) == (0, "")
     jsonschema.Draft202012Validator.check_schema(told.json)
     judge = jsonschema.Draft202012Validator(told.json)
-    example = yaml.safe_load((ROOT / "config.example.yaml").read_text())
+    example: dict[str, Any] = yaml_nodes.read((ROOT / "config.example.yaml").read_text()).value()  # type: ignore[assignment]
     assert list(judge.iter_errors(example)) == []
     assert not judge.is_valid({**example, "polices": {}})
 

@@ -139,6 +139,16 @@ async def test_no_answer_shows_the_url_or_the_key_however_the_receiver_writes_th
     assert redactor.known("our services at 127.0.0.1 are well") == "our services at 127.0.0.1 are well"
 
 
+async def test_with_a_hundred_channels_no_secret_is_pushed_out_of_what_is_hidden(tmp_path: Path) -> None:
+    redactor.hide(lambda: ("Zq7-the-token-of-all-4Kd",))
+    redactor.known("the first to be known")
+    secrets = secrets_in(tmp_path)
+    for number in range(100):
+        await secrets.file(secret(tmp_path, f"hook{number}", f"https://a.invalid/hook{number:03}xY9")).url()
+    shown = redactor.known(" ".join(["Zq7-the-token-of-all-4Kd", *(f"hook{number:03}xY9" for number in range(100))]))
+    assert set(shown.split()) == {"[token]"}
+
+
 async def test_a_url_that_changes_in_its_file_is_used_from_the_next_message_on(tmp_path: Path) -> None:
     async with receiver() as there:
         hook = webhook(tmp_path, f"{there.url}/one4567890")
