@@ -124,7 +124,7 @@ WRONG_USAGE = {
 
 UNREADABLE = {
     "check --config /nowhere/config.yaml": "/nowhere/config.yaml: no such file (named by --config)",
-    "check --config /proc/self/mem": "/proc/self/mem: cannot be read: Input/output error",
+    "check --config /proc/self/mem": "/proc/self/mem:1:1: the file is empty: list at least one server under `servers`",
 }
 
 DEMO = "demo --rounds 1 --servers 2 --speed 2000"

@@ -69,7 +69,7 @@ async def _a_busy_night(folder: Path) -> str:
     server_id = world.add_server("web-01")
     world.faults.append(Fault(kind="status", method="GET", status=503, times=2))
     world.faults.append(Fault(kind="ends", method="POST", path="/snapshots/"))
-    servers = f'[{{id: {server_id}, name: web, schedule: "@hourly", stop_first: true, keep: 1}}]'
+    servers = f'[{{id: {server_id}, name: web, schedule: "@hourly", stop_first: true, keep: 1, retry: {{times: 0}}}}]'
     async with daemon_on(write_config(folder, servers), world) as watched:
         await asyncio.sleep(3 * 3600)
         return watched.daemon.view.exposition().decode()

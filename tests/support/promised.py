@@ -113,6 +113,7 @@ class Promise(Stopped):
 
     def __init__(self, folder: Path, *faults: Fault, schedule: str = ONCE, more: str = "", **keys: str) -> None:
         more = f"discover_interval: 1h\n{more}"
+        keys = {"retry": "{times: 0}"} | keys  # one attempt: what is promised for each is what counts here
         super().__init__(folder, *faults, schedule=schedule, seconds=100, more=more, **keys)
         self.way = Way(self.world)
         self.environ: dict[str, str] = {}

@@ -70,7 +70,8 @@ def give_troubles(world: World, entries: list[dict[str, Any]]) -> None:
     entries[3] |= {"paused": True}
     # The fifth holds one of somebody else's, and one too many of ours.
     world.add_snapshot(ids[4], "pre-migration-snapshot", created_at=now - timedelta(days=45))
-    # The sixth's snapshot ends as failed.
+    # The sixth's snapshot ends as failed, and is not tried again.
+    entries[5] |= {"retry": {"times": 0}}
     world.faults.append(Fault(kind="ends", method="POST", path="/snapshots/", server_id=ids[5]))
 
 
