@@ -53,6 +53,24 @@ class Remembered:
         )
 
 
+class Ends:
+    """The rotations that have ended, whoever ran them, each once.
+
+    A clock that was ahead has left ends that lie in the future: they are told by every look, and are no news.
+    """
+
+    def __init__(self, since: datetime) -> None:
+        self._since = since
+        self._told: set[tuple[str, datetime | None]] | None = None
+
+    async def news(self, ledger: Ledger, now: datetime) -> list[Rotation]:
+        """Those that have ended since the last look; of what was there before the first, nothing."""
+        ended = {(one.id, one.finished_at): one for one in await ledger.ended_since(self._since)}
+        told = {one for one in ended if one[1] is not None and one[1] > now} if self._told is None else self._told
+        self._since, self._told = now, set(ended)
+        return [rotation for one, rotation in ended.items() if one not in told]
+
+
 class LedgerWatch:
     """A ledger that can be read and not written looks well until a slot comes."""
 

@@ -18,7 +18,7 @@ from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.inheritance import Inheritance
-from snaprotd.daemon.ledger_watch import LedgerWatch, Remembered
+from snaprotd.daemon.ledger_watch import Ends, LedgerWatch, Remembered
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
@@ -65,7 +65,7 @@ class Daemon:
         self._on_finished = on_finished
         self._changing_targets = asyncio.Lock()
         self._tasks: set[asyncio.Future[None]] = set()
-        self._noted_until = self.standing.started_at
+        self._ends = Ends(self.standing.started_at)
         self._systemd = ServiceNotifier(environ)
         self._watch = ConfigWatch(
             config,
@@ -270,11 +270,10 @@ class Daemon:
         now = self._tools.now()
         found = await self._tools.ledger.open_rotations()
         self.board.elsewhere = {one.id: one for one in found if one.id not in self.board.running}
-        for rotation in await self._tools.ledger.ended_since(self._noted_until):
+        for rotation in await self._ends.news(self._tools.ledger, now):
             self.board.of(rotation.server_id).note_end(rotation)
             self._schedules.retries.note(rotation)
             self._teller.finished(rotation)
-        self._noted_until = now
 
     # -- configuration -----------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ class History(ABC):
         return await self._bodies(statements.last_of(self.starts.account, server_ids))
 
     async def ended_since(self, instant: datetime) -> list[Rotation]:
-        """The rotations that have ended since, whoever ran them; oldest first."""
+        """The rotations that have ended since, whoever ran them, as they were claimed; those by a clock ahead too."""
         return await self._bodies(statements.ended_since(instant))
 
     async def last_started(self) -> Mapping[str, datetime]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from snaprotd.ledger.address import name_of, why_unusable
+from snaprotd.ledger.address import name_of, why_unusable, write_anew
 
 
 def test_a_file_is_shown_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +30,11 @@ def test_an_address_is_shown_without_what_opens_it(state: str, shown: str) -> No
 def test_a_file_can_be_opened_and_a_server_not_yet() -> None:
     assert why_unusable("./state.db") == ""
     assert why_unusable("postgresql://db/snaprotd") == "PostgreSQL is not supported by this version: name a file"
+
+
+def test_two_rotations_of_one_process_may_write_the_same_file_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "counted"
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: write_anew(file, str(number)), range(400)))
+    assert [one.name for one in tmp_path.iterdir()] == ["counted"]
+    assert file.read_text().isdigit()

@@ -101,6 +101,28 @@ async def test_a_slot_has_failed_when_its_last_attempt_has(tmp_path: Path) -> No
     assert [one[:3] for one in await rows(tmp_path)] == [FAILED[:3], (2, "retry", "failure"), (3, "retry", "failure")]
 
 
+async def test_what_ended_by_a_clock_that_was_ahead_hides_no_failure_and_no_other_attempt(tmp_path: Path) -> None:
+    clock: Any = asyncio.get_running_loop()
+    clock.set_wall_clock(36 * 3600.0)
+    world, path = a_world(), configure(tmp_path, entry("10 * * * *", SOON))
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(1800)
+        clock.set_wall_clock(0.0)
+        world.faults.append(create("ends", times=None))
+        await until("03:58")
+    async with daemon_on(path, world) as watched:
+        assert (await watched.daemon.view.status())["servers"][0]["last"]["result"] == "success"
+        await until("04:17")
+        assert (await watched.daemon.view.status())["state"] == "attention"
+        await until("04:50")
+        assert (await watched.daemon.view.status())["state"] == "alarm"
+    assert [one[:3] for one in await rows(tmp_path)] == [
+        FAILED[:3],
+        (2, "retry", "failure"),
+        (1, "scheduled", "success"),
+    ]
+
+
 def full_of_others(world: World) -> None:
     for number in range(5):
         world.add_snapshot("12345", f"by-hand-{number}", created_at=START - timedelta(days=1))

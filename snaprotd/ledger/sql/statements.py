@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Select, Update, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import Select, Update, bindparam, case, delete, func, literal_column, or_, select, update
 from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 
@@ -205,9 +205,8 @@ def latest_success_of_each() -> Select[Any]:
 
 
 def ended_since(instant: datetime) -> Select[Any]:
-    """The bodies of the rotations that have ended since, oldest first."""
-    ended = select(ROTATIONS.c.body).where(ROTATIONS.c.finished_at >= text_of(instant))
-    return ended.order_by(ROTATIONS.c.finished_at)
+    """The bodies of the rotations that have ended since, in the order in which they were claimed."""
+    return select(ROTATIONS.c.body).where(ROTATIONS.c.finished_at >= text_of(instant)).order_by(AS_CLAIMED)
 
 
 def history(server_ids: Collection[str] | None, limit: int) -> Select[Any]:
@@ -217,10 +216,14 @@ def history(server_ids: Collection[str] | None, limit: int) -> Select[Any]:
     return query if server_ids is None else query.where(columns.server_id.in_(list(server_ids)))
 
 
+AS_CLAIMED: Any = literal_column("rotations.rowid")
+"""The order in which rows were written first, which no clock can change: one that was ahead has left times to come."""
+
+
 def latest() -> Select[Any]:
     """The body of the latest rotation of each server that has ended. One that was set aside has no end."""
     columns = ROTATIONS.c
-    newest_first = func.row_number().over(partition_by=columns.server_id, order_by=columns.finished_at.desc())
+    newest_first = func.row_number().over(partition_by=columns.server_id, order_by=AS_CLAIMED.desc())
     ended = select(columns.body, newest_first.label("place")).where(columns.result.is_not(None)).subquery()
     return select(ended.c.body).where(ended.c.place == 1)
 
@@ -229,7 +232,7 @@ def last_of(account: str, server_ids: Collection[str]) -> Select[Any]:
     """The body of the server's last rotation that has ended."""
     columns = ROTATIONS.c
     ours = (_of(account), columns.server_id.in_(list(server_ids)))
-    return select(columns.body).where(*ours, columns.result.is_not(None)).order_by(columns.finished_at.desc()).limit(1)
+    return select(columns.body).where(*ours, columns.result.is_not(None)).order_by(AS_CLAIMED.desc()).limit(1)
 
 
 def forgettable(keep: int) -> Select[Any]:
