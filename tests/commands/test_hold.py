@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from snaprotd.config.file import load
+from snaprotd.config.settings import resolve
+from snaprotd.core.holds import FOREVER
+from snaprotd.core.rotation import Result, Step
+from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
+from snaprotd.wiring.assembly import account_of, new_rotation
 from tests.support.processes import TOKEN, Ended, provider, run, write_config
 
 pytestmark = pytest.mark.real_time
@@ -112,6 +120,23 @@ async def test_a_snapshot_that_is_there_is_held_and_let_go_whatever_its_name_say
         assert (refused.code, refused.err) == (1, "snaprotd: by-hand is not made by snaprotd: no rotation deletes it\n")
         restored = await web("restore", str(bare))
         assert f"\n  hold    held until {days(7)}: no rotation deletes the snapshot before that\n" in restored.out
+
+
+async def test_what_a_rotation_is_about_to_hold_is_counted_before_the_list_shows_it(tmp_path: Path) -> None:
+    async with account(tmp_path, "hold_manual: 0s") as web:
+        web.world.add_snapshot("12345", "by-hand")
+        await web.now("--hold", "2d")
+        await web.now()
+        config = load(web.path, {"VPS_API_TOKEN": TOKEN})
+        (target,), now = resolve(config, None), datetime.now(UTC)
+        coming = new_rotation(config, target, slot=now + timedelta(hours=1), now=now, hold=FOREVER)
+        async with await Ledger.open(Path(config.state), owner="another") as ledger:
+            ledger.starts.account = account_of(config)
+            assert isinstance(await ledger.claim(coming), Claimed)
+            refused = await web("hold", str(web.last[0]))
+            assert (refused.code, "a rotation that is under way takes one that is held" in refused.err) == (1, True)
+            await ledger.save(replace(coming, step=Step.DONE, result=Result.FAILURE, finished_at=now))
+        assert (await web("hold", str(web.last[0]))).code == 0
 
 
 async def test_where_no_rotation_would_know_of_it_nothing_is_said_to_be_held(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import LedgerError, NotFound, SnaprotdError, Temporary, Unclear
 from snaprotd.core.holds import hold_of
 from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
+from snaprotd.core.ownership import taken_for
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.folder_lock import FolderLock
@@ -92,6 +93,14 @@ class ByHand:
         busy = next((one for one in rotations if one.server_id in self.found.server_ids), None)
         if busy is not None:
             raise Impossible((await self._is_forsaken(busy) and forsaken_words(busy)) or busy_words(busy))
+
+    async def being_taken(self) -> list[Snapshot]:
+        """What open rotations of the server are to take, and the list does not show yet, as it will be shown."""
+        rotations = await self._ledger.open_rotations() if self._ledger else []
+        ours = [one for one in rotations if one.server_id in self.found.server_ids]
+        unseen = [one for one in ours if taken_for(one, self.found.beside) is None]
+        like = replace(self.found.snapshot, also=(), hold=None, in_ledger=True)
+        return [replace(like, id=one.id, name=one.snapshot_name, created_at=one.started_at) for one in unseen]
 
     async def _is_forsaken(self, rotation: Rotation) -> bool:
         """No process runs it any more: none has the ledger open, or its lease has run out."""

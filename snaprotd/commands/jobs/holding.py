@@ -57,6 +57,12 @@ async def hold(config: Config, chosen: ByHand, wanted: HoldFor | None) -> date:
         raise Impossible("a hold of no length holds nothing: `snaprotd unhold` lets go of a snapshot")
     if why := why_not_to_hold(config, target, found.beside, found.now, found.snapshot.ids):
         raise Impossible(f"nothing was done: {why}")
+    coming = [*found.beside, *await chosen.being_taken()]
+    if why_not_to_hold(config, target, coming, found.now, found.snapshot.ids):
+        raise Impossible(
+            "nothing was done: a rotation that is under way takes one that is held, and with this one too few slots "
+            "would be left to rotation. Let go of another one first (`snaprotd unhold`), or try again when it has ended"
+        )
     await chosen.say_of_hold(until)
     return until
 
