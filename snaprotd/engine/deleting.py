@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -23,6 +23,9 @@ from snaprotd.engine.run import Run
 
 BUSY_FOR = 300.0
 """Seconds at a step after which a snapshot that is locked is passed over for this rotation."""
+
+PRUNED_WITHIN = timedelta(hours=6)
+"""Of the provider's date of the new snapshot: a prune later than that takes it to be no later."""
 
 log = structlog.get_logger("snaprotd.rotation")
 
@@ -101,10 +104,15 @@ def _to_prune(rotation: Rotation, mine: Snapshot, snapshots: tuple[Snapshot, ...
 
     The new one stays, whatever dates the others bear: what was just taken is what this rotation is for.
     """
-    plan = plan_retention(snapshots, rotation.rules, now=now, immovable=rotation.immovable)
+    plan = plan_retention(snapshots, rotation.rules, now=_soonest(mine, now), immovable=rotation.immovable)
     spared = {*rotation.deleted, *rotation.undeletable, *rotation.immovable, mine.id}
     due = [one for one in reversed(plan.decisions) if one.delete and not one.snapshot.is_among(spared)]
     return [one for one in due if not (rotation.one_failed_went and one.snapshot.state is SnapshotState.FAILED)]
+
+
+def _soonest(mine: Snapshot, now: datetime) -> datetime:
+    """The time by which holds are over, for certain: our clock may be ahead, and what was just taken bears a date."""
+    return now if mine.created_at is None else min(now, mine.created_at + PRUNED_WITHIN)
 
 
 def _room(rotation: Rotation, snapshots: tuple[Snapshot, ...], now: datetime) -> Room:

@@ -19,7 +19,7 @@ from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.store import Ledger
-from snaprotd.simulator import Request
+from snaprotd.simulator import Request, SimSnapshot
 from tests.scenarios.test_retention import NEW, Scene, at, error_of, ours
 from tests.support.lives import night
 from tests.support.nouns import a_snapshot
@@ -58,6 +58,21 @@ async def test_a_server_that_holds_fill_is_left_as_it_is_and_says_so(tmp_path: P
     assert error_of(ended).startswith("blocked: 5 of 5 snapshots, 5 ours: ")
     assert error_of(ended).count("held for ever") == 5
     assert scene.asked == []
+
+
+async def test_a_clock_of_ours_that_is_days_ahead_ends_no_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(tmp_path, keep=Retention(last=1))
+    scene.hold(f"{ours(10)}-until-20250114", created_at=at(10))
+    take = scene.world.take_snapshot
+
+    def taken_days_ago(*request: Any) -> SimSnapshot:
+        made = take(*request)
+        made.created_at = (made.made_at - timedelta(days=4)).isoformat()
+        return made
+
+    monkeypatch.setattr(scene.world, "take_snapshot", taken_days_ago)
+    assert (await scene.night()).result is Result.SUCCESS
+    assert scene.deleted == []
 
 
 async def test_what_a_person_holds_between_the_look_and_its_deletion_stays(

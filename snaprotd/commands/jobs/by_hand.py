@@ -12,9 +12,8 @@ import structlog
 
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import LedgerError, NotFound, SnaprotdError, Temporary, Unclear
-from snaprotd.core.holds import hold_of
+from snaprotd.core.holds import hold_of, is_named
 from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
-from snaprotd.core.ownership import taken_for
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.folder_lock import FolderLock
@@ -98,7 +97,7 @@ class ByHand:
         """What open rotations of the server are to take, and the list does not show yet, as it will be shown."""
         rotations = await self._ledger.open_rotations() if self._ledger else []
         ours = [one for one in rotations if one.server_id in self.found.server_ids]
-        unseen = [one for one in ours if taken_for(one, self.found.beside) is None]
+        unseen = [one for one in ours if not any(is_named(held, one.snapshot_name) for held in self.found.beside)]
         like = replace(self.found.snapshot, also=(), hold=None, in_ledger=True)
         return [replace(like, id=one.id, name=one.snapshot_name, created_at=one.started_at) for one in unseen]
 
