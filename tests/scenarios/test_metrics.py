@@ -137,12 +137,13 @@ async def test_a_rotation_does_not_count_for_the_server_that_has_got_its_servers
 async def test_two_servers_that_swap_their_labels_take_their_series_with_them(tmp_path: Path) -> None:
     world = a_world("first", "second", faults=(Fault(kind="ends", method="POST", path="/snapshots/"),))
     later = {"server_id": "12346", "schedule": "40 3 * * *"}
-    async with daemon_on(configure(tmp_path, entry("a"), entry("b", **later)), world) as watched:
+    once = "retry: {times: 0}"
+    async with daemon_on(configure(tmp_path, entry("a", once), entry("b", **later)), world) as watched:
         await asyncio.sleep(HOUR)
         before = about(watched, "a"), about(watched, "b")
         assert before[0]["snaprotd_rotations_total", (("result", "failure"),)] == 1
         assert before[1]["snaprotd_rotations_total", (("result", "success"),)] == 1
-        configure(tmp_path, entry("b"), entry("a", **later))
+        configure(tmp_path, entry("b", once), entry("a", **later))
         await asyncio.sleep(TAKEN)
         assert (about(watched, "b"), about(watched, "a")) == before
 

@@ -1034,7 +1034,8 @@ async def test_each_fault_is_on_the_wire_what_it_is_called(kind: str, way: str) 
 
 def test_every_kind_of_fault_is_played_and_explained() -> None:
     assert SCENES.keys() == KINDS.keys()
-    assert [line.split()[0] for line in FAULT_HELP.splitlines()] == list(KINDS)
+    begun = [line for line in FAULT_HELP.splitlines() if not line.startswith("   ")]  # a longer one is broken
+    assert [line.split()[0] for line in begun] == list(KINDS)
 
 
 SPARED_BY_A_BENT_LIST = [asked("GET /servers/1/"), asked("GET /account/me/"), create_of(1), asked("GET /servers/9/")]

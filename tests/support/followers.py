@@ -174,6 +174,8 @@ class Process:
         while True:
             await asyncio.sleep(TICK)
             waited += TICK
+            if self._is_second:
+                await self._note_others()
             is_at_work = keeper.has_promises or self.board.running
             if not keeper.is_following or waited < (TICK if is_at_work else FOLLOWED_EVERY):
                 continue
@@ -183,6 +185,12 @@ class Process:
                 self.error = False
             except CloudError:
                 self.error = True
+
+    async def _note_others(self) -> None:
+        """What the other process is at, which may have thawed, is told by this one too."""
+        with suppress(LedgerError):
+            found = await self.tools.ledger.open_rotations()
+            self.board.elsewhere = {one.id: one for one in found if one.id not in self.board.running}
 
     async def _mend(self) -> None:
         """A daemon looks every three seconds whether its ledger is there still."""
