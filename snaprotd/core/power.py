@@ -197,10 +197,9 @@ def promised(power: Power, now: datetime, *, whose: str = "") -> Power:
 def _earlier(power: Power) -> float | None:
     """Age of what may strike besides the stop that is promised now.
 
-    One that was lost and is asked for again is no such: it was waited for, for as long as it may be late.
+    One whose answer was lost too: the provider may have taken it, and who died before the answer cannot know.
     """
-    was_left = power.unstruck and (power.stop_acknowledged or not power.held_off)
-    age = power.stop_age if was_left else power.earlier_age
+    age = power.stop_age if power.unstruck else power.earlier_age
     return age if _may_yet(age) else None
 
 

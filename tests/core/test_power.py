@@ -463,7 +463,7 @@ LEFT = replace(TAKEN, released=1, stop_acknowledged=False, stop_age=7200.0)
     [
         (LEFT, 7200.0),
         (replace(TAKEN, stop_age=900.0), 900.0),
-        (ASKED, None),
+        (ASKED, ASKED.stop_age),
         (replace(LEFT, stop_age=86400.0), None),
         (replace(OFF, earlier_age=7200.0), 7200.0),
         (replace(OFF, earlier_age=86400.0), None),

@@ -26,7 +26,7 @@ from tests.support.drawn_faults import FAR_BEHIND, FAULT_KINDS, LONG_AFTER, POWE
 from tests.support.drawn_lies import AHEAD, WRONG_BY
 from tests.support.harms import Harm
 from tests.support.lies import KINDS
-from tests.support.searches import SCRATCH, size
+from tests.support.searches import SCRATCH, by_its_seed_alone, size
 from tests.support.virtual_time import run_virtually
 
 SHARDS = 8
@@ -53,7 +53,8 @@ def search(shard: int, look: Callable[[Example], None]) -> None:
     def law(example: Example) -> None:
         look(example)
 
-    law()
+    with by_its_seed_alone():
+        law()
 
 
 @pytest.mark.search

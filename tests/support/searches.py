@@ -7,10 +7,14 @@ a law of Hypothesis, which is one by nature. Where each case takes long the long
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """Where a ledger is that lives for one example."""
@@ -31,6 +35,18 @@ def the_rest(*cases: tuple[Any, ...]) -> list[Any]:
 def examples(count: int) -> settings:
     """So many examples of a law, where that is not as many as usual."""
     return settings(max_examples=size(count, 10 * count))
+
+
+@contextmanager
+def by_its_seed_alone() -> Iterator[None]:
+    """A seeded search draws the same examples wherever it runs, and what it has found can be found again.
+
+    Hypothesis draws constants of all local modules too: a process that has loaded others would search elsewhere.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(providers, "_get_local_constants", Constants)
+        patch.setattr(providers, "CONSTANTS_CACHE", type(providers.CONSTANTS_CACHE)(1024))
+        yield
 
 
 def set_the_usual() -> None:
