@@ -21,6 +21,9 @@ Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 """Values by the name of the metric and its labels, but for the server's."""
 
 
+ONCE = "retry: {times: 0}"
+
+
 def entry(name: str, *keys: str, server_id: str = "12345", schedule: str = "10 3 * * *") -> str:
     return "{" + ", ".join([f"id: {server_id}", f"name: {name}", f'schedule: "{schedule}"', *keys]) + "}"
 
@@ -137,13 +140,12 @@ async def test_a_rotation_does_not_count_for_the_server_that_has_got_its_servers
 async def test_two_servers_that_swap_their_labels_take_their_series_with_them(tmp_path: Path) -> None:
     world = a_world("first", "second", faults=(Fault(kind="ends", method="POST", path="/snapshots/"),))
     later = {"server_id": "12346", "schedule": "40 3 * * *"}
-    once = "retry: {times: 0}"
-    async with daemon_on(configure(tmp_path, entry("a", once), entry("b", **later)), world) as watched:
+    async with daemon_on(configure(tmp_path, entry("a", ONCE), entry("b", **later)), world) as watched:
         await asyncio.sleep(HOUR)
         before = about(watched, "a"), about(watched, "b")
         assert before[0]["snaprotd_rotations_total", (("result", "failure"),)] == 1
         assert before[1]["snaprotd_rotations_total", (("result", "success"),)] == 1
-        configure(tmp_path, entry("b", once), entry("a", **later))
+        configure(tmp_path, entry("b", ONCE), entry("a", **later))
         await asyncio.sleep(TAKEN)
         assert (about(watched, "b"), about(watched, "a")) == before
 
@@ -230,7 +232,7 @@ async def test_a_server_that_never_went_off_has_no_downtime(
 ) -> None:
     fault = Fault(**vars(fault))
     world = a_world(faults=(fault,))
-    path = configure(tmp_path, entry("web", "stop_first: true", f"on_stop_timeout: {word}"))
+    path = configure(tmp_path, entry("web", "stop_first: true", f"on_stop_timeout: {word}", ONCE))
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(HOUR + 10 * MINUTE)
         assert [rotation.result for rotation in watched.ended] == [result]
@@ -253,7 +255,7 @@ async def test_downtime_is_the_time_for_which_the_server_was_seen_off(
     tmp_path: Path, faults: tuple[Fault, ...]
 ) -> None:
     world = a_world(faults=tuple(Fault(**vars(fault)) for fault in faults))
-    async with daemon_on(configure(tmp_path, entry("web", "stop_first: true")), world) as watched:
+    async with daemon_on(configure(tmp_path, entry("web", "stop_first: true", ONCE)), world) as watched:
         await asyncio.sleep(HOUR)
         assert value(watched, "server_downtime_seconds_count") == 1
         told = value(watched, "server_downtime_seconds_sum")

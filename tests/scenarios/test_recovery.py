@@ -84,6 +84,7 @@ async def test_a_server_that_stays_unknown_through_the_hurry_is_started_by_the_n
     watched, running = await begin(path, world)
     await asyncio.sleep(15 * MINUTE)
     world.faults.append(Fault(kind="status", status=404, method="GET", path="/servers/12345/", times=None))
+    world.faults.append(Fault(kind="status", status=503, method="GET", path="/servers/", times=None))
     watched.daemon.stop()
     assert await running == 1
     await kill(watched)
