@@ -49,3 +49,5 @@ def test_a_process_ends_whatever_its_ledger_was_doing(tmp_path: Path, caplog: py
         loop.run_until_complete(life(tmp_path / "state.db", moments))
         assert does_end(loop), f"called off after {moments} turns of the loop"
     gc.collect()  # a connection that was just being made is left without a word
+    asyncio.set_event_loop(None)  # which its driver has made for that, and nobody closes
+    gc.collect()
