@@ -13,8 +13,8 @@ from snaprotd.commands.common import begin, load, server_argument, unforeseen, w
 from snaprotd.commands.jobs.account import Account, read_account
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import SnaprotdError
-from snaprotd.core.words import in_one_line, read_duration
-from snaprotd.report.freshness import Limits, State, TooOld, told_of
+from snaprotd.core.words import read_duration
+from snaprotd.report.freshness import Limits, State, TooOld, told_of, without_bar
 
 PATIENCE = 50.0
 """Seconds. A monitor ends what it has started after a minute, and then says nothing of why."""
@@ -106,7 +106,7 @@ async def _read(settings: Config, servers: tuple[str, ...]) -> Account:
 
 
 def _unknown(why: str) -> tuple[State, str]:
-    return State.UNKNOWN, f"UNKNOWN - {in_one_line('; '.join(why.splitlines()), 1000).replace('|', '/')}"
+    return State.UNKNOWN, f"UNKNOWN - {without_bar('; '.join(why.splitlines()), 1000)}"
 
 
 COMMANDS = (fresh,)

@@ -14,7 +14,7 @@ from enum import IntEnum
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.ownership import newest_completed
 from snaprotd.core.schedule import expected_interval
-from snaprotd.core.words import count, in_one_line
+from snaprotd.core.words import LONGEST_TEXT, count, in_one_line
 from snaprotd.provider.inventory import ServerHoldings
 
 MOST_NAMED = 5
@@ -77,7 +77,7 @@ class Freshness:
 
     @property
     def words(self) -> str:
-        label = in_one_line(self.label).replace("|", "/")  # a bar would begin the performance data
+        label = in_one_line(self.label)
         if not self.is_there:
             return f"{label} is not in the account"
         if self.age is None:
@@ -128,7 +128,12 @@ def told_of(
     if not stale:
         fresh = f"{count(len(judged), 'server')} fresh, oldest {_hours(judged[0].age or 0.0)}"
     told = [*([doubt] if doubt else []), *_named(stale), fresh + paused]
-    return state, f"{state.name} - {'; '.join(in_one_line(one).replace('|', '/') for one in told)} | {_figures(judged)}"
+    return state, f"{state.name} - {'; '.join(map(without_bar, told))} | {_figures(judged)}"
+
+
+def without_bar(text: str, longest: int = LONGEST_TEXT) -> str:
+    """In one line, and without what would begin the performance data."""
+    return in_one_line(text, longest).replace("|", "/")
 
 
 def _named(stale: Sequence[Freshness]) -> list[str]:

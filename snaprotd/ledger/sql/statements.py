@@ -24,7 +24,6 @@ log = structlog.get_logger("snaprotd.ledger")
 CLOCKS_APART = timedelta(minutes=1)
 """How far the clocks of two daemons on one ledger may be apart before one is taken for wrong."""
 
-
 AT_ONCE = 100
 """Rows that are read in one go."""
 
@@ -58,7 +57,6 @@ def reopen(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
 
 
 def in_the_way_of(rotation: Rotation, called: Collection[str], *, account: str) -> Select[Any]:
-    columns = ROTATIONS.c
     """Another open rotation of the same server, which `called` are the ids of, or this attempt by another id."""
     columns = ROTATIONS.c
     same = (_of(account), columns.server_id.in_(list(called)))
