@@ -6,6 +6,7 @@ No test needs root, or a second user: who owns what is told to the code, where t
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,10 +108,11 @@ async def test_what_another_user_puts_beside_the_ledger_is_no_part_of_it(
             salvaged(tmp_path / "state.db")
 
 
-async def test_a_count_beside_the_ledger_follows_no_link(tmp_path: Path) -> None:
+async def test_a_count_beside_the_ledger_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("threading.get_native_id", lambda: 7)
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    (tmp_path / f"counted-by-state.db.{os.getpid()}").symlink_to(victim)
+    (tmp_path / f"counted-by-state.db.{os.getpid()}.7").symlink_to(victim)
     await Lives(tmp_path / "state.db").note(1)
     assert victim.read_text() == "precious"
     assert modes_below(tmp_path)[tmp_path / "counted-by-state.db"] == 0o600
@@ -140,10 +142,11 @@ def test_what_a_lock_never_held_is_not_cut(tmp_path: Path) -> None:
     assert keys.read_text() == "ssh-ed25519 AAAA\n"
 
 
-def test_a_link_where_a_note_is_written_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_where_a_note_is_written_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("threading.get_native_id", lambda: 7)
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    for name in (f"note.{os.getpid()}", "note"):
+    for name in (f"note.{os.getpid()}.7", "note"):
         (tmp_path / name).symlink_to(victim)
     write_anew(tmp_path / "note", "ours")
     assert (victim.read_text(), (tmp_path / "note").read_text()) == ("precious", "ours")
@@ -180,7 +183,7 @@ async def test_what_root_makes_in_the_folder_of_the_daemons_user_is_the_daemons(
         await ledger.starts.save(OWED)
         note_in_force(tmp_path, [tmp_path / "state.db"])
         (copy,) = (tmp_path / "owed-by-state.db").glob("*.json")
-    names = {name.removesuffix(f".{os.getpid()}") for name, user in given if user == 4242}
+    names = {re.sub(rf"\.{os.getpid()}\.[0-9]+$", "", name) for name, user in given if user == 4242}
     assert names == {"state.db", "state.db.lock", "owed-by-state.db", copy.name, "ledgers-in-force"}
     assert {user for _, user in given} == {4242}
 
