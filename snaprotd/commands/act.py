@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
-from snaprotd.commands.common import FAILED, begin, load, wait_for, with_config
+from snaprotd.commands.common import FAILED, begin, complain, load, wait_for, with_config
 from snaprotd.commands.text.terminal import folded, is_wanted, moving_line, show
 from snaprotd.core.holds import hold_in_words
 from snaprotd.core.words import ago, clock
@@ -114,7 +114,7 @@ def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
             show(Text(f"Delete snapshot {snapshot.id}, {snapshot.name}, of server {found.label}, taken {age}{held}."))
             if not yes and not is_wanted("It cannot be undone. Delete it?"):
                 return FAILED
-            await chosen.delete()
+            await chosen.delete(complain)
             click.echo(f"Deleted {snapshot.name}.")
             return 0
 

@@ -14,7 +14,7 @@ from typing import TextIO
 import click
 
 from snaprotd import __version__, logs
-from snaprotd.commands import act, forecast, fresh, hold, look, now, owed, service
+from snaprotd.commands import act, forecast, fresh, hold, look, now, owed, past, service
 from snaprotd.commands.common import FAILED, complain, level_or, unforeseen
 from snaprotd.commands.text.terminal import folded
 from snaprotd.config.mistakes import render_mistake
@@ -115,6 +115,6 @@ def cli() -> None:
     """Keeps rotating snapshots of your VPS.org servers, and never leaves one switched off."""
 
 
-for group in (service, look, forecast, fresh, now, hold, act, owed):
+for group in (service, look, past, forecast, fresh, now, hold, act, owed):
     for command in group.COMMANDS:
         cli.add_command(command)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import click
+from rich.console import RenderableType
 from rich.text import Text
 
 from snaprotd.commands.common import (
@@ -22,12 +26,15 @@ from snaprotd.commands.common import (
 )
 from snaprotd.commands.jobs.account import nights_of, read_account
 from snaprotd.commands.jobs.status_client import Place, Unreachable, default_place, read_status
-from snaprotd.commands.text.tables import history_text, list_text, plan_text, status_text
-from snaprotd.commands.text.terminal import show
+from snaprotd.commands.text.tables import list_text, plan_text, status_text
+from snaprotd.commands.text.terminal import screen, show
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.words import Json
-from snaprotd.report.rows import history_row, notes_on, people_plan_of, plan_of, shown, snapshot_rows
+from snaprotd.report.rows import notes_on, people_plan_of, plan_of, shown, snapshot_rows
+
+WATCH_EVERY = 2.0
+"""Seconds between two looks of `status --watch`."""
 
 ALARMED = 2
 CODES = {"ok": 0, "attention": 1}
@@ -103,38 +110,12 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
 
 
 @click.command()
-@server_argument(required=False)
-@with_config
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10000), help="Rotations to show.")
-@as_json
-def history(server: str | None, path: str | None, limit: int, as_json: bool) -> int:
-    """Show the last rotations, newest first, from the ledger.
-
-    \b
-    Example:
-      snaprotd history web-01 --limit 50
-    """
-    from snaprotd.commands.jobs.now import read_history, read_let_go
-
-    begin()
-    settings = load(path)
-    rotations = wait_for(read_history(settings, server, limit))
-    if as_json:
-        print_json([history_row(rotation) for rotation in rotations])
-    else:
-        show(history_text(rotations))
-        if server is not None and (let_go := wait_for(read_let_go(settings, server))):
-            show(Text(f"A start of {server} was let go by {let_go}"))
-    tell_what_is_forsaken(settings, path)
-    return 0
-
-
-@click.command()
 @click.option("--url", metavar="URL", help="The daemon's address. Default: the configuration's `listen`.")
+@click.option("--watch", is_flag=True, help="Look again every 2 seconds, until Ctrl-C.")
 @click.option("--exit-zero", is_flag=True, help="Exit 0 whatever the daemon tells.")
 @with_config
 @as_json
-def status(url: str | None, exit_zero: bool, path: str | None, as_json: bool) -> int:
+def status(url: str | None, watch: bool, exit_zero: bool, path: str | None, as_json: bool) -> int:
     """Show how everything stands, as the running daemon tells it.
 
     \b
@@ -147,22 +128,56 @@ def status(url: str | None, exit_zero: bool, path: str | None, as_json: bool) ->
     see.
     """
     begin()
+    if watch and as_json:
+        raise click.UsageError("--watch shows tables: it does not go with --json.")
+    if watch:
+        code = watched(lambda: _told_by(url, path))
+        return 0 if exit_zero else code
+    told = _told_by(url, path)
+    if told.report is None:
+        complain(str(told.shown))
+        if url is None and told.is_silent:
+            tell_what_is_forsaken(_loaded(path), path)
+        return told.code
+    if as_json:
+        print_json(told.report)
+    else:
+        show(told.shown)
+    return 0 if exit_zero else told.code
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a look at the daemon came to."""
+
+    code: int
+    shown: RenderableType
+    report: Json | None = None
+    """None where there is none that can be understood."""
+    is_silent: bool = False
+    """Nobody answers."""
+
+
+def _told_by(url: str | None, path: str | None) -> _Told:
     try:
         report = read_status(_place(path) if url is None else Place(url), os.environ)
-        code, text = _code_of(report), status_text(report)
+        return _Told(_code_of(report), status_text(report), report)
     except Unreachable as error:
-        complain(str(error))
-        if url is None:
-            tell_what_is_forsaken(_loaded(path), path)
-        return ALARMED
+        return _Told(ALARMED, Text(str(error)), is_silent=True)
     except (LookupError, TypeError, ValueError, AttributeError) as error:  # whoever is there may say anything
-        complain(f"what answers there tells a status that cannot be understood ({type(error).__name__})")
-        return ALARMED
-    if as_json:
-        print_json(report)
-    else:
-        show(text)
-    return 0 if exit_zero else code
+        text = f"what answers there tells a status that cannot be understood ({type(error).__name__})"
+        return _Told(ALARMED, Text(text))
+
+
+def watched(look: Callable[[], _Told]) -> int:
+    """Show one look after the other, until Ctrl-C; the exit code of the last."""
+    told = look()
+    with suppress(KeyboardInterrupt), screen() as show_instead:
+        while True:
+            show_instead(told.shown)
+            time.sleep(WATCH_EVERY)
+            told = look()
+    return told.code
 
 
 def _code_of(report: Json) -> int:
@@ -187,4 +202,4 @@ def _place(path: str | None) -> Place:
         return default_place(None)
 
 
-COMMANDS = (plan, list_, history, status)
+COMMANDS = (plan, list_, status)

@@ -14,6 +14,7 @@ from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import CloudError, LedgerError
 from snaprotd.core.model import DOUBT, Server
 from snaprotd.daemon.slots.schedules import Schedules
+from snaprotd.daemon.vanished import VanishedWatch
 from snaprotd.engine.board import Board, Holdings
 from snaprotd.engine.recollections import Recollections
 from snaprotd.ledger.store import Ledger
@@ -66,6 +67,7 @@ class AccountWatch:
         self._missing: frozenset[str] = frozenset()
         self._doubled: frozenset[str] = frozenset()
         self._recollections = Recollections(inventory, ledger, now)
+        self._vanished = VanishedWatch(inventory, ledger, board, self.assessment, now)
         self._forget_at = asyncio.get_running_loop().time() + DOUBT
         self._listed: dict[str, tuple[Server, float]] = {}
         """Each server of the account, and when it was last listed."""
@@ -95,6 +97,8 @@ class AccountWatch:
                 await self._schedules.retries.listed(target, held.snapshots)
             if count % 100 == 0:
                 await asyncio.sleep(0)
+        if failure is None:
+            await self._vanished.look(self._schedules.targets.values())
 
     async def _note_ids(self) -> None:
         try:
@@ -119,6 +123,7 @@ class AccountWatch:
             return
         try:
             await self._ledger.forget_old(rows)
+            await self._ledger.events.forget_old(self._now())
         except LedgerError as error:
             log.error("old rotations could not be deleted", error=str(error))
         self._forget_at = moment + HISTORY_EVERY

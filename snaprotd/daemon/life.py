@@ -154,6 +154,7 @@ class Daemon:
             account=self._account,
             ledger_watch=self._ledger_watch,
             standing=self.standing,
+            ledger=tools.ledger,
             metrics=metrics.notifications,
             now=tools.now,
             pages=lambda: self.url,
@@ -167,6 +168,7 @@ class Daemon:
             schedules=self._schedules,
             account=self._account,
             ledger_watch=self._ledger_watch,
+            given_up=lambda: self._teller.given_up,
         )
 
     def stop(self) -> None:
@@ -273,7 +275,6 @@ class Daemon:
         for rotation in await self._ends.news(self._tools.ledger, now):
             self.board.of(rotation.server_id).note_end(rotation)
             self._schedules.retries.note(rotation)
-            self._teller.finished(rotation)
 
     # -- configuration -----------------------------------------------------------------------------------------
 
@@ -320,6 +321,7 @@ class Daemon:
             await self._account.forget_others()
         self._note_config()
         self.standing.refused = None
+        self._teller.reloaded(len(self._schedules.targets))
         log.info("the configuration was read again and is in force", servers=len(self._schedules.targets))
 
     def _refuse(self, error: SnaprotdError) -> None:
@@ -327,6 +329,7 @@ class Daemon:
             return  # tried again, and told already
         self.standing.refused = error
         self._metrics.daemon.config_refused()
+        self._teller.refused(self.standing.mistakes)
         for mistake in self.standing.mistakes:
             log.error("the new configuration is refused, the old one stays in force", mistake=mistake)
 
@@ -340,7 +343,6 @@ class Daemon:
     def _finished(self, rotation: Rotation) -> None:
         self._on_finished(rotation)
         self._schedules.retries.note(rotation)
-        self._teller.finished(rotation)
         target = self._schedules.targets.get(self.board.called(rotation.server_id))
         if target is not None:
             self._account.note_holdings(target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,6 +65,10 @@ class Standing:
         return [] if self.refused is None else [redactor.clean(str(self.refused))]
 
 
+EVENTS_SHOWN = 30
+"""Of one server."""
+
+
 class DaemonView:
     """One daemon, looked at: the `View` that the web pages need."""
 
@@ -79,7 +83,9 @@ class DaemonView:
         schedules: Schedules,
         account: AccountWatch,
         ledger_watch: LedgerWatch,
+        given_up: Callable[[], Mapping[str, tuple[int, str]]],
     ) -> None:
+        self._given_up = given_up
         self.config = config
         self._standing = standing
         self._tools = tools
@@ -176,8 +182,14 @@ class DaemonView:
         kept = await self._tools.ledger.starts.kept(account_of(self.config), target.server_id)
         running, ledger_error = await self._open_rotations()
         situation = self._situation((target,), running, ledger_error)
-        report: Json = shown(server_report(situation, target, history, kept.let_go if kept else ""))
+        ids = self._tools.inventory.ids_of(target.server_id)
+        events = await self._tools.ledger.events.newest(server_ids=ids, limit=EVENTS_SHOWN)
+        report: Json = shown(server_report(situation, target, history, events, kept.let_go if kept else ""))
         return report
+
+    async def events(self, after: int, limit: int) -> Sequence[Json]:
+        entries, _ = await self._tools.ledger.events.after(after, limit=limit)
+        return [shown(entry.as_json()) for entry in entries]
 
     async def _open_rotations(self) -> tuple[Sequence[Rotation], str | None]:
         """Those that this process runs, and those of others: a `now` beside the daemon is a rotation too."""
@@ -216,4 +228,5 @@ class DaemonView:
             ledger_path=self._tools.ledger.name,
             is_ending=self._standing.stop.is_set(),
             config_mistakes=self._standing.mistakes,
+            given_up=self._given_up(),
         )

@@ -12,6 +12,7 @@ from snaprotd.core.admission import may_be_retried
 from snaprotd.core.model import Owner, SnapshotState
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation
+from snaprotd.core.telling.vanished import Vanished
 
 
 @dataclass(kw_only=True)
@@ -52,6 +53,8 @@ class ServerFacts:
     missing: bool | None = None
     """The account has no such server."""
     holdings: Holdings | None = None
+    vanished: tuple[Vanished, ...] = ()
+    """Snapshots of ours that are no longer at the provider, of the last weeks."""
     start_failures: int = 0
     rotations: dict[Result, int] = field(default_factory=_tally)
     skipped: dict[str, int] = field(default_factory=_tally)

@@ -19,6 +19,7 @@ from snaprotd.core.retention import Decision, ForbiddenDeletion, plan_retention,
 from snaprotd.core.room import Room, deletion_failed
 from snaprotd.core.room import make_room as room_on
 from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Step, Waiting
+from snaprotd.core.telling.entries import Deletion
 from snaprotd.engine.run import Run
 
 BUSY_FOR = 300.0
@@ -142,7 +143,8 @@ async def _delete(run: Run, decision: Decision, listed: Sequence[Snapshot], *, l
     except ForbiddenDeletion:
         tools.observer.deleted(run.rotation, success=False)
         raise
-    await run.save(lambda rotation: replace(rotation, deleting=snapshot.ids), victim=snapshot)
+    deletion = Deletion(snapshot=snapshot, reason=decision.reason, listed=listed)
+    await run.save(lambda rotation: replace(rotation, deleting=snapshot.ids), deletion=deletion)
     log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=decision.reason)
     try:
         await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard))

@@ -20,6 +20,7 @@ from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.promise import taken_up
 from snaprotd.core.rotation import Rotation, Step, aged, patience_left
+from snaprotd.core.telling.entries import Deletion
 from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Provider
@@ -163,15 +164,15 @@ class Run:
         left = max(self.patience_left, self.tools.request_timeout)
         self._ends_at = None if is_start or left == inf else asyncio.get_running_loop().time() + left
 
-    async def save(self, change: Change = lambda rotation: rotation, *, victim: Snapshot | None = None) -> None:
-        """Change the record and have it on disk before anything else is done. `victim`: what is about to be deleted.
+    async def save(self, change: Change = lambda rotation: rotation, *, deletion: Deletion | None = None) -> None:
+        """Change the record and have it on disk before anything else is done. `deletion`: what is about to be.
 
         Raises `LedgerError` where that fails, `LeaseLost` where the rotation is no longer ours, `GroupTaken` where that
-        would hold off a second server of its group, and `HeldSince` where a person holds the victim by now.
+        would hold off a second server of its group, and `HeldSince` where a person holds that by now.
         """
         before, after = self.rotation, change(self.rotation)
         holds_off = after.is_owed and not before.is_owed
-        await self.tools.ledger.save(after, alone=holds_off, victim=victim)
+        await self.tools.ledger.save(after, alone=holds_off, deletion=deletion)
         self._unguarded = False
         self.update(change)
 

@@ -17,6 +17,8 @@ from snaprotd.core.errors import DeletionUnderWay, HeldSince
 from snaprotd.core.holds import FOREVER, RELEASED, Hold, hold_in_words, hold_of, told_by_ledger
 from snaprotd.core.model import DELETE_AGAIN_AFTER, Snapshot
 from snaprotd.core.rotation import Rotation
+from snaprotd.core.telling.entries import Entry
+from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import notes, statements
 from snaprotd.ledger.sql.schema import HOLDS, READABLE_WITH_HOLDS
@@ -30,16 +32,22 @@ class Holds:
     """Every method raises `LedgerError` where the database cannot be read or written."""
 
     def __init__(
-        self, transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]], account: Callable[[], str]
+        self,
+        transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+        account: Callable[[], str],
+        events: Events,
     ) -> None:
         self._transaction = transaction
         self._account = account
+        self._events = events
 
-    async def say(self, snapshot: Snapshot, server_ids: Collection[str], until: date, now: datetime) -> None:
+    async def say(
+        self, snapshot: Snapshot, server_ids: Collection[str], until: date, now: datetime, *, entry: Entry | None = None
+    ) -> None:
         """Hold a snapshot until a day, or let go of it, whatever was said of it before.
 
-        `server_ids` are those of its server. Raises `DeletionUnderWay` where its deletion is asked for, or was a moment
-        ago: it may be gone.
+        `server_ids` are those of its server, `entry` tells who says so. Raises `DeletionUnderWay` where its deletion is
+        asked for, or was a moment ago: it may be gone.
         """
         row = {
             "account": self._account(),
@@ -59,6 +67,7 @@ class Holds:
             await connection.execute(delete(HOLDS).where(self._ours(), gone))
             await connection.execute(insert(HOLDS).values(row))
             await connection.execute(notes.note("readable_by", str(READABLE_WITH_HOLDS)))
+            await self._events.add(connection, [entry] if entry is not None else [])
 
     async def said(self) -> frozenset[Hold]:
         """All that was said of the account's snapshots."""

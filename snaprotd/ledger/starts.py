@@ -16,8 +16,10 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import given_up
 from snaprotd.core.promise import ServerPower, Terms, as_one, joined
 from snaprotd.core.rotation import Rotation
+from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger import promises
 from snaprotd.ledger.copies import Copies, Key
+from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.rows import read_ids
 from snaprotd.ledger.sql import notes, statements
 
@@ -49,11 +51,13 @@ class Starts:
         self,
         transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
         copies: Copies,
+        events: Events,
         *,
         owner: str,
         lease: Callable[[], float],
     ) -> None:
         self._transaction = transaction
+        self._events = events
         self.copies = copies
         self._untold: dict[Key, float] = {}
         """What only a copy tells, and since when that is known, by the loop's clock."""
@@ -220,11 +224,13 @@ class Starts:
             rows = (await connection.execute(promises.followed())).all()
         return [kept for kept in as_one(map(promises.read_power, rows)) if kept.power.is_owed]
 
-    async def let_go(self, server_id: str, words: str) -> ServerPower | None:
+    async def let_go(self, server_id: str, words: str, *, entry: Entry | None = None) -> ServerPower | None:
         """Let go of what is owed to a server; `words` say who does, when and why. None where nothing is."""
         try:
             async with self._transaction() as connection:
                 record = await promises.let_go(connection, self.account, self.ids_of(server_id), words)
+                if record is not None and entry is not None:
+                    await self._events.add(connection, [entry])
         except LedgerError:
             if (copy := await self._let_go_of_copy(server_id, words)) is None:
                 raise

@@ -25,12 +25,17 @@ from snaprotd.core.creation import Recollection, alive_until
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.holds import name_read
 from snaprotd.core.model import Snapshot
+from snaprotd.core.policy import Kind
 from snaprotd.core.promise import merged
 from snaprotd.core.rotation import Rotation
+from snaprotd.core.telling.entries import Deletion, Entry, of_deletion, of_end, of_late
 from snaprotd.ledger import promises
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.copies import Copies, Lives
+from snaprotd.ledger.events.desk import Desk
+from snaprotd.ledger.events.record import Events
+from snaprotd.ledger.events.seen import Seen
 from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
@@ -62,9 +67,14 @@ class Ledger(History):
         """Length of a lease, in seconds."""
         self._lock = lock
         self._held: dict[str, Lease] = {}
-        self.starts = Starts(lambda: self._transaction(), Copies(path), owner=owner, lease=lambda: self.lease)
+        self.events = Events(lambda: self._transaction(), lambda: self.starts.account)
+        self.starts = Starts(
+            lambda: self._transaction(), Copies(path), self.events, owner=owner, lease=lambda: self.lease
+        )
         """What is owed to servers."""
-        self.holds = Holds(lambda: self._transaction(), lambda: self.starts.account)
+        self.desk = Desk(lambda: self._transaction(), self.events)
+        self.seen = Seen(lambda: self._transaction(), lambda: self.starts.account, self.events)
+        self.holds = Holds(lambda: self._transaction(), lambda: self.starts.account, self.events)
         self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
@@ -130,6 +140,8 @@ class Ledger(History):
             if epoch is None:
                 return SlotTaken()
             rotation = await self._with_power(connection, rotation)
+            if rotation.kind is Kind.LATE and not reopens:
+                await self.events.add(connection, [of_late(rotation)])
             count = await self._lives.count(connection)
         self._hold(rotation.id, epoch=epoch, since=began)
         await self._lives.note(count)
@@ -140,22 +152,24 @@ class Ledger(History):
         known = await self.starts.kept_by(connection, self.starts.account, rotation.server_id)
         return rotation if known is None else replace(rotation, power=merged(rotation.power, known.power))
 
-    async def save(self, rotation: Rotation, *, alone: bool = False, victim: Snapshot | None = None) -> None:
+    async def save(self, rotation: Rotation, *, alone: bool = False, deletion: Deletion | None = None) -> None:
         """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now. `alone`: see `write`.
 
-        `victim`: what it is about to delete. Raises `HeldSince` where that is held by now.
+        `deletion`: what it is about to delete. Raises `HeldSince` where that is held by now.
         """
         lease = self._held.get(rotation.id)
         if lease is None:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
         began, record = uptime(), self.starts.record_of(rotation)
         async with self._transaction() as connection:
-            if victim is not None:
-                await self.holds.demand_free(connection, victim, datetime.now(UTC))
+            if deletion is not None:
+                await self.holds.demand_free(connection, deletion.snapshot, datetime.now(UTC))
             unknown, tenure = self._unknown.get(rotation.id), self._tenure()
             saved = await connection.scalar(statements.save(rotation, tenure, epoch=lease.epoch, unknown=unknown))
             if saved is not None and rotation.power.asked:
                 await promises.write(connection, record, alone=alone)
+            if saved is not None:
+                await self.events.add(connection, self._told_by(rotation, deletion))
             await self.starts.note_learnt(connection)
             count = await self._lives.count(connection) if rotation.creation.create_open == 0.0 else 0
         await self._lives.note(count)
@@ -167,6 +181,12 @@ class Ledger(History):
         self._hold(rotation.id, epoch=lease.epoch, since=began)
         if rotation.is_finished:
             del self._held[rotation.id]
+
+    @staticmethod
+    def _told_by(rotation: Rotation, deletion: Deletion | None) -> list[Entry]:
+        """The events that this save makes true."""
+        asked = [] if deletion is None else [of_deletion(rotation, deletion, datetime.now(UTC))]
+        return [*asked, of_end(rotation)] if rotation.is_finished else asked
 
     def guard(self, rotation_id: str, seconds: float = 0.0) -> None:
         """Raise `LeaseLost` unless the lease is good for `seconds` more, by a clock that no one sets."""
@@ -284,10 +304,12 @@ class Ledger(History):
         async with self._transaction() as connection:
             await connection.execute(delete(MARKS).where(MARKS.c.server_id.not_in(list(server_ids))))
 
-    async def set_marks(self, marks: list[Mark]) -> None:
-        if not marks:
+    async def set_marks(self, marks: list[Mark], missed: Sequence[Entry] = ()) -> None:
+        """Note how far schedules were seen, and which slots were `missed` by that."""
+        if not (marks or missed):
             return
         async with self._transaction() as connection:
+            await self.events.add(connection, missed)
             for start in range(0, len(marks), 500):  # to write thousands at once would keep others waiting
                 rows = [statements.mark_row(mark) for mark in marks[start : start + 500]]
                 await connection.execute(statements.set_mark(datetime.now(UTC)), rows)

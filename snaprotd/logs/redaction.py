@@ -74,6 +74,11 @@ class Redactor:
         """`text` without the secrets that are known, and without what looks like one."""
         return _LIKELY.sub(INSTEAD, self.known(text))
 
+    @staticmethod
+    def is_likely_in(text: str) -> bool:
+        """Whether something in it looks like a token, whoever's it is."""
+        return _LIKELY.search(text) is not None
+
     def told(self, value: Any, keys: frozenset[str]) -> Any:
         """A value of JSON, in which the texts under these keys are without the secrets that are known."""
         self._learn()

@@ -12,7 +12,6 @@ from datetime import datetime
 
 import structlog
 
-from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import GIVEN_UP_AFTER, WORDS, Kind, Letter
 from snaprotd.observe.metrics import NotificationMetrics
 from snaprotd.observe.outbox import MOST_WAITING, Outbox
@@ -53,19 +52,22 @@ class Delivery:
         self._now = now
         self._tasks: list[asyncio.Task[None]] = []
         self._posted: dict[str, asyncio.Event] = {}
+        self.given_up: dict[str, tuple[int, str]] = {}
+        """For each channel how many letters were given up since the last one was sent, and why the last of them was."""
 
     def begin(self, channels: Sequence[Channel]) -> None:
         """Carry letters to these from now on, and to no others."""
         self._cancel()
         self._posted = {channel.name: asyncio.Event() for channel in channels}
+        self.given_up = {name: told for name, told in self.given_up.items() if name in self._posted}
         for channel in channels:
             self._metrics.expect(channel.kind)
             self._tasks.append(asyncio.create_task(self._serve(channel)))
 
-    async def post(self, letters: Sequence[Letter]) -> None:
-        """Raises `LedgerError` where they are not kept."""
-        await self._outbox.post(letters)
-        await self._count()
+    def post(self, letters: Sequence[Letter], *, are_kept: bool) -> None:
+        """Have them sent. `are_kept`: they stand in the ledger."""
+        self._outbox.put(letters, are_kept=are_kept)
+        self._count()
         for letter in letters:
             if letter.channel in self._posted:
                 self._posted[letter.channel].set()
@@ -87,10 +89,6 @@ class Delivery:
         while True:
             try:
                 answer = await self._serve_once(channel)
-            except LedgerError as error:
-                log.warning("the outbox cannot be read", channel=channel.name, error=str(error))
-                await asyncio.sleep(LOOK_EVERY)
-                continue
             except Exception:
                 log.exception("internal error", channel=channel.name)
                 answer = failed("internal error")
@@ -116,7 +114,7 @@ class Delivery:
 
     async def _serve_once(self, channel: Channel) -> Answer | None:
         """Try one letter; None where there is none. It is the one that was tried least: no letter keeps all others."""
-        waiting = await self._sorted_out(channel, await self._outbox.waiting(channel.name))
+        waiting = await self._sorted_out(channel, self._outbox.waiting(channel.name))
         if not waiting:
             return None
         letter = min(waiting, key=lambda one: one.tries)
@@ -127,22 +125,21 @@ class Delivery:
             answer = failed(f"no end within {PATIENCE:g} s")
         self._metrics.tried(channel.kind, answer.outcome)
         if answer.outcome is Outcome.FAILED:
-            await self._outbox.note(replace(letter, tries=letter.tries + 1))
+            self._outbox.note(replace(letter, tries=letter.tries + 1))
             return answer
         if answer.outcome is Outcome.GIVEN_UP:
             self._tell_given_up(channel, letter, answer.said)
         else:
             log.info("a message was sent", channel=channel.name, id=letter.message.id, said=answer.said)
-        await self._outbox.remove(letter)
-        await self._count()
+            self.given_up.pop(channel.name, None)
+        await self._remove([letter])
         return answer
 
     async def _sorted_out(self, channel: Channel, waiting: Sequence[Letter]) -> Sequence[Letter]:
         """Without what is too old, too much, or overtaken by a newer ping. Each is tried once, whatever the clock."""
+        gone: list[Letter] = []
         if channel.is_check:
-            for letter in waiting[:-1]:
-                await self._outbox.remove(letter)
-            waiting = waiting[-1:]
+            gone, waiting = list(waiting[:-1]), waiting[-1:]
         oldest = self._now() - GIVEN_UP_AFTER
         too_many = len(waiting) - MOST_WAITING
         kept = []
@@ -150,15 +147,22 @@ class Delivery:
             if index < too_many or (letter.since < oldest and letter.tries):
                 self._metrics.tried(channel.kind, Outcome.GIVEN_UP)
                 self._tell_given_up(channel, letter, "too many wait" if index < too_many else "tried for 24 h")
-                await self._outbox.remove(letter)
+                gone.append(letter)
             else:
                 kept.append(letter)
-        await self._count()
+        if gone:
+            await self._remove(gone)
         return kept
+
+    async def _remove(self, letters: Sequence[Letter]) -> None:
+        await self._outbox.remove(letters)
+        self._count()
 
     def _tell_given_up(self, channel: Channel, letter: Letter, why: str) -> None:
         message = letter.message
         log.error("a message was given up", channel=channel.name, id=message.id, kind=message.kind, why=why)
+        number, _ = self.given_up.get(channel.name, (0, ""))
+        self.given_up[channel.name] = (number + 1, why)
 
-    async def _count(self) -> None:
-        self._metrics.pending(await self._outbox.count())
+    def _count(self) -> None:
+        self._metrics.pending(self._outbox.count())

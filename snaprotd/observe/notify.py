@@ -10,35 +10,59 @@ import structlog
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Kind, Letter, Message
-from snaprotd.core.telling.edges import (
-    Told,
-    forgotten,
-    known_before,
-    levelled,
-    messages_due,
-    noted,
-    ping_of,
-)
+from snaprotd.core.telling.edges import messages_due, ping_of
+from snaprotd.core.telling.entries import Entry, entries_of
+from snaprotd.core.telling.troubles import Key, Told, forgotten, known_before, levelled, noted
 from snaprotd.observe.delivery import Channel, Delivery
+from snaprotd.observe.outbox import Desk, Outbox
 
 log = structlog.get_logger("snaprotd.notify")
 
-MOST_UNPOSTED = 10_000
-"""Letters that are kept here where the outbox cannot be written."""
+MOST_UNWRITTEN = 10_000
+"""Letters, and entries, that are kept here where the ledger cannot be written."""
 
 
 class Notify:
     """What is told to whom. To tell it something takes no time, and never fails: whoever does has work to do."""
 
-    def __init__(self, delivery: Delivery, now: Callable[[], datetime], pages: Callable[[], str] = str) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        outbox: Outbox,
+        desk: Desk,
+        now: Callable[[], datetime],
+        pages: Callable[[], str] = str,
+    ) -> None:
         """`pages` tells the address of the daemon's own, if they have one just now."""
         self._delivery = delivery
+        self._outbox = outbox
+        self._desk = desk
         self._pages = pages
         self._now = now
         self._told = Told()
+        self.cursor = 0
+        """The id of the event up to which all of the ledger's was told."""
+        self._kept: tuple[Told, int] | None = None
+        """As the ledger has it."""
+        self._may_keep = False
+        self._can_keep = True
+        self._entered: Mapping[Key, Event] = {}
+        """What is going on and has an entry of its own."""
+        self._entries: list[Entry] = []
         self._channels: Sequence[Channel] = ()
         self._members: Mapping[str, Set[str]] = {}
         self._unposted: list[Letter] = []
+
+    def go_on(self, told: Told, cursor: int, letters: Sequence[Letter]) -> None:
+        """From where the process before this one has come to. Before it is known, nothing is written down."""
+        self._kept, self._entered = (told, cursor), entries_of(told, {}, self._now())[0]
+        self._told = replace(told, troubles={**told.troubles, **self._told.troubles})
+        self.cursor, self._may_keep = cursor, True
+        self._delivery.post(letters, are_kept=True)
+
+    def begin_anew(self) -> None:
+        """Nothing is known of any process before this one."""
+        self._may_keep = True
 
     def begin(self, channels: Sequence[Channel]) -> None:
         """Tell these from now on, and no others."""
@@ -53,6 +77,11 @@ class Notify:
     def remember(self, event: Event) -> None:
         """It was told before this process began."""
         self._told = known_before(self._told, event)
+
+    def enter(self, entry: Entry) -> None:
+        """Have it written down: nothing in the ledger makes it true."""
+        if len(self._entries) < MOST_UNWRITTEN:
+            self._entries.append(entry)
 
     def tell(self, event: Event) -> None:
         """Something has happened."""
@@ -75,22 +104,47 @@ class Notify:
                 self._write(channel, message)
 
     def _write(self, channel: Channel, message: Message) -> None:
-        if len(self._unposted) < MOST_UNPOSTED:
+        if len(self._unposted) < MOST_UNWRITTEN:
             message = replace(message, url=self._pages())
             self._unposted.append(Letter(channel=channel.name, message=message, since=self._now()))
 
     async def post_due(self) -> None:
-        """Hand on what is to be sent now. Where that cannot be, it is kept for the next time."""
-        self._told, messages = messages_due(self._told, self._now())
+        """Write down what was told and what is to be sent now, in one transaction, and have it sent.
+
+        Where it cannot be written it is sent all the same, and written the next time.
+        """
+        now = self._now()
+        self._entered, entries = entries_of(self._told, self._entered, now)
+        self._entries += entries[: MOST_UNWRITTEN - len(self._entries)]
+        messages: Sequence[Message] = []
+        if self._channels:
+            self._told, messages = messages_due(self._told, now)
+        else:  # what lasts is told as soon as there is somebody to be told
+            self._told = replace(self._told, ended=(), once=())
         for message in messages:
             for channel in self._channels:
                 if not channel.is_check and message.kind in channel.on:
                     self._write(channel, message)
-        letters = list(self._unposted)
+        letters, self._unposted = self._unposted, []
+        self._delivery.post(letters, are_kept=await self._keep(letters))
+        await self._outbox.keep_only({channel.name for channel in self._channels})
+        await self._outbox.clear_away()
+
+    async def _keep(self, letters: Sequence[Letter]) -> bool:
+        """Whether the ledger has it all."""
+        state, unkept, entries = (self._told, self.cursor), self._outbox.unkept, list(self._entries)
+        if not self._may_keep:
+            return False
+        if state == self._kept and not (letters or unkept or entries):
+            return True
         try:
-            if letters:
-                await self._delivery.post(letters)
+            await self._desk.keep(*state, entries=entries, letters=[*unkept, *letters])
         except LedgerError as error:
-            log.error("messages cannot be put into the outbox: they are tried again", error=str(error))
-            return
-        del self._unposted[: len(letters)]
+            if self._can_keep:
+                log.error("what is told cannot be written down: it is told from memory", error=str(error))
+            self._can_keep = False
+            return False
+        self._can_keep, self._kept = True, state
+        del self._entries[: len(entries)]
+        self._outbox.are_kept(unkept)
+        return True

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.telling import Event, Kind, Who
+from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.logs import redactor
 from snaprotd.report.kinds import Problem
 from snaprotd.report.problems import of_daemon, of_power, without_rotation
@@ -25,26 +26,40 @@ TAKEN_UP_WITHIN = timedelta(minutes=2)
 """A start that is owed after a restart is taken up by then."""
 
 
-def of_end(rotation: Rotation, *, account_error: str | None = None) -> Event:
-    """A rotation has ended. `account_error`: why the account cannot be listed just now, where it cannot."""
-    who = Who(id=rotation.server_id, name=rotation.label)
-    at = rotation.finished_at or rotation.started_at
-    if rotation.result is Result.SUCCESS:
-        text = f"its rotation has succeeded: {rotation.snapshot_name}"
-        return Event(
-            id=rotation.id, at=at, kind=Kind.RECOVERY, server=who, text=text, severity="ok", rotation=rotation.id
-        )
-    error = rotation.error or ""
-    problem = Problem(
-        "partial" if rotation.result is Result.PARTIAL else "failed",
-        {"server": rotation.label, "step": rotation.failed_step, "error": error},
-    )
+def of_entry(entry: Entry, *, account_error: str | None = None) -> Event | None:
+    """What people may be told of an entry of the ledger; None where that is nothing.
+
+    `account_error`: why the account cannot be listed just now, where it cannot.
+    """
+    if entry.server_id is None:
+        return None
+    who = Who(id=entry.server_id, name=str(entry.details.get("label") or entry.server_id))
+    if entry.kind is Happened.VANISHED:
+        problem = Problem("vanished", {"server": who.name, "which": entry.text})
+        return _event(problem, id_=f"vanished-{entry.id}", at=entry.at, kind=Kind.VANISHED, server=who, cause="")
+    if entry.kind in (Happened.ROTATION, Happened.LAPSED):
+        return _of_end(entry, who, account_error)
+    return None
+
+
+def _of_end(entry: Entry, who: Who, account_error: str | None) -> Event | None:
+    """The end of an attempt, where it is one of its slot too."""
+    told = entry.details
+    result, id_ = told.get("result"), str(told.get("rotation") or entry.id)
+    if result == Result.SUCCESS:
+        text = f"its rotation has succeeded: {told.get('snapshot')}"
+        return Event(id=id_, at=entry.at, kind=Kind.RECOVERY, server=who, text=text, severity="ok", rotation=id_)
+    if told.get("is_last") is False:
+        return None  # it is tried again
+    error = str(told.get("error") or "")
+    kind = "partial" if result == Result.PARTIAL else "failed"
+    problem = Problem(kind, {"server": who.name, "step": told.get("step"), "error": error})
     is_blocked = error.startswith(BLOCKED)
     if is_blocked:
         problem = Problem("blocked", {"who_holds_the_slots": error.removeprefix(BLOCKED)})
     cause = "" if is_blocked else _cause(error, account_error)
-    kind = Kind.BLOCKED if is_blocked else Kind.FAILURE
-    return _event(problem, id_=rotation.id, at=at, kind=kind, server=who, cause=cause, rotation=rotation.id)
+    is_about = Kind.BLOCKED if is_blocked else Kind.FAILURE
+    return _event(problem, id_=id_, at=entry.at, kind=is_about, server=who, cause=cause, rotation=id_)
 
 
 def _cause(error: str, account_error: str | None) -> str:

@@ -166,6 +166,18 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Give a second snaprotd another `instance`, and delete what nobody needs: `snaprotd delete ID`.",
             unwatched="`snaprotd check --online` tells of it too; SnaprotdBlocked, if it leaves no slot free",
         ),
+        "vanished": Kind(
+            severity=ALARM,
+            says="{which}",
+            do="Ask who deleted it, in the provider's panel, and take another at once: `snaprotd now {server}`.",
+            unwatched="SnaprotdNoSnapshot and SnaprotdSnapshotTooOld tell if there is no newer one",
+        ),
+        "not_told": Kind(
+            severity=ATTENTION,
+            says="{number} given up that {channel} was to be told: {why}",
+            do="See what its receiver says: `snaprotd notify --test` sends one message to each channel.",
+            unwatched='it is counted in snaprotd_notifications_total{{result="given_up"}}',
+        ),
         "no_snapshot": Kind(
             severity=ATTENTION,
             says="there is no completed snapshot of ours yet",

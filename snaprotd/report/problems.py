@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from snaprotd.config.mistakes import MOST_SHOWN
 from snaprotd.config.settings import Target
@@ -12,6 +13,7 @@ from snaprotd.core.model import Machine, Server
 from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.core.telling.vanished import Vanished
 from snaprotd.core.words import clock, count, duration, listed
 from snaprotd.report.assessment import Assessment
 from snaprotd.report.kinds import Problem
@@ -36,6 +38,7 @@ def of_daemon(
     account_error: str | None,
     is_account_listed: bool,
     foreign_debts: Sequence[ServerPower] = (),
+    given_up: Mapping[str, tuple[int, str]] = MappingProxyType({}),
 ) -> Iterator[Problem]:
     """What is wrong with no one server of ours."""
     for debt in foreign_debts:
@@ -53,6 +56,8 @@ def of_daemon(
         yield _there_is("account_not_listed", error=account_error)
     elif not is_account_listed:
         yield _there_is("account_awaited")
+    for channel, (number, why) in given_up.items():
+        yield _there_is("not_told", channel=channel, number=f"{count(number, 'message')}", why=why)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,8 @@ class ServerSituation:
     """Seconds: the longest time between two slots."""
     assessment: Assessment | None
     """None before its snapshots have been listed."""
+    vanished: Sequence[Vanished] = ()
+    """Snapshots of ours that are no longer at the provider."""
 
 
 def of_server(situation: ServerSituation) -> Iterator[Problem]:
@@ -97,6 +104,7 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
     yield from _of_room(situation)
     if situation.assessment is not None and situation.assessment.strange_names:
         yield _there_is("another_snaprotd", names=situation.assessment.strange_names)
+    yield from _of_what_vanished(situation)
     yield from _of_age(situation)
 
 
@@ -160,14 +168,27 @@ def _of_room(situation: ServerSituation) -> Iterator[Problem]:
         yield _there_is("untouchable", status=server.status)
 
 
+def _of_what_vanished(situation: ServerSituation) -> Iterator[Problem]:
+    if situation.assessment is None:
+        return
+    newest, now = situation.assessment.newest, situation.now
+    taken = None if newest is None else newest.created_at
+    there = {one.snapshot.name for one in situation.assessment.plan.decisions}
+    for one in situation.vanished:
+        if one.name not in there and one.is_alarming(taken, now):
+            age = f", taken {duration((now - one.taken).total_seconds())} ago," if one.taken else ""
+            which = f"{one.id}, {one.name}{age or ','} is no longer at the provider, and snaprotd has not deleted it"
+            yield _there_is("vanished", server=situation.target.label, which=which)
+
+
 def _of_age(situation: ServerSituation) -> Iterator[Problem]:
     policy, interval = situation.target.policy, situation.expected_interval
     if situation.assessment is None or policy.paused:
         return
     newest = situation.assessment.newest
-    if newest is None:
+    if newest is None and not situation.vanished:
         yield _there_is("no_snapshot", server=situation.target.label)
-    elif interval is not None and newest.created_at is not None:
+    elif newest is not None and interval is not None and newest.created_at is not None:
         allowed = timedelta(seconds=interval) + _longest(policy) + TIME_CHANGE
         if situation.now - newest.created_at > allowed:
             yield _there_is("too_old", server=situation.target.label)

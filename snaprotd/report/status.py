@@ -19,6 +19,7 @@ from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import STEPS, Rotation, Step
+from snaprotd.core.telling.entries import Entry
 from snaprotd.core.words import Json, plain_id, zulu
 from snaprotd.engine.board import ServerFacts
 from snaprotd.report import problems
@@ -66,6 +67,8 @@ class Situation:
     """It has been asked to end, and still sees to servers that it holds off."""
     config_mistakes: Sequence[str]
     """Why the file as it now is was refused; empty where it is the one in force."""
+    given_up: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """For each channel how many messages were given up since the last that was sent, and why the last of them was."""
 
 
 def status_report(situation: Situation) -> Json:
@@ -108,8 +111,10 @@ def report_head(situation: Situation) -> Json:
     }
 
 
-def server_report(situation: Situation, target: Target, history: Sequence[Rotation], let_go: str) -> Json:
-    """One server's entry of the report, with its policy as resolved and its last rotations with their steps.
+def server_report(
+    situation: Situation, target: Target, history: Sequence[Rotation], events: Sequence[Entry], let_go: str
+) -> Json:
+    """One server's entry of the report, with its policy as resolved, its last rotations with their steps, its events.
 
     `let_go` says who let go of a start that was owed to it, when and why; empty where nobody has.
     """
@@ -121,6 +126,7 @@ def server_report(situation: Situation, target: Target, history: Sequence[Rotati
             for key, origin in target.entry.origins.items()
         },
         "history": [past_rotation(rotation) for rotation in history],
+        "events": [entry.as_json() for entry in events],
         "let_go": let_go or None,
     }
 
@@ -187,6 +193,7 @@ def _situation_of(
         retry_at=facts.retry_at,
         expected_interval=facts.expected_interval,
         assessment=situation.assessments.get(target.server_id),
+        vanished=facts.vanished,
     )
 
 
@@ -273,6 +280,7 @@ def _general(situation: Situation) -> Iterable[Problem]:
         account_error=situation.account_error,
         is_account_listed=situation.inventory_listed_at is not None,
         foreign_debts=situation.foreign_debts,
+        given_up=situation.given_up,
     )
 
 

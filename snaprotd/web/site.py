@@ -45,6 +45,9 @@ class View(Protocol):
         Raises `LedgerError` where the history cannot be read.
         """
 
+    async def events(self, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
+        """The events that were written after the one of this id, the oldest first. Raises `LedgerError`."""
+
     def identity(self, config: str, challenge: str) -> Mapping[str, str] | None:
         """Which ledger the daemon of the configuration file `config` has, with a proof; None where we are another's."""
 
@@ -57,6 +60,7 @@ def application(view: View) -> Starlette:
             Route("/servers/{server_id}", site.server),
             Route("/static/{name}", site.static),
             Route("/api/status", site.status),
+            Route("/api/events", site.events),
             Route("/api/identity", site.identity),
             Route("/metrics", site.metrics),
             Route("/healthz", site.healthz),
@@ -77,6 +81,9 @@ GUARDED = {
 
 WORTH_IT, LEVEL = 1000, 4
 """Bytes that are worth to be compressed, and how much: the highest level takes three times as long for a tenth."""
+
+EVENTS_AT_ONCE, LONGEST_ID = 500, 18
+"""Events of one answer, and digits of an id."""
 
 SHARE = 0.1
 """Of the loop's time, for the metrics."""
@@ -116,6 +123,13 @@ class _Site:
         if report is None:
             return JSONResponse({"detail": f"no server {server_id} is configured"}, status_code=404, headers=GUARDED)
         return JSONResponse(report, headers=GUARDED)
+
+    async def events(self, request: Request) -> Response:
+        """A page of them: whoever wants the next asks for what comes after the last."""
+        after = request.query_params.get("after", "0")
+        if not (after.isascii() and after.isdigit() and len(after) <= LONGEST_ID):
+            return JSONResponse({"detail": "after: the id of an event is wanted"}, status_code=400, headers=GUARDED)
+        return await _made(request, JSONResponse, await self._view.events(int(after), EVENTS_AT_ONCE), headers=GUARDED)
 
     async def identity(self, request: Request) -> Response:
         """For commands on this machine, which look for the daemon of their file."""

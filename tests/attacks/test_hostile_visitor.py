@@ -77,6 +77,9 @@ class Shown:
     async def server_status(self, name: str) -> Mapping[str, Any] | None:
         return None
 
+    async def events(self, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
+        return []
+
     def identity(self, config: str, challenge: str) -> Mapping[str, str] | None:
         return None
 

@@ -118,3 +118,21 @@ def test_where_no_daemon_answers_it_is_2_whatever_is_asked_for(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("snaprotd: ")
+
+
+def test_who_watches_sees_each_look_until_he_interrupts_and_is_told_the_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = iter([told(), told("alarm", state="alarm")])
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("snaprotd.commands.look.read_status", lambda *_: next(looks))
+    monkeypatch.setattr("snaprotd.commands.look.time.sleep", pause)
+    assert code_of(monkeypatch, "--watch", "--url", "http://127.0.0.1:1") == 2
+    assert pauses == [2.0, 2.0]
+    assert capsys.readouterr().out.count("0 servers") == 2

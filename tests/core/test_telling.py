@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from snaprotd.core.telling import Event, Kind, Message, Who
-from snaprotd.core.telling.edges import Told, forgotten, known_before, levelled, messages_due, noted, ping_of
+from snaprotd.core.telling.edges import messages_due, ping_of
+from snaprotd.core.telling.troubles import Told, forgotten, known_before, levelled, noted
 
 START = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)

@@ -59,11 +59,14 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Outside:
     return there
 
 
-def configured(folder: Path, world: World, *, schedule: str = "5,25 3 * * *", more: str = "") -> Path:
+def configured(
+    folder: Path, world: World, *, schedule: str = "5,25 3 * * *", retry: str = "{times: 0}", more: str = ""
+) -> Path:
     for name in (HOOK, BEAT, CHECK):
         secret(folder, name, f"https://receiver.invalid/{name}")
     servers = ", ".join(
-        f'{{id: {one.id}, name: {one.name}, schedule: "{schedule}", stop_first: true, start_timeout: 5m}}'
+        f"{{id: {one.id}, name: {one.name}, stop_first: true, start_timeout: 5m, "
+        f'schedule: "{schedule}", retry: {retry}}}'
         for one in world.servers.values()
     )
     text = f"""[{servers}]

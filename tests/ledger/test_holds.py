@@ -13,7 +13,9 @@ from snaprotd.core.errors import DeletionUnderWay, HeldSince
 from snaprotd.core.holds import FOREVER, RELEASED, hold_of, snapshot_name
 from snaprotd.core.model import Snapshot
 from snaprotd.core.rotation import Rotation, Step
+from snaprotd.core.telling.entries import Deletion
 from snaprotd.ledger.rows import needs_of
+from snaprotd.ledger.sql.schema import SCHEMA_VERSION
 from snaprotd.ledger.store import Ledger
 from tests.ledger.test_store import SLOT, claimed, finished, ledgers, rotation, sql
 from tests.support.nouns import a_snapshot
@@ -26,6 +28,10 @@ IDS = ("12345",)
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state.db"
+
+
+def about_to_go() -> Deletion:
+    return Deletion(snapshot=snapshot(), reason="over keep 4", listed=[snapshot()])
 
 
 def snapshot(its_id: str = "801", hold: date | None = None) -> Snapshot:
@@ -76,10 +82,16 @@ async def test_no_intent_to_delete_is_saved_of_what_is_held_since_the_look(path:
         begun = await claimed(ours)
         await theirs.holds.say(snapshot(), IDS, date(9999, 12, 30), NOW)
         with pytest.raises(HeldSince, match="is held until 9999-12-30 since a moment ago: it is not deleted"):
-            await ours.save(replace(begun, deleting=("801",)), victim=snapshot())
+            await ours.save(
+                replace(begun, deleting=("801",)),
+                deletion=about_to_go(),
+            )
         assert [one.deleting for one in await ours.open_rotations()] == [()]
         await theirs.holds.say(snapshot(), IDS, RELEASED, NOW)
-        await ours.save(replace(begun, deleting=("801",)), victim=snapshot())
+        await ours.save(
+            replace(begun, deleting=("801",)),
+            deletion=about_to_go(),
+        )
         assert [one.deleting for one in await ours.open_rotations()] == [("801",)]
 
 
@@ -119,10 +131,14 @@ async def test_an_older_ledger_goes_on_and_once_something_is_held_no_older_versi
     async with ledgers(path, "b") as (ours,):
         assert await ours.take_over(everything=True) == [begun]
         assert sql(path, "SELECT value FROM meta WHERE key IN ('schema', 'readable_by') ORDER BY key DESC") == [
-            ("3",),
+            (str(SCHEMA_VERSION),),
             ("2",),
         ]
         await ours.holds.say(snapshot(), IDS, UNTIL, NOW)
+    sql(path, "DROP TABLE events")
+    sql(path, "UPDATE meta SET value = '3' WHERE key = 'schema'")
+    async with ledgers(path, "c"):
+        pass
     assert sql(path, "SELECT value FROM meta WHERE key = 'readable_by'") == [("3",)]
 
 

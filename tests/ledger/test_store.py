@@ -930,7 +930,7 @@ async def test_a_ledger_of_a_newer_version_is_refused_with_what_to_do_and_left_a
     with pytest.raises(LedgerError) as refusal:
         await Ledger.open(path, owner="b")
     assert str(refusal.value) == (
-        "the ledger has schema 4, this snaprotd knows up to 3: "
+        f"the ledger has schema {SCHEMA_VERSION + 1}, this snaprotd knows up to {SCHEMA_VERSION}: "
         "it was written by a newer snaprotd; upgrade, or point `state` to another file"
     )
     assert sql(path, "SELECT name FROM sqlite_master WHERE name = 'marks'") == []
@@ -942,7 +942,7 @@ async def test_a_ledger_of_a_newer_version_that_only_added_to_it_is_used_as_it_i
     async with ledgers(path, "a") as (ours,):
         begun = await claimed(ours)
     sql(path, "UPDATE meta SET value = '99' WHERE key = 'schema'")
-    sql(path, "CREATE TABLE events (x)")
+    sql(path, "CREATE TABLE later (x)")
     async with ledgers(path, "b") as (theirs,):
         assert await theirs.history() == [begun]
     assert sql(path, "SELECT value FROM meta WHERE key = 'schema'") == [("99",)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -14,10 +14,12 @@ from prometheus_client import CollectorRegistry
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Kind, Letter, Message, Who
+from snaprotd.core.telling.entries import Entry
+from snaprotd.core.telling.troubles import Told
 from snaprotd.observe.delivery import Channel, Delivery
 from snaprotd.observe.metrics import NotificationMetrics
 from snaprotd.observe.notify import Notify
-from snaprotd.observe.outbox import MemoryOutbox
+from snaprotd.observe.outbox import Desk, Outbox
 from snaprotd.senders import Answer, Outcome, failed, given_up, sent
 from tests.support.daemons import Line, logged
 from tests.support.virtual_time import VirtualLoop
@@ -60,11 +62,39 @@ class Receiver:
 
 
 @dataclass
+class InMemory:
+    """A `Desk` that outlives what writes on it, and cannot be written for a while."""
+
+    told: Told | None = None
+    cursor: int = 0
+    entries: list[Entry] = field(default_factory=list)
+    letters: dict[tuple[str, str], Letter] = field(default_factory=dict)
+    full_until: float = 0.0
+    writes: int = 0
+
+    async def keep(self, told: Told, cursor: int, *, entries: Iterable[Entry], letters: Sequence[Letter]) -> None:
+        self._write()
+        self.told, self.cursor = told, cursor
+        self.entries += entries
+        self.letters = {one.key: one for one in letters} | self.letters
+
+    async def remove(self, letters: Collection[Letter]) -> None:
+        self._write()
+        for letter in letters:
+            self.letters.pop(letter.key, None)
+
+    def _write(self) -> None:
+        if moment() < self.full_until:
+            raise LedgerError("no space left on the device")
+        self.writes += 1
+
+
+@dataclass
 class Post:
     """A delivery, and what it counts."""
 
     delivery: Delivery
-    outbox: MemoryOutbox
+    outbox: Outbox
     registry: CollectorRegistry
 
     def counted(self, channel: str, result: str) -> float:
@@ -76,7 +106,7 @@ class Post:
         return self.registry.get_sample_value("snaprotd_notifications_pending")
 
     async def post(self, channel: str, *ids: str) -> None:
-        await self.delivery.post([letter(channel, one) for one in ids])
+        self.delivery.post([letter(channel, one) for one in ids], are_kept=False)
 
 
 def channel(name: str, sender: Receiver, **more: object) -> Channel:
@@ -84,9 +114,9 @@ def channel(name: str, sender: Receiver, **more: object) -> Channel:
 
 
 @asynccontextmanager
-async def delivering(*channels: Channel, outbox: MemoryOutbox | None = None) -> AsyncIterator[Post]:
+async def delivering(*channels: Channel, desk: Desk | None = None) -> AsyncIterator[Post]:
     registry = CollectorRegistry()
-    outbox = outbox or MemoryOutbox()
+    outbox = Outbox(desk or InMemory())
     delivery = Delivery(outbox, NotificationMetrics(registry), now)
     delivery.begin(channels)
     try:
@@ -208,7 +238,7 @@ async def test_too_many_letters_for_one_channel_are_bounded_and_counted() -> Non
         await post.post("webhook", *(f"m{number}" for number in range(1100)))
         await asyncio.sleep(MINUTE)
         assert (post.pending, post.counted("webhook", "given_up")) == (1000, 100)
-        assert [one.message.id for one in await post.outbox.waiting("webhook")][:1] == ["m100"]
+        assert [one.message.id for one in post.outbox.waiting("webhook")][:1] == ["m100"]
 
 
 async def test_a_clock_that_jumps_a_week_ahead_gives_nothing_up_untried() -> None:
@@ -218,28 +248,10 @@ async def test_a_clock_that_jumps_a_week_ahead_gives_nothing_up_untried() -> Non
         assert isinstance(loop, VirtualLoop)
         early = replace(letter("webhook", "a"), since=now())
         loop.set_wall_clock(7 * DAY)
-        await post.delivery.post([early])
+        post.delivery.post([early], are_kept=False)
         await asyncio.sleep(1)
         loop.set_wall_clock(0)
         assert there.ids == ["a"]
-
-
-class FullDisk(MemoryOutbox):
-    """Cannot be used for the first hour."""
-
-    until = 0.0
-
-    def demand(self) -> None:
-        if moment() < self.until:
-            raise LedgerError("no space left on the device")
-
-    async def post(self, letters: Sequence[Letter]) -> None:
-        self.demand()
-        await super().post(letters)
-
-    async def waiting(self, channel: str) -> Sequence[Letter]:
-        self.demand()
-        return await super().waiting(channel)
 
 
 # -- from events -----------------------------------------------------------------------------------------------------
@@ -252,10 +264,15 @@ def event(kind: Kind, name: str = "web-01", **more: object) -> Event:
 
 
 @asynccontextmanager
-async def notifying(*channels: Channel, outbox: MemoryOutbox | None = None) -> AsyncIterator[Notify]:
-    async with delivering(outbox=outbox) as post:
-        notify = Notify(post.delivery, now)
+async def notifying(*channels: Channel, desk: InMemory | None = None) -> AsyncIterator[Notify]:
+    desk = desk or InMemory()
+    async with delivering(desk=desk) as post:
+        notify = Notify(post.delivery, post.outbox, desk, now)
         notify.begin(channels)
+        if desk.told is None:
+            notify.begin_anew()
+        else:
+            notify.go_on(desk.told, desk.cursor, list(desk.letters.values()))
 
         async def look() -> None:
             while True:
@@ -321,15 +338,78 @@ async def test_500_servers_that_fail_at_once_are_a_handful_of_messages_and_no_wo
     assert "500 servers" in there.taken[0].text
 
 
-async def test_what_cannot_be_put_into_the_outbox_is_sent_when_it_can_be() -> None:
-    there, outbox = Receiver(), FullDisk()
-    outbox.until = moment() + HOUR
-    async with notifying(channel("webhook", there), outbox=outbox) as notify:
+async def test_what_cannot_be_written_down_is_sent_all_the_same_and_written_when_it_can_be() -> None:
+    there, desk = Receiver(), InMemory()
+    desk.full_until = moment() + HOUR
+    async with notifying(channel("webhook", there), desk=desk) as notify:
+        notify.tell(event(Kind.FAILURE))
+        notify.show(Kind.HELD_OFF, [replace(event(Kind.HELD_OFF, "web-02"), rotation="")])
+        await asyncio.sleep(HOUR - MINUTE)
+        assert sorted(one.kind for one in there.taken) == [Kind.FAILURE, Kind.HELD_OFF]
+        assert (desk.told, desk.entries) == (None, [])
+        await asyncio.sleep(2 * MINUTE)
+    assert [one.kind for one in desk.entries] == ["held_off"]
+    assert desk.told is not None
+    assert len(desk.told.troubles) == 2
+    assert (len(there.taken), desk.letters) == (2, {})
+
+
+async def test_what_was_not_sent_before_a_crash_is_sent_by_the_next_process_under_the_same_id() -> None:
+    away, there, desk = Receiver(lambda _: failed("away")), Receiver(), InMemory()
+    async with notifying(channel("webhook", away), desk=desk) as notify:
+        notify.tell(event(Kind.FAILURE))
+        await asyncio.sleep(10 * MINUTE)
+    assert len(away.tried) > 3
+    async with notifying(channel("webhook", there), desk=desk) as notify:
+        notify.tell(event(Kind.RECOVERY))
+        await asyncio.sleep(10 * MINUTE)
+    assert [one.kind for one in there.taken] == [Kind.FAILURE, Kind.RECOVERY]
+    assert there.ids[0] == away.tried[0][1]
+    assert desk.letters == {}
+
+
+async def test_a_letter_that_was_not_written_before_it_was_sent_is_not_written_for_ever_after() -> None:
+    there, desk = Receiver(), InMemory()
+    async with notifying(channel("webhook", there), desk=desk) as notify:
+        await asyncio.sleep(MINUTE)
+        desk.full_until = moment() + 10 * MINUTE
         notify.tell(event(Kind.FAILURE))
         await asyncio.sleep(HOUR)
-        assert there.taken == []
+    assert (len(there.taken), desk.letters) == (1, {})
+
+
+async def test_what_waits_for_a_channel_that_is_gone_is_forgotten() -> None:
+    away, desk = Receiver(lambda _: failed("away")), InMemory()
+    async with notifying(channel("webhook", away), desk=desk) as notify:
+        notify.tell(event(Kind.FAILURE))
+        await asyncio.sleep(10 * MINUTE)
+        assert len(desk.letters) == 1
+        notify.begin([channel("email", Receiver())])
         await asyncio.sleep(MINUTE)
-    assert [one.kind for one in there.taken] == [Kind.FAILURE]
+    assert desk.letters == {}
+
+
+async def test_who_is_told_from_now_on_hears_of_what_lasts() -> None:
+    there = Receiver()
+    async with notifying() as notify:
+        notify.tell(event(Kind.FAILURE))
+        notify.tell(event(Kind.FAILURE, "web-02"))
+        await asyncio.sleep(10 * MINUTE)
+        notify.tell(event(Kind.RECOVERY, "web-02"))
+        await asyncio.sleep(10 * MINUTE)
+        notify.begin([channel("webhook", there)])
+        await asyncio.sleep(2 * MINUTE)
+    assert [(one.kind, one.server and one.server.name) for one in there.taken] == [(Kind.FAILURE, "web-01")]
+
+
+async def test_an_idle_look_writes_nothing() -> None:
+    desk = InMemory()
+    async with notifying(channel("webhook", Receiver()), desk=desk) as notify:
+        await asyncio.sleep(HOUR)
+        assert desk.writes == 1
+        notify.tell(event(Kind.RECOVERY))
+        await asyncio.sleep(HOUR)
+    assert desk.writes == 1
 
 
 @pytest.mark.parametrize("patience", [timedelta(0), timedelta(minutes=10)])

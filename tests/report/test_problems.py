@@ -22,6 +22,7 @@ from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.core.telling.vanished import Vanished
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
 from snaprotd.report.kinds import KINDS, Problem
@@ -68,6 +69,10 @@ def _snapshot(snapshot_id: str, name: str, made: datetime) -> Snapshot:
 
 def others(number: int) -> list[Snapshot]:
     return [_snapshot(f"theirs-{n}", f"before-{n}", NOW - timedelta(days=n + 1)) for n in range(number)]
+
+
+def gone(*, hours: float, name: str = "snaprotd-main-20250101T033000Z") -> Vanished:
+    return Vanished(id="823", name=name, taken=NOW - timedelta(days=2), told_at=NOW - timedelta(hours=hours))
 
 
 WELL = ServerSituation(
@@ -174,6 +179,17 @@ OF_A_SERVER = {
         ["another_snaprotd"],
     ),
     "nothing yet": (replace(WELL, assessment=holding()), ["no_snapshot"]),
+    "all vanished": (replace(WELL, assessment=holding(), vanished=[gone(hours=50)]), ["vanished"]),
+    "one vanished just now": (replace(WELL, vanished=[gone(hours=1)]), ["vanished"]),
+    "one vanished since the newest": (
+        replace(WELL, vanished=[gone(hours=24.5)], assessment=holding(ours(timedelta(hours=25)))),
+        ["vanished"],
+    ),
+    "one vanished long before the newest": (replace(WELL, vanished=[gone(hours=30)]), []),
+    "one that has vanished is there again": (
+        replace(WELL, vanished=[gone(hours=1, name=ours(timedelta(hours=5)).name)]),
+        [],
+    ),
     "not listed yet": (replace(WELL, assessment=None), []),
     "too old by a minute": (replace(WELL, assessment=holding(ours(timedelta(hours=25, minutes=46)))), ["too_old"]),
     "late": (replace(WELL, assessment=holding(ours(timedelta(hours=25, minutes=45)))), []),
@@ -213,6 +229,7 @@ OF_THE_DAEMON: dict[str, tuple[dict[str, Any], list[str]]] = {
     "never listed": ({"account_error": "answered 500", "is_account_listed": False}, ["account_not_listed"]),
     "another account's debt": ({"foreign_debts": [OWED]}, ["start_owed_elsewhere"]),
     "just begun": ({"is_account_listed": False}, ["account_awaited"]),
+    "not told": ({"given_up": {"webhook": (3, "tried for 24 h")}}, ["not_told"]),
 }
 
 

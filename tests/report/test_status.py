@@ -14,6 +14,7 @@ from snaprotd.core.holds import snapshot_name
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import STEPS
+from snaprotd.core.telling.entries import Happened
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import Watched, daemon_on, power, write_config
@@ -150,12 +151,24 @@ REPORT = shape(
         "departed": many(DEPARTED),
     }
 )
+EVENT = shape(
+    {
+        "id": {"type": "integer"},
+        "at": INSTANT,
+        "kind": {"enum": [str(kind) for kind in Happened]},
+        "server_id": maybe(ID),
+        "text": {"type": "string"},
+        "by": MAYBE_TEXT,
+        "details": {"type": "object"},
+    }
+)
 POLICY = shape({"value": {}, "from": {"type": "string"}})
 ONE_SERVER = shape(
     {
         **SERVER,
         "policy": {"type": "object", "additionalProperties": POLICY},
         "history": many(PAST),
+        "events": many(EVENT),
         "let_go": {"type": ["string", "null"]},
     }
 )

@@ -82,7 +82,7 @@ async def test_a_person_is_told_that_a_proxy_has_answered(
     world.faults.append(proxy_without_the_page(path=path))
     with pytest.raises(CloudError, match="not the provider's own words"):
         async with by_hand(settings(tmp_path), {"VPS_API_TOKEN": world.token}, str(snapshot.id)) as found:
-            await found.delete()
+            await found.delete(print)
     assert world.deleted == []
 
 

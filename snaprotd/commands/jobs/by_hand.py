@@ -10,11 +10,13 @@ from datetime import UTC, date, datetime
 
 import structlog
 
+from snaprotd.commands.jobs.deeds import deed_to, record
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import LedgerError, NotFound, SnaprotdError, Temporary, Unclear
-from snaprotd.core.holds import hold_of, is_named
+from snaprotd.core.holds import RELEASED, hold_in_words, hold_of, is_named
 from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
 from snaprotd.core.rotation import Rotation
+from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.starts import RESTORE_LASTS
@@ -114,7 +116,8 @@ class ByHand:
         """
         if self._ledger is None:
             raise Impossible(f"there is no ledger at {name_of(self._config.state)}: no rotation would know of it")
-        await self._ledger.holds.say(self.found.snapshot, self.found.server_ids, until, self.found.now)
+        found, entry = self.found, _of_hold(self.found, None if until == RELEASED else until)
+        await self._ledger.holds.say(found.snapshot, found.server_ids, until, found.now, entry=entry)
 
     def refuse_unless_completed(self) -> None:
         """Raise `Impossible` for a snapshot that is not whole."""
@@ -128,12 +131,15 @@ class ByHand:
             raise Impossible(f"the account has no server {self.found.snapshot.server_id}")
         self.refuse_unless_completed()
         is_noted = await self._keep_rotations_off(say)
+        await self._record(Happened.RESTORE, "begun", say)
         try:
             await self._restore(say)
-        except SnaprotdError:
+        except SnaprotdError as error:
+            await self._record(Happened.RESTORE, "failed", say, error)
             if is_noted:
                 await self._let_rotations_on(say)
             raise
+        await self._record(Happened.RESTORE, "done", say)
         if is_noted:
             await self._let_rotations_on(say)  # not where it was interrupted: the provider goes on with it
 
@@ -190,16 +196,36 @@ class ByHand:
             "panel. Nothing more was asked of it"
         )
 
-    async def delete(self) -> None:
+    async def delete(self, say: Say) -> None:
         """Delete the snapshot. Raises `SnaprotdError` where that fails; one in progress is left alone."""
         self.refuse_to_delete_in_progress()
-        await self._cloud.delete_snapshot(self.found.snapshot.id, guard=lambda: None)
+        await self._record(Happened.DELETE, "begun", say)
+        try:
+            await self._cloud.delete_snapshot(self.found.snapshot.id, guard=lambda: None)
+        except SnaprotdError as error:
+            await self._record(Happened.DELETE, "failed", say, error)
+            raise
+        await self._record(Happened.DELETE, "done", say)
+
+    async def _record(self, kind: Happened, state: str, say: Say, error: SnaprotdError | None = None) -> None:
+        """What a person does, and what came of it: begun, done or failed."""
+        found, why = self.found, "" if error is None else f": {error}"
+        what = "restore from" if kind is Happened.RESTORE else "deletion of"
+        text = f"{what} {found.snapshot.name} ({found.snapshot.id}): {state}{why}"
+        await record(self._ledger, deed_to(kind, found.snapshot, found.label, text, state=state), say)
 
     def refuse_to_delete_in_progress(self) -> None:
         """Raise `Impossible` for a snapshot that is just being taken."""
         snapshot = self.found.snapshot
         if snapshot.state is SnapshotState.IN_PROGRESS:
             raise Impossible(f"{snapshot.name} is in progress: it cannot be deleted now")
+
+
+def _of_hold(found: Found, until: date | None) -> Entry:
+    kind, what = (Happened.UNHOLD, "let go of") if until is None else (Happened.HOLD, hold_in_words(until))
+    snapshot = found.snapshot
+    text = f"{snapshot.name} ({snapshot.id}) is {what}"
+    return deed_to(kind, snapshot, found.label, text, until=None if until is None else str(until))
 
 
 def _refuse_unless(acknowledged: bool, server: Server) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import platform
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from snaprotd.commands.jobs.deeds import deed, who
 from snaprotd.commands.jobs.now import id_in
 from snaprotd.config.remains import remains_of
 from snaprotd.config.settings import Config, notes_directory
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower
+from snaprotd.core.telling.entries import Happened
 from snaprotd.core.words import Json, in_one_line, listed, zulu
 from snaprotd.daemon.last_resort import debts_of, ledgers_named
 from snaprotd.ledger.address import ledgers_in_force, name_of
@@ -31,13 +31,15 @@ async def leave_off(config: Config, name: str, reason: str) -> str | None:
 
     Raises `UnknownServer` for a name that neither the configuration nor the ledger has.
     """
-    words = f"{_who()} at {zulu(datetime.now(UTC))}"
+    words = f"{who()} at {zulu(datetime.now(UTC))}"
     if why := in_one_line(reason):
         words += f": {why}"
     own = ledger_path(config).absolute()
     async with _ledger_or_copies(config) as ledger:
         server_id = await id_in(ledger, config, name)
-        kept = await ledger.starts.let_go(server_id, words)
+        text = f"let go of the start that is owed to {name}: it stays off"
+        entry = deed(Happened.LEAVE_OFF, server_id, text, label=name, reason=why)
+        kept = await ledger.starts.let_go(server_id, words, entry=entry)
     for place in ledgers_in_force(notes_directory(config.path, os.environ)):
         if place != own:
             async with ledger_or_none(place, terms_of(config)) as before:
@@ -143,11 +145,3 @@ async def _without_lease(config: Config, owed: list[ServerPower]) -> list[Server
             if ledger is not None:
                 return [one for one in owed if not await ledger.starts.is_elsewhere(one.server_id)]
     return owed
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = "somebody"
-    return f"{user}@{platform.node()}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Rotation
+from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.core.words import ago, clock, count, duration, free_slots, until
 from snaprotd.logs import redactor
 from snaprotd.report.rows import lives_words
@@ -172,6 +173,27 @@ def history_text(rotations: Sequence[Rotation]) -> RenderableType:
             "; ".join(filter(None, (_what(one), _off(one, zone), _slot(one, zone)))),
         )
     return Group(table, Text(f"Times are those of {zone}.", style="dim"))
+
+
+def events_text(entries: Sequence[Entry]) -> RenderableType:
+    """Newest first, in UTC: they are of servers of any zone."""
+    if not entries:
+        return Text("no events yet")
+    table = _table("at", "server", "what", "by", "")
+    for one in entries:
+        server = str(one.details.get("label") or one.server_id or "")
+        at = f"{one.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+        style = STYLES.get(_mood(one), "")
+        table.add_row(at, server, Text(str(one.kind), style=style), one.by or "", one.text)
+    return Group(table, Text("Times are UTC.", style="dim"))
+
+
+def _mood(entry: Entry) -> str:
+    """The word by which it is coloured."""
+    if entry.kind in (Happened.ROTATION, Happened.RECOVERY):
+        return str(entry.details.get("result") or "success")
+    is_bad = entry.kind in (Happened.FAILURE, Happened.HELD_OFF, Happened.VANISHED, Happened.RELOAD_REFUSED)
+    return "failure" if is_bad or entry.kind is Happened.LAPSED else ""
 
 
 def _off(rotation: Rotation, zone: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Protocol, TextIO
@@ -70,6 +70,16 @@ def _write(text: str) -> None:
     """Where the encoding has no sign for something, another one stands for it."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+
+
+@contextmanager
+def screen() -> Iterator[Callable[[RenderableType], None]]:
+    """What each call shows takes the place of what was shown before. Without a terminal it comes below it."""
+    if not sys.stdout.isatty():
+        yield show
+        return
+    with Live(console=console(), screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+        yield lambda shown: live.update(shown, refresh=True)
 
 
 def is_answered() -> bool:

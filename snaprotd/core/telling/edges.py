@@ -7,15 +7,15 @@ in one digest; while digests follow one another, each gathers for twice as long 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from snaprotd.core.telling import ROTATIONS, Event, Kind, Message
+from snaprotd.core.telling import Event, Kind, Message
+from snaprotd.core.telling.troubles import GATHER, Ended, Told, Trouble, gathering
 from snaprotd.core.words import count, duration
 
-GATHER = timedelta(minutes=1)
 LONGEST_GATHER = timedelta(minutes=15)
 REMIND = timedelta(hours=24)
 TOGETHER = timedelta(hours=1)
@@ -26,140 +26,6 @@ MOST_NAMED = 10
 LONGEST_TEXT = 2000
 """Letters of a message."""
 SEE_ALL = "See all of them, each with what to do: `snaprotd status`."
-
-Key = tuple[str, str]
-"""What a trouble is about: rotations or power, and the server's id, or a cause for what is nobody's own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """What has begun and is not over."""
-
-    event: Event
-    since: datetime
-    told_at: datetime | None = None
-    """When it was told last; None before the first time."""
-    tells: int = 0
-
-    @property
-    def ripe_at(self) -> datetime:
-        """From when on it is worth a message."""
-        return self.since + self.event.patience
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A trouble that was told and is over, which is still to be told."""
-
-    trouble: Trouble
-    event: Event
-    """The one that has ended it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """What is going on, and what of it was told."""
-
-    troubles: Mapping[Key, Trouble] = field(default_factory=dict)
-    ended: tuple[Ended, ...] = ()
-    once: tuple[Event, ...] = ()
-    """What is told once, and not told yet."""
-    gathers_until: datetime | None = None
-    """When all that is not told yet will be; None where there is nothing."""
-    width: timedelta = GATHER
-    """For how long the next messages are gathered."""
-
-    def is_well(self, server_ids: Set[str] | None = None) -> bool:
-        """Whether nothing is going on with these servers, or with any, that is worth a word by now."""
-        subjects = (one.event.server for one in self.troubles.values() if one.tells or not one.event.patience)
-        return all(server_ids is not None and who is not None and who.id not in server_ids for who in subjects)
-
-    def knows(self, event: Event) -> bool:
-        """Whether just this is going on already."""
-        return _key(event) in self.troubles or event in self.once
-
-
-# -- what has happened ---------------------------------------------------------------------------------------------
-
-
-def noted(told: Told, event: Event, now: datetime) -> Told:
-    """What is going on after the event. Told again, it changes nothing."""
-    if event.kind is Kind.RECOVERY:
-        return _recovered(told, event, now)
-    if event.kind is Kind.VANISHED:
-        return told if told.knows(event) else _gathering(replace(told, once=(*told.once, event)), now, now)
-    key = _key(event)
-    before = told.troubles.get(key)
-    trouble = Trouble(event=event, since=now) if before is None else _again(before, event)
-    after = replace(told, troubles={**told.troubles, key: trouble})
-    return after if trouble.told_at is not None else _gathering(after, now, trouble.ripe_at)
-
-
-def known_before(told: Told, event: Event) -> Told:
-    """As `noted`, of what another process has told already."""
-    trouble = Trouble(event=event, since=event.at, told_at=event.at, tells=1)
-    return replace(told, troubles={**told.troubles, _key(event): trouble})
-
-
-def levelled(told: Told, kind: Kind, there: Sequence[Event], now: datetime) -> Told:
-    """After a look that shows all that there is of a kind and is no rotation's end: what it does not show is over."""
-    for event in there:
-        told = noted(told, event, now)
-    shown = {_key(event) for event in there}
-    for key, one in told.troubles.items():
-        if one.event.kind is kind and not one.event.rotation and key not in shown:
-            told = _over(told, key, replace(one.event, kind=Kind.RECOVERY, at=now), now)
-    return told
-
-
-def forgotten(told: Told, server_ids: Set[str]) -> Told:
-    """Without failures of servers that nobody looks after any more: there will be no news of them."""
-    kept = {
-        key: one
-        for key, one in told.troubles.items()
-        if one.event.server is None or one.event.kind not in ROTATIONS or one.event.server.id in server_ids
-    }
-    return replace(told, troubles=kept)
-
-
-def _key(event: Event) -> Key:
-    concern = "rotations" if event.kind in ROTATIONS else str(event.kind)
-    return concern, event.server.id if event.server else f"cause:{event.cause}"
-
-
-def _again(before: Trouble, event: Event) -> Trouble:
-    """It is news only where it is of another kind or cause, or worse."""
-    old = before.event
-    is_worse = (old.severity, event.severity) == ("attention", "alarm")
-    if (old.kind, old.cause) != (event.kind, event.cause) or is_worse:
-        return replace(before, event=event, told_at=None)
-    return replace(before, event=replace(event, id=old.id, at=old.at))
-
-
-def _recovered(told: Told, event: Event, now: datetime) -> Told:
-    subject = _key(event)[1]
-    for key, one in told.troubles.items():
-        if key[1] == subject and one.event.kind in event.ends:
-            told = _over(told, key, event, now)
-    return told
-
-
-def _over(told: Told, key: Key, event: Event, now: datetime) -> Told:
-    troubles = dict(told.troubles)
-    trouble = troubles.pop(key)
-    after = replace(told, troubles=troubles)
-    if not trouble.tells:
-        return after  # nobody was told that it began
-    return _gathering(replace(after, ended=(*told.ended, Ended(trouble=trouble, event=event))), now, now)
-
-
-def _gathering(told: Told, now: datetime, ripe_at: datetime) -> Told:
-    """To be told before long; other things go with it."""
-    until = max(now, ripe_at) + told.width
-    return replace(told, gathers_until=until if told.gathers_until is None else min(until, told.gathers_until))
-
-
-# -- what is told of it --------------------------------------------------------------------------------------------
 
 
 def messages_due(told: Told, now: datetime) -> tuple[Told, list[Message]]:
@@ -194,7 +60,7 @@ def messages_due(told: Told, now: datetime) -> tuple[Told, list[Message]]:
     )
     for one in troubles.values():
         if one.told_at is None:
-            left = _gathering(left, now, one.ripe_at)
+            left = gathering(left, now, one.ripe_at)
     return left, [*messages, *(message for _, message in found)]
 
 

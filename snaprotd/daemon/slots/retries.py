@@ -28,6 +28,7 @@ from snaprotd.core.model import Snapshot, SnapshotState
 from snaprotd.core.ownership import taken_for
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.schedule import spread_delay
+from snaprotd.core.telling.entries import of_lapse
 from snaprotd.core.words import zulu
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import Rotations
@@ -121,8 +122,16 @@ class Retries:
         failed, facts = self._last[target.server_id], self._board.of(target.server_id)
         facts.retry_at, facts.last_failure = None, failed.finished_at
         facts.rotations[Result.FAILURE] += is_news
+        self._in_background(self._enter(failed, why), f"the end of a slot of {target.label}")
         slot, told = failed.slot.isoformat(), log.warning if is_news else log.info
         told("the slot is not tried again", server=target.label, slot=slot, attempt=failed.attempt, reason=why)
+
+    async def _enter(self, failed: Rotation, why: str) -> None:
+        """Whoever says so first: its entry has a key. Where it cannot be written, it is lost."""
+        try:
+            await self._tools.ledger.events.write([of_lapse(failed, why, self._tools.now())])
+        except LedgerError as error:
+            log.error("that a slot is not tried again cannot be noted", slot=failed.slot, error=str(error))
 
     def _judge(self, target: Target, *, is_news: bool = True, may_follow: bool = True) -> bool:
         """Say when the slot is tried again, under the policy as it is now; True where that is now."""

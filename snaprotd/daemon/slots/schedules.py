@@ -14,6 +14,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Result
 from snaprotd.core.schedule import expected_interval, missed_slots, next_opening, spread_delay
+from snaprotd.core.telling.entries import Entry, of_missed
 from snaprotd.daemon.ledger_watch import Remembered
 from snaprotd.daemon.slots.retries import Retries
 from snaprotd.daemon.slots.timer import SlotTimer
@@ -30,6 +31,7 @@ AT_ONCE = 20
 """Servers that are taken up before others have a turn: thousands take seconds, and a start may wait meanwhile."""
 
 INSTANT = timedelta(microseconds=1)
+MOST_MISSED = 1000
 
 
 class Schedules:
@@ -56,11 +58,10 @@ class Schedules:
         self._seen: dict[str, datetime] = {}
         """For each server the slot up to which all is dealt with."""
         self._unclaimed: dict[str, tuple[datetime, datetime]] = {}
-        """The slots that came while the ledger could not be written, and missed ones that wait for their window.
-
-        Each has with it how far all is dealt with then.
-        """
+        """The slots that could not be claimed, or wait for their window; each with how far all is dealt with then."""
         self._is_claiming = False
+        self._missed: list[Entry] = []
+        """Slots that are not run, which the ledger does not have yet."""
         self._looked_at: datetime | None = None
         self._stopped = False
 
@@ -185,10 +186,12 @@ class Schedules:
         )
         if missed.skipped:
             facts.missed["skipped"] += missed.skipped
+            self._note_missed(target, missed.skipped, (), "nobody saw them in time")
             log.warning("slots were missed", server=target.label, skipped=missed.skipped, running=str(missed.run))
         if missed.run is None:
             return [self._mark(target, max(self._seen[target.server_id], now - delay))]
         await self.take_up(target, missed.run, seen_until=now - delay, late=True)
+        await self._set_marks([])
         return []
 
     async def take_up(
@@ -242,6 +245,7 @@ class Schedules:
             log.warning("skipped: the slot has its turn outside its window", server=target.label, reason=why)
         elif opens - slot - _delay(target) > policy.missed_within:
             facts.missed["skipped"] += 1
+            self._note_missed(target, 1, [slot], "it is too old before its window opens")
             log.warning("a missed slot has lapsed before its window opens", server=target.label, reason=why)
         else:
             mark = self._mark(target, slot - INSTANT)  # a process that follows this one finds it again
@@ -256,6 +260,7 @@ class Schedules:
         """What waits to be claimed is not run."""
         if (waiting := self._unclaimed.pop(target.server_id, None)) is not None:
             self.facts(target).missed["skipped"] += 1
+            self._note_missed(target, 1, [waiting[0]], why)
             log.warning("a missed slot is not run", server=target.label, slot=waiting[0].isoformat(), reason=why)
 
     def _is_unclaimed(self, target: Target, slot: datetime, seen_until: datetime) -> bool:
@@ -281,10 +286,16 @@ class Schedules:
         self._lapse(target, "it is older than `missed_within`")
         await self._set_marks([self._mark(target, seen_until)])
 
+    def _note_missed(self, target: Target, number: int, slots: Sequence[datetime], why: str) -> None:
+        now = self._now()
+        self._missed.append(of_missed(target.server_id, target.label, number=number, slots=slots, why=why, at=now))
+
     async def _set_marks(self, marks: list[Mark]) -> None:
+        missed, self._missed = self._missed, []
         try:
-            await self._ledger.set_marks(marks)
+            await self._ledger.set_marks(marks, missed)
         except LedgerError as error:
+            self._missed = [*missed, *self._missed][-MOST_MISSED:]
             log.error("how far the schedules were seen could not be saved", servers=len(marks), error=str(error))
 
     def _mark(self, target: Target, seen_until: datetime) -> Mark:

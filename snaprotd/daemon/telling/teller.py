@@ -6,33 +6,36 @@ Nothing waits for it: it is told of the end of a rotation, and looks at everythi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 import structlog
 
+from snaprotd.config.mistakes import MOST_SHOWN
 from snaprotd.config.settings import Config, Target
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.telling import Event, Kind
+from snaprotd.core.telling.entries import Entry, Happened, of_end
+from snaprotd.core.words import count
 from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.ledger_watch import LedgerWatch
 from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.daemon.view import Standing
 from snaprotd.engine.board import Board
+from snaprotd.ledger.store import Ledger
 from snaprotd.observe.delivery import Delivery
 from snaprotd.observe.metrics import NotificationMetrics
 from snaprotd.observe.notify import Notify
-from snaprotd.observe.outbox import MemoryOutbox
-from snaprotd.report.happenings import of_end, of_servers_off, of_whole
+from snaprotd.observe.outbox import Outbox
+from snaprotd.report.happenings import of_entry, of_servers_off, of_whole
 from snaprotd.senders import Outcome
 from snaprotd.wiring.channels import open_channels, same_channels
 
 log = structlog.get_logger("snaprotd.notify")
 
-STILL_NEWS = timedelta(minutes=15)
-"""A failure that ended so shortly before this process began may not have been told: it is told again, at worst."""
-MOST_REMEMBERED = 1000
-"""Rotations whose end was told, by the order of their ends."""
+AT_ONCE = 500
+"""Entries of the ledger that are read in one go."""
 
 
 class Teller:
@@ -48,6 +51,7 @@ class Teller:
         account: AccountWatch,
         ledger_watch: LedgerWatch,
         standing: Standing,
+        ledger: Ledger,
         metrics: NotificationMetrics,
         now: Callable[[], datetime],
         pages: Callable[[], str | None],
@@ -61,10 +65,13 @@ class Teller:
         self._standing = standing
         self._metrics = metrics
         self._now = now
-        self._delivery = Delivery(MemoryOutbox(), metrics, now)
-        self._notify = Notify(self._delivery, now, lambda: pages() or "")
+        self._ledger = ledger
+        outbox = Outbox(ledger.desk)
+        self._delivery = Delivery(outbox, metrics, now)
+        self._notify = Notify(self._delivery, outbox, ledger.desk, now, lambda: pages() or "")
+        self._has_gone_on = False
+        """What was told before, by whichever process, is known."""
         self._targets: Mapping[str, Target] = {}
-        self._ended: dict[str, None] = {}
         self._channels = open_channels(config, environ)
         self._is_beating = True
         self._has_heartbeat = asyncio.Event()
@@ -84,27 +91,77 @@ class Teller:
         if not is_same:
             self.begin()
 
-    def finished(self, rotation: Rotation) -> None:
-        """A rotation has ended, here or in another process."""
-        if self._channels.told and rotation.id not in self._ended and rotation.result is not None:
-            self._ended[rotation.id] = None
-            if len(self._ended) > MOST_REMEMBERED:
-                del self._ended[next(iter(self._ended))]
-            self._notify.tell(of_end(rotation, account_error=self._account.error))
+    @property
+    def given_up(self) -> Mapping[str, tuple[int, str]]:
+        """For each channel how many messages were given up since the last that was sent, and why the last one."""
+        return self._delivery.given_up
+
+    def reloaded(self, servers: int) -> None:
+        """Another configuration is in force."""
+        text = f"the configuration was read again and is in force, for {count(servers, 'server')}"
+        self._notify.enter(Entry(at=self._now(), kind=Happened.RELOAD, text=text, details={"servers": servers}))
+
+    def refused(self, mistakes: Sequence[str]) -> None:
+        """The configuration file as it now is was refused."""
+        text = f"the configuration file is refused: {mistakes[0] if mistakes else 'it cannot be read'}"
+        details = {"mistakes": list(mistakes[:MOST_SHOWN])}
+        self._notify.enter(Entry(at=self._now(), kind=Happened.RELOAD_REFUSED, text=text, details=details))
 
     async def look(self) -> None:
         """What has changed, and what is to be sent by now."""
-        if self._channels.told:
-            self._look()
-            await self._notify.post_due()
-
-    async def aclose(self) -> None:
-        """Tell no more."""
-        await self._delivery.aclose()
-
-    def _look(self) -> None:
         if self._schedules.targets is not self._targets:
             self._look_after(self._schedules.targets)
+        try:
+            await self._go_on()
+            await self._read_on()
+        except LedgerError as error:
+            log.debug("what has happened cannot be read from the ledger", error=str(error))  # told by who watches it
+        self._look()
+        await self._notify.post_due()
+
+    async def aclose(self) -> None:
+        """Tell no more. What was not read yet is told by the next process."""
+        await self._delivery.aclose()
+
+    async def _go_on(self) -> None:
+        """Where the process before this one has come to. Where none was, what is older than the events is known."""
+        if self._has_gone_on:
+            return
+        kept = await self._ledger.desk.read()
+        if kept is not None:
+            self._notify.go_on(kept.told, kept.cursor, kept.letters)
+        else:
+            self._notify.begin_anew()
+            entries, _ = await self._ledger.events.after(0, limit=AT_ONCE)
+            told = {entry.details.get("rotation") for entry in entries}
+            for target in self._targets.values():
+                latest = self._board.of(target.server_id).latest
+                if latest is not None and latest.id not in told:
+                    self._remember(latest)
+        self._has_gone_on = True
+
+    def _remember(self, latest: Rotation) -> None:
+        event = None if latest.result is Result.SUCCESS else of_entry(of_end(latest))
+        if event is not None:
+            self._notify.remember(event)
+
+    async def _read_on(self) -> None:
+        """Tell what the ledger has of new events, whoever wrote them."""
+        while True:
+            entries, last = await self._ledger.events.after(self._notify.cursor, limit=AT_ONCE)
+            if last < self._notify.cursor:  # the ledger was lost, or put back as it was once
+                kept = await self._ledger.desk.read()
+                self._notify.cursor = min(last, kept.cursor) if kept is not None else 0
+                continue
+            for entry in entries:
+                event = of_entry(entry, account_error=self._account.error)
+                if event is not None:
+                    self._notify.tell(event)
+            if last == self._notify.cursor:
+                return
+            self._notify.cursor = last
+
+    def _look(self) -> None:
         self._notify.show(Kind.HELD_OFF, self._servers_off())
         whole = of_whole(
             self._now(),
@@ -118,25 +175,12 @@ class Teller:
         return of_servers_off(list(self._board.running.values()), list(self._board.debts.values()), self._now())
 
     def _look_after(self, targets: Mapping[str, Target]) -> None:
-        new, self._targets = targets.keys() - self._targets.keys(), targets
+        self._targets = targets
         members = {
             name: {one.server_id for one in targets.values() if one.entry.ping == ping}
             for name, ping in self._channels.members.items()
         }
         self._notify.look_after(targets.keys(), members)
-        for server_id in new:
-            latest = self._board.of(server_id).latest
-            if latest is not None and latest.result is not Result.SUCCESS and latest.id not in self._ended:
-                self._recall(latest)
-
-    def _recall(self, latest: Rotation) -> None:
-        """How its last rotation ended, which another process has seen."""
-        self._ended[latest.id] = None
-        event = of_end(latest)
-        if self._standing.started_at - event.at < STILL_NEWS:
-            self._notify.tell(event)
-        else:
-            self._notify.remember(event)
 
     # -- heartbeat -----------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from snaprotd.core.errors import LedgerError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 READABLE_BY = 2
 """The lowest version of the schema that a snaprotd must know to use a ledger as this one writes it."""
@@ -104,6 +104,41 @@ HOLDS = Table(
 """What a person has said last of a snapshot: its last day in UTC, `0001-01-01` where it is let go. It stays for as long
 as the snapshot may exist, for it may have to count before a name."""
 
+EVENTS = Table(
+    "events",
+    TABLES,
+    Column("id", Integer, primary_key=True),
+    Column("account", String(255), nullable=False, server_default=""),
+    Column("at", String(32), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("server_id", String(64)),
+    Column("by", String(255)),
+    Column("text", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    Column("key", Text, unique=True),
+    sqlite_autoincrement=True,  # an id is never given twice, whatever was forgotten
+)
+Index("events_by_server", EVENTS.c.server_id, EVENTS.c.id)
+
+LETTERS = Table(
+    "letters",
+    TABLES,
+    Column("channel", String(64), primary_key=True),
+    Column("message_id", String(64), primary_key=True),
+    Column("since", String(32), nullable=False),
+    Column("body", Text, nullable=False),
+)
+"""The outbox: what waits to be sent."""
+
+SEEN = Table(
+    "seen",
+    TABLES,
+    Column("account", String(255), primary_key=True),
+    Column("server_id", String(64), primary_key=True),
+    Column("snapshots", Text, nullable=False),
+)
+"""The completed snapshots of ours that were seen last of each server."""
+
 
 def migrate(connection: Connection) -> None:
     """Bring the schema to `SCHEMA_VERSION`, in one transaction.
@@ -119,7 +154,8 @@ def migrate(connection: Connection) -> None:
         _from_1(connection)
     TABLES.create_all(connection)  # one that was dropped is made again
     if version < SCHEMA_VERSION:
-        for key, value in (("schema", SCHEMA_VERSION), ("readable_by", READABLE_BY)):
+        readable_by = max(READABLE_BY, _number(connection, "readable_by", READABLE_BY))  # a hold may have raised it
+        for key, value in (("schema", SCHEMA_VERSION), ("readable_by", readable_by)):
             connection.execute(delete(META).where(META.c.key == key))
             connection.execute(insert(META).values(key=key, value=str(value)))
 

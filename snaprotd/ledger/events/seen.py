@@ -1,0 +1,85 @@
+"""Which completed snapshots of ours were seen last of each server: what is missing then has vanished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any
+
+import structlog
+from pydantic import TypeAdapter
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from snaprotd.core.telling.entries import Entry, Happened
+from snaprotd.core.telling.vanished import Sighting
+from snaprotd.ledger.events.record import Events
+from snaprotd.ledger.sql.schema import SEEN
+
+log = structlog.get_logger("snaprotd.ledger")
+
+_SIGHTINGS = TypeAdapter(tuple[Sighting, ...])
+BY_HAND = 200
+"""Deletions by persons that are looked through."""
+
+
+class Seen:
+    """Every method raises `LedgerError` where the database cannot be read or written."""
+
+    def __init__(
+        self,
+        transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+        account: Callable[[], str],
+        events: Events,
+    ) -> None:
+        self._transaction = transaction
+        self._account = account
+        self._events = events
+
+    async def all(self) -> dict[str, tuple[Sighting, ...]]:
+        """By the server's id."""
+        query = select(SEEN.c.server_id, SEEN.c.snapshots).where(SEEN.c.account == self._account())
+        async with self._transaction() as connection:
+            rows = (await connection.execute(query)).all()
+        return {str(row.server_id): _read(row.snapshots) for row in rows}
+
+    async def note(
+        self, seen: Mapping[str, Sequence[Sighting]], *, gone: Collection[str] = (), vanished: Sequence[Entry] = ()
+    ) -> None:
+        """These were seen of these servers, others have `vanished`, and servers that are `gone` are forgotten."""
+        rows = [
+            {
+                "account": self._account(),
+                "server_id": server_id,
+                "snapshots": _SIGHTINGS.dump_json(tuple(ones)).decode(),
+            }
+            for server_id, ones in seen.items()
+        ]
+        insertion = upsert(SEEN)
+        upserted = insertion.on_conflict_do_update(
+            index_elements=["account", "server_id"], set_={"snapshots": insertion.excluded.snapshots}
+        )
+        async with self._transaction() as connection:
+            await self._events.add(connection, vanished)
+            if rows:
+                await connection.execute(upserted, rows)
+            if gone:
+                of_these = (SEEN.c.account == self._account(), SEEN.c.server_id.in_(list(gone)))
+                await connection.execute(delete(SEEN).where(*of_these))
+
+    async def deleted_by_hand(self, server_ids: Collection[str], since: datetime) -> set[str]:
+        """The ids of the snapshots of a server that persons have deleted with `snaprotd delete`, or have tried to."""
+        entries = await self._events.newest(server_ids=server_ids, kinds=[Happened.DELETE], since=since, limit=BY_HAND)
+        ids = (entry.details.get("ids") for entry in entries)
+        return {str(one) for listed in ids if isinstance(listed, list) for one in listed}
+
+
+def _read(text: Any) -> tuple[Sighting, ...]:
+    """None where it cannot be read: nothing is missed of that server until it was seen again."""
+    try:
+        return tuple(_SIGHTINGS.validate_json(text))
+    except ValueError as error:
+        log.error("which snapshots were seen last cannot be read", error=str(error)[:200])
+        return ()

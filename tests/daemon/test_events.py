@@ -1,0 +1,228 @@
+"""A whole daemon on events: none is lost by a death, a failure is told after its slot's last attempt, and what vanishes
+at the provider is an alarm."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snaprotd.simulator import Fault, World
+from tests.daemon.test_teller import MINUTE, Outside, configured, outside
+from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, kill, write_config
+
+__all__ = ["outside"]
+
+HOUR = 60 * MINUTE
+FAILS = {"kind": "ends", "word": "failed", "server_id": "12345", "method": "POST", "path": "/snapshots/"}
+
+
+def failing(*, times: int | None = 1) -> Fault:
+    return Fault(**FAILS, times=times)  # type: ignore[arg-type]
+
+
+async def events(watched: Watched, after: int = 0) -> list[dict[str, Any]]:
+    return (await watched.get(f"/api/events?after={after}")).json()  # type: ignore[no-any-return]
+
+
+def kinds(told: list[dict[str, Any]]) -> list[str]:
+    return [one["kind"] for one in told]
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+async def test_a_failure_is_told_after_the_last_attempt_of_its_slot_and_not_before(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None, failures: int
+) -> None:
+    world = a_world("web-01")
+    world.faults = [failing(times=failures)]
+    path = configured(tmp_path, world, schedule="5 3 * * *", retry="{times: 2, after: 30m}")
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(60 * MINUTE)
+        assert outside.told == []
+        await asyncio.sleep(60 * MINUTE)
+        attempts = [one["details"]["is_last"] for one in await events(watched) if one["kind"] == "rotation"]
+    assert [one["kind"] for one in outside.told] == (["failure"] if failures == 3 else [])
+    assert attempts == [False] * min(failures, 2) + [True]
+
+
+async def test_a_slot_that_is_not_tried_again_after_all_is_told_as_failed(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [failing(times=None)]
+    path = configured(tmp_path, world, schedule="5 3 * * *", retry="{times: 2, after: 30m}")
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(20 * MINUTE)
+        assert outside.told == []
+        path.write_text(path.read_text().replace("{times: 2, after: 30m}", "{times: 0}"))
+        await asyncio.sleep(10 * MINUTE)
+        found = await events(watched)
+    assert sorted(kinds(found)) == ["lapsed", "reload", "rotation"]
+    assert [one["kind"] for one in outside.told] == ["failure"]
+
+
+async def test_what_ended_while_nobody_could_tell_it_is_told_by_the_next_process(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [failing()]
+    path = configured(tmp_path, world, schedule="5 3 * * *")
+    watched = Watched(path, world)
+    running = asyncio.create_task(watched.daemon.run())
+    while not watched.ended:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    await kill(watched)  # within the minute in which messages are gathered
+    await asyncio.gather(running, return_exceptions=True)
+    assert outside.told == []
+    await asyncio.sleep(5 * HOUR)
+    async with daemon_on(path, world):
+        await asyncio.sleep(5 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure"]
+
+
+async def test_a_death_at_any_moment_of_telling_loses_nothing_and_tells_nothing_under_two_keys(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [failing()]
+    path = configured(tmp_path, world, schedule="5 3 * * *")
+    for _ in range(12):  # the end is told some 75 s after it
+        watched = Watched(path, world)
+        running = asyncio.create_task(watched.daemon.run())
+        await asyncio.sleep(67.7)
+        await kill(watched)
+        await asyncio.gather(running, return_exceptions=True)
+    async with daemon_on(path, world):
+        await asyncio.sleep(5 * MINUTE)
+    assert {one["kind"] for one in outside.told} == {"failure"}
+    assert len({one["id"] for one in outside.told}) == 1
+
+
+async def test_a_ledger_that_was_lost_under_the_daemon_tells_what_comes_after(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [failing(times=None)]
+    path = configured(tmp_path, world, schedule="5,45 3 * * *")
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(15 * MINUTE)
+        world.faults = []
+        Path(watched.daemon._tools.ledger.name).unlink()  # noqa: ASYNC240
+        await asyncio.sleep(45 * MINUTE)
+        assert "rotation" in kinds(await events(watched))
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"]
+
+
+async def test_a_file_that_is_refused_and_one_that_is_taken_are_events(
+    tmp_path: Path, silence: None, few_ticks: None
+) -> None:
+    path = configure(tmp_path, entry())
+    good = path.read_text()
+    async with daemon_on(path, a_world()) as watched:
+        path.write_text(good.replace("schedule", "shedule"))
+        await asyncio.sleep(2 * MINUTE)
+        path.write_text(good + "\n# again\n")
+        await asyncio.sleep(2 * MINUTE)
+        found = await events(watched)
+    assert kinds(found) == ["reload_refused", "failure", "reload", "recovery"]
+    assert "shedule" in found[0]["text"]
+
+
+async def test_events_are_read_page_by_page(tmp_path: Path, silence: None, few_ticks: None) -> None:
+    async with daemon_on(configure(tmp_path, entry()), a_world()) as watched:
+        await asyncio.sleep(HOUR)
+        (only,) = await events(watched)
+        assert await events(watched, after=only["id"]) == []
+        for wrong in ("x", "-1", "9" * 30, "%E0%A4%A"):
+            assert (await watched.get(f"/api/events?after={wrong}")).status_code == 400
+
+
+# -- what vanishes -----------------------------------------------------------------------------------------------------
+
+
+def holding(folder: Path, *, more: str = "") -> tuple[Path, World]:
+    """A server with two nights' snapshots of ours."""
+    world = a_world("web-01")
+    for day in (14, 15):
+        taken = datetime(2025, 1, day, 3, 6, tzinfo=UTC)
+        world.add_snapshot("12345", f"snaprotd-main-202501{day}T030500Z", created_at=taken)
+    servers = '[{id: 12345, name: web-01, schedule: "5 3 * * *", keep: 3}]'
+    return write_config(folder, servers + more), world
+
+
+async def problems(watched: Watched) -> list[dict[str, Any]]:
+    return (await watched.get("/api/status")).json()["problems"]  # type: ignore[no-any-return]
+
+
+async def test_a_snapshot_that_vanishes_is_an_alarm_after_two_whole_lists_and_once(
+    tmp_path: Path, silence: None, few_ticks: None
+) -> None:
+    path, world = holding(tmp_path)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(2.5 * MINUTE)
+        gone = min(world.snapshots)
+        del world.snapshots[gone]
+        await asyncio.sleep(70)
+        assert await problems(watched) == []
+        await asyncio.sleep(4 * MINUTE)
+        (told,) = await problems(watched)
+        assert told["severity"] == "alarm"
+        assert f"{gone}, snaprotd-main-20250114T030500Z" in told["text"]
+        assert "is no longer at the provider" in told["text"]
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(10 * MINUTE)
+        assert len(await problems(watched)) == 1
+        assert kinds(await events(watched)).count("vanished") == 1
+        await asyncio.sleep(25 * HOUR)
+        assert await problems(watched) == []
+
+
+async def test_one_that_vanishes_while_no_daemon_runs_is_missed_by_the_next(
+    tmp_path: Path, silence: None, few_ticks: None
+) -> None:
+    path, world = holding(tmp_path)
+    async with daemon_on(path, world):
+        await asyncio.sleep(3 * MINUTE)
+    world.snapshots.clear()
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(40 * MINUTE)
+        assert kinds(await events(watched)).count("vanished") >= 1
+
+
+async def test_what_a_list_lacks_for_a_moment_has_not_vanished(tmp_path: Path, silence: None, few_ticks: None) -> None:
+    path, world = holding(tmp_path)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(2.5 * MINUTE)
+        kept = world.snapshots.pop(min(world.snapshots))
+        await asyncio.sleep(70)
+        world.snapshots[kept.id] = kept
+        await asyncio.sleep(10 * MINUTE)
+        assert await problems(watched) == []
+        assert "vanished" not in kinds(await events(watched))
+
+
+async def test_what_a_rotation_deletes_has_not_vanished(tmp_path: Path, silence: None, few_ticks: None) -> None:
+    path, world = holding(tmp_path)
+    path.write_text(path.read_text().replace("keep: 3", "keep: 1"))
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(HOUR)
+        assert await problems(watched) == []
+        found = await events(watched)
+    assert kinds(found) == ["deletion", "deletion", "rotation"]
+    assert found[0]["details"]["reason"] == "delete: over keep 1"
+    assert len(found[0]["details"]["listed"]) == 3
+
+
+async def test_a_server_that_is_gone_is_one_trouble_and_not_one_for_each_snapshot(
+    tmp_path: Path, silence: None, few_ticks: None
+) -> None:
+    path, world = holding(tmp_path)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(2.5 * MINUTE)
+        world.servers.clear()
+        world.snapshots.clear()
+        await asyncio.sleep(HOUR)
+        assert "vanished" not in kinds(await events(watched))
