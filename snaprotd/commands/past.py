@@ -66,7 +66,7 @@ def history(
     """Show the last rotations, newest first, from the ledger; or all that has happened.
 
     \b
-    Examples:
+    Example:
       snaprotd history web-01 --limit 50
       snaprotd history --events --since 7d
 

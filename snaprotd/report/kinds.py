@@ -174,9 +174,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "not_told": Kind(
             severity=ATTENTION,
-            says="{number} given up that {channel} was to be told: {why}",
+            says="{number} to {channel} given up: {why}",
             do="See what its receiver says: `snaprotd notify --test` sends one message to each channel.",
-            unwatched='it is counted in snaprotd_notifications_total{{result="given_up"}}',
+            unwatched="snaprotd_notifications_total counts those that were given up",
         ),
         "no_snapshot": Kind(
             severity=ATTENTION,

@@ -117,7 +117,7 @@ async def test_a_server_has_a_page_with_its_policy_its_snapshots_and_its_rotatio
         kept = page.get_by_role("table").nth(0)
         await expect(kept).to_contain_text("keep: last 1 of 3")
         await expect(kept).to_contain_text("delete: over keep 3")
-        policy = page.get_by_role("table").nth(2)
+        policy = page.get_by_role("table").last
         await expect(policy.get_by_role("row", name="keep 3 servers[6]")).to_be_visible()
         await expect(policy.get_by_role("row", name="when_full replace default")).to_be_visible()
 
