@@ -32,7 +32,7 @@ from snaprotd.config.parts import read_shape
 from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written, default_state
 from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
 from snaprotd.config.text import yaml_nodes
-from snaprotd.config.trust import check_trust, program_folder, secret_folders
+from snaprotd.config.trust import check_trust, program_folders, secret_folders
 from snaprotd.core.errors import ConfigError, Mistake
 from snaprotd.core.policy import Policy, Retry
 from snaprotd.core.schedule import DEFAULT_TIMEZONE
@@ -174,7 +174,7 @@ def _config(keys: FileKeys, path: Path, digest: str, environ: Mapping[str, str])
     settings["notify"] = channels_of(keys.get("notify", []))
     if "heartbeat" in keys:
         settings["heartbeat"] = Heartbeat(**_settings(keys["heartbeat"], Heartbeat))
-    settings |= {"secret_folders": secret_folders(path, environ), "program_folder": program_folder(environ)}
+    settings |= {"secret_folders": secret_folders(path, environ), "program_folders": program_folders(environ)}
     return Config(**settings, entries=tuple(_entries(keys)), path=path, digest=digest)
 
 

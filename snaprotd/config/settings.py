@@ -76,7 +76,7 @@ class Config:
     heartbeat: Heartbeat | None = None
     secret_folders: tuple[Path, ...] = ()
     """Where the files may lie that hold addresses and passwords of channels."""
-    program_folder: Path = PROGRAMS
+    program_folders: tuple[Path, ...] = (PROGRAMS,)
     """Where the programs lie that may be run."""
     entries: tuple[ServerEntry, ...]
     path: Path

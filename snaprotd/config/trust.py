@@ -86,10 +86,10 @@ def secret_folders(config: Path, environ: Mapping[str, str]) -> tuple[Path, ...]
     return (config.absolute().parent, PROGRAMS.parent, *(Path(one) for one in named if os.path.isabs(one)))
 
 
-def program_folder(environ: Mapping[str, str]) -> Path:
-    """Where the programs lie that may be run."""
-    named = environ.get("SNAPROTD_RUN", "")
-    return Path(named) if os.path.isabs(named) else PROGRAMS
+def program_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where the programs lie that may be run: the usual place, and where whoever runs snaprotd says."""
+    named = environ.get("SNAPROTD_ALLOW_RUN", "").replace(",", ":").split(":")
+    return (PROGRAMS, *(Path(one.strip()) for one in named if os.path.isabs(one.strip())))
 
 
 def check_trust(keys: FileKeys, source: Path, environ: Mapping[str, str], findings: Findings) -> None:
@@ -119,11 +119,17 @@ def _check_files(keys: FileKeys, source: Path, environ: Mapping[str, str], findi
 
 
 def _check_programs(keys: FileKeys, environ: Mapping[str, str], findings: Findings) -> None:
-    folder = program_folder(environ)
+    folders = program_folders(environ)
     for index, given in enumerate(keys.get("notify", [])):
-        if "run" in given and Path(given["run"][0]).parent != folder:
-            why = f"{given['run'][0]} may not be run: programs are to lie in {folder}, which $SNAPROTD_RUN may name"
+        if "run" in given and not any(_lies_in(Path(given["run"][0]), folder) for folder in folders):
+            places = " or ".join(map(str, folders))
+            why = f"{given['run'][0]} may not be run: programs are to lie in {places}; $SNAPROTD_ALLOW_RUN names more"
             findings.add(("notify", index, "run"), why)
+
+
+def _lies_in(program: Path, folder: Path) -> bool:
+    """As it is written; wherever links lead is looked at before it is run."""
+    return program.is_absolute() and ".." not in program.parts and program.is_relative_to(folder)
 
 
 WHY_NOT_THERE = (

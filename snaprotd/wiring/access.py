@@ -52,7 +52,7 @@ def files_of(settings: Any, around: str = "") -> Iterator[tuple[str, Path]]:
     """The files that a configuration names, each with its key; but for the token's own, and the configuration's."""
     for each in fields(settings):
         value, key = getattr(settings, each.name), f"{around}{each.name}"
-        if isinstance(value, Path) and key not in ("path", "api.token_file", "program_folder"):
+        if isinstance(value, Path) and key not in ("path", "api.token_file", "program_folders"):
             yield key, value
         elif key == "entries":
             pings = dict.fromkeys(entry.ping for entry in value if entry.ping is not None)

@@ -59,7 +59,7 @@ def open_channels(config: Config, environ: Mapping[str, str], transport: Transpo
             case Check():
                 told.append(check(channel.way, channel.on))
             case Run(argv=argv):
-                told.append(named("run", Program(argv, folder=config.program_folder), channel.on))
+                told.append(named("run", Program(argv, folders=config.program_folders), channel.on))
     checks = dict.fromkeys(entry.ping for entry in config.entries if entry.ping is not None)
     of_policies = {given: check(given, WORDS) for given in checks}
     beat = config.heartbeat

@@ -193,7 +193,7 @@ def test_a_link_out_of_the_folder_is_a_mistake_of_the_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "program", ["/bin/sh", "notify", f"{IN}/run/../../../bin/sh", f"{IN}/run/deeper/x", f"{IN}/config.yaml"]
+    "program", ["/bin/sh", "notify", f"{IN}/run/../../../bin/sh", f"{IN}/running/x", f"{IN}/config.yaml"]
 )
 def test_only_programs_of_the_folder_of_programs_may_be_named(program: str) -> None:
     (mistake,) = refused(f"notify: [{{run: [{program}, -c, id]}}]")
@@ -203,8 +203,10 @@ def test_only_programs_of_the_folder_of_programs_may_be_named(program: str) -> N
 def test_whoever_runs_snaprotd_may_name_another_folder_of_programs() -> None:
     text = "notify: [{run: [/opt/tell/x]}]"
     assert refused(text)
-    assert read(text, SNAPROTD_RUN="/opt/tell").notify
-    assert refused(f"notify: [{{run: [{IN}/run/x]}}]", SNAPROTD_RUN="/opt/tell")
+    for named in ("/opt/tell", "/srv,/opt/tell", "/srv: /opt"):
+        assert read(text, SNAPROTD_ALLOW_RUN=named).notify
+        assert read(f"notify: [{{run: [{IN}/run/deeper/x]}}]", SNAPROTD_ALLOW_RUN=named).notify
+    assert refused(text, SNAPROTD_ALLOW_RUN="opt/tell")
 
 
 def test_there_is_a_bound_on_the_files_that_hold_secrets() -> None:
