@@ -129,7 +129,7 @@ def _event(
         kind=kind,
         server=server,
         text=redactor.clean(told["text"]),
-        do=redactor.known(told["do"]),
+        do=f"{redactor.known(told['do'])} More: {told['runbook']}",
         severity=told["severity"],
         cause=cause,
         patience=patience,

@@ -31,6 +31,11 @@ class Kind:
     unwatched: str = ""
     """Why no alert does, where none does."""
 
+    @property
+    def runbook(self) -> str:
+        """Where the runbook says more."""
+        return f"docs/runbook.md#{self.alerts[0].lower() if self.alerts else 'what-the-page-says'}"
+
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -144,8 +149,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "blocked": Kind(
             severity=ALARM,
             says=BLOCKED + "{who_holds_the_slots}",
-            do="Delete one that nobody needs, with `snaprotd delete ID`, let go of one that is held, with "
-            "`snaprotd unhold ID`, or set `adopt` or `when_full` in its policy.",
+            do="Delete one that nobody needs, such as with `snaprotd delete {foreign}`, let go of one that is held, as "
+            "with `snaprotd unhold {held}`, or set `adopt` or `when_full` in its policy.",
             alerts=("SnaprotdBlocked",),
         ),
         "untouchable": Kind(
@@ -163,7 +168,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "another_snaprotd": Kind(
             severity=ALARM,
             says="not all that bears our name was taken here: {names}",
-            do="Give a second snaprotd another `instance`, and delete what nobody needs: `snaprotd delete ID`.",
+            do="Give a second snaprotd another `instance`, and delete what nobody needs: `snaprotd delete {foreign}`.",
             unwatched="`snaprotd check --online` tells of it too; SnaprotdBlocked, if it leaves no slot free",
         ),
         "vanished": Kind(
@@ -207,6 +212,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 """By a word that stays the same."""
 
+ANY = {"foreign": "ID", "held": "ID"}
+"""What stands for an id where none is known: of a snapshot that somebody else made, and of one that is held."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -221,9 +229,10 @@ class Problem:
 
     def as_json(self) -> Json:
         told = KINDS[self.kind]
-        quoted = {key: quote(str(value)) for key, value in self.facts.items() if key == "server"}
+        quoted = {key: quote(str(value)) for key, value in self.facts.items() if key in ("server", *ANY)}
         return {
             "severity": told.severity,
             "text": told.says.format_map(self.facts),
-            "do": told.do.format_map({**self.facts, **quoted}),
+            "do": told.do.format_map({**ANY, **self.facts, **quoted}),
+            "runbook": told.runbook,
         }

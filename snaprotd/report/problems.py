@@ -9,7 +9,8 @@ from types import MappingProxyType
 
 from snaprotd.config.mistakes import MOST_SHOWN
 from snaprotd.config.settings import Target
-from snaprotd.core.model import Machine, Server
+from snaprotd.core.holds import hold_of
+from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
@@ -103,7 +104,8 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
     yield from _of_the_last_rotation(situation)
     yield from _of_room(situation)
     if situation.assessment is not None and situation.assessment.strange_names:
-        yield _there_is("another_snaprotd", names=situation.assessment.strange_names)
+        ids = _ids_in(situation.assessment, situation.now)
+        yield _there_is("another_snaprotd", names=situation.assessment.strange_names, **ids)
     yield from _of_what_vanished(situation)
     yield from _of_age(situation)
 
@@ -133,6 +135,8 @@ def _of_the_last_rotation(situation: ServerSituation) -> Iterator[Problem]:
     if latest is None:
         return
     why = {"server": label, "step": latest.failed_step, "error": latest.error}
+    if (latest.error or "").startswith(BLOCKED) and situation.assessment and situation.assessment.room.blocked:
+        return  # told of its room, as that is now
     if latest.result is Result.PARTIAL:
         yield _there_is("partial", **why)
     elif latest.result is not Result.SUCCESS and (again := _tried_again(situation, latest)) is not None:
@@ -158,12 +162,13 @@ def _of_room(situation: ServerSituation) -> Iterator[Problem]:
     room, policy, server = situation.assessment.room, situation.target.policy, situation.server
     words = blocked_words(room, policy, server, situation.machine)
     said = situation.latest.error if situation.latest is not None else None
-    if not words or said in (words, words.removeprefix(BLOCKED)):
+    if not words or (said in (words, words.removeprefix(BLOCKED)) and not room.blocked):
         return  # nothing is, or the last rotation's failure says so already
     if server is not None and (why := stops_itself(policy, server, situation.machine)):
         yield _there_is("own_server", why_it_is_not_stopped=why)
     elif room.blocked:
-        yield _there_is("blocked", who_holds_the_slots=words.removeprefix(BLOCKED))
+        ids = _ids_in(situation.assessment, situation.now)
+        yield _there_is("blocked", who_holds_the_slots=words.removeprefix(BLOCKED), **ids)
     elif server is not None:
         yield _there_is("untouchable", status=server.status)
 
@@ -179,6 +184,14 @@ def _of_what_vanished(situation: ServerSituation) -> Iterator[Problem]:
             age = f", taken {duration((now - one.taken).total_seconds())} ago," if one.taken else ""
             which = f"{one.id}, {one.name}{age or ','} is no longer at the provider, and snaprotd has not deleted it"
             yield _there_is("vanished", server=situation.target.label, which=which)
+
+
+def _ids_in(assessment: Assessment, now: datetime) -> dict[str, str]:
+    """Snapshots that could give way: the oldest of somebody else's, and the oldest that is held."""
+    oldest_first = list(reversed(assessment.plan.decisions))
+    foreign = [one.snapshot.id for one in oldest_first if one.owner is Owner.FOREIGN]
+    held = [one.snapshot.id for one in oldest_first if one.owner is Owner.MANAGED and hold_of(one.snapshot, now)]
+    return {key: ids[0] for key, ids in (("foreign", foreign), ("held", held)) if ids}
 
 
 def _of_age(situation: ServerSituation) -> Iterator[Problem]:

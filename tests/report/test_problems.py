@@ -210,7 +210,7 @@ def test_what_the_last_rotation_failed_for_is_said_once() -> None:
     full = replace(WELL, assessment=holding(*others(5)))
     (blocked, _) = of_server(full)
     failed = replace(FAILED, error=blocked.as_json()["text"])
-    assert words(of_server(replace(full, latest=failed))) == ["failed", "no_snapshot"]
+    assert words(of_server(replace(full, latest=failed))) == ["blocked", "no_snapshot"]
 
 
 FINE = {
@@ -238,6 +238,10 @@ def test_what_is_wrong_with_no_one_server(facts: dict[str, Any], kinds: list[str
     assert words(of_daemon(**{**FINE, **facts})) == kinds
 
 
+RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
+ANCHORS = {line.strip("# \n").lower().replace(" ", "-") for line in RUNBOOK.read_text().split("\n") if line[:1] == "#"}
+
+
 def every_problem() -> list[Problem]:
     """One of each kind, from the tables above."""
     servers = [problem for situation, _ in OF_A_SERVER.values() for problem in of_server(situation)]
@@ -252,7 +256,8 @@ def test_every_kind_is_met_here() -> None:
 @pytest.mark.parametrize("problem", every_problem(), ids=lambda problem: problem.kind)
 def test_a_problem_is_a_sentence_with_what_to_do(problem: Problem) -> None:
     told = problem.as_json()
-    assert told.keys() == {"severity", "text", "do"}
+    assert told.keys() == {"severity", "text", "do", "runbook"}
+    assert told["runbook"].partition("#")[2] in ANCHORS
     assert told["severity"] == problem.severity in ("alarm", "attention")
     assert re.fullmatch(r"[A-Z][^.]*(?:`[^`]*`)?[^.]*[.?]", told["do"])
     assert not re.search(r"[{}]", told["text"] + told["do"])
@@ -264,7 +269,14 @@ def test_a_command_that_is_told_can_be_pasted_into_a_shell() -> None:
         "severity": "alarm",
         "text": "the last rotation ended as failure, at step stop: it does not stop",
         "do": "Cure that if it will not mend itself by the next slot, and try again at once: `snaprotd now 'web 01'`.",
+        "runbook": "docs/runbook.md#snaprotdrotationfailed",
     }
+
+
+def test_what_to_do_names_a_snapshot_that_is_there() -> None:
+    (blocked, _) = of_server(replace(WELL, assessment=holding(*others(5))))
+    assert "`snaprotd delete theirs-4`" in blocked.as_json()["do"]
+    assert "`snaprotd unhold ID`" in blocked.as_json()["do"]
 
 
 def test_facts_in_braces_stay_as_they_are() -> None:

@@ -47,7 +47,21 @@ def many(schema: dict[str, Any]) -> dict[str, Any]:
 
 STEP = shape({"step": {"type": "string"}, "seconds": {"type": "integer"}})
 DECIDED = shape({"decision": {"enum": ["keep", "delete"]}, "reason": {"type": "string"}})
-PROBLEM = shape({"severity": {"enum": ["alarm", "attention"]}, "text": {"type": "string"}, "do": {"type": "string"}})
+PROBLEM = shape(
+    {
+        "severity": {"enum": ["alarm", "attention"]},
+        "text": {"type": "string"},
+        "do": {"type": "string"},
+        "runbook": {"type": "string"},
+    }
+)
+    {
+        "severity": {"enum": ["alarm", "attention"]},
+        "text": {"type": "string"},
+        "do": {"type": "string"},
+        "runbook": {"type": "string"},
+    }
+)
 SNAPSHOT = shape(
     {
         "id": ID,

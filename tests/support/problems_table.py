@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from snaprotd.report.kinds import KINDS, Kind
+from snaprotd.report.kinds import ANY, KINDS, Kind
 
 
 def problems_table() -> str:
@@ -17,7 +17,7 @@ def problems_table() -> str:
 
 
 def _row(kind: Kind) -> str:
-    do = kind.do.replace("{server}", "SERVER")
+    do = kind.do.replace("{server}", "SERVER").format_map(ANY)
     more = ", ".join(kind.alerts) or f"no alert: {kind.unwatched}"
     return f"| {_with_italics(kind.says)} | {do} | {_with_links(more)} |"
 
