@@ -55,13 +55,6 @@ PROBLEM = shape(
         "runbook": {"type": "string"},
     }
 )
-    {
-        "severity": {"enum": ["alarm", "attention"]},
-        "text": {"type": "string"},
-        "do": {"type": "string"},
-        "runbook": {"type": "string"},
-    }
-)
 SNAPSHOT = shape(
     {
         "id": ID,
