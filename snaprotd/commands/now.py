@@ -23,7 +23,7 @@ from snaprotd.commands.common import (
     with_config,
 )
 from snaprotd.commands.hold import HoldLength
-from snaprotd.commands.jobs.outlook import Outlook, Wish, look_ahead
+from snaprotd.commands.jobs.outlook import Outlook, Prospect, Wish, look_ahead
 from snaprotd.commands.jobs.status_client import refuse_another_ledger
 from snaprotd.commands.text.tables import now_text, refusal_text, sum_text
 from snaprotd.commands.text.terminal import Say, is_answered, is_wanted, moving_line, show, tell
@@ -104,7 +104,7 @@ def _now(wish: Wish, path: str | None, *, as_json: bool) -> int:
     tell_what_is_forsaken(settings, path, but=[one.target.server_id for one in prospect.outlooks])
     if asks and not _may_go_on(prospect.outlooks):
         raise Declined("nothing was done: the question was not answered with yes")
-    endings = _run(settings, wish, prospect.outlooks, path, asks=asks)
+    endings = _run(settings, wish, prospect, path, asks=asks)
     _tell(wish, endings, as_json=as_json)
     is_good = prospect.doubt is None and all(one.result is Result.SUCCESS for one in endings)
     return 0 if is_good else FAILED
@@ -151,12 +151,13 @@ def _switched_off(stopped: Sequence[Outlook]) -> str:
 # -- meanwhile ---------------------------------------------------------------------------------------------------------
 
 
-def _run(settings: Config, wish: Wish, outlooks: Sequence[Outlook], path: str | None, *, asks: bool) -> list[Ending]:
+def _run(settings: Config, wish: Wish, prospect: Prospect, path: str | None, *, asks: bool) -> list[Ending]:
     """What became of each. Where nobody is asked, nothing begins outside a window: a stop is what the author meant."""
     from snaprotd.commands.jobs.now import Ending, rotate_now
 
-    heeds = not (asks or wish.yes)
-    refused = [
+    outlooks, heeds = prospect.outlooks, not (asks or wish.yes)
+    refused = [Ending(target=target, refused=why) for target, why in prospect.at_work]
+    refused += [
         Ending(
             target=one.target,
             refused=f"{one.target.label} is {one.shut}: nothing was done; --yes takes the snapshot all the same",
@@ -173,12 +174,13 @@ def _run(settings: Config, wish: Wish, outlooks: Sequence[Outlook], path: str | 
             *(settings, os.environ, begun),
             description=wish.description,
             hold=wish.hold,
+            mends=wish.failed,
             show=progress.show,
             say=say.for_good,
             ended=progress.ended,
         )
         ended = _or_pay(work, path)
-    order = [one.target.server_id for one in outlooks]
+    order = [target.server_id for target in (*(one.target for one in outlooks), *(one for one, _ in prospect.at_work))]
     return sorted([*refused, *ended], key=lambda one: order.index(one.target.server_id))
 
 

@@ -141,11 +141,13 @@ def watched_to_its_end(rotation: Rotation, mine: Snapshot, since: float) -> Rota
 
 
 def completed_late(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> Snapshot | None:
-    """The snapshot of a rotation that gave up on it, where it is completed by now."""
-    if rotation.result is not Result.FAILURE or rotation.failed_step not in BEFORE_THE_START:
+    """The snapshot of a rotation that gave up on it, or one before it that had failed, if that is completed by now."""
+    made = rotation.creation
+    if rotation.result is not Result.FAILURE or rotation.failed_step not in BEFORE_THE_START or not made.was_asked:
         return None
-    mine = taken_for(rotation, snapshots) if rotation.creation.was_asked else None
-    return mine if mine is not None and mine.is_completed and mine.in_ledger is not False else None
+    taken = [taken_for(rotation, snapshots), *(one for one in snapshots if one.is_among(made.failed))]
+    whole = (one for one in taken if one is not None and one.is_completed and one.in_ledger is not False)
+    return next(whole, None)
 
 
 def amended(rotation: Rotation, mine: Snapshot, rules: Rules) -> Rotation:

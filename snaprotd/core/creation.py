@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
-from snaprotd.core.holds import Hold, name_read, told_by_ledger
+from snaprotd.core.holds import Hold, identity_in, told_by_ledger
 from snaprotd.core.model import DOUBT, EARLIEST, Snapshot
 from snaprotd.core.power import SETTLE_MARGIN
 
@@ -286,5 +286,5 @@ class Recollection:
 
 def _slot_told(name: str, instance: str) -> datetime | None:
     """The slot that a name of ours tells."""
-    made = name_read(name)
+    made = identity_in(name)
     return made.slot if made is not None and made.instance == instance else None

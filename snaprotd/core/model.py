@@ -140,6 +140,8 @@ class Snapshot:
     """An earlier list, or the ledger, knows it as completed, whatever it is shown as now."""
     hold: date | None = None
     """The last day, in UTC, for which the ledger tells that it is held; None where it tells nothing but its name."""
+    listed_at: datetime | None = field(default=None, compare=False)
+    """The provider's own time when it listed this one, where it has said so: our clock may be ahead."""
     resists: bool = False
     """The last rotation could not delete it, where whoever looks has asked the ledger for that."""
     unchanged_for: float = field(default=0.0, compare=False)

@@ -10,7 +10,7 @@ import structlog
 
 from snaprotd.core.creation import Recollection
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.holds import Hold, name_read
+from snaprotd.core.holds import Hold, bears_our_name, name_read
 from snaprotd.core.model import Snapshot
 from snaprotd.core.words import STRANGER
 from snaprotd.ledger.store import Ledger
@@ -35,12 +35,17 @@ class _Recalled:
             asked = {its_id for one in self.asked_for for its_id in one.ids}
             marked = self.found.marked(listed, self.instance)
             self._listed = listed
-            # One that was not asked for may have been taken since: nothing tells yet that no row is about it.
-            self._marked = tuple(
-                replace(one, in_ledger=None) if one.in_ledger is False and not one.is_among(asked) else one
-                for one in marked
-            )
+            self._marked = tuple(one if one.is_among(asked) else self._as_new(one) for one in marked)
         return self._marked
+
+    def _as_new(self, one: Snapshot) -> Snapshot:
+        """One that was not asked for may have been taken since: nothing tells yet that no row is about it.
+
+        By its name it is ours until the ledger is asked, also where our clock gave it a slot that is still to come.
+        """
+        if one.in_ledger:
+            return one
+        return replace(one, in_ledger=True if bears_our_name(one.name, self.instance) else None)
 
     def strangers(self) -> dict[str, str]:
         """The names of those that look like ours by their name or their id, and are not, by id."""

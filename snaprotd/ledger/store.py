@@ -41,8 +41,8 @@ from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.sql import statements
-from snaprotd.ledger.sql.schema import MARKS
-from snaprotd.ledger.sqlite import clear_away, file_of, lacks_tables, open_engine, transaction, turn
+from snaprotd.ledger.sql.schema import MARKS, is_short
+from snaprotd.ledger.sqlite import clear_away, file_of, open_engine, transaction, turn, written_of
 from snaprotd.ledger.starts import Starts
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -60,6 +60,8 @@ class Ledger(History):
         self._path = path
         self._turns = asyncio.Lock()
         self._file = file_of(engine)
+        self._looked_at: object = None
+        """How its files were when no table was found to be missing."""
         self.name = name_of(str(path))
         """What it is called wherever it is shown; without what may be secret of its address."""
         self._owner = owner
@@ -257,7 +259,7 @@ class Ledger(History):
     async def mend(self, rotations: Iterable[Rotation]) -> bool:
         """Where the file was lost under us, or a table of it: write again what this process holds. True then."""
         is_there = self._file == file_of(self._engine)
-        if is_there and not await lacks_tables(self._transaction):
+        if is_there and not await self._lacks_tables():
             return False
         log.error("the ledger's file was lost, or a table of it: it is written again from memory", ledger=self.name)
         async with turn(self._turns, self.name):
@@ -274,6 +276,22 @@ class Ledger(History):
             await self.starts.save(self.starts.record_of(rotation))
             self._hold(rotation.id, epoch=1, since=began)
         return True
+
+    async def _lacks_tables(self) -> bool:
+        """Whether a table was dropped: asked where anybody has written since it was not.
+
+        A ledger that cannot be asked is told by whoever asks whether it can be written.
+        """
+        written = written_of(self._path)
+        if written == self._looked_at:
+            return False
+        try:
+            async with self._transaction() as connection:
+                lacks = await connection.run_sync(is_short)
+        except LedgerError:
+            return False
+        self._looked_at = None if lacks else written
+        return lacks
 
     async def probe(self) -> None:
         """Leave a mark of life, in one row: raises `LedgerError` where the ledger, or a copy, cannot be written."""

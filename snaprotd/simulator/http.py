@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import format_datetime
 from ipaddress import ip_address
 from urllib.parse import parse_qsl, urlsplit
 
@@ -121,7 +123,8 @@ class _Connection:
             with suppress(ConnectionError):
                 await self._reader.read()  # until the client gives up
             return False
-        headers = {**reply.headers, "content-length": str(len(reply.body))}
+        date = format_datetime(self._world.clock().astimezone(UTC), usegmt=True)
+        headers = {"date": date, **reply.headers, "content-length": str(len(reply.body))}
         self._write(h11.Response(status_code=reply.status, headers=list(headers.items())))
         if reply.effect == "truncated":
             self._write(h11.Data(data=reply.body[: len(reply.body) // 2]))

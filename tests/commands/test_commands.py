@@ -762,6 +762,10 @@ async def test_a_rotation_at_once_is_refused_beside_one_of_the_daemon_and_taken_
         assert "a rotation of front is open already" in sentence(told)
         assert (told.json["result"], told.json["snapshot"]) == ("failure", None)
         assert "a rotation of front is open already" in told.json["error"]
+        told = await run("now", "--failed", "--json", "--config", str(config))
+        ((code, (row,))) = (told.code, told.json)
+        assert (code, row["result"]) == (1, "failure"), "nobody knows yet whether it fails"
+        assert "a rotation of front is open already" in row["error"]
         assert len(web.world.created) == 1
         web.holds[0].release()
         await until(lambda: [one["step"] for one in recorded(tmp_path / "state.db")] == ["done"], what="its end")

@@ -144,6 +144,40 @@ async def test_a_slot_is_taken_for_ever_however_its_rotation_ended(path: Path, r
         assert isinstance(await theirs.claim(rotation(day=1)), Claimed)
 
 
+async def test_what_has_failed_goes_on_once_whoever_asks_for_it(path: Path) -> None:
+    async with ledgers(path, "one", "other") as (one, other):
+        failed = await completed(one, result=Result.FAILURE)
+        amended = replace(failed, step=Step.WAIT, result=None, finished_at=None)
+        assert await other.claim(amended, reopens=True) == Claimed(amended)
+        assert await one.claim(amended, reopens=True) == SlotTaken()
+        assert await other.claim(amended, reopens=True) == SlotTaken(), "it is open"
+        with pytest.raises(LeaseLost):
+            await one.save(amended)
+        await other.save(finished(amended))
+        assert await one.claim(amended, reopens=True) == SlotTaken(), "it has not failed"
+
+
+async def test_who_goes_on_with_what_has_failed_shuts_out_a_process_that_holds_it_still(path: Path) -> None:
+    """Its own last word was written, and the answer lost."""
+    async with ledgers(path, "same", "same") as (one, other):
+        begun = await claimed(one)
+        sql(path, "UPDATE rotations SET is_open = 0, result = 'failure'")
+        assert isinstance(await other.claim(begun, reopens=True), Claimed)
+        with pytest.raises(LeaseLost):
+            await one.save(begun)
+
+
+@pytest.mark.parametrize("result", [Result.SUCCESS, Result.PARTIAL])
+async def test_what_has_succeeded_or_another_slot_never_goes_on(path: Path, result: Result) -> None:
+    async with ledgers(path, "me") as (ledger,):
+        done = await completed(ledger, result=result)
+        other = await completed(ledger, rotation(day=1), result=Result.FAILURE)
+        assert await ledger.claim(replace(done, step=Step.WAIT, result=None), reopens=True) == SlotTaken()
+        wrong = replace(other, id=uuid.uuid4().hex, step=Step.WAIT, result=None)
+        assert await ledger.claim(wrong, reopens=True) == SlotTaken()
+        assert await ledger.open_rotations() == []
+
+
 async def test_a_slot_of_long_ago_is_taken_whatever_came_after_it(path: Path) -> None:
     async with ledgers(path, "a") as (ours,):
         for day in range(3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.store import Ledger
-from snaprotd.simulator import Request, SimSnapshot
+from snaprotd.simulator import Request, SimSnapshot, World
 from tests.scenarios.test_retention import NEW, Scene, at, error_of, ours
 from tests.support.lives import night
 from tests.support.nouns import a_snapshot
@@ -75,6 +76,17 @@ async def test_a_clock_of_ours_that_is_days_ahead_ends_no_hold(tmp_path: Path, m
     assert scene.deleted == []
 
 
+@pytest.mark.parametrize("days", [(10, 14), (10, 11, 12, 13, 14)], ids=["prune", "make room"])
+async def test_a_hold_is_over_when_the_providers_clock_says_so_too(tmp_path: Path, days: tuple[int, ...]) -> None:
+    world = World(clock=lambda: datetime.now(UTC) - timedelta(days=1))
+    scene = Scene(tmp_path, keep=Retention(last=1), world=world)
+    held, *others = days
+    scene.hold(f"{ours(held)}-until-20250115", created_at=at(held))
+    scene.hold_ours(*others)
+    assert (await scene.night()).result is Result.SUCCESS
+    assert scene.deleted == [ours(day) for day in others]
+
+
 async def test_what_a_person_holds_between_the_look_and_its_deletion_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +113,18 @@ async def test_a_snapshot_of_the_slot_is_adopted_whatever_its_name_says_of_a_hol
     assert (await scene.night()).result is Result.SUCCESS
     assert "create" not in scene.asked
     assert scene.held() == [f"{NEW}-until-20250120"]
+
+
+async def test_a_name_that_is_cut_within_its_hold_is_known_again_after_a_lost_answer(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.faulty("truncated", times=1, method="POST", path="/snapshots/")
+    story, name = scene.story, f"{NEW}-until-20250120"
+    story.bend = lambda _, reply: replace(reply, body=reply.body.replace(name.encode(), f"{NEW}-unt".encode()))
+    async with story.life() as tools:
+        claim = await tools.ledger.claim(replace(story.rotation(night(0)), snapshot_name=name))
+        assert isinstance(claim, Claimed)
+        assert (await run_rotation(Run(claim.rotation, tools))).result is Result.SUCCESS
+    assert scene.asked == ["create"]
 
 
 async def test_a_refusal_that_may_be_for_the_length_of_the_name_says_so(tmp_path: Path) -> None:

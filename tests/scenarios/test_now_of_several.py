@@ -45,6 +45,7 @@ class Story:
             description=wish.description,
             show=lambda rotation, usual: shown(rotation),
             say=lambda text, *, is_last=False: None,
+            mends=wish.failed,
         )
         return {one.target.server_id: one for one in endings}
 
@@ -173,3 +174,37 @@ async def test_those_whose_last_rotation_failed_are_found_and_a_paused_one_is_to
     await asyncio.sleep(1)
     assert {one.result for one in (await story.now(wish)).values()} == {Result.SUCCESS}
     assert (await look_ahead(settings, story.environ, wish, looks_at_servers=False)).outlooks == ()
+    del story.world.servers["12347"]
+    await story.now(Wish(servers=("12347",)))
+    await asyncio.sleep(1)
+    (gone,) = (await story.now(wish)).values()
+    assert "12347" in gone.refused + str(gone.rotation and gone.rotation.error)
+
+
+async def test_what_was_interrupted_is_gone_on_with_in_place_of_another_snapshot(
+    tmp_path: Path, reach: Reach, ask_to_end: Callable[[], None]
+) -> None:
+    """Nobody else goes on with it, so it counts as failed; and the server is stopped once."""
+    story, failed = reach(Story(tmp_path)), Wish(failed=True)
+    await story.now(Wish(servers=("12345",)), lambda rotation: ask_to_end() if rotation.step is Step.WAIT else None)
+    assert await story.recorded() == [("12345", None)]
+    endings = await story.now(failed)
+    assert {server_id: one.result for server_id, one in endings.items()} == {"12345": Result.SUCCESS}
+    assert await story.recorded() == [("12345", Result.SUCCESS)]
+    assert (len(story.world.created), len(story.times_off())) == (1, 1)
+    assert await story.now(failed) == {}
+
+
+async def test_one_at_which_a_rotation_is_at_work_is_told_of_and_left_to_it(tmp_path: Path, reach: Reach) -> None:
+    """What failed before it is no news, and nobody knows yet what it becomes."""
+    story = reach(Story(tmp_path, faults=(Fault(kind="ends", method="POST", path="/snapshots/", server_id="12345"),)))
+    await story.now(Wish(servers=("12345",)))
+    story.path.write_text(story.path.read_text().replace('schedule: "@yearly"', 'schedule: "10 3 * * *"', 1))
+    async with daemon_on(story.path, story.world) as watched:
+        await watched.reaches(Step.WAIT)
+        settings = load(story.path, {})
+        prospect = await look_ahead(settings, story.environ, Wish(failed=True), looks_at_servers=False)
+    assert prospect.outlooks == ()
+    ((target, why),) = prospect.at_work
+    assert target.server_id == "12345"
+    assert why.startswith("a rotation of s12345 is open already (slot 2025-01-16 03:10:00Z, at step wait): nothing was")

@@ -2,7 +2,7 @@
 
 `asyncio.sleep`, `asyncio.timeout`, timers and `loop.time()` run on virtual seconds; `datetime.now()` and
 `time.time()` follow them (through time-machine). Time only moves when nothing else can: no callback is ready,
-and no thread is at work (a database's, or one of `asyncio.to_thread`).
+and no thread is at work (a database's). What `asyncio.to_thread` is given is done at once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ START = datetime(2025, 1, 16, 3, 0, tzinfo=UTC)
 """Where the wall clock of a test stands when it begins."""
 
 
+SELDOM = 20
+"""Turns of the loop after which the system is asked for events while there is other work: each time costs a call."""
+
+
 class VirtualSelector(selectors.DefaultSelector):
     """Waits for real events while a thread is at work, else moves the clock on by what it was to wait."""
 
@@ -31,8 +35,13 @@ class VirtualSelector(selectors.DefaultSelector):
         super().__init__()
         self._jump = jump
         self._busy = busy
+        self._passed_over = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout == 0 and not self._busy() and self._passed_over < SELDOM:
+            self._passed_over += 1
+            return []
+        self._passed_over = 0
         if timeout is None or self._busy():
             return list(super().select(5.0 if timeout != 0 else 0))
         events = list(super().select(0))
@@ -60,17 +69,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        done = super().run_in_executor(executor, func, *args)
-        self.is_at_work_until(done)
-        return done
+        """What a thread would do is done here and now, and answered after the other tasks have had their turn.
 
-    async def shutdown_default_executor(self, *timeout: float | None) -> None:
-        """Threads are joined on the real clock: since Python 3.12 a time-out is set for it, which must not pass."""
-        self.at_work += 1
+        Time would stand still for it, and a thread costs more than what it is given.
+        """
+        done = self.create_future()
         try:
-            await super().shutdown_default_executor(*timeout)
-        finally:
-            self.at_work -= 1
+            result = func(*args)
+        except Exception as error:
+            self.call_soon(aiosqlite.core.set_exception, done, error)
+        else:
+            self.call_soon(aiosqlite.core.set_result, done, result)
+        return done
 
     def is_at_work_until(self, done: asyncio.Future[Any]) -> None:
         """A thread is at work that will set `done`: time does not move before."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC
+from email.utils import format_datetime
 
 import httpx
 
@@ -65,7 +67,8 @@ class WorldTransport(httpx.AsyncBaseTransport):
         if reply.effect == "hang":
             await asyncio.sleep(FOR_EVER)
         stream = _Body(reply, self._world.speed) if reply.effect else httpx.ByteStream(reply.body)
-        return httpx.Response(reply.status, headers=dict(reply.headers), stream=stream, request=request)
+        headers = {"Date": format_datetime(self._world.clock().astimezone(UTC), usegmt=True), **reply.headers}
+        return httpx.Response(reply.status, headers=headers, stream=stream, request=request)
 
 
 class _Body(httpx.AsyncByteStream):

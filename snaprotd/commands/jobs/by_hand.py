@@ -74,6 +74,13 @@ class Found:
         return text.strip() in names
 
 
+async def is_forsaken(config: Config, ledger: Ledger | None, rotation: Rotation) -> bool:
+    """No process runs an open rotation any more: none has the ledger open, or its lease has run out."""
+    if FolderLock.is_free(ledger_path(config)):
+        return True
+    return ledger is not None and not await ledger.starts.is_elsewhere(rotation.server_id)
+
+
 class ByHand:
     """One snapshot, found, and what may be done with it."""
 
@@ -93,7 +100,8 @@ class ByHand:
         rotations = await self._ledger.open_rotations() if self._ledger else []
         busy = next((one for one in rotations if one.server_id in self.found.server_ids), None)
         if busy is not None:
-            raise Impossible((await self._is_forsaken(busy) and forsaken_words(busy)) or busy_words(busy))
+            is_left = await is_forsaken(self._config, self._ledger, busy)
+            raise Impossible(forsaken_words(busy) if is_left else busy_words(busy))
 
     async def being_taken(self) -> list[Snapshot]:
         """What open rotations of the server are to take, and the list does not show yet, as it will be shown."""
@@ -102,12 +110,6 @@ class ByHand:
         unseen = [one for one in ours if not any(is_named(held, one.snapshot_name) for held in self.found.beside)]
         like = replace(self.found.snapshot, also=(), hold=None, in_ledger=True)
         return [replace(like, id=one.id, name=one.snapshot_name, created_at=one.started_at) for one in unseen]
-
-    async def _is_forsaken(self, rotation: Rotation) -> bool:
-        """No process runs it any more: none has the ledger open, or its lease has run out."""
-        if FolderLock.is_free(ledger_path(self._config)):
-            return True
-        return self._ledger is not None and not await self._ledger.starts.is_elsewhere(rotation.server_id)
 
     async def say_of_hold(self, until: date) -> None:
         """Note until when the snapshot is held, whatever was said of it before.

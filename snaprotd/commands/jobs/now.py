@@ -115,19 +115,21 @@ async def rotate_now(
     show: Show,
     say: ForGood,
     hold: HoldFor | None = None,
+    mends: bool = False,
     ended: Callable[[Ending], None] = lambda _: None,
 ) -> list[Ending]:
     """Run one rotation of each server, `max_concurrent` at a time; what is interrupted of a server is finished first.
 
     `say` is told what a person must read, and `ended` of each end as it comes. `hold`: for how long somebody wants what
-    is taken to be held; where nobody has said so, as the policy does.
+    is taken to be held; where nobody has said so, as the policy does. `mends`: a server is left as it is where what was
+    interrupted of it succeeds.
     """
     board = Board()
     async with open_tools(config, environ, board, Metrics(board), this_machine, once=True) as tools:
         _obey_signals(tools, say)
         keeper = Keeper(tools, board, serves=lambda _: False)
         until = partial(hold_of_new, config, tools, wanted=hold, say=say)
-        by_hand = _ByHand(config, tools, board, keeper, description, show, until)
+        by_hand = _ByHand(config, tools, board, keeper, description, show, until, mends=mends)
         keeping = [
             asyncio.create_task(_every(LEASE_RENEWAL, tools.ledger.renew)),
             asyncio.create_task(_every(LEDGER_EVERY, lambda: mend_ledger(tools.ledger, board, keeper))),
@@ -169,8 +171,10 @@ class _ByHand:
         description: str,
         show: Show,
         until: Callable[[Target], Awaitable[date | None]],
+        *,
+        mends: bool,
     ) -> None:
-        """`until` answers with the last day for which what is taken is held."""
+        """`until` answers with the last day for which what is taken is held; `mends` as for `rotate_now`."""
         self._config = config
         self._tools = tools
         self._board = board
@@ -178,6 +182,7 @@ class _ByHand:
         self._description = description
         self._show = show
         self._until = until
+        self._mends = mends
         self._permits = Permits(config.max_concurrent)
         self._groups = Groups(tools)
 
@@ -193,7 +198,9 @@ class _ByHand:
         show = partial(self._show, usual=usual)
         ledger = self._tools.ledger
         for interrupted in await ledger.take_over(everything=ledger.is_sole_user, server_id=target.server_id):
-            await self._finish(resumed(interrupted, self._tools.now()), show)
+            finished = await self._finish(resumed(interrupted, self._tools.now()), show)
+            if self._mends and finished.result is not Result.FAILURE:
+                return finished
         turn, waiting = await self._groups.take(self._new(target), show)
         permit = await self._permits.take()
         try:
@@ -204,11 +211,11 @@ class _ByHand:
             permit.give_back()
             turn.give_back()
 
-    async def _finish(self, interrupted: Rotation, show: Callable[[Rotation], None]) -> None:
+    async def _finish(self, interrupted: Rotation, show: Callable[[Rotation], None]) -> Rotation:
         """A server that is held off waits for nobody."""
         turn, interrupted = await self._groups.take(interrupted, show)
         permit = NO_PERMIT if interrupted.is_payable else await self._permits.take()
-        await self._run(interrupted, show, turn, permit)
+        return await self._run(interrupted, show, turn, permit)
 
     def _new(self, target: Target, hold: date | None = None) -> Rotation:
         now = self._tools.now()

@@ -17,6 +17,7 @@ from snaprotd.core.rotation import Result
 from snaprotd.ledger.address import name_of
 from snaprotd.provider import NullObserver
 from snaprotd.provider.inventory import Inventory
+from snaprotd.report.rows import busy_words
 from snaprotd.wiring.access import open_cloud
 
 
@@ -61,6 +62,8 @@ class Prospect:
 
     outlooks: tuple[Outlook, ...]
     """Each server once, in the order in which they were named."""
+    at_work: tuple[tuple[Target, str], ...] = ()
+    """Whose last rotation goes on still, so that nobody knows yet whether it fails; each with why nothing is done."""
     left_out: tuple[str, ...] = ()
     """In sentences, what is not done though somebody may have meant it."""
     doubt: str | None = None
@@ -129,11 +132,11 @@ async def _listed(config: Config, inventory: Inventory, wish: Wish) -> tuple[Pro
     servers = servers_of(inventory)
     targets = resolve(config, servers)
     if wish.failed:
-        failed = await _failed(config, inventory, targets)
+        failed, at_work = await _failed(config, inventory, targets)
         paused = [one.label for one in failed if one.policy.paused]
         said = (f"paused, and left out: {', '.join(paused)}. Name them to have snapshots of them",) if paused else ()
         wanted = [one for one in failed if not one.policy.paused]
-        return Prospect(outlooks=(), left_out=said, doubt=doubt), wanted
+        return Prospect(outlooks=(), at_work=tuple(at_work), left_out=said, doubt=doubt), wanted
     by_id = {target.server_id: target for target in targets}
     found: dict[str, Target] = {}
     for server_id in ids_of_names(wish.servers, targets, servers, doubt):
@@ -143,15 +146,29 @@ async def _listed(config: Config, inventory: Inventory, wish: Wish) -> tuple[Pro
     return Prospect(outlooks=()), list(found.values())
 
 
-async def _failed(config: Config, inventory: Inventory, targets: Sequence[Target]) -> list[Target]:
-    """Those whose last rotation that has ended failed. Raises `SnaprotdError` where nobody knows."""
-    from snaprotd.wiring.assembly import open_ledger_to_read  # its library takes a while to load
+async def _failed(
+    config: Config, inventory: Inventory, targets: Sequence[Target]
+) -> tuple[list[Target], list[tuple[Target, str]]]:
+    """Those whose last rotation failed, or was left open by a process that is gone; and those at which one is at work.
 
+    Raises `SnaprotdError` where nobody knows.
+    """
+    from snaprotd.commands.jobs.by_hand import is_forsaken  # these libraries take a while to load
+    from snaprotd.wiring.assembly import open_ledger_to_read
+
+    failed, at_work = [], []
     async with open_ledger_to_read(config) as ledger:
         if ledger is None:
             raise SnaprotdError(
                 f"there is no ledger at {name_of(config.state)}: nobody knows whose last rotation failed. Nothing was "
                 "done"
             )
-        last = {one.server_id: await ledger.last_of(inventory.ids_of(one.server_id)) for one in targets}
-    return [one for one in targets if any(past.result is Result.FAILURE for past in last[one.server_id])]
+        open_ones = await ledger.open_rotations()
+        for target in targets:
+            ids = inventory.ids_of(target.server_id)
+            busy = next((one for one in open_ones if one.server_id in ids), None)
+            if busy is not None and not await is_forsaken(config, ledger, busy):
+                at_work.append((target, busy_words(busy)))
+            elif busy is not None or any(one.result is Result.FAILURE for one in await ledger.last_of(ids)):
+                failed.append(target)
+    return failed, at_work

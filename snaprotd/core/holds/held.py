@@ -54,9 +54,13 @@ def last_day(now: datetime, length: timedelta | None) -> date | None:
 
 
 def hold_of(snapshot: Snapshot, now: datetime) -> date | None:
-    """The last day for which a snapshot of ours is held; None where it is not held, or not any more."""
+    """The last day for which a snapshot of ours is held; None where it is not held, or not any more.
+
+    A hold is over when both clocks say so, ours and the provider's: either may be ahead.
+    """
     until = hold_named(snapshot.name) if snapshot.hold is None else snapshot.hold
-    return until if until is not None and now.astimezone(UTC).date() <= until else None
+    soonest = now if snapshot.listed_at is None else min(now, snapshot.listed_at)
+    return until if until is not None and soonest.astimezone(UTC).date() <= until else None
 
 
 def told_by_ledger(said: Iterable[Hold], promised: Iterable[date | None], snapshot: Snapshot) -> date | None:

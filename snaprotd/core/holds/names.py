@@ -20,7 +20,8 @@ SURELY_SHORT = 50
 
 _IDENTITY = OUR_NAMES + r"([a-z0-9_]{1,32})-([0-9]{8}T[0-9]{6}Z)"
 _NAME = re.compile(_IDENTITY + r"(?:-until-([0-9]{8})|-(held))?")
-_WITH_ANY_HOLD = re.compile(_IDENTITY + r"(-(?:until|held).*)?", re.DOTALL)
+_WITH_ANY_HOLD = re.compile(_IDENTITY + r"(-(?:(?:until|held).*|u|un|unt|unti|h|he|hel)?)?", re.DOTALL)
+"""A provider may have cut what is said of a hold anywhere."""
 _SLOT = re.compile(r"(?<=-)[0-9]{8}t[0-9]{6}z(?![0-9a-z])")
 
 
@@ -71,9 +72,14 @@ def name_read(name: str) -> NameRead | None:
 
 def maker_of(name: str) -> str | None:
     """The instance that has given the name, also where what is said of a hold in it makes no sense; None for others."""
-    match = _WITH_ANY_HOLD.fullmatch(_restored(name))
-    made = _as_written(match[0][: match.start(3)] if match[3] else match[0]) if match else None
+    made = identity_in(name)
     return made.instance if made else None
+
+
+def identity_in(name: str) -> NameRead | None:
+    """Whose it is and of which slot, whatever the name says of a hold; None where no daemon has given it."""
+    match = _WITH_ANY_HOLD.fullmatch(_restored(name))
+    return _as_written(match[0][: match.start(3)] if match[3] else match[0]) if match else None
 
 
 def hold_named(name: str) -> date | None:
@@ -98,7 +104,7 @@ def is_alike(name: str, instance: str) -> bool:
 
 def is_named(snapshot: Snapshot, name: str) -> bool:
     """Whether it bears this name, as the provider may write it, whatever either says of a hold."""
-    made, other = name_read(snapshot.name), name_read(name)
+    made, other = identity_in(snapshot.name), identity_in(name)
     if made is None or other is None:
         return _restored(snapshot.name) == _restored(name)
     return made.is_of_the_slot_of(other)

@@ -49,9 +49,12 @@ def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
 
 
 def reopen(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Any:
-    """Open the row of a rotation again that has failed, unless it is open or was amended; answers with its epoch."""
+    """Open the row of a rotation again that has failed, unless others have or it was amended; answers with its epoch.
+
+    One that is open has no result.
+    """
     columns = ROTATIONS.c
-    failed = (columns.id == rotation.id, ~columns.is_open, columns.result == Result.FAILURE)
+    failed = (columns.id == rotation.id, columns.result == Result.FAILURE)
     opened = update(ROTATIONS).where(_of(account), *failed).values(**columns_of(rotation), **tenure)
     return opened.values(epoch=columns.epoch + 1).returning(columns.epoch)
 

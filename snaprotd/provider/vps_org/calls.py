@@ -14,6 +14,7 @@ import httpx
 
 from snaprotd import __version__
 from snaprotd.core.errors import Accepted, NotSent, Temporary, Unclear
+from snaprotd.core.model import EARLIEST
 from snaprotd.provider import Guard, RequestObserver
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.vps_org import answers
@@ -57,6 +58,8 @@ class Call:
     """Of the answer, as soon as it begins to arrive."""
     size: int = 0
     """Bytes of its body."""
+    dated: datetime | None = None
+    """When it was given, by the provider's own clock."""
     refused: BaseException | None = None
 
     def __str__(self) -> str:
@@ -111,8 +114,13 @@ class Reply:
     def retry_after(self) -> float | None:
         """Seconds that the provider asks to wait, where it does. A date is counted from the answer's own: the provider
         and we need not have the same time."""
-        sent_at = answers.http_date(self.headers.get("Date")) or datetime.now(UTC)
-        return answers.retry_after(self.headers.get("Retry-After"), sent_at)
+        return answers.retry_after(self.headers.get("Retry-After"), self.dated or datetime.now(UTC))
+
+    @property
+    def dated(self) -> datetime | None:
+        """When it was given, by the provider's own clock; None where it says nothing that can be."""
+        at = answers.http_date(self.headers.get("Date"))
+        return at if at is not None and at >= EARLIEST else None
 
 
 class Line:
@@ -173,7 +181,7 @@ class Line:
             call.code = _code(error)
             self._observe(call, began)
             raise self._failure(call, error) from error
-        call.code = str(reply.status)
+        call.code, call.dated = str(reply.status), reply.dated
         self._observe(call, began)
         return reply
 

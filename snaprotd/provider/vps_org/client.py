@@ -10,6 +10,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -99,7 +100,9 @@ class VpsOrg:
 
     async def servers(self, *, urgent: bool = False) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
-        servers, doubts, complaint = await self._list("/servers/", {}, answers.read_server, urgent=urgent)
+        servers, doubts, complaint = await self._list(
+            "/servers/", {}, lambda entry, _: answers.read_server(entry), urgent=urgent
+        )
         self.identities.learn_listed(servers)
         if doubts or complaint:
             raise Doubtful(_because("the list of servers", doubts, complaint), readable=tuple(servers))
@@ -180,22 +183,27 @@ class VpsOrg:
 
     async def _snapshots(self, by: str | None = None, *, asked: str | None = None, urgent: bool) -> Listed[Snapshot]:
         query = {} if by is None else {"server_id": by}
-        return await self._list(
-            SNAPSHOTS, query, lambda entry: answers.read_snapshot(entry, asked=asked), urgent=urgent
-        )
+
+        def read(entry: Any, at: datetime | None) -> Snapshot:
+            return answers.read_snapshot(entry, asked=asked, listed_at=at)
+
+        return await self._list(SNAPSHOTS, query, read, urgent=urgent)
 
     async def _list(
-        self, endpoint: str, query: dict[str, str], read: Callable[[Any], T], *, urgent: bool = False
+        self, endpoint: str, query: dict[str, str], read: Callable[[Any, datetime | None], T], *, urgent: bool = False
     ) -> Listed[T]:
-        """All entries of a list by their ids, the entries that could not be read, and why the list is not complete."""
+        """All entries of a list by their ids, the entries that could not be read, and why the list is not complete.
+
+        `read` is given each entry, and what time the answer says it was.
+        """
         entries: dict[str, T] = {}
         doubts: list[UnreadableError] = []
         counts: list[object] = []
-        async for page in self._pages(endpoint, query, urgent=urgent):
+        async for page, at in self._pages(endpoint, query, urgent=urgent):
             counts += [page.count] if page.has_count else []
             for entry in page.entries:
                 try:
-                    one = read(entry)
+                    one = read(entry, at)
                 except UnreadableError as error:
                     doubts.append(error)
                 else:
@@ -209,8 +217,13 @@ class VpsOrg:
         complaint = f"it is incomplete, {gathered} of {said(str(wrong[0]))} entries" if wrong else None
         return list(entries.values()), doubts, complaint
 
-    async def _pages(self, endpoint: str, query: dict[str, str], *, urgent: bool) -> AsyncIterator[answers.Page]:
-        """The pages of a list, following `next` wherever it appears, but never to another place with the token."""
+    async def _pages(
+        self, endpoint: str, query: dict[str, str], *, urgent: bool
+    ) -> AsyncIterator[tuple[answers.Page, datetime | None]]:
+        """The pages of a list, each with its answer's date, following `next` wherever it appears.
+
+        But never to another place with the token.
+        """
         call = self._call("GET", endpoint, urgent=urgent)
         call.url = call.url.copy_merge_params({**query, "page_size": str(CAPABILITIES.page_size)})
         seen: set[httpx.URL] = set()
@@ -219,7 +232,7 @@ class VpsOrg:
             seen.add(call.url)
             page = await self._retried(call, answers.read_page)
             size += call.size
-            yield page
+            yield page, call.dated
             if page.next is None:
                 return
             call = self._call("GET", endpoint, urgent=urgent)
