@@ -20,6 +20,9 @@ from snaprotd.report.rows import BLOCKED, blocked_words, not_started_words
 TIME_CHANGE = timedelta(hours=1)
 """What a day may be longer by, in autumn."""
 
+CLOCKS_MAY_DIFFER = 60.0
+"""Seconds: no slot is told more exactly than to the minute."""
+
 
 def _there_is(kind: str, **facts: object) -> Problem:
     return Problem(kind, facts)
@@ -36,8 +39,9 @@ def of_daemon(
     account_error: str | None,
     is_account_listed: bool,
     foreign_debts: Sequence[ServerPower] = (),
+    clock_ahead: float = 0.0,
 ) -> Iterator[Problem]:
-    """What is wrong with no one server of ours."""
+    """What is wrong with no one server of ours. `clock_ahead`: of the provider's, in seconds; negative is behind it."""
     for debt in foreign_debts:
         yield _there_is("start_owed_elsewhere", label=debt.label, id=debt.server_id, account=debt.account)
     if is_ending:
@@ -53,6 +57,10 @@ def of_daemon(
         yield _there_is("account_not_listed", error=account_error)
     elif not is_account_listed:
         yield _there_is("account_awaited")
+    if abs(clock_ahead) >= CLOCKS_MAY_DIFFER:
+        ahead = clock_ahead > 0
+        which = {"ahead_or_behind": "ahead of" if ahead else "behind", "early_or_late": "early" if ahead else "late"}
+        yield _there_is("clock_differs", time=duration(abs(clock_ahead)), **which)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import httpx
 from snaprotd import __version__
 from snaprotd.core.errors import Accepted, NotSent, Temporary, Unclear
 from snaprotd.provider import Guard, RequestObserver
+from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org.body import MAX_BODY, UnreadableError, said
@@ -108,11 +109,15 @@ class Reply:
     body: bytes
 
     @property
+    def date(self) -> datetime | None:
+        """What the sender's clock showed."""
+        return answers.http_date(self.headers.get("Date"))
+
+    @property
     def retry_after(self) -> float | None:
         """Seconds that the provider asks to wait, where it does. A date is counted from the answer's own: the provider
         and we need not have the same time."""
-        sent_at = answers.http_date(self.headers.get("Date")) or datetime.now(UTC)
-        return answers.retry_after(self.headers.get("Retry-After"), sent_at)
+        return answers.retry_after(self.headers.get("Retry-After"), self.date or datetime.now(UTC))
 
 
 class Line:
@@ -132,6 +137,7 @@ class Line:
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         """Raises `BadEnvironment` where a variable of `environ` names no way, or no certificates, that can be used."""
+        self.clock = OtherClock()
         self._host = base.netloc.decode()
         self._proxy = None if transport is not None else proxy_to(base.host, base.port or 443, environ)
         self._timeout = timeout
@@ -163,7 +169,7 @@ class Line:
             return reply
 
     async def _attempt(self, call: Call, token: str) -> Reply:
-        began = asyncio.get_running_loop().time()
+        began, sent = asyncio.get_running_loop().time(), datetime.now(UTC)
         try:
             async with asyncio.timeout(self._timeout):
                 reply = await self._send(call, token)
@@ -175,6 +181,8 @@ class Line:
             raise self._failure(call, error) from error
         call.code = str(reply.status)
         self._observe(call, began)
+        if httpx.codes.is_success(reply.status):  # what is none may be a proxy's
+            self.clock.note(reply.date, sent=sent, received=datetime.now(UTC))
         return reply
 
     async def _send(self, call: Call, token: str) -> Reply:
