@@ -15,7 +15,7 @@ from collections import Counter as Tally
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,8 @@ class Story:
     records: list[Rotation] = field(default_factory=list)
     taken_by_others: set[int] = field(default_factory=set)
     """The ids of what other people have taken since the story began."""
+    said: dict[int, date] = field(default_factory=dict)
+    """What a person has said last of snapshots by a command, which stands in the ledger: their last days, by id."""
     has_forgotten: bool = False
     """The ledger has lost rows that it had."""
 
@@ -156,6 +158,10 @@ class Story:
     def can_tell_apart(self, one: SimSnapshot) -> bool:
         """Whether a process can know that `one`, which bears a name of ours, was taken by somebody else."""
         return True
+
+    def sayings(self) -> list[dict[int, date]]:
+        """What was said of holds, as a look may have it that was made just now."""
+        return [self.said]
 
     def shows_nothing(self) -> bool:
         """Whether the lists of snapshots are empty now."""
