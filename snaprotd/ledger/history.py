@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -60,12 +60,12 @@ class History(ABC):
         return await self._bodies(statements.ended_since(instant))
 
     async def last_started(self) -> Mapping[str, datetime]:
-        """For each server when its latest rotation began."""
-        return await self._latest(statements.latest_of_each(ROTATIONS.c.started_at))
+        """For each server when its latest rotation began; none that a clock that was ahead has left to come."""
+        return await self._latest(statements.latest_of_each(ROTATIONS.c.started_at, datetime.now(UTC)))
 
     async def last_succeeded(self) -> Mapping[str, datetime]:
-        """For each server when its latest successful rotation ended."""
-        return await self._latest(statements.latest_success_of_each())
+        """For each server when its latest successful rotation ended; none that is still to come."""
+        return await self._latest(statements.latest_success_of_each(datetime.now(UTC)))
 
     async def _latest(self, query: Any) -> Mapping[str, datetime]:
         async with self._transaction() as connection:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import cache
+from functools import partial
 from pathlib import Path
-from sqlite3 import OperationalError
 from typing import Any
+from weakref import WeakSet
 
+import aiosqlite
 import structlog
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -27,6 +29,81 @@ BUSY = 10.0
 ASK_AGAIN = 0.05
 LONGEST_TURN = 60.0
 """Seconds for which a transaction waits for those of its own process."""
+
+
+class Opened(sqlite3.Connection):
+    """SQLite's own. It keeps what is closed open, and locked, as long as a cursor of it has a statement."""
+
+    def __init__(self, *where: Any, **options: Any) -> None:
+        super().__init__(*where, **options)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def cursor(self, *kind: Any) -> Any:
+        made = super().cursor(*kind)
+        self._cursors.add(made)
+        return made
+
+    def close(self) -> None:
+        cursors, self._cursors = list(self._cursors), WeakSet()  # it may be closed twice, and they may not
+        for cursor in cursors:
+            cursor.close()
+        super().close()
+
+
+class Driver(aiosqlite.Connection):
+    """A connection that can be stopped at any moment and however often, and then is closed.
+
+    Where its making is cancelled the driver itself leaves it open until it is collected as garbage. For the answer of
+    a thread that has been stopped it would wait for ever, and so would the end of the process.
+    """
+
+    def __init__(self, *where: Any, **options: Any) -> None:
+        super().__init__(self._open, iter_chunk_size=64)
+        self._thread.daemon = True  # as SQLAlchemy has it
+        self._how = partial(sqlite3.connect, *where, factory=Opened, **options)
+        self._opened: sqlite3.Connection | None = None
+        self._stopped: asyncio.Future[Any] | None = None
+
+    def _open(self) -> sqlite3.Connection:
+        self._opened = self._how()
+        return self._opened
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Have it closed as soon as its thread has done what it was given to do."""
+        if self._stopped is None:
+            self._tx.put_nowait((None, self._close))
+            self._stopped = super().stop()
+        return self._stopped and asyncio.shield(self._stopped)  # whoever waits for it may be cancelled
+
+
+class LedgerEngine(AsyncEngine):
+    """The way to a ledger's file, over one connection. Disposed of, it has closed that, even where it was cancelled."""
+
+    def __init__(self, sync_engine: Engine, drivers: list[Driver]) -> None:
+        super().__init__(sync_engine)
+        self._drivers = drivers
+
+    async def dispose(self, close: bool = True) -> None:
+        try:
+            await super().dispose(close)
+        finally:
+            await _all_done(_stop_all(self._drivers))
+
+
+async def _all_done(stopped: list[asyncio.Future[Any]]) -> None:
+    """Not to be cancelled: a thread that is left behind would speak to a loop that is closed. SQLite has a time-out."""
+    cancelled: asyncio.CancelledError | None = None
+    while waiting := [one for one in stopped if not one.done()]:
+        try:
+            await asyncio.wait(waiting)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def open_engine(path: Path, *, alone: bool) -> AsyncEngine:
@@ -128,7 +205,15 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
     """`alone`: keep everybody else out, and share no memory with them."""
     # As parts, not as text: a path may hold what means something in a URL.
     url = URL.create("sqlite+aiosqlite", database=str(path.absolute()))
-    engine = create_async_engine(url, pool_size=1, max_overflow=0)
+    drivers: list[Driver] = []
+
+    async def connect(*where: Any, **options: Any) -> aiosqlite.Connection:
+        _stop_all(drivers)  # there is one at a time: what came before was given up
+        drivers.append(Driver(*where, **options))
+        return await drivers[-1]
+
+    made = create_async_engine(url, pool_size=1, max_overflow=0, connect_args={"async_creator_fn": connect})
+    engine = LedgerEngine(made.sync_engine, drivers)
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def make(*_: object) -> None:
@@ -144,7 +229,6 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
     def configure(connection: Any, _: object) -> None:
         # Autocommit in the driver, so that the transactions are those that SQLAlchemy begins.
         connection.isolation_level = None
-        _stops_once(connection.driver_connection)
         connection.run_async(_decode)
         cursor = connection.cursor()
         mode = "EXCLUSIVE" if alone else "NORMAL"
@@ -161,13 +245,10 @@ def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
     return engine
 
 
-def _stops_once(driver: Any) -> None:
-    """Where a transaction is called off, SQLAlchemy stops the driver's thread, and then the driver does once more.
-
-    Of a thread that has ended it would wait for the answer for ever, and so would the end of the process: there is one
-    answer for both.
-    """
-    driver.stop = cache(driver.stop)
+def _stop_all(drivers: list[Driver]) -> list[asyncio.Future[Any]]:
+    stopped = [one.stop() for one in drivers]
+    drivers.clear()
+    return [one for one in stopped if one is not None]
 
 
 async def _decode(connection: Any) -> None:
@@ -188,7 +269,7 @@ def _use_wal(connection: Any, cursor: Any) -> None:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             return
-        except OperationalError as error:
+        except sqlite3.OperationalError as error:
             if not attempts_left or not error.sqlite_errorname.startswith("SQLITE_BUSY"):
                 raise
         connection.run_async(lambda _: asyncio.sleep(ASK_AGAIN))

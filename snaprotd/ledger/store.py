@@ -97,9 +97,13 @@ class Ledger(History):
                 folder_lock.release()
             raise
         ledger = cls(engine, path, owner=owner, lease=lease, lock=folder_lock)
-        if ledger.is_sole_user:
-            with suppress(LedgerError):  # a ledger that can only be read
-                await ledger.starts.take_in(at_once=True)
+        try:
+            if ledger.is_sole_user:
+                with suppress(LedgerError):  # a ledger that can only be read
+                    await ledger.starts.take_in(at_once=True)
+        except BaseException:
+            await ledger.close()
+            raise
         return ledger
 
     async def __aenter__(self) -> Ledger:
@@ -109,9 +113,11 @@ class Ledger(History):
         await self.close()
 
     async def close(self) -> None:
-        await self._engine.dispose()
-        if self._lock is not None:
-            self._lock.release()
+        try:
+            await self._engine.dispose()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     @property
     def is_sole_user(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from snaprotd.core.errors import Temporary
 from snaprotd.core.model import Server, Snapshot
+from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.identity import Identities
 from snaprotd.provider.token import TokenSource
 
@@ -76,6 +77,10 @@ class Provider(Protocol):
     @property
     def identities(self) -> Identities:
         """Which ids are one server's: what its answers have shown, and what it was told of before."""
+
+    @property
+    def clock(self) -> OtherClock:
+        """What the dates of its answers say of ours."""
 
     async def servers(self, *, urgent: bool = False) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""

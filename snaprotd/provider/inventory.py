@@ -123,6 +123,10 @@ class Inventory:
         """
         return await self._server_rounds[urgent].ask(server_id)
 
+    def clock_ahead(self) -> float:
+        """By how many seconds our clock is ahead of the provider's, for certain; negative where it is behind."""
+        return self._cloud.clock.ahead()
+
     async def servers(self, *, urgent: bool = False) -> tuple[Server, ...]:
         """All servers as of now. Raises `Doubtful`, with the `readable` ones, where some cannot be read."""
         try:

@@ -69,6 +69,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Wait for a minute after a start; if it stays so, run `snaprotd check --online`.",
             alerts=("SnaprotdInventoryStale",),
         ),
+        "clock_differs": Kind(
+            severity=ATTENTION,
+            says="the clock of this machine is {time} {ahead_or_behind} the provider's: if it is the wrong one, "
+            "slots come that much too {early_or_late}",
+            do="See whether the time of this machine is kept right, `timedatectl` shows it, and set it; "
+            "a slot that was run already is not run again.",
+            unwatched="it is of the machine: node_exporter watches how its clock is kept",
+        ),
         "named_twice": Kind(
             severity=ATTENTION,
             says="{other} in the configuration is the same server, by another of its ids: left out, with its policy",

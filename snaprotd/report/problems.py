@@ -23,6 +23,9 @@ from snaprotd.report.rows import BLOCKED, blocked_words, not_started_words
 TIME_CHANGE = timedelta(hours=1)
 """What a day may be longer by, in autumn."""
 
+CLOCKS_MAY_DIFFER = 60.0
+"""Seconds: no slot is told more exactly than to the minute."""
+
 
 def _there_is(kind: str, **facts: object) -> Problem:
     return Problem(kind, facts)
@@ -40,8 +43,9 @@ def of_daemon(
     is_account_listed: bool,
     foreign_debts: Sequence[ServerPower] = (),
     given_up: Mapping[str, tuple[int, str]] = MappingProxyType({}),
+    clock_ahead: float = 0.0,
 ) -> Iterator[Problem]:
-    """What is wrong with no one server of ours."""
+    """What is wrong with no one server of ours. `clock_ahead`: of the provider's, in seconds; negative is behind it."""
     for debt in foreign_debts:
         yield _there_is("start_owed_elsewhere", label=debt.label, id=debt.server_id, account=debt.account)
     if is_ending:
@@ -59,6 +63,10 @@ def of_daemon(
         yield _there_is("account_awaited")
     for channel, (number, why) in given_up.items():
         yield _there_is("not_told", channel=channel, number=f"{count(number, 'message')}", why=why)
+    if abs(clock_ahead) >= CLOCKS_MAY_DIFFER:
+        ahead = clock_ahead > 0
+        which = {"ahead_or_behind": "ahead of" if ahead else "behind", "early_or_late": "early" if ahead else "late"}
+        yield _there_is("clock_differs", time=duration(abs(clock_ahead)), **which)
 
 
 @dataclass(frozen=True, kw_only=True)

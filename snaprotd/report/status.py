@@ -58,6 +58,8 @@ class Situation:
     """Why an open rotation was set aside, by the server's id."""
     ledger_error: str | None
     """Why the ledger cannot be read or written, or None."""
+    clock_ahead: float = 0.0
+    """Seconds by which our clock is ahead of the provider's; negative where it is behind."""
     inventory_listed_at: datetime | None
     account_error: str | None
     """Why the account could not be listed the last time, or None."""
@@ -281,6 +283,7 @@ def _general(situation: Situation) -> Iterable[Problem]:
         is_account_listed=situation.inventory_listed_at is not None,
         foreign_debts=situation.foreign_debts,
         given_up=situation.given_up,
+        clock_ahead=situation.clock_ahead,
     )
 
 

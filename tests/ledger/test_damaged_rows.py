@@ -6,7 +6,7 @@ import sqlite3
 import uuid
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from snaprotd.ledger.salvage import salvaged
 from snaprotd.ledger.store import Ledger
 from tests.support.policies import a_policy
 from tests.support.rotations import changed
+from tests.support.virtual_time import START
 
-SLOT = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
+SLOT = START - timedelta(minutes=10)
 OWED = power.promised(Power(), SLOT)
 
 ODD: list[Any] = ["x", "", b"\xff\x00", 1.5, -1, "9" * 400]

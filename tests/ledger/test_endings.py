@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,6 @@ def does_end(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 @pytest.mark.real_time
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_process_ends_whatever_its_ledger_was_doing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A `now` that had long done its work stayed for ever, one in ten times."""
     caplog.set_level("CRITICAL", "sqlalchemy.pool")
@@ -48,6 +46,3 @@ def test_a_process_ends_whatever_its_ledger_was_doing(tmp_path: Path, caplog: py
         loop = asyncio.new_event_loop()
         loop.run_until_complete(life(tmp_path / "state.db", moments))
         assert does_end(loop), f"called off after {moments} turns of the loop"
-    gc.collect()  # a connection that was just being made is left without a word
-    asyncio.set_event_loop(None)  # which its driver has made for that, and nobody closes
-    gc.collect()

@@ -723,14 +723,31 @@ async def test_when_each_server_began_and_succeeded_last(path: Path) -> None:
 
     async with ledgers(path, "a") as (ours,):
         assert await ours.last_started() == await ours.last_succeeded() == {}
+        await asyncio.sleep(5 * DAY.total_seconds())
         await completed(ours, rotation("1", 0), at=hour(1))
-        await completed(ours, rotation("1", 2), at=hour(49))
         await completed(ours, rotation("1", 1), at=hour(25))
+        await completed(ours, rotation("1", 2), at=hour(49))
         await completed(ours, rotation("1", 3), result=Result.FAILURE, at=hour(73))
         await completed(ours, rotation("2", 0), result=Result.PARTIAL)
         await claimed(ours, rotation("3", 4))
         assert await ours.last_started() == {"1": hour(72), "2": SLOT, "3": hour(96)}
         assert await ours.last_succeeded() == {"1": hour(49)}
+
+
+async def test_when_a_server_succeeded_last_lies_neither_in_the_future_nor_where_a_clock_that_was_ahead_said(
+    path: Path,
+) -> None:
+    """Else an alert on it would be silent until then, and until the process after the next had begun."""
+    clock: Any = asyncio.get_running_loop()
+    async with ledgers(path, "a") as (ours,):
+        await asyncio.sleep(DAY.total_seconds())
+        await completed(ours, rotation("1", 0), at=SLOT)
+        await completed(ours, rotation("1", 1), at=SLOT + 3 * DAY)
+        assert await ours.last_succeeded() == {"1": SLOT}
+        await completed(ours, rotation("1", 2), at=SLOT + DAY / 2)
+        clock.set_wall_clock(4 * DAY.total_seconds())
+        assert await ours.last_succeeded() == {"1": SLOT + DAY / 2}
+        assert await ours.last_started() == {"1": SLOT + 2 * DAY}
 
 
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001

@@ -228,6 +228,9 @@ OF_THE_DAEMON: dict[str, tuple[dict[str, Any], list[str]]] = {
     "not listed any more": ({"account_error": "answered 500"}, ["account_not_listed"]),
     "never listed": ({"account_error": "answered 500", "is_account_listed": False}, ["account_not_listed"]),
     "another account's debt": ({"foreign_debts": [OWED]}, ["start_owed_elsewhere"]),
+    "a clock that is ahead": ({"clock_ahead": 245.0}, ["clock_differs"]),
+    "a clock that is behind": ({"clock_ahead": -60.0}, ["clock_differs"]),
+    "a clock that is a little off": ({"clock_ahead": -59.0}, []),
     "just begun": ({"is_account_listed": False}, ["account_awaited"]),
     "not told": ({"given_up": {"webhook": (3, "tried for 24 h")}}, ["not_told"]),
 }

@@ -23,7 +23,7 @@ from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.simulator import Fault
 from tests.support.drawn import HOLDS, ID_KINDS, MOMENTS, THAWED_AFTER, Example, examples, history_of
 from tests.support.drawn_faults import FAR_BEHIND, FAULT_KINDS, LONG_AFTER, POWER_ERRORS, RETRY_AFTER, fair
-from tests.support.drawn_lies import AHEAD, WRONG_BY
+from tests.support.drawn_lies import AHEAD, UNTIL, WRONG_BY
 from tests.support.harms import Harm
 from tests.support.lies import KINDS
 from tests.support.searches import SCRATCH, by_its_seed_alone, size
@@ -124,5 +124,6 @@ def test_the_search_is_long_enough_to_be_told_every_lie_and_to_meet_other_people
     )
     is_met((one.provider_clock[2] for one in met if one.provider_clock), AHEAD)
     is_met((ahead for one in met if one.crashes for ahead in one.clocks), WRONG_BY)
+    assert {word.until for one in met for word in one.words} == {*UNTIL}
     doubled = {fault.method for one in met for fault in one.faults if fault.kind == "doubled" and "snap" in fault.path}
     assert doubled == {"POST", "DELETE"}

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.claims import Claim, Mark
 from snaprotd.ledger.store import Ledger
-from snaprotd.simulator import World
-from tests.support.daemons import Line, a_world, configure, daemon_on, entry, logged
-from tests.support.virtual_time import START
+from snaprotd.simulator import Reply, Request, World
+from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, logged
+from tests.support.virtual_time import START, true_time
+from tests.support.world_transport import WorldTransport
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -47,6 +51,47 @@ async def test_a_mark_of_the_schedule_from_the_future_counts_as_now(
             await asyncio.sleep(23 * HOUR + 45 * MINUTE - 20 * MINUTE)
     assert len(world.created) == 2
     assert len(logged(log, "the mark of the schedule lies in the future: it counts as now")) == 1
+
+
+# -- the clock is not the provider's -----------------------------------------------------------------------------------
+
+
+def dated(world: World) -> WorldTransport:
+    """Each answer says what the provider's clock shows."""
+
+    def bend(_: Request, reply: Reply) -> Reply:
+        return replace(reply, headers={**reply.headers, "Date": format_datetime(world.clock(), usegmt=True)})
+
+    return WorldTransport(world, bend=bend)
+
+
+async def clocks_told(watched: Watched) -> list[str]:
+    problems = (await watched.daemon.view.status())["problems"]
+    return [one["text"] for one in problems if "clock" in one["text"]]
+
+
+@pytest.mark.usefixtures("few_ticks")
+@pytest.mark.parametrize(
+    ("ahead", "which", "when", "set_right_after"),
+    [(260.0, "ahead of", "early", 5.1), (260.0, "ahead of", "early", 8.0), (-260.0, "behind", "late", 12.0)],
+    ids=["before the slot is run", "and the slot comes once more", "over the slot"],
+)
+async def test_a_clock_that_is_minutes_wrong_is_told_and_no_slot_is_lost_or_run_twice_when_it_is_set_right(
+    tmp_path: Path, ahead: float, which: str, when: str, set_right_after: float
+) -> None:
+    clock: Any = asyncio.get_running_loop()
+    world = a_world(clock=true_time)
+    clock.set_wall_clock(ahead)
+    async with daemon_on(configure(tmp_path, entry("10 * * * *")), world, dated(world)) as watched:
+        await asyncio.sleep(set_right_after * MINUTE)
+        (told,) = await clocks_told(watched)
+        assert told.startswith(f"the clock of this machine is 4 min {which} the provider's: ")
+        assert told.endswith(f"slots come that much too {when}")
+        clock.set_wall_clock(0.0)
+        await asyncio.sleep(2 * MINUTE)
+        assert await clocks_told(watched) == []
+        await asyncio.sleep(70 * MINUTE)
+    assert [one.name for one in world.created] == [f"snaprotd-main-20250116T0{hour}1000Z" for hour in (3, 4)]
 
 
 # -- the ledger was busy ---------------------------------------------------------------------------------------

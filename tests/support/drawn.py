@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from snaprotd.core.policy import OnStopTimeout, Policy, Retention, Retry, WhenFull
 from snaprotd.simulator import Fault
 from tests.support.drawn_faults import conspiracies, fair, faults
-from tests.support.drawn_lies import SETTLE, fair_clocks, lies, others, our_clocks, provider_clocks
+from tests.support.drawn_lies import SETTLE, fair_clocks, lies, others, our_clocks, provider_clocks, words
 from tests.support.harms import Harm
-from tests.support.histories import History, OffTimeWorld, Other
+from tests.support.histories import History, OffTimeWorld, Other, Word
 from tests.support.lies import Lie
 from tests.support.lives import night
 from tests.support.policies import NIGHTLY, slots
@@ -50,6 +50,7 @@ class Example:
     others: tuple[Other, ...]
     provider_clock: tuple[float, float, float] | None
     clocks: tuple[float, ...]
+    words: tuple[Word, ...]
 
 
 HOLDS = ("-held", "-until-20250131", "-until-20250110")
@@ -128,6 +129,7 @@ rough = st.builds(
     others=st.lists(others, max_size=2).map(tuple),
     provider_clock=provider_clocks,
     clocks=our_clocks,
+    words=st.lists(words, max_size=2).map(tuple),
 )
 
 
@@ -156,6 +158,7 @@ quiet = st.builds(
     others=st.lists(others, max_size=1).map(tuple),
     provider_clock=provider_clocks,
     clocks=st.just(()),
+    words=st.lists(words, max_size=3).map(tuple),
 )
 """Nights on which little happens but that something is told wrongly: most come to their deletions."""
 
@@ -208,5 +211,6 @@ def history_of(example: Example, folder: Path) -> History:
         ledger_deleted_at=example.ledger_deleted_at if example.frozen_at is None else None,
         lies=example.lies,
         others=example.others,
+        words=example.words,
         clocks=fair_clocks(example.clocks, example.faults),
     )

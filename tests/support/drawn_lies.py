@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import date
 
 from hypothesis import strategies as st
 
+from snaprotd.core.holds import FOREVER, RELEASED
 from snaprotd.simulator import Fault
-from tests.support.histories import Other
+from tests.support.histories import Other, Word
 from tests.support.lies import EMPTY, LISTS, NAMES, SERVER_AS_TEXT, SERVER_TWICE, VALUES, WORDS, Lie
 
 HOUR, DAY = 3600.0, 86400.0
@@ -58,6 +60,16 @@ others = st.builds(
     named_for=st.sampled_from([0.0, 0.0, 3 * HOUR, DAY, 2220.0, -DAY]),
     instance=st.sampled_from(["main", "main", "main", "main2"]),
     status=st.sampled_from(["completed", "completed", "in_progress", "failed"]),
+)
+
+UNTIL = (date(2025, 1, 31), FOREVER, RELEASED)
+"""Two that outlast every history, and none."""
+words = st.builds(
+    Word,
+    # Before the first process, in a night's rotation, between two, and in the next one.
+    at=st.one_of(*2 * [st.integers(-600, 900).map(float)], st.integers(900, 12000).map(float)),
+    which=st.integers(0, 4),
+    until=st.sampled_from(UNTIL),
 )
 
 AHEAD = (-2 * DAY, -HOUR, 400.0, 5 * HOUR)

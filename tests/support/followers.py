@@ -94,6 +94,7 @@ class Process:
         if which == "after write" and history.moments[which] == history.ledger_deleted_at:
             delete_ledger(history.ledger_path)
             history.is_ledger_missing = True
+            history.hear({})
             self._tasks.append(asyncio.create_task(self._mend()))
 
     async def gate(self) -> None:

@@ -63,6 +63,9 @@ FORGETS_THE_SLOT = frozenset(
 )
 """After these nobody knows what was asked for in a slot: whether a snapshot is asked for once only is not judged."""
 
+LOSES_HOLDS = frozenset({Harm.LEDGER_DELETED, Harm.LEDGER_OVERWRITTEN})
+"""What persons have said of holds stands in the ledger alone."""
+
 BEFORE_THE_DAEMON = frozenset({Harm.FILE_REFUSED, Harm.DISK_READ_ONLY, Harm.LEDGER_OVERWRITTEN})
 """With these the daemon cannot begin: what is owed is paid first, and then the process ends."""
 

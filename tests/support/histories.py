@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
+from snaprotd.core.errors import ConfigError, DeletionUnderWay, LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.last_resort import pay_what_is_owed
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import SimSnapshot, World
 from tests.support.followers import DAY, Process
 from tests.support.harms import (
     BEFORE_THE_DAEMON,
     EDITS,
     FORGETS_THE_SLOT,
+    LOSES_HOLDS,
     Harm,
     befall,
     disk_is_read_only,
+    is_ledger,
     is_owed_on,
     is_promise_known,
     put_right,
@@ -28,14 +31,18 @@ from tests.support.harms import (
 )
 from tests.support.lies import Liar, Lie
 from tests.support.lives import Story, night
+from tests.support.nouns import a_snapshot
 from tests.support.promises import Witnessed
-from tests.support.truths import slot_in
-from tests.support.virtual_time import VirtualLoop
+from tests.support.truths import Whose, slot_in, whose
+from tests.support.virtual_time import VirtualLoop, true_time
 from tests.support.world_transport import WorldTransport
 
 HOUR = 3600.0
 LOOK_EVERY = 293.0
 """Seconds between two looks at the server and at what is said of it."""
+LOOKED_WITHIN = 60.0
+"""Seconds: more than pass between a look and the last of what is decided by it."""
+ACCOUNT = "vps.invalid"
 NOTICED_WITHIN = 4 * HOUR
 """Seconds in which a process looks at a server that an old stop may still switch off, several times over."""
 
@@ -50,6 +57,18 @@ class Other:
     """The time in its name, in the same seconds."""
     instance: str
     status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """What a person says of holding a snapshot, by a command that writes it into the ledger."""
+
+    at: float
+    """Seconds after the first slot."""
+    which: int
+    """Of those that are ours and completed then, the newest first."""
+    until: date
+    """The last day, or `RELEASED`."""
 
 
 class OffTimeWorld(World):
@@ -87,6 +106,7 @@ class History(Story):
 
     lies: tuple[Lie, ...] = ()
     others: tuple[Other, ...] = ()
+    words: tuple[Word, ...] = ()
     clocks: tuple[float, ...] = ()
     """By how many seconds our clock is wrong, after each death in turn."""
 
@@ -115,6 +135,9 @@ class History(Story):
         self.bend = self.liar.bend
         for other in self.others:
             self.world.later((night(0) - self.world.clock()).total_seconds() + other.at, partial(self._take, other))
+        self._speaking: set[asyncio.Task[None]] = set()
+        self._unheard: tuple[dict[int, date], float] = ({}, -LOOKED_WITHIN)
+        """What was said before the last word, and when that was, by the loop's clock."""
 
     @property
     def slots(self) -> list[datetime]:
@@ -138,6 +161,33 @@ class History(Story):
         if self.has_forgotten or "our clock" in self.met:
             return False
         return any(begin <= slot <= end for begin, end in self._lived())
+
+    async def _speak(self, word: Word) -> None:
+        """Say it beside whatever process there is, as one that begins for it and ends."""
+        await asyncio.sleep(max(0.0, (night(0) - true_time()).total_seconds() + word.at))
+        ours = [one for one in self.world.snapshots_of(self.server_id) if whose(self, one) is Whose.OURS]
+        completed = sorted((one for one in ours if one.status == "completed"), key=lambda one: one.made_at)
+        if word.which >= len(completed) or not is_ledger(self.ledger_path):
+            return
+        one = completed[-1 - word.which]
+        meant = a_snapshot(one.id, one.name, one.made_at, server_id=one.server_id, status=one.status)
+        try:
+            async with await Ledger.open(self.ledger_path, owner="a person", lock=False) as ledger:
+                ledger.starts.account = ACCOUNT
+                await ledger.holds.say(meant, [one.server_id], word.until, datetime.now(UTC))
+        except (DeletionUnderWay, LedgerError):
+            return
+        self.hear(self.said | {one.id: word.until})
+        self.met.add("a word")
+
+    def hear(self, said: dict[int, date]) -> None:
+        """That is what stands in the ledger now. A look that was just made may not have it."""
+        self._unheard = (self.said, asyncio.get_running_loop().time())
+        self.said = said
+
+    def sayings(self) -> list[dict[int, date]]:
+        before, at = self._unheard
+        return [self.said, before] if asyncio.get_running_loop().time() - at < LOOKED_WITHIN else [self.said]
 
     def _may_seem_an_old_copy(self) -> bool:
         """Something that bears our name is newer than a stop, and nobody was there for a while: a person is asked."""
@@ -189,6 +239,7 @@ class History(Story):
     async def live(self) -> list[str]:
         """To the end of the day after the last night: the broken promises."""
         loop = asyncio.get_running_loop()
+        self._speaking = {asyncio.create_task(self._speak(word)) for word in self.words}
         self.living = self._begin_life()
         look = loop.call_later(LOOK_EVERY, self._look)
         while not self.is_over:
@@ -204,6 +255,7 @@ class History(Story):
         self.witnessed.judge_power(was_active=self.was_active, is_known=is_known)
         self._looking.cancel() if self._looking else look.cancel()
         await self._end_everything()
+        await asyncio.gather(*self._speaking)
         return self.witnessed.broken
 
     _looking: asyncio.TimerHandle | None = None
@@ -216,6 +268,8 @@ class History(Story):
         self.met.add(harm)
         before = told_by(self.ledger_path)
         befall(self.ledger_path, harm)
+        if harm in LOSES_HOLDS:
+            self.hear({})
         self.is_judged = self.is_judged and is_promise_known(before, told_by(self.ledger_path))
         if harm in FORGETS_THE_SLOT:
             self.witnessed.forgives.add("P4")
@@ -268,10 +322,9 @@ class History(Story):
             with suppress(LedgerError):
                 await self.living.take_over()
 
-    @staticmethod
-    async def _end_everything() -> None:
+    async def _end_everything(self) -> None:
         """The dead process's tasks end with it."""
-        others = asyncio.all_tasks() - {asyncio.current_task()}
+        others = asyncio.all_tasks() - {asyncio.current_task()} - self._speaking
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)

@@ -13,9 +13,9 @@ import os
 import uuid
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,8 @@ class Story:
     records: list[Rotation] = field(default_factory=list)
     taken_by_others: set[int] = field(default_factory=set)
     """The ids of what other people have taken since the story began."""
+    said: dict[int, date] = field(default_factory=dict)
+    """What a person has said last of snapshots by a command, which stands in the ledger: their last days, by id."""
     has_forgotten: bool = False
     """The ledger has lost rows that it had."""
 
@@ -156,6 +158,10 @@ class Story:
     def can_tell_apart(self, one: SimSnapshot) -> bool:
         """Whether a process can know that `one`, which bears a name of ours, was taken by somebody else."""
         return True
+
+    def sayings(self) -> list[dict[int, date]]:
+        """What was said of holds, as a look may have it that was made just now."""
+        return [self.said]
 
     def shows_nothing(self) -> bool:
         """Whether the lists of snapshots are empty now."""
@@ -208,26 +214,26 @@ class Story:
             attempts=FEW_ATTEMPTS,
             transport=transport,
         )
-        ledger: Any = await MortalLedger.open(self.ledger_path, owner=uuid.uuid4().hex, lock=False)
-        inventory = Inventory(cloud)
-        await know_ids(ledger, inventory)
-        ledger.moment, ledger.gate = moment, gate
-        try:
-            yield Tools(
-                cloud=cloud,
-                inventory=inventory,
-                ledger=ledger,
-                observer=self.witness,
-                drain=Drain(),
-                machine=lambda: self.machine,
-                poll_interval=self.poll_interval,
-            )
-        finally:
-            ledger.moment, ledger.gate = lambda _: None, _open
-            with suppress(BaseException):
-                await inventory.aclose()
-            await cloud.aclose()
-            await ledger.close()
+        async with AsyncExitStack() as at_the_end:  # whatever moment it is killed at, none of it stays open
+            at_the_end.push_async_callback(cloud.aclose)
+            ledger: Any = await MortalLedger.open(self.ledger_path, owner=uuid.uuid4().hex, lock=False)
+            at_the_end.push_async_callback(ledger.close)
+            inventory = Inventory(cloud)
+            at_the_end.push_async_callback(_let_go, inventory)
+            await know_ids(ledger, inventory)
+            ledger.moment, ledger.gate = moment, gate
+            try:
+                yield Tools(
+                    cloud=cloud,
+                    inventory=inventory,
+                    ledger=ledger,
+                    observer=self.witness,
+                    drain=Drain(),
+                    machine=lambda: self.machine,
+                    poll_interval=self.poll_interval,
+                )
+            finally:
+                ledger.moment, ledger.gate = lambda _: None, _open
 
     async def rotate(self, slot: datetime, **changes: Any) -> Rotation:
         """One rotation in one life, from its claim to its end."""
@@ -299,6 +305,11 @@ class Story:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _let_go(inventory: Inventory) -> None:
+    with suppress(BaseException):
+        await inventory.aclose()
 
 
 def _kind(request: Request) -> str:

@@ -86,7 +86,7 @@ class Witnessed:
         self._judged.add(victim.id)
         if whose(story, victim) is Whose.THEIRS:
             self.say(f"P2: {victim.name} is not ours and was deleted")
-        if (until := held_until(victim)) is not None and story.world.now().date() <= until:
+        if (until := held_until(story, victim)) is not None and story.world.now().date() <= until:
             self.say(f"P10: {victim.name} is held and was deleted")
         if victim.status not in ("completed", "failed"):
             self.say(f"P5: {victim.name} was deleted while {victim.status}")

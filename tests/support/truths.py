@@ -41,8 +41,10 @@ def bare(name: str) -> str:
     return f"snaprotd-{found[1]}-{found[2]}" if found else name
 
 
-def held_until(one: SimSnapshot) -> date | None:
-    """The last day for which its name holds it."""
+def held_until(story: Story, one: SimSnapshot) -> date | None:
+    """The last day for which it is held: by what a person has said of it, else by its name."""
+    if one.id in story.said:
+        return story.said[one.id]
     found = _NAME.fullmatch(one.name)
     if found is None or not (found[3] or found[4]):
         return None
@@ -90,11 +92,13 @@ def readings(story: Story) -> Iterator[list[Snapshot]]:
     """
     held = [(one, whose(story, one)) for one in story.world.snapshots_of(story.server_id)]
     choices = [(True, False) if owner is Whose.EITHER else (owner is Whose.OURS,) for _, owner in held]
-    for owned in product(*choices):
-        yield [_as_model(one, is_ours) for (one, _), is_ours in zip(held, owned, strict=True)]
+    for said, owned in product(story.sayings(), product(*choices)):
+        yield [_as_model(one, is_ours, said.get(one.id)) for (one, _), is_ours in zip(held, owned, strict=True)]
 
 
-def _as_model(one: SimSnapshot, is_ours: bool) -> Snapshot:
+def _as_model(one: SimSnapshot, is_ours: bool, hold: date | None) -> Snapshot:
     at = one.made_at if has_date(one) else None
     true = a_snapshot(one.id, one.name, at, server_id=one.server_id, status=one.status, size_mb=one.size_mb)
-    return replace(true, in_ledger=True) if is_ours else replace(true, in_ledger=False, name=f"theirs: {one.name}")
+    if is_ours:
+        return replace(true, in_ledger=True, hold=hold)
+    return replace(true, in_ledger=False, name=f"theirs: {one.name}")

@@ -110,14 +110,19 @@ class WorkOfADatabase(queue.SimpleQueue[Any]):
 
     def put_nowait(self, item: Any) -> None:
         done: asyncio.Future[Any] | None = item[0]
-        if done is None or not isinstance(loop := done.get_loop(), VirtualLoop):
+        loop = done.get_loop() if done is not None else asyncio._get_running_loop()
+        if not isinstance(loop, VirtualLoop):
             super().put_nowait(item)
             return
         loop.connections.add(self)
-        if len(loop.connections) == 1 and self.empty():
+        is_alone = len(loop.connections) == 1 and self.empty()
+        if is_alone and done is not None:
             self._do(item[1], done, loop)
+        elif is_alone:
+            item[1]()
         else:
-            loop.is_at_work_until(done)
+            if done is not None:
+                loop.is_at_work_until(done)
             super().put_nowait(item)
 
     def _do(self, work: Callable[[], Any], done: asyncio.Future[Any], loop: VirtualLoop) -> None:

@@ -185,24 +185,25 @@ def traces_in(rows: Iterable[Any]) -> tuple[Trace, ...]:
 # -- what was ----------------------------------------------------------------------------------------------------------
 
 
-def latest_of_each(column: Any) -> Select[Any]:
-    """Of each server the latest instant in that column. What is no instant would sort after all that are."""
-    return (
-        select(ROTATIONS.c.server_id, func.max(column))
-        .where(column.like("____-__-__T%"))
-        .group_by(ROTATIONS.c.server_id)
-    )
+def latest_of_each(column: Any, now: datetime) -> Select[Any]:
+    """Of each server the instant in that column of the row that was written last, but for what is still to come.
+
+    Of a group with a maximum SQLite gives the row that has it (https://sqlite.org/lang_select.html#bareagg). What is no
+    instant is none of them.
+    """
+    is_past = column.like("____-__-__T%") & (column <= text_of(now + CLOCKS_APART))
+    return select(ROTATIONS.c.server_id, column, func.max(AS_CLAIMED)).where(is_past).group_by(ROTATIONS.c.server_id)
 
 
 def latest_in(rows: Iterable[Any]) -> dict[str, datetime]:
     """The instants by their servers, but for those that cannot be read."""
-    told = [(server_id, instant_of(text)) for server_id, text in rows]
+    told = [(server_id, instant_of(text)) for server_id, text, _ in rows]
     return {server_id: instant for server_id, instant in told if instant is not None}
 
 
-def latest_success_of_each() -> Select[Any]:
+def latest_success_of_each(now: datetime) -> Select[Any]:
     """When the latest successful rotation of each server ended."""
-    return latest_of_each(ROTATIONS.c.finished_at).where(ROTATIONS.c.result == Result.SUCCESS)
+    return latest_of_each(ROTATIONS.c.finished_at, now).where(ROTATIONS.c.result == Result.SUCCESS)
 
 
 def ended_since(instant: datetime) -> Select[Any]:

@@ -16,6 +16,7 @@ from snaprotd import __version__
 from snaprotd.core.errors import Accepted, NotSent, Temporary, Unclear
 from snaprotd.core.model import EARLIEST
 from snaprotd.provider import Guard, RequestObserver
+from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org.body import MAX_BODY, UnreadableError, said
@@ -140,6 +141,7 @@ class Line:
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         """Raises `BadEnvironment` where a variable of `environ` names no way, or no certificates, that can be used."""
+        self.clock = OtherClock()
         self._host = base.netloc.decode()
         self._proxy = None if transport is not None else proxy_to(base.host, base.port or 443, environ)
         self._timeout = timeout
@@ -171,7 +173,7 @@ class Line:
             return reply
 
     async def _attempt(self, call: Call, token: str) -> Reply:
-        began = asyncio.get_running_loop().time()
+        began, sent = asyncio.get_running_loop().time(), datetime.now(UTC)
         try:
             async with asyncio.timeout(self._timeout):
                 reply = await self._send(call, token)
@@ -183,6 +185,8 @@ class Line:
             raise self._failure(call, error) from error
         call.code, call.dated = str(reply.status), reply.dated
         self._observe(call, began)
+        if httpx.codes.is_success(reply.status):  # what is none may be a proxy's
+            self.clock.note(reply.dated, sent=sent, received=datetime.now(UTC))
         return reply
 
     async def _send(self, call: Call, token: str) -> Reply:

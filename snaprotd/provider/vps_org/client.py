@@ -20,6 +20,7 @@ from snaprotd.core.errors import Busy, CloudError, NotFound, Refused, Temporary
 from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
 from snaprotd.logs import redactor
 from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, RequestObserver, TokenOwner
+from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.identity import Identities
 from snaprotd.provider.token import TokenSource
 from snaprotd.provider.vps_org import answers, refusals
@@ -78,6 +79,10 @@ class VpsOrg:
             observer=self._observer,
             transport=transport,
         )
+
+    @property
+    def clock(self) -> OtherClock:
+        return self._line.clock
 
     async def __aenter__(self) -> VpsOrg:
         return self
