@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 
@@ -144,7 +144,7 @@ class Daemon:
             first_listed=self._ask_about_unexplained,
             now=tools.now,
         )
-        self._ledger_watch = LedgerWatch(tools.ledger, board)
+        self._ledger_watch = LedgerWatch(tools.ledger.name, board, self._rotations.mend_ledger)
         self._inheritance = Inheritance(self._config, self._environ, tools, board, self._transport)
         self._teller = Teller(
             self._config,
@@ -202,7 +202,7 @@ class Daemon:
         self.started.set()
         for name, work in {
             "tick": every(lambda: TICK, self._tick),
-            "ledger": every(lambda: LEDGER_EVERY, self._rotations.mend_ledger),
+            "ledger": every(lambda: LEDGER_EVERY, self._ledger_watch.look),
             "inventory": every(self._inventory_interval, self._account.read),
             "leases": for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
             "reload": for_ever(self._watch.watch),
@@ -246,11 +246,12 @@ class Daemon:
         self._schedules.look_at_clock()
         self.standing.ticked_at = asyncio.get_running_loop().time()
         self._systemd.status(self.view.in_words())
-        if await self._ledger_watch.look():
-            await self._look_for_work()
-            return
-        with suppress(LedgerError):  # told already; what it promises may be readable all the same
-            await self._look_for_work()
+        try:
+            await self._look_for_work()  # what a ledger promises that cannot be written may be readable all the same
+        except LedgerError:
+            await self._ledger_watch.look()
+            if self._ledger_watch.error is None:  # else that is told
+                raise
 
     async def _look_for_work(self) -> None:
         """What other processes have left, or done."""

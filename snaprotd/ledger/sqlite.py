@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from sqlite3 import OperationalError
@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.address import demand_ours, files_of, make_folder, name_of, open_private
-from snaprotd.ledger.sql.schema import is_short, migrate
+from snaprotd.ledger.sql.schema import migrate
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -73,15 +73,6 @@ def clear_away(path: Path) -> None:
     make_folder(path.parent)
     for left in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
         left.unlink(missing_ok=True)
-
-
-async def lacks_tables(transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> bool:
-    """Whether a table was dropped. A ledger that cannot be asked is told by whoever asks whether it can be written."""
-    try:
-        async with transaction() as connection:
-            return await connection.run_sync(is_short)
-    except LedgerError:
-        return False
 
 
 async def _migrate(engine: AsyncEngine, path: Path) -> None:

@@ -36,8 +36,8 @@ from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.sql import statements
-from snaprotd.ledger.sql.schema import MARKS
-from snaprotd.ledger.sqlite import clear_away, file_of, lacks_tables, open_engine, transaction, turn
+from snaprotd.ledger.sql.schema import MARKS, is_short
+from snaprotd.ledger.sqlite import clear_away, file_of, open_engine, transaction, turn
 from snaprotd.ledger.starts import Starts
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -234,10 +234,13 @@ class Ledger(History):
             self.set_aside[row.server_id] = why
             log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
 
-    async def mend(self, rotations: Iterable[Rotation]) -> bool:
-        """Where the file was lost under us, or a table of it: write again what this process holds. True then."""
+    async def mend(self, rotations: Iterable[Rotation], *, mark: bool = False) -> bool:
+        """Where the file was lost under us, or a table of it: write again what this process holds. True then.
+
+        Else `probe`. Raises what that raises.
+        """
         is_there = self._file == file_of(self._engine)
-        if is_there and not await lacks_tables(self._transaction):
+        if is_there and await self.probe(mark=mark):
             return False
         log.error("the ledger's file was lost, or a table of it: it is written again from memory", ledger=self.name)
         async with turn(self._turns, self.name):
@@ -255,11 +258,18 @@ class Ledger(History):
             self._hold(rotation.id, epoch=1, since=began)
         return True
 
-    async def probe(self) -> None:
-        """Leave a mark of life, in one row: raises `LedgerError` where the ledger, or a copy, cannot be written."""
-        await asyncio.to_thread(self.starts.copies.demand)
+    async def probe(self, *, mark: bool = True) -> bool:
+        """Whether all tables are there. With `mark` a mark of life is left then, in one row.
+
+        Raises `LedgerError` where the ledger, or what is to stand beside it, cannot be written.
+        """
         async with self._transaction() as connection:
-            await self._lives.mark(connection)
+            if await connection.run_sync(is_short):
+                return False
+            if mark:
+                await self._lives.mark(connection)
+        await asyncio.to_thread(self.starts.copies.demand)
+        return True
 
     async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
         """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""
