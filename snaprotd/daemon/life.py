@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 
@@ -31,7 +31,7 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Rotations
 from snaprotd.engine.run import Tools
 from snaprotd.observe.metrics import Metrics
-from snaprotd.web.keeping import Pages, serving
+from snaprotd.web.keeping import Pages
 from snaprotd.wiring.access import Transport, read_token
 from snaprotd.wiring.assembly import adjust_tools, open_tools
 
@@ -101,7 +101,7 @@ class Daemon:
             self._build()
             await self._recover()
             try:
-                self._pages = await stack.enter_async_context(self._serving())
+                await stack.enter_async_context(self._pages.served())
                 await self._begin()
             except BaseException:
                 await self._end()  # what was taken over may hold servers off
@@ -115,11 +115,6 @@ class Daemon:
     def url(self) -> str | None:
         """Where its pages are; None where they are nowhere now."""
         return self._pages.url
-
-    def _serving(self) -> AbstractAsyncContextManager[Pages]:
-        config = self._config
-        read = None if config.web_config is None else partial(self.view.read_web_file, config.web_config)
-        return serving(self.view, config.listen, hosts=config.allowed_hosts, read=read)
 
     def _build(self) -> None:
         tools, board, metrics = self._tools, self.board, self._metrics
@@ -167,7 +162,11 @@ class Daemon:
             schedules=self._schedules,
             account=self._account,
             ledger_watch=self._ledger_watch,
+            pages=lambda: self._pages,
         )
+        config = self._config
+        read = None if config.web_config is None else partial(self.view.read_web_file, config.web_config)
+        self._pages = Pages(self.view, config.listen, hosts=config.allowed_hosts, read=read)
 
     def stop(self) -> None:
         """Ask for an orderly end."""

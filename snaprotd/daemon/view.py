@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from snaprotd.logs import redactor
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.rows import shown
 from snaprotd.report.status import Situation, report_head, server_report, status_report
+from snaprotd.web.keeping import Pages
 from snaprotd.wiring.assembly import account_of
 from snaprotd.wiring.identity import own_key, proof_of
 
@@ -79,6 +80,7 @@ class DaemonView:
         schedules: Schedules,
         account: AccountWatch,
         ledger_watch: LedgerWatch,
+        pages: Callable[[], Pages],
     ) -> None:
         self.config = config
         self._standing = standing
@@ -88,6 +90,7 @@ class DaemonView:
         self._schedules = schedules
         self._account = account
         self._ledger_watch = ledger_watch
+        self._pages = pages
         self._web_file: WebFile | None = None
         self._report: Json | None = None
         self._reported_at = 0.0
@@ -190,6 +193,7 @@ class DaemonView:
 
     def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
         account, called = account_of(self.config), self._board.called
+        pages = self._pages()
         debts = [replace(one, server_id=called(one.server_id)) for one in self._board.debts.values()]
         return Situation(
             config=self.config,
@@ -216,4 +220,6 @@ class DaemonView:
             ledger_path=self._tools.ledger.name,
             is_ending=self._standing.stop.is_set(),
             config_mistakes=self._standing.mistakes,
+            web_refused=redactor.clean(str(pages.refused or "").partition("\n")[0]),
+            certificate=pages.certificate,
         )

@@ -66,6 +66,10 @@ class Situation:
     """It has been asked to end, and still sees to servers that it holds off."""
     config_mistakes: Sequence[str]
     """Why the file as it now is was refused; empty where it is the one in force."""
+    web_refused: str = ""
+    """Why what `web_config` names is not in force as it now is."""
+    certificate: problems.Certificate | None = None
+    """That of the pages."""
 
 
 def status_report(situation: Situation) -> Json:
@@ -266,7 +270,7 @@ def _departed(situation: Situation, server_id: str, running: Rotation | None) ->
 
 
 def _general(situation: Situation) -> Iterable[Problem]:
-    return problems.of_daemon(
+    yield from problems.of_daemon(
         is_ending=situation.is_ending,
         config_mistakes=situation.config_mistakes,
         ledger_error=situation.ledger_error,
@@ -274,6 +278,7 @@ def _general(situation: Situation) -> Iterable[Problem]:
         is_account_listed=situation.inventory_listed_at is not None,
         foreign_debts=situation.foreign_debts,
     )
+    yield from problems.of_pages(situation.web_refused, situation.certificate, situation.now)
 
 
 def _problems_of(servers: Iterable[Json]) -> list[Json]:
