@@ -37,6 +37,7 @@ from snaprotd.web.hosts import peer_of
 from snaprotd.web.keeping import Pages
 from snaprotd.web.listener import open_listener
 from snaprotd.web.protection import Users
+from snaprotd.web.turns import OneAtATime
 from snaprotd.wiring import identity
 from tests.support.certificates import certify
 from tests.support.processes import TOKEN, daemon, provider, run, until, write_config
@@ -359,6 +360,31 @@ async def test_who_asks_more_than_his_turns_waits_and_is_not_refused(monkeypatch
         begun = loop.time()
         assert [(await caller.ask("/metrics")).status for _ in range(11)] == [200] * 11
         assert loop.time() - begun >= 0.19
+
+
+async def test_who_comes_after_a_flood_does_not_wait_for_it() -> None:
+    """Of his own peer too: behind a proxy all are one. The flood has a page made for each, too, and stays."""
+    async with served() as place:
+        turns = place.door.requests.of(peer_of("127.0.0.1"))
+        turns._rate, turns._store, turns._left = 50.0, 1, 1.0
+        for _ in range(10):
+            (await place.caller()).say("GET /api/status HTTP/1.1", "Host: 127.0.0.1")
+        await until(lambda: turns.waiting >= 8, what="those who wait for their turns")
+        assert (await place.ask("/api/status")).status == 200
+        assert turns.waiting >= 5
+
+
+async def test_each_peer_has_pages_made_in_turn_and_the_newest_that_he_asked_for_first() -> None:
+    making = OneAtATime()
+    came = {"flood": (1, 2, 4, 3, 6), "one": (5, 5), "other": (5,)}
+    asked = [(who, making.queue(who, when)) for who, times in came.items() for when in times]
+    making.leave(asked[1][1])
+    order = []
+    for _ in asked[1:]:
+        order += [number for number, (_, ticket) in enumerate(asked) if ticket.done() and number not in order]
+        making.end()
+    assert order == [0, 1, 4, 6, 7, 2, 5, 3]  # the second has left
+    assert (making.waiting, [ticket.result() for _, ticket in asked].count(False)) == (0, 1)
 
 
 async def test_a_page_is_made_for_one_at_a_time_and_for_nobody_who_has_gone() -> None:
