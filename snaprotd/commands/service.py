@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import click
 import structlog
@@ -24,17 +26,22 @@ from snaprotd.commands.common import (
 )
 from snaprotd.commands.jobs.account import check_online
 from snaprotd.commands.text.terminal import tell
+from snaprotd.config.addresses import is_open_beyond, read_host
 from snaprotd.config.file import json_schema
 from snaprotd.config.settings import Config
 from snaprotd.config.trust import remarks_on
-from snaprotd.config.web_file import read_web_file
+from snaprotd.config.web_file import WebFile, read_web_file
 from snaprotd.core.errors import ConfigError, Mistake, SnaprotdError
 from snaprotd.core.words import count
 from snaprotd.ledger.address import why_unusable
 from snaprotd.report.findings import Finding, remarks_on_names, remarks_on_policies
+from snaprotd.report.problems import of_pages
 from snaprotd.simulator import FAULT_HELP, Fault
 
 log = structlog.get_logger("snaprotd")
+
+MOST_NAMES = 20
+"""By which the pages may be asked for, and of which it is looked whether the certificate is for them."""
 
 
 @click.command()
@@ -87,7 +94,8 @@ def check(path: str | None, online: bool) -> int:
     ]
     if online:
         begin()
-    found = wait_for(_checked_online(settings)) if online else []
+    found = [*(_of_certificate(settings, web_file) if web_file else ())]
+    found += wait_for(_checked_online(settings)) if online else []
     findings = [*found, *(Finding(ok=True, note=True, text=text) for text in remarks)]
     for finding in findings:
         word = "note" if finding.note else "ok" if finding.ok else "PROBLEM"
@@ -95,6 +103,33 @@ def check(path: str | None, online: bool) -> int:
     if online:
         tell_what_is_forsaken(settings, path)
     return 0 if all(finding.ok for finding in findings) else FAILED
+
+
+def _of_certificate(settings: Config, web_file: WebFile) -> Iterator[Finding]:
+    """What is wrong with the certificate of the pages, or will be soon."""
+    from snaprotd.web import certificate  # its libraries take a while to load
+
+    try:
+        found = certificate.certificate_of(web_file)
+    except SnaprotdError as error:
+        yield Finding(ok=False, text=str(error))
+        return
+    if found is None:
+        return
+    for problem in of_pages("", found, datetime.now(UTC)):
+        yield Finding(ok=True, note=True, text=problem.as_json()["text"])
+    for name in _names_of_pages(settings)[:MOST_NAMES]:
+        if not certificate.is_for(web_file, name):
+            text = f"whoever asks for the pages by the name {name} is told that {found.file} is for another one"
+            yield Finding(ok=True, note=True, text=text)
+
+
+def _names_of_pages(settings: Config) -> tuple[str, ...]:
+    """By which people may ask for them from other machines."""
+    if isinstance(settings.listen, tuple) and is_open_beyond(settings.listen):
+        with suppress(ValueError):  # it is an address
+            return (read_host(settings.listen[0]), *settings.allowed_hosts)
+    return settings.allowed_hosts
 
 
 async def _checked_online(settings: Config) -> list[Finding]:

@@ -27,7 +27,7 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper, Leases
 from snaprotd.ledger.address import ledgers_in_force
 from snaprotd.ledger.salvage import salvaged
-from snaprotd.web.keeping import serving
+from snaprotd.web.keeping import Pages
 from snaprotd.wiring.access import Transport
 from snaprotd.wiring.assembly import tools_by_terms
 
@@ -115,7 +115,7 @@ async def pay_what_is_owed(
     names = ", ".join(record.label for _, record in owed)
     log.error("the daemon cannot go on, and a start is owed: servers are started first", servers=names, error=str(why))
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(serving(_Starting(), ADDRESS))
+        await stack.enter_async_context(Pages(_Starting(), ADDRESS).served())
         stopped = asyncio.Event()
         on_end_asked(lambda _: stopped.set())
         extending = asyncio.create_task(_extend(ServiceNotifier(environ)))

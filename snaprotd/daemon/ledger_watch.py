@@ -1,12 +1,12 @@
 """What the ledger remembers of servers, and whether it can be written.
 
-The latter is asked at each look at the clock, and told when the answer changes.
+The latter is asked every few seconds, and told when the answer changes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -74,30 +74,31 @@ class Ends:
 class LedgerWatch:
     """A ledger that can be read and not written looks well until a slot comes."""
 
-    def __init__(self, ledger: Ledger, board: Board) -> None:
-        self._ledger = ledger
+    def __init__(self, name: str, board: Board, probe: Callable[[], Awaitable[None]]) -> None:
+        """`probe` raises `LedgerError` where the ledger called `name` cannot be used."""
+        self._name = name
         self._board = board
+        self._probe = probe
         self._asked: asyncio.Future[None] | None = None
         self.error: str | None = None
         """Why it cannot be written; None where it can, or where that is not known yet."""
 
-    async def look(self) -> bool:
-        """Whether the ledger can be written now."""
+    async def look(self) -> None:
+        """See whether the ledger can be written now."""
         why = await self._why_not()
         if why is not None and self.error is None:
-            log.error("the ledger cannot be written: no rotation can begin before it can", error=why)
+            log.error("the ledger cannot be written: rotations may be unable to begin before it can", error=why)
         elif why is None and self.error is not None:
             log.warning("the ledger can be written again")
         self.error = why
         self._board.ledger_writable = why is None
-        return why is None
 
     async def _why_not(self) -> str | None:
         """One that has not answered is not asked again: it is waited for."""
-        asked = self._asked = self._asked or asyncio.ensure_future(self._ledger.probe())
+        asked = self._asked = self._asked or asyncio.ensure_future(self._probe())
         await asyncio.wait({asked}, timeout=PATIENCE)
         if not asked.done():
-            return f"the ledger {self._ledger.name} does not answer"
+            return f"the ledger {self._name} does not answer"
         self._asked = None
         try:
             asked.result()

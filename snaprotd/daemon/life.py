@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 
@@ -31,7 +31,7 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Rotations
 from snaprotd.engine.run import Tools
 from snaprotd.observe.metrics import Metrics
-from snaprotd.web.keeping import Pages, serving
+from snaprotd.web.keeping import Pages
 from snaprotd.wiring.access import Transport, read_token
 from snaprotd.wiring.assembly import adjust_tools, open_tools
 
@@ -101,7 +101,7 @@ class Daemon:
             self._build()
             await self._recover()
             try:
-                self._pages = await stack.enter_async_context(self._serving())
+                await stack.enter_async_context(self._pages.served())
                 await self._begin()
             except BaseException:
                 await self._end()  # what was taken over may hold servers off
@@ -115,11 +115,6 @@ class Daemon:
     def url(self) -> str | None:
         """Where its pages are; None where they are nowhere now."""
         return self._pages.url
-
-    def _serving(self) -> AbstractAsyncContextManager[Pages]:
-        config = self._config
-        read = None if config.web_config is None else partial(self.view.read_web_file, config.web_config)
-        return serving(self.view, config.listen, hosts=config.allowed_hosts, read=read)
 
     def _build(self) -> None:
         tools, board, metrics = self._tools, self.board, self._metrics
@@ -144,7 +139,7 @@ class Daemon:
             first_listed=self._ask_about_unexplained,
             now=tools.now,
         )
-        self._ledger_watch = LedgerWatch(tools.ledger, board)
+        self._ledger_watch = LedgerWatch(tools.ledger.name, board, self._rotations.mend_ledger)
         self._inheritance = Inheritance(self._config, self._environ, tools, board, self._transport)
         self._teller = Teller(
             self._config,
@@ -169,7 +164,11 @@ class Daemon:
             account=self._account,
             ledger_watch=self._ledger_watch,
             given_up=lambda: self._teller.given_up,
+            pages=lambda: self._pages,
         )
+        config = self._config
+        read = None if config.web_config is None else partial(self.view.read_web_file, config.web_config)
+        self._pages = Pages(self.view, config.listen, hosts=config.allowed_hosts, read=read)
 
     def stop(self) -> None:
         """Ask for an orderly end."""
@@ -204,7 +203,7 @@ class Daemon:
         self.started.set()
         for name, work in {
             "tick": every(lambda: TICK, self._tick),
-            "ledger": every(lambda: LEDGER_EVERY, self._rotations.mend_ledger),
+            "ledger": every(lambda: LEDGER_EVERY, self._ledger_watch.look),
             "inventory": every(self._inventory_interval, self._account.read),
             "leases": for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
             "reload": for_ever(self._watch.watch),
@@ -248,11 +247,12 @@ class Daemon:
         self._schedules.look_at_clock()
         self.standing.ticked_at = asyncio.get_running_loop().time()
         self._systemd.status(self.view.in_words())
-        if await self._ledger_watch.look():
-            await self._look_for_work()
-            return
-        with suppress(LedgerError):  # told already; what it promises may be readable all the same
-            await self._look_for_work()
+        try:
+            await self._look_for_work()  # what a ledger promises that cannot be written may be readable all the same
+        except LedgerError:
+            await self._ledger_watch.look()
+            if self._ledger_watch.error is None:  # else that is told
+                raise
 
     async def _look_for_work(self) -> None:
         """What other processes have left, or done."""

@@ -23,6 +23,7 @@ from snaprotd.logs import redactor
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.rows import shown
 from snaprotd.report.status import Situation, report_head, server_report, status_report
+from snaprotd.web.keeping import Pages
 from snaprotd.wiring.assembly import account_of
 from snaprotd.wiring.identity import own_key, proof_of
 
@@ -84,6 +85,7 @@ class DaemonView:
         account: AccountWatch,
         ledger_watch: LedgerWatch,
         given_up: Callable[[], Mapping[str, tuple[int, str]]],
+        pages: Callable[[], Pages],
     ) -> None:
         self._given_up = given_up
         self.config = config
@@ -94,6 +96,7 @@ class DaemonView:
         self._schedules = schedules
         self._account = account
         self._ledger_watch = ledger_watch
+        self._pages = pages
         self._web_file: WebFile | None = None
         self._report: Json | None = None
         self._reported_at = 0.0
@@ -202,6 +205,7 @@ class DaemonView:
 
     def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
         account, called = account_of(self.config), self._board.called
+        pages = self._pages()
         debts = [replace(one, server_id=called(one.server_id)) for one in self._board.debts.values()]
         return Situation(
             config=self.config,
@@ -230,4 +234,6 @@ class DaemonView:
             is_ending=self._standing.stop.is_set(),
             config_mistakes=self._standing.mistakes,
             given_up=self._given_up(),
+            web_refused=redactor.clean(str(pages.refused or "").partition("\n")[0]),
+            certificate=pages.certificate,
         )

@@ -25,7 +25,7 @@ LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the leases, at the most."""
 
 LEDGER_EVERY = 3.0
-"""Seconds between two looks whether the ledger's file is there still."""
+"""Seconds between two looks whether the ledger's file is there still, and can be written."""
 
 FINAL_PATIENCE = 600.0
 """Seconds that a process which must end goes on trying to start the servers it holds off."""
@@ -157,9 +157,12 @@ async def run_in_turn(
         turn.give_back()
 
 
-async def mend_ledger(ledger: Ledger, board: Board, keeper: Keeper) -> bool:
-    """See that the ledger's file is there still, and write again what this process holds where it is not: True then."""
-    mended = await ledger.mend(list(board.running.values()))
+async def mend_ledger(ledger: Ledger, board: Board, keeper: Keeper, *, mark: bool = False) -> bool:
+    """See that the ledger's file is there still, and write again what this process holds where it is not: True then.
+
+    Else, with `mark`, leave a mark of life. Raises `LedgerError` where it cannot be written.
+    """
+    mended = await ledger.mend(list(board.running.values()), mark=mark)
     if mended:
         await keeper.save_all()
     return mended
@@ -232,8 +235,11 @@ class Rotations:
         await self.take_up()
 
     async def mend_ledger(self) -> None:
-        """See that the ledger's file is there still, and write again what it is to hold where it is not."""
-        mended = await mend_ledger(self._tools.ledger, self._board, self.keeper)
+        """See that the ledger is there still, and can be written; write again what it is to hold where it is not.
+
+        Raises `LedgerError` where it cannot be used.
+        """
+        mended = await mend_ledger(self._tools.ledger, self._board, self.keeper, mark=True)
         if mended or self._untold or await self._tools.ledger.starts.take_in():
             await self.take_up()
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from urllib.parse import quote
 
 import structlog
@@ -35,6 +35,9 @@ log = structlog.get_logger("snaprotd.ledger")
 
 LONGEST = 1024 * 1024
 """Bytes of a copy that are read."""
+
+ONE_BLOCK = 4096
+"""Bytes: what a small file takes of a disk."""
 
 LONGEST_COUNT = 20
 """Digits of a count, and one more."""
@@ -56,12 +59,18 @@ class Copies:
         return [record for file in self._files() if (record := self._read(file)) is not None]
 
     def demand(self) -> None:
-        """Raise `LedgerError` where a copy cannot be read, or none can be written."""
+        """Raise `LedgerError` where a copy cannot be read, or none can be written.
+
+        A database has its files open: that nothing can be put beside them any more it may not notice for days.
+        """
         for file in self._files():
-            if self._read(file) is None:
-                raise LedgerError(f"{file} cannot be read: look whether its server runs, then delete it")
-        if self._folder.exists() and not os.access(self._folder, os.R_OK | os.W_OK | os.X_OK):
-            raise LedgerError(f"{self._folder} cannot be written: it holds copies of what is owed to servers")
+            self._understood(file)
+        folder = self._folder if self._folder.exists() else self._folder.parent
+        try:
+            with TemporaryFile(dir=folder) as trial:
+                trial.write(bytes(ONE_BLOCK))
+        except OSError as error:
+            raise LedgerError(f"{folder} cannot be written: {error.strerror}") from error
 
     def _files(self) -> list[Path]:
         try:
@@ -115,17 +124,25 @@ class Copies:
         whose = hashlib.sha256(f"{account}\0{server_id}".encode()).hexdigest()[:16]
         return self._folder / f"{quote(server_id, safe='')[:80]}-{whose}.json"
 
+    def _read(self, file: Path) -> ServerPower | None:
+        try:
+            return self._understood(file)
+        except LedgerError as error:
+            log.error(
+                "the copy of a promise cannot be read: look whether its server runs",
+                file=file.name,
+                error=str(error.__cause__),
+            )
+            return None
+
     @staticmethod
-    def _read(file: Path) -> ServerPower | None:
+    def _understood(file: Path) -> ServerPower:
         try:
             demand_ours(file)
             with file.open("rb") as opened:
                 return read_power(dict(json.loads(opened.read(LONGEST))))
         except (OSError, LedgerError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.error(
-                "the copy of a promise cannot be read: look whether its server runs", file=file.name, error=str(error)
-            )
-            return None
+            raise LedgerError(f"{file} cannot be read: look whether its server runs, then delete it") from error
 
 
 class Lives:

@@ -262,10 +262,13 @@ class Ledger(History):
             self.set_aside[row.server_id] = why
             log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
 
-    async def mend(self, rotations: Iterable[Rotation]) -> bool:
-        """Where the file was lost under us, or a table of it: write again what this process holds. True then."""
+    async def mend(self, rotations: Iterable[Rotation], *, mark: bool = False) -> bool:
+        """Where the file was lost under us, or a table of it: write again what this process holds. True then.
+
+        Else `probe`. Raises what that raises.
+        """
         is_there = self._file == file_of(self._engine)
-        if is_there and not await self._lacks_tables():
+        if is_there and await self.probe(mark=mark):
             return False
         log.error("the ledger's file was lost, or a table of it: it is written again from memory", ledger=self.name)
         async with turn(self._turns, self.name):
@@ -283,27 +286,21 @@ class Ledger(History):
             self._hold(rotation.id, epoch=1, since=began)
         return True
 
-    async def _lacks_tables(self) -> bool:
-        """Whether a table was dropped: asked where anybody has written since it was not.
+    async def probe(self, *, mark: bool = True) -> bool:
+        """Whether all tables are there, which is asked where anybody has written since. With `mark` a mark of life is
+        left then, in one row.
 
-        A ledger that cannot be asked is told by whoever asks whether it can be written.
+        Raises `LedgerError` where the ledger, or what is to stand beside it, cannot be written.
         """
-        written = written_of(self._path)
-        if written == self._looked_at:
-            return False
-        try:
+        if mark or written_of(self._path) != self._looked_at:
             async with self._transaction() as connection:
-                lacks = await connection.run_sync(is_short)
-        except LedgerError:
-            return False
-        self._looked_at = None if lacks else written
-        return lacks
-
-    async def probe(self) -> None:
-        """Leave a mark of life, in one row: raises `LedgerError` where the ledger, or a copy, cannot be written."""
+                if await connection.run_sync(is_short):
+                    return False
+                if mark:
+                    await self._lives.mark(connection)
+            self._looked_at = written_of(self._path)
         await asyncio.to_thread(self.starts.copies.demand)
-        async with self._transaction() as connection:
-            await self._lives.mark(connection)
+        return True
 
     async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
         """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""

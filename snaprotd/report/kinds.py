@@ -51,6 +51,24 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Put the file right, which needs no restart: `snaprotd check` shows every mistake with its line.",
             alerts=("SnaprotdReloadFailed",),
         ),
+        "web_refused": Kind(
+            severity=ATTENTION,
+            says="what protects the pages is refused as it now is; what was read before is in force: {error}",
+            do="Put it right, which needs no restart: `snaprotd check` shows what is wrong.",
+            unwatched="the pages are protected as before",
+        ),
+        "certificate_bad": Kind(
+            severity=ALARM,
+            says="the certificate of the pages {why_it_is_not}: {file}",
+            do="Put a new one in its place, and its key, which needs no restart; `snaprotd check` looks at it.",
+            unwatched="whoever verifies it cannot look: SnaprotdAbsent or SnaprotdDown tells where Prometheus does",
+        ),
+        "certificate_ends": Kind(
+            severity=ATTENTION,
+            says="the certificate of the pages ends at {when}, in {time}: {file}",
+            do="Renew it, or see why what renews it has not: a new one in its place needs no restart.",
+            unwatched="it is good still; SnaprotdAbsent or SnaprotdDown tells where Prometheus verifies a bad one",
+        ),
         "ledger_unusable": Kind(
             severity=ALARM,
             says="{why_the_ledger_cannot_be_used}",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 from snaprotd.config.mistakes import MOST_SHOWN
 from snaprotd.config.settings import Target
@@ -20,6 +22,8 @@ from snaprotd.report.assessment import Assessment
 from snaprotd.report.kinds import Problem
 from snaprotd.report.rows import BLOCKED, blocked_words, not_started_words
 
+RENEWED_BY = timedelta(days=14)
+"""Before its end: those who renew by themselves have done so at a third of ninety days."""
 TIME_CHANGE = timedelta(hours=1)
 """What a day may be longer by, in autumn."""
 
@@ -67,6 +71,31 @@ def of_daemon(
         ahead = clock_ahead > 0
         which = {"ahead_or_behind": "ahead of" if ahead else "behind", "early_or_late": "early" if ahead else "late"}
         yield _there_is("clock_differs", time=duration(abs(clock_ahead)), **which)
+
+
+class Certificate(Protocol):
+    """Of the pages, as whoever serves them has looked at it."""
+
+    @property
+    def file(self) -> Path: ...
+    @property
+    def ends_at(self) -> datetime | None: ...
+    @property
+    def why_not(self) -> str: ...
+
+
+def of_pages(refused: str, certificate: Certificate | None, now: datetime) -> Iterator[Problem]:
+    """What is wrong with their protection. `refused`: why what `web_config` names is not in force as it now is."""
+    if refused:
+        yield _there_is("web_refused", error=refused)
+    if certificate is None:
+        return
+    ends_at, file = certificate.ends_at, certificate.file
+    if certificate.why_not or (ends_at is not None and ends_at <= now):
+        yield _there_is("certificate_bad", file=file, why_it_is_not=certificate.why_not or "has expired")
+    elif ends_at is not None and ends_at - now <= RENEWED_BY:
+        left = duration((ends_at - now).total_seconds())
+        yield _there_is("certificate_ends", file=file, when=f"{ends_at:%Y-%m-%d %H:%M} UTC", time=left)
 
 
 @dataclass(frozen=True, kw_only=True)

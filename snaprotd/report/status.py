@@ -71,6 +71,10 @@ class Situation:
     """Why the file as it now is was refused; empty where it is the one in force."""
     given_up: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     """For each channel how many messages were given up since the last that was sent, and why the last of them was."""
+    web_refused: str = ""
+    """Why what `web_config` names is not in force as it now is."""
+    certificate: problems.Certificate | None = None
+    """That of the pages."""
 
 
 def status_report(situation: Situation) -> Json:
@@ -275,7 +279,7 @@ def _departed(situation: Situation, server_id: str, running: Rotation | None) ->
 
 
 def _general(situation: Situation) -> Iterable[Problem]:
-    return problems.of_daemon(
+    yield from problems.of_daemon(
         is_ending=situation.is_ending,
         config_mistakes=situation.config_mistakes,
         ledger_error=situation.ledger_error,
@@ -285,6 +289,7 @@ def _general(situation: Situation) -> Iterable[Problem]:
         given_up=situation.given_up,
         clock_ahead=situation.clock_ahead,
     )
+    yield from problems.of_pages(situation.web_refused, situation.certificate, situation.now)
 
 
 def _problems_of(servers: Iterable[Json]) -> list[Json]:

@@ -70,7 +70,7 @@ class Door:
         self.inside: set[Visit] = set()
         self._handshakes = Turns(rate=HANDSHAKES, store=50, newest_first=True)
         self.requests = TurnsOfPeers(rate=REQUESTS, store=100)
-        self.guesses = TurnsOfPeers(rate=GUESSES, store=10, newest_first=True)
+        self.guesses = TurnsOfPeers(rate=GUESSES, store=10)
         self.making = OneAtATime()
         self.state = ServerState()
         self.settings = uvicorn.Config(

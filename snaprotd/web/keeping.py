@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
 from snaprotd.core.errors import SnaprotdError
+from snaprotd.web.certificate import Certificate, certificate_of
 from snaprotd.web.door import Door
 from snaprotd.web.listener import Address, Listener, open_listener
 from snaprotd.web.protection import Protection, Wanted, stamp_of
@@ -24,6 +25,8 @@ LOOK_EVERY = 5.0
 """Seconds between two looks at the files, and at the socket's."""
 AGAIN_EVERY = 15.0
 """Seconds between two attempts to serve the pages."""
+CERTIFICATE_EVERY = 3600.0
+"""Seconds between two looks at the certificate: one ends, or begins to be valid, by the clock alone."""
 STEADY = 1.0
 """Seconds for which a file must stay as it is: somebody may be writing it, or has a second one still to write."""
 TOLD_AT_FIRST = 4
@@ -34,28 +37,53 @@ TOLD_EVERY = 40
 class Pages:
     """The pages of one daemon. `url` is where they are, None where they are nowhere now."""
 
-    def __init__(self, view: View, address: Address | None, read: Callable[[], Wanted] | None) -> None:
+    def __init__(
+        self,
+        view: View,
+        address: Address | None,
+        *,
+        hosts: tuple[str, ...] = (),
+        read: Callable[[], Wanted] | None = None,
+    ) -> None:
         """`read` reads the file of `web_config`, and raises `SnaprotdError` where it cannot be gone by."""
-        self.hosts: tuple[str, ...] = ()
+        self.hosts = hosts
         """Names by which the pages may be asked for, in lower case, beyond addresses and loopback names."""
         self.url: str | None = None
+        self.certificate: Certificate | None = None
+        """That in force, as it was looked at last."""
+        self.refused: SnaprotdError | None = None
+        """Why the files as they are now are not in force; None where they are."""
         self._view = view
         self._address = address
         self._read = read
         self._wanted: Wanted | None = None
         self._judged = ""
+        self._looked_at = 0.0
         self._door: Door | None = None
         self._listener: Listener | None = None
         self._attempts = 0
 
-    async def begin(self) -> None:
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[Pages]:
+        """Serve them meanwhile, as far as possible. Raises `SnaprotdError` for mistakes in the file of `web_config`."""
+        await self._begin()
+        keeping = asyncio.ensure_future(self._keep()) if self._address is not None else None
+        try:
+            yield self
+        finally:
+            if keeping is not None:
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
+            await self._close()
+
+    async def _begin(self) -> None:
         """Serve them, if that is possible now. Raises `SnaprotdError` where the file of `web_config` has mistakes."""
         if self._address is not None:
             if self._read is not None:
                 await asyncio.to_thread(self._read)
             await self._try()
 
-    async def keep(self) -> None:
+    async def _keep(self) -> None:
         """For ever."""
         while True:
             is_served = self.url is not None
@@ -65,7 +93,7 @@ class Pages:
             except Exception:
                 log.exception("internal error", work="pages")
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         self.url = None
         if self._door is not None:
             await self._door.close()
@@ -105,12 +133,18 @@ class Pages:
             return Protection()
         self._wanted = await asyncio.to_thread(self._read)
         self._judged = await asyncio.to_thread(stamp_of, self._wanted)
-        return await asyncio.to_thread(Protection, self._wanted)
+        protection = await asyncio.to_thread(Protection, self._wanted)
+        await self._look_at_certificate(self._wanted)
+        return protection
+
+    async def _look_at_certificate(self, wanted: Wanted) -> None:
+        self._looked_at = asyncio.get_running_loop().time()
+        self.certificate = await asyncio.to_thread(certificate_of, wanted)
 
     async def _look(self) -> None:
         if self._listener is not None and not self._listener.is_there:
             log.warning("the socket's file was removed: it is made again", listen=self.url)
-            await self.close()
+            await self._close()
             await self._try()
         if self._wanted is None or self._door is None:
             return
@@ -119,36 +153,19 @@ class Pages:
             await asyncio.sleep(STEADY)
             if stamp == await asyncio.to_thread(stamp_of, self._wanted):
                 await self._reread(self._door, stamp)
+        elif self.refused is None and asyncio.get_running_loop().time() - self._looked_at > CERTIFICATE_EVERY:
+            with suppress(SnaprotdError):  # changed at this moment: seen at the next look
+                await self._look_at_certificate(self._wanted)
 
     async def _reread(self, door: Door, stamp: str) -> None:
         self._judged = stamp
         try:
             door.protect(await self._protection())
         except SnaprotdError as error:
+            self.refused = error
             log.error("the new web_config is refused, the old one stays in force", error=str(error))
         else:
+            self.refused = None
             if self._listener is not None:
                 self.url = self._listener.url(tls=door.protection.tls is not None)
             log.info("web_config was read again and is in force", listen=self.url)
-
-
-@asynccontextmanager
-async def serving(
-    view: View,
-    address: Address | None,
-    *,
-    hosts: tuple[str, ...] = (),
-    read: Callable[[], Wanted] | None = None,
-) -> AsyncIterator[Pages]:
-    """Serve the pages meanwhile, as far as possible. Raises `SnaprotdError` for mistakes in what `read` reads."""
-    pages = Pages(view, address, read)
-    pages.hosts = hosts
-    await pages.begin()
-    keeping = asyncio.ensure_future(pages.keep()) if address is not None else None
-    try:
-        yield pages
-    finally:
-        if keeping is not None:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
-        await pages.close()

@@ -23,6 +23,7 @@ LARGEST = 1024 * 1024
 KNOWN_AT_MOST = 100
 """Passwords that were right: each is checked in full once, and a scrape every 15 s costs nothing after that."""
 
+REASONS = {"KEY_VALUES_MISMATCH": "its key is that of another one"}
 VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,
@@ -59,17 +60,21 @@ class Protection:
 
     def __init__(self, wanted: Wanted | None = None) -> None:
         """Raises `SnaprotdError` where the certificate or its key cannot be used."""
-        self.tls = _context(wanted) if wanted is not None and wanted.cert_file is not None else None
+        self.tls = context_of(wanted) if wanted is not None and wanted.cert_file is not None else None
         self.users = Users(wanted.users) if wanted is not None and wanted.users else None
         headers = wanted.headers if wanted is not None else {}
         self.headers = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
 
 
-def _context(wanted: Wanted) -> ssl.SSLContext:
+def context_of(wanted: Wanted, *, asks: bool = True) -> ssl.SSLContext:
+    """To serve with. `asks`: those who come for a certificate of theirs, where that is wanted.
+
+    Raises `SnaprotdError` where the certificate or its key cannot be used.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[wanted.min_version]
     context.maximum_version = VERSIONS[wanted.max_version]
-    context.verify_mode = CLIENT_AUTH[wanted.client_auth_type]
+    context.verify_mode = CLIENT_AUTH[wanted.client_auth_type] if asks else ssl.CERT_NONE
     assert wanted.cert_file is not None
     try:
         for file in _files(wanted)[1:]:
@@ -78,10 +83,15 @@ def _context(wanted: Wanted) -> ssl.SSLContext:
         if wanted.client_ca_file is not None:
             context.load_verify_locations(wanted.client_ca_file)
     except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         what = getattr(error, "filename", None) or f"the certificate {wanted.cert_file}"
-        raise SnaprotdError(f"{wanted.path}: {what} cannot be used: {reason}") from error
+        raise SnaprotdError(f"{wanted.path}: {what} cannot be used: {_reason_of(error)}") from error
     return context
+
+
+def _reason_of(error: OSError | ValueError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return REASONS.get(error.reason, error.reason) or "it or its key is not in PEM form"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _no_password() -> str:
@@ -111,11 +121,14 @@ def _content(file: Path) -> bytes:
 
     So would some files of the kernel, as in /proc: they say that they have no size.
     """
-    with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
-        status = os.fstat(opened.fileno())
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= LARGEST:
             raise OSError(0, f"no file of 1 byte to {LARGEST // 1024} KiB", file)
-        return opened.read(status.st_size)
+        return os.read(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)
 
 
 class Users:
@@ -123,7 +136,7 @@ class Users:
 
     def __init__(self, hashes: Mapping[str, str]) -> None:
         self._hashes = {user.encode(): word.encode() for user, word in hashes.items()}
-        self._decoy = max(self._hashes.values(), key=lambda word: word[4:6])
+        self._decoy = max(self._hashes.values(), key=_cost)
         """Checked for users that there are not, so that how long it takes tells nothing; its answer does not count."""
         self._key = secrets.token_bytes(32)
         self._known: set[bytes] = set()
@@ -137,7 +150,8 @@ class Users:
         """Whether it is right. Costs a core some time, off the loop, and one at a time."""
         user, password = _credentials(header)
         async with self._one_at_a_time:
-            fits = await asyncio.to_thread(_fits, password, self._hashes.get(user, self._decoy))
+            word = self._hashes.get(user, self._decoy)
+            fits = await asyncio.to_thread(_fits, password, word, as_long_as=_cost(self._decoy))
         if not fits or user not in self._hashes:
             return False
         if len(self._known) >= KNOWN_AT_MOST:
@@ -161,11 +175,19 @@ def _credentials(header: str) -> tuple[bytes, bytes]:
     return user, password
 
 
-def _fits(password: bytes, word: bytes) -> bool:
+def _cost(word: bytes) -> int:
+    """Of a bcrypt hash: one more takes twice as long."""
+    return int(word[4:6])
+
+
+def _fits(password: bytes, word: bytes, *, as_long_as: int) -> bool:
+    """Takes as long as a hash of the cost `as_long_as`, so that it tells nothing of whose hash it is."""
     import bcrypt  # a tenth of a second's work for who has no passwords
 
     try:
-        return bcrypt.checkpw(password, word)
+        fits = bcrypt.checkpw(password, word)
     except ValueError:  # longer than bcrypt can tell apart, or with a NUL in it
-        bcrypt.checkpw(b"", word)
-        return False
+        fits = bcrypt.checkpw(b"", word) and False
+    for cost in range(_cost(word), as_long_as):  # 2^4 and 2^4, 2^5, 2^6 are 2^7
+        bcrypt.hashpw(b"", b"$2b$%02d$" % cost + b"." * 22)
+    return fits

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections import OrderedDict
 from functools import partial
+from operator import itemgetter
 
 
 class Turns:
@@ -74,22 +76,33 @@ class Turns:
         self._arm()
 
 
+_Ticket = tuple[float, asyncio.Future[bool]]
+"""When who waits came, and what is done when it is his turn."""
+
+
 class OneAtATime:
-    """What is long to make is made for one visitor after the other, in the order in which they came."""
+    """What is long to make is made for one visitor after the other: for each peer in turn, of his own the newest first.
+
+    The newest is he who came last: of a flood, many have their turn to ask after him.
+    """
 
     def __init__(self) -> None:
         self._is_making = False
-        self._waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+        self._waiting: OrderedDict[str, list[_Ticket]] = OrderedDict()
+        """Of each peer, in the order in which they have their turns; of one, in that in which they came."""
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
-    def queue(self) -> asyncio.Future[bool]:
-        """Done with True when it is one's turn, which ends with `end`; who goes before that is to call `leave`."""
+    def queue(self, peer: str, came: float) -> asyncio.Future[bool]:
+        """Done with True when it is one's turn, which ends with `end`; who goes before that is to call `leave`.
+
+        `came`: when, by the loop's clock.
+        """
         ticket: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if self._is_making:
-            self._waiting[ticket] = None
+            insort(self._waiting.setdefault(peer, []), (came, ticket), key=itemgetter(0))
         else:
             self._is_making = True
             ticket.set_result(True)
@@ -99,13 +112,17 @@ class OneAtATime:
         """Give up waiting: the ticket is done with False."""
         if not ticket.done():
             ticket.set_result(False)
-            del self._waiting[ticket]
+            left = {peer: [one for one in tickets if one[1] is not ticket] for peer, tickets in self._waiting.items()}
+            self._waiting = OrderedDict((peer, tickets) for peer, tickets in left.items() if tickets)
 
     def end(self) -> None:
         """One has it made: the next one's turn."""
         self._is_making = False
         while self._waiting and not self._is_making:
-            ticket, _ = self._waiting.popitem(last=False)
+            peer, tickets = self._waiting.popitem(last=False)
+            _, ticket = tickets.pop()
+            if tickets:
+                self._waiting[peer] = tickets
             if not ticket.done():  # its task may have been cancelled
                 self._is_making = True
                 ticket.set_result(True)
@@ -117,10 +134,10 @@ connections."""
 
 
 class TurnsOfPeers:
-    """Turns for each peer by itself."""
+    """Turns for each peer by itself: behind a proxy, and on a Unix socket, many are one, so the newest goes first."""
 
-    def __init__(self, *, rate: float, store: int, newest_first: bool = False) -> None:
-        self._make = partial(Turns, rate=rate, store=store, newest_first=newest_first)
+    def __init__(self, *, rate: float, store: int) -> None:
+        self._make = partial(Turns, rate=rate, store=store, newest_first=True)
         self._peers: OrderedDict[str, Turns] = OrderedDict()
 
     @property

@@ -199,7 +199,8 @@ class Visit(H11Protocol):
         is_probe = scope["path"] == PROBE
         if not is_probe and door.is_overrun:
             return _said(503, "too many ask at the same time", {"Retry-After": "5"})
-        if not is_probe and not await self._turn(door.requests.of(self.peer)):
+        turns = door.requests.of(self.peer)
+        if not is_probe and not await self._turn(turns, turns.queue()):
             return None
         if not scope["raw_path"].startswith(b"/"):
             return _said(400, "this is no proxy: ask for a path")
@@ -208,7 +209,7 @@ class Visit(H11Protocol):
         if scope["path"] not in OPEN and (refusal := await self._refuse_user(headers)) is not None:
             return refusal
         if scope["path"].startswith(LONG_TO_MAKE) or scope["path"] == "/":
-            if not await self._turn(door.making):
+            if not await self._turn(door.making, door.making.queue(self.peer, self.since)):
                 return None
             self._is_making = True
         door.bound_unread()
@@ -219,8 +220,7 @@ class Visit(H11Protocol):
             self._is_making = False
             self._door.making.end()
 
-    async def _turn(self, turns: Turns | OneAtATime) -> bool:
-        ticket = turns.queue()
+    async def _turn(self, turns: Turns | OneAtATime, ticket: asyncio.Future[bool]) -> bool:
         self._ticket = (turns, ticket)
         try:
             return await ticket
@@ -237,7 +237,8 @@ class Visit(H11Protocol):
         users, authorization = self._door.protection.users, headers.get("authorization", "")
         if users is None or users.knows(authorization):
             return None
-        if authorization and await self._turn(self._door.guesses.of(self.peer)) and await users.check(authorization):
+        guesses = self._door.guesses.of(self.peer)
+        if authorization and await self._turn(guesses, guesses.queue()) and await users.check(authorization):
             return None
         return _said(401, "user and password, please", {"WWW-Authenticate": 'Basic realm="snaprotd"'})
 

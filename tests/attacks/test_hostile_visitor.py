@@ -32,10 +32,14 @@ from snaprotd.core.errors import ConfigError, SnaprotdError
 from snaprotd.report.status import VERSION
 from snaprotd.simulator import World
 from snaprotd.web import door, keeping, site, visit
+from snaprotd.web.certificate import Certificate
 from snaprotd.web.hosts import peer_of
-from snaprotd.web.keeping import Pages, serving
+from snaprotd.web.keeping import Pages
 from snaprotd.web.listener import open_listener
+from snaprotd.web.protection import Users
+from snaprotd.web.turns import OneAtATime
 from snaprotd.wiring import identity
+from tests.support.certificates import certify
 from tests.support.processes import TOKEN, daemon, provider, run, until, write_config
 
 pytestmark = pytest.mark.real_time
@@ -162,7 +166,7 @@ class Site:
 @asynccontextmanager
 async def served(address: Any = ("127.0.0.1", 0), **more: Any) -> AsyncIterator[Site]:
     shown = Shown()
-    async with AsyncExitStack() as stack, serving(shown, address, **more) as pages:
+    async with AsyncExitStack() as stack, Pages(shown, address, **more).served() as pages:
         yield Site(pages, shown, stack)
         await stack.aclose()
 
@@ -361,6 +365,31 @@ async def test_who_asks_more_than_his_turns_waits_and_is_not_refused(monkeypatch
         assert loop.time() - begun >= 0.19
 
 
+async def test_who_comes_after_a_flood_does_not_wait_for_it() -> None:
+    """Of his own peer too: behind a proxy all are one. The flood has a page made for each, too, and stays."""
+    async with served() as place:
+        turns = place.door.requests.of(peer_of("127.0.0.1"))
+        turns._rate, turns._store, turns._left = 50.0, 1, 1.0
+        for _ in range(10):
+            (await place.caller()).say("GET /api/status HTTP/1.1", "Host: 127.0.0.1")
+        await until(lambda: turns.waiting >= 8, what="those who wait for their turns")
+        assert (await place.ask("/api/status")).status == 200
+        assert turns.waiting >= 5
+
+
+async def test_each_peer_has_pages_made_in_turn_and_the_newest_that_he_asked_for_first() -> None:
+    making = OneAtATime()
+    came = {"flood": (1, 2, 4, 3, 6), "one": (5, 5), "other": (5,)}
+    asked = [(who, making.queue(who, when)) for who, times in came.items() for when in times]
+    making.leave(asked[1][1])
+    order = []
+    for _ in asked[1:]:
+        order += [number for number, (_, ticket) in enumerate(asked) if ticket.done() and number not in order]
+        making.end()
+    assert order == [0, 1, 4, 6, 7, 2, 5, 3]  # the second has left
+    assert (making.waiting, [ticket.result() for _, ticket in asked].count(False)) == (0, 1)
+
+
 async def test_a_page_is_made_for_one_at_a_time_and_for_nobody_who_has_gone() -> None:
     """Made for all at once they would fill the threads, which write down that a server is to be started."""
     async with served() as place:
@@ -518,8 +547,29 @@ async def test_a_password_that_was_right_is_checked_once(tmp_path: Path, monkeyp
         for _ in range(5):
             assert (await place.ask("/metrics", "127.0.0.1", as_user("ann", "swordfish"))).status == 200
         assert len(checked) == 1
-        assert (await place.ask("/metrics", "127.0.0.1", as_user("nobody", "swordfish"))).status == 401
-        assert checked[1:] == [WORD.encode()]  # an unknown user takes as long
+
+
+async def test_how_long_a_guess_takes_tells_of_no_user_whether_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: a hash of the cost N is 2 to the N of rounds."""
+    rounds: list[int] = []
+    make = bcrypt.hashpw
+
+    def hashed(password: bytes, salt: bytes) -> bytes:
+        made = make(password, salt)  # raises at once for what it does not take
+        rounds.append(2 ** int(salt[4:6]))
+        return made
+
+    monkeypatch.setattr(bcrypt, "hashpw", hashed)
+    monkeypatch.setattr(bcrypt, "checkpw", lambda password, word: hashed(password, word) == word)
+    words = {str(cost): make(b"swordfish", bcrypt.gensalt(cost)).decode() for cost in (4, 6, 7)}
+    took = {}
+    for user in (*words, "nobody"):
+        for password in ("swordfish", "wrong", "x" * 100, "a\0b"):
+            rounds.clear()
+            header = as_user(user, password).partition(" ")[2]
+            assert await Users(words).check(header) is (password == "swordfish" and user in words)
+            took[user, password] = sum(rounds)
+    assert set(took.values()) == {2**7}
 
 
 async def test_guesses_are_few_and_keep_nobody_out_who_knows_the_password(tmp_path: Path) -> None:
@@ -539,25 +589,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "other"):
         certify(folder, name)
     return folder
-
-
-def certify(folder: Path, name: str) -> None:
-    """A certificate of `name`, by itself."""
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-    (folder / f"{name}.crt").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / f"{name}.key").write_bytes(key.private_bytes(*form))
 
 
 def trusting(*certificates: Path, most: ssl.TLSVersion | None = None) -> ssl.SSLContext:
@@ -611,15 +642,29 @@ async def test_a_new_certificate_is_taken_and_a_broken_one_leaves_the_old_in_for
         (tmp_path / f"now.{kind}").write_bytes((certificates / f"one.{kind}").read_bytes())
     async with guarded(tmp_path, tls_server_config={"cert_file": "now.crt", "key_file": "now.key"}) as place:
         old = place.door.protection
+        assert (place.pages.certificate is not None, place.pages.refused) == (True, None)
         (tmp_path / "now.crt").write_bytes((certificates / "other.crt").read_bytes())  # its key is still to come
-        judged = place.pages._judged
-        await until(lambda: place.pages._judged != judged, what="a look at the new certificate")
+        await until(lambda: place.pages.refused is not None, what="a look at the new certificate")
+        assert "its key is that of another one" in str(place.pages.refused)
         assert (await place.ask("/healthz", tls=trusting(certificates / "one.crt"))).status == 200
         (tmp_path / "now.key").write_bytes((certificates / "other.key").read_bytes())
         await until(lambda: place.door.protection is not old, what="the new certificate")
+        assert place.pages.refused is None
         assert (await place.ask("/healthz", tls=trusting(certificates / "other.crt"))).status == 200
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await place.caller(trusting(certificates / "one.crt"))
+
+
+async def test_a_certificate_that_ends_by_the_clock_alone_is_seen(
+    tmp_path: Path, certificates: Path, often: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "CERTIFICATE_EVERY", 0.0)
+    async with guarded(tmp_path, tls_server_config=served_by(certificates)) as place:
+        assert place.pages.certificate is not None
+        assert place.pages.certificate.why_not == ""
+        over = Certificate(certificates / "one.crt", why_not="has expired")
+        monkeypatch.setattr(keeping, "certificate_of", lambda _: over)
+        await until(lambda: place.pages.certificate is over, what="another look at it")
 
 
 async def test_a_user_who_is_taken_out_is_out_on_a_connection_that_is_open_too(tmp_path: Path, often: None) -> None:
@@ -785,7 +830,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 async def judged(folder: Path, shown: Shown) -> str:
     """What a command says of the daemon at the port: empty where it goes on."""
-    async with serving(shown, ("127.0.0.1", 0)) as pages:
+    async with Pages(shown, ("127.0.0.1", 0)).served() as pages:
         assert pages.url is not None
         path = folder / "config.yaml"
         path.write_text(
@@ -893,7 +938,7 @@ async def asked(url: str, certificate: Path | None = None, **environ: str) -> di
 
 
 async def test_the_status_is_read_over_a_unix_socket_and_moves_no_terminal(tmp_path: Path) -> None:
-    async with serving(Reporting(), tmp_path / "http.sock") as pages:
+    async with Pages(Reporting(), tmp_path / "http.sock").served() as pages:
         assert pages.url is not None
         report = await asked(pages.url)
     assert all(text.isprintable() for text in (report["text"], *report["rows"][0], *report["rows"][0].values()))
@@ -903,7 +948,7 @@ async def test_the_status_is_read_over_tls_with_a_password_that_is_never_shown(
     tmp_path: Path, certificates: Path
 ) -> None:
     path = written(tmp_path, basic_auth_users={"ann": WORD}, tls_server_config=served_by(certificates))
-    async with serving(Reporting(), ("127.0.0.1", 0), read=lambda: read_web_file(path)) as pages:
+    async with Pages(Reporting(), ("127.0.0.1", 0), read=lambda: read_web_file(path)).served() as pages:
         url, known = pages.url, certificates / "one.crt"
         assert url is not None
         assert (await asked(url, known, SNAPROTD_STATUS_AUTH="ann:swordfish"))["version"] == VERSION
@@ -921,17 +966,20 @@ async def test_the_password_of_the_environment_goes_over_no_network_as_it_is() -
         await asked("http://192.0.2.1:9877", SNAPROTD_STATUS_AUTH="ann:swordfish")
 
 
+OF_THE_NAME = {"cert_file": "now.crt", "key_file": "now.key"}
+
+
 @pytest.mark.parametrize(
     ("listen", "keys", "remark"),
     [
         ("127.0.0.1:9877", None, ""),
         ("unix:/run/snaprotd/http.sock", None, ""),
         ("0.0.0.0:9877", None, "nobody is asked who looks: `web_config` is for that"),
-        ("snap.example.org:9877", {"tls_server_config": {"cert_file": "a", "key_file": "b"}}, "names no users"),
+        ("snap.example.org:9877", {"tls_server_config": OF_THE_NAME}, "names no users"),
         ('"[::]:9877"', {"basic_auth_users": {"ann": WORD}}, "passwords go over the network as they are"),
         (
             "0.0.0.0:9877",
-            {"basic_auth_users": {"ann": WORD}, "tls_server_config": {"cert_file": "a", "key_file": "b"}},
+            {"basic_auth_users": {"ann": WORD}, "tls_server_config": OF_THE_NAME},
             "",
         ),
     ],
@@ -939,12 +987,50 @@ async def test_the_password_of_the_environment_goes_over_no_network_as_it_is() -
 async def test_check_remarks_on_pages_that_anybody_may_look_at(
     tmp_path: Path, listen: str, keys: dict[str, Any] | None, remark: str
 ) -> None:
+    certify(tmp_path, "now", days=(-1, 90), host="snap.example.org")
     text = f'listen: {listen}\nservers: [{{id: 12345, schedule: "@daily"}}]\n'
     text += "" if keys is None else f"web_config: {written(tmp_path, **keys)}\n"
     told = await run("check", "--config", str(write_config(tmp_path, "http://127.0.0.1:1", text)))
     assert told.code == 0
     notes = [line for line in told.out.splitlines() if line.startswith("note") and "API token" not in line]
     assert (len(notes), remark in told.out) == (int(bool(remark)), True)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "word", "said"),
+    [
+        ({"days": (-9, -1)}, "note", "the certificate of the pages has expired: "),
+        ({"days": (1, 9)}, "note", "the certificate of the pages is not yet valid: "),
+        ({"days": (-9, 13)}, "note", "the certificate of the pages ends at "),
+        ({"days": (-9, 90), "host": "b.example"}, "note", "whoever asks for the pages by the name a.example is told "),
+        ({"of": "crt"}, "PROBLEM", "now.key cannot be used: No such file or directory"),
+        ({"of": "key"}, "PROBLEM", "now.crt cannot be used: No such file or directory"),
+        ({"of": "others"}, "PROBLEM", "now.crt cannot be used: its key is that of another one"),
+        ({"of": "folder"}, "PROBLEM", "now.crt cannot be used: no file of 1 byte to 1024 KiB"),
+        ({"of": "words"}, "PROBLEM", "now.crt cannot be used: it or its key is not in PEM form"),
+    ],
+)
+async def test_check_looks_at_the_certificate_and_its_key(
+    tmp_path: Path, certificate: dict[str, Any], word: str, said: str
+) -> None:
+    broken = certificate.pop("of", "")
+    certify(tmp_path, "now", **{"days": (-1, 90), "host": "a.example", **certificate})
+    now, key = tmp_path / "now.crt", tmp_path / "now.key"
+    if broken in ("crt", "key"):
+        (key if broken == "crt" else now).unlink()
+    elif broken == "others":
+        certify(tmp_path, "other")
+        (tmp_path / "other.key").rename(key)
+    elif broken == "folder":
+        now.unlink()
+        now.mkdir()
+    elif broken == "words":
+        now.write_text("a certificate\n")
+    text = 'allowed_hosts: [a.example]\nservers: [{id: 12345, schedule: "@daily"}]\n'
+    text += f"web_config: {written(tmp_path, tls_server_config=OF_THE_NAME)}\n"
+    told = await run("check", "--config", str(write_config(tmp_path, "http://127.0.0.1:1", text)))
+    lines = [line for line in told.out.splitlines()[1:] if "API token" not in line]
+    assert (told.code, lines[0].startswith(word), said in " ".join(told.out.split())) == (int(bool(broken)), True, True)
 
 
 async def test_check_and_the_start_refuse_a_file_of_web_config_with_all_its_mistakes(tmp_path: Path) -> None:

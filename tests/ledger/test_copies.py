@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,6 +19,7 @@ from snaprotd.core import power
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, Terms
+from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.copies import Copies
 from snaprotd.ledger.promises import row_of
 from snaprotd.ledger.salvage import NoLedger, salvaged
@@ -31,6 +35,7 @@ OWED = ServerPower(
     power=power.promised(Power(), NOW),
     terms=Terms(base_url="https://vps.invalid/api/v1", token_file="/etc/snaprotd/token"),
 )
+NOBODY = 65534
 PAID = replace(OWED, power=replace(power.released(OWED.power), unstruck=False))
 
 
@@ -282,3 +287,51 @@ async def test_copies_that_cannot_be_read_are_told_with_the_ledger_that_cannot_b
         with pytest.raises(LedgerError, match="cannot be read"):
             await ledger.probe()
         assert [record.label for record in await ledger.starts.owed()] == ["web"]
+
+
+@contextmanager
+def nobodys() -> Iterator[Path]:
+    """A folder of nobody's, whom we are meanwhile: root may write everywhere."""
+    was = os.geteuid()
+    with TemporaryDirectory() as name:
+        if was == 0:
+            os.chown(name, NOBODY, NOBODY)
+            os.seteuid(NOBODY)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(was)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a disk that is full, no more of any file can be written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_folder_that_turns_unwritable_is_told_though_the_open_database_does_not_notice(path: Path) -> None:
+    async with await opened(path) as ledger:
+        assert await ledger.probe()  # all is loaded by now: nobody may read no module of root's
+    with nobodys() as folder:
+        async with await opened(folder / "state.db") as ledger:
+            assert await ledger.probe()
+            folder.chmod(0o500)
+            try:
+                with pytest.raises(LedgerError, match=f"{folder} cannot be written: Permission denied"):
+                    await ledger.probe()
+                await ledger.set_marks([Mark(server_id="1", seen_until=NOW, schedule="@daily")])
+            finally:
+                folder.chmod(0o700)
+            assert await ledger.probe()
+
+
+def test_a_disk_on_which_no_block_is_left_is_told(path: Path) -> None:
+    with files_of_at_most(1000), pytest.raises(LedgerError, match=f"{path.parent} cannot be written"):
+        Copies(path).demand()
+    Copies(path).demand()
+    assert files(path.parent) == []

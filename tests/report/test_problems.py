@@ -26,7 +26,8 @@ from snaprotd.core.telling.vanished import Vanished
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
 from snaprotd.report.kinds import KINDS, Problem
-from snaprotd.report.problems import ServerSituation, of_daemon, of_departed, of_server
+from snaprotd.report.problems import ServerSituation, of_daemon, of_departed, of_pages, of_server
+from snaprotd.web.certificate import Certificate
 from tests.support.nouns import a_server, a_snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -241,6 +242,29 @@ def test_what_is_wrong_with_no_one_server(facts: dict[str, Any], kinds: list[str
     assert words(of_daemon(**{**FINE, **facts})) == kinds
 
 
+def ending_in(days: float, why_not: str = "") -> Certificate:
+    return Certificate(Path("pages.crt"), ends_at=NOW + timedelta(days=days), why_not=why_not)
+
+
+OF_THE_PAGES: dict[str, tuple[str, Certificate | None, list[str]]] = {
+    "without TLS": ("", None, []),
+    "all is well": ("", ending_in(14.1), []),
+    "of whose end nothing is known": ("", Certificate(Path("pages.crt")), []),
+    "two weeks before its end": ("", ending_in(13.9), ["certificate_ends"]),
+    "a minute before its end": ("", ending_in(1 / 1440), ["certificate_ends"]),
+    "after its end": ("", ending_in(0), ["certificate_bad"]),
+    "said to be over": ("", Certificate(Path("pages.crt"), why_not="has expired"), ["certificate_bad"]),
+    "a bad new one": ("its key is that of another one", ending_in(1), ["web_refused", "certificate_ends"]),
+}
+
+
+@pytest.mark.parametrize(("refused", "certificate", "kinds"), OF_THE_PAGES.values(), ids=OF_THE_PAGES)
+def test_what_is_wrong_with_the_protection_of_the_pages(
+    refused: str, certificate: Certificate | None, kinds: list[str]
+) -> None:
+    assert words(of_pages(refused, certificate, NOW)) == kinds
+
+
 RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 ANCHORS = {line.strip("# \n").lower().replace(" ", "-") for line in RUNBOOK.read_text().split("\n") if line[:1] == "#"}
 
@@ -249,7 +273,8 @@ def every_problem() -> list[Problem]:
     """One of each kind, from the tables above."""
     servers = [problem for situation, _ in OF_A_SERVER.values() for problem in of_server(situation)]
     daemons = [problem for facts, _ in OF_THE_DAEMON.values() for problem in of_daemon(**{**FINE, **facts})]
-    return [*servers, *daemons, *(of_departed(ROTATION, is_account_listed=yes) for yes in (True, False))]
+    pages = [problem for refused, one, _ in OF_THE_PAGES.values() for problem in of_pages(refused, one, NOW)]
+    return [*servers, *daemons, *pages, *(of_departed(ROTATION, is_account_listed=yes) for yes in (True, False))]
 
 
 def test_every_kind_is_met_here() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
@@ -17,6 +18,7 @@ from snaprotd.core.rotation import STEPS
 from snaprotd.core.telling.entries import Happened
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
+from snaprotd.web.certificate import Certificate
 from tests.support.daemons import Watched, daemon_on, power, write_config
 
 MINUTE, HOUR = 60.0, 3600.0
@@ -280,6 +282,18 @@ async def test_a_server_that_the_account_does_not_have_is_an_alarm_and_the_other
         assert there["state"] == "ok"
         assert gone["state"] == "alarm"
         assert gone["problems"][0]["text"] == "the account has no server 999"
+
+
+async def test_what_is_wrong_with_the_protection_of_the_pages_is_on_them(tmp_path: Path) -> None:
+    world = World()
+    async with daemon_on(write_config(tmp_path, f"[{{id: {a_server(world)}, {NIGHTLY}}}]"), world) as watched:
+        pages = watched.daemon._pages
+        pages.certificate = Certificate(tmp_path / "pages.crt", why_not="has expired")
+        pages.refused = SnaprotdError(f"its key is that of another one, says {world.token}\nand more")
+        told = [(one["severity"], one["text"]) for one in (await report_of(watched))["problems"]]
+        assert ("alarm", f"the certificate of the pages has expired: {tmp_path}/pages.crt") in told
+        (why,) = [text for severity, text in told if severity == "attention" and "refused as it now is" in text]
+        assert why.endswith("its key is that of another one, says [token]")
 
 
 async def test_an_account_that_cannot_be_listed_is_an_alarm_with_the_reason(tmp_path: Path) -> None:

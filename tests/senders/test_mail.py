@@ -21,7 +21,7 @@ from snaprotd.logs import redactor
 from snaprotd.senders import Answer, Outcome
 from snaprotd.senders import mail as sending
 from snaprotd.senders.mail import Mail, written
-from tests.support.receivers import certify, receiver, secret, secrets_in
+from tests.support.receivers import certified, receiver, secret, secrets_in
 
 pytestmark = pytest.mark.real_time
 
@@ -135,7 +135,7 @@ async def test_to_this_machine_it_goes_in_the_clear(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("by_name")
 async def test_elsewhere_it_goes_by_starttls_and_the_password_only_after_that(tmp_path: Path) -> None:
     box = Box()
-    trusted, context = certify(tmp_path, HOST)
+    trusted, context = certified(tmp_path, HOST)
     options: dict[str, Any] = {"tls_context": context, "require_starttls": True, "authenticator": box.authenticate}
     async with served(box, auth_require_tls=True, auth_required=True, **options) as port:
         came_back = await mailer(tmp_path, port, trusts=trusted).send(MESSAGE)
@@ -146,7 +146,7 @@ async def test_elsewhere_it_goes_by_starttls_and_the_password_only_after_that(tm
 @pytest.mark.usefixtures("by_name")
 async def test_on_the_port_of_smtps_it_is_tls_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     box = Box()
-    trusted, context = certify(tmp_path, HOST)
+    trusted, context = certified(tmp_path, HOST)
     async with served(box, at_once=context) as port:
         monkeypatch.setattr(sending, "TLS_AT_ONCE", port)
         came_back = await mailer(tmp_path, port, password="", trusts=trusted).send(MESSAGE)
@@ -165,7 +165,7 @@ async def test_a_server_without_starttls_gets_neither_the_password_nor_the_mail(
 @pytest.mark.parametrize("trusted", [False, True], ids=["of nobody", "of another host"])
 async def test_a_certificate_that_does_not_verify_ends_it(tmp_path: Path, trusted: bool) -> None:
     box = Box()
-    path, context = certify(tmp_path, "other.invalid")
+    path, context = certified(tmp_path, "other.invalid")
     async with served(box, tls_context=context, authenticator=box.authenticate) as port:
         came_back = await mailer(tmp_path, port, trusts=path if trusted else None).send(MESSAGE)
     assert (came_back.outcome, box.mails, box.users) == (Outcome.FAILED, [], [])

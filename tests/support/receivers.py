@@ -7,13 +7,13 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
 
 from snaprotd.senders.secrets import Secrets
+from tests.support.certificates import certify
 
 HANGS, FLOODS = b"hangs", b"floods"
 """What a receiver may do in place of an answer."""
@@ -153,23 +153,9 @@ def secrets_in(folder: Path, **more: Any) -> Secrets:
     return Secrets([folder], **more)
 
 
-def certify(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
+def certified(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
     """A certificate of the host `name`, signed by itself; and what a server of it needs."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-    path = folder / f"{name}.pem"
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    certificate = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    path.write_bytes(certificate + key.private_bytes(*form))
+    path = certify(folder, name)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return path, context
