@@ -25,7 +25,10 @@ LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the leases, at the most."""
 
 LEDGER_EVERY = 3.0
-"""Seconds between two looks whether the ledger's file is there still, and can be written."""
+"""Seconds between two looks whether the ledger is there still, and can be written."""
+
+MARK_EVERY = 14.0
+"""Seconds between two marks of life, at the least: each is a write to the disk."""
 
 FINAL_PATIENCE = 600.0
 """Seconds that a process which must end goes on trying to start the servers it holds off."""
@@ -186,6 +189,7 @@ class Rotations:
         self._groups = Groups(tools)
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = finished
+        self._marked_at = -MARK_EVERY
         self._unusable_since: float | None = None
         """Since when the ledger cannot be read, by the loop's clock."""
         self._untold: list[ServerPower] = []
@@ -239,7 +243,10 @@ class Rotations:
 
         Raises `LedgerError` where it cannot be used.
         """
-        mended = await mend_ledger(self._tools.ledger, self._board, self.keeper, mark=True)
+        moment = asyncio.get_running_loop().time()
+        mark = moment - self._marked_at >= MARK_EVERY
+        mended = await mend_ledger(self._tools.ledger, self._board, self.keeper, mark=mark)
+        self._marked_at = moment if mark else self._marked_at
         if mended or self._untold or await self._tools.ledger.starts.take_in():
             await self.take_up()
 
