@@ -91,8 +91,10 @@ class Groups:
     promised (`Ledger.save`).
     """
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, *, is_seen_to: Callable[[], bool] = lambda: True) -> None:
+        """`is_seen_to`: whether anybody may see to the starts that are owed; a daemon does."""
         self._tools = tools
+        self._is_seen_to = is_seen_to
         self._turns: dict[str, Permits] = {}
         self._last: dict[str, str] = {}
         """Of each group who had the last turn here."""
@@ -117,6 +119,9 @@ class Groups:
                 if not after:
                     self._last[group] = rotation.label
                     return permit, rotation
+                if note and not self._is_seen_to():  # and a moment ago, when others may just have begun, it was off too
+                    rotation = _lapsed(rotation, f"{after}, of group `{group}`, is off, and nobody starts it")
+                    break
                 await self._tools.drain.sleep(self._tools.poll_interval, held_off=False)
             note, before = f"waits in group `{group}` for {after}", note
             if note != before:

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.holds import bears_our_name, hold_of, is_alike
-from snaprotd.core.model import Owner, Snapshot
+from snaprotd.core.model import Owner, Snapshot, SnapshotState
 from snaprotd.core.ownership import newest_completed, owner_of
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.retention import Decision, RetentionPlan, plan_retention, why_not_held
@@ -91,10 +91,14 @@ def _resisting(decision: Decision) -> Decision:
 
 
 def _strange_names(plan: RetentionPlan, instance: str) -> str:
-    """Only another snaprotd of our instance can have taken a second one of a slot, or one while our ledger was kept."""
+    """Only another snaprotd of our instance can have taken a second one of a slot, or one while our ledger was kept.
+
+    But where one of ours has failed, its slot was tried again.
+    """
     named = [one for one in plan.decisions if bears_our_name(one.snapshot.name, instance)]
-    borne = Counter(one.snapshot.name for one in named)
-    doubles = [one for one in named if borne[one.snapshot.name] > 1 or one.snapshot.in_ledger is False]
+    counted = [one for one in named if not _was_tried_again(one.snapshot)]
+    borne = Counter(one.snapshot.name for one in counted)
+    doubles = [one for one in counted if borne[one.snapshot.name] > 1 or one.snapshot.in_ledger is False]
     strange = [one for one in named if one.owner is Owner.FOREIGN and one not in doubles]
     another = (
         f"another snaprotd with the instance `{instance}` works on this account, or a request was carried out twice"
@@ -102,6 +106,10 @@ def _strange_names(plan: RetentionPlan, instance: str) -> str:
     alike = [one for one in plan.decisions if one.owner is Owner.FOREIGN and is_alike(one.snapshot.name, instance)]
     found = {another: doubles, STRANGER: strange, OTHER_LETTERS: alike}
     return "; ".join(f"{words}: {_listed(told)}" for words, told in found.items() if told)
+
+
+def _was_tried_again(snapshot: Snapshot) -> bool:
+    return snapshot.state is SnapshotState.FAILED and snapshot.in_ledger is not False
 
 
 def _listed(decisions: Iterable[Decision]) -> str:

@@ -123,6 +123,18 @@ async def test_the_first_one_that_is_whole_after_the_second_attempt_has_succeede
     assert names(world).count(NAME) == 1
 
 
+async def test_one_that_failed_beside_the_one_that_was_taken_in_its_place_is_nobody_elses_work(tmp_path: Path) -> None:
+    world = a_world(faults=[create("ends")], snapshot_seconds=(200, 200))
+    async with daemon_on(configure(tmp_path, entry("10 3 * * *", "retry: {after: 1m}")), world) as watched:
+        await until("03:16")
+        while len(names(world)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(5)
+        await asyncio.sleep(100)
+        assert names(world) == [NAME, NAME]
+        told_now = [one["text"] for one in (await watched.daemon.view.status())["problems"]]
+    assert [text for text in told_now if "bears our name" in text] == []
+
+
 # -- the process dies --------------------------------------------------------------------------------------------------
 
 Stop = Callable[[], Awaitable[None]]

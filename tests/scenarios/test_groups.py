@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from snaprotd.config.settings import resolve
 from snaprotd.core.rotation import Result, Step
 from snaprotd.simulator import World
 from snaprotd.wiring.access import open_cloud
-from tests.support.daemons import a_world, configure, daemon_on, entry, power
+from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, kill, power
 from tests.support.virtual_time import START
 from tests.support.world_transport import WorldTransport
 
@@ -90,6 +91,29 @@ async def test_a_rotation_by_hand_waits_for_its_group_too(tmp_path: Path, monkey
     assert ended.result is Result.SUCCESS
     assert "waits in group `db` for s12345" in shown
     assert len(times_off(world)) == 2
+    assert none_overlap(world)
+
+
+async def test_by_hand_nobody_waits_for_a_server_that_no_process_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon that held it off is dead; whoever names both goes on with the first, and then takes the other's."""
+    world = a_world("db-01", "db-02", snapshot_seconds=(60, 60))
+    reached = partial(open_cloud, transport=WorldTransport(world))
+    path = configure(tmp_path, *members(1), entry("@yearly", *GROUP, server_id="12346"))
+    watched, settings = Watched(path, world), load(path, {})
+    running = asyncio.create_task(watched.daemon.run())
+    await watched.reaches(Step.WAIT)
+    await kill(watched)
+    await asyncio.gather(running, return_exceptions=True)
+    monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
+    quiet: dict[str, Any] = {"description": "", "show": lambda *_, **__: None, "say": lambda *_, **__: None}
+    both = resolve(settings, None)
+    (refused,) = await rotate_now(settings, {"VPS_API_TOKEN": world.token}, both[1:], **quiet)
+    assert refused.refused == "s12345, of group `db`, is off, and nobody starts it: nothing was done"
+    assert world.status_of("12345") == "stopped"
+    endings = await rotate_now(settings, {"VPS_API_TOKEN": world.token}, both, **quiet)
+    assert [one.result for one in endings] == [Result.SUCCESS] * 2
     assert none_overlap(world)
 
 

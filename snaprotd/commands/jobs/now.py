@@ -184,7 +184,12 @@ class _ByHand:
         self._until = until
         self._mends = mends
         self._permits = Permits(config.max_concurrent)
-        self._groups = Groups(tools)
+        self._groups = Groups(tools, is_seen_to=self._may_be_started)
+
+    def _may_be_started(self) -> bool:
+        """Whether somebody may see to the starts that are owed: another process, or this one."""
+        here = self._keeper.owes or any(one.is_owed for one in self._board.running.values())
+        return here or not self._tools.ledger.is_sole_user
 
     async def rotate(self, target: Target) -> Ending:
         try:
