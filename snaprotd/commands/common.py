@@ -23,6 +23,7 @@ from snaprotd.config.file import load as load_file
 from snaprotd.config.remains import remains_of
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import ConfigError, SnaprotdError
+from snaprotd.core.words import printable
 from snaprotd.report.rows import shown
 
 FAILED = 1
@@ -170,5 +171,6 @@ def tell_what_is_forsaken(config: Config | None, path: str | None, *, but: Colle
 
 
 def complain(sentence: str) -> None:
-    """What was not as it should be, on standard error."""
-    tell(f"snaprotd: {logs.redactor.clean(sentence)}", err=True)
+    """What was not as it should be, on standard error. It may quote an argument, which may be anybody's text."""
+    fit = "\n".join(printable(line, len(line)) for line in logs.redactor.clean(sentence).split("\n"))
+    tell(f"snaprotd: {fit}", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from shlex import quote
 from typing import Any
 
 import click
@@ -89,7 +90,9 @@ def unhold(snapshot_id: str, path: str | None) -> int:
             if was_held is None:
                 tell(f"{name} of {label} is not held: there was nothing to let go of.")
             else:
-                tell(f"{name} of {label} is not held any more; `snaprotd plan {label}` shows what becomes of it.")
+                tell(
+                    f"{name} of {label} is not held any more; `snaprotd plan {quote(label)}` shows what becomes of it."
+                )
             return 0
 
     return wait_for(work())

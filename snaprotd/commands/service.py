@@ -149,9 +149,13 @@ def notify(path: str | None, test: bool) -> int:
       snaprotd notify --test
     """
     from snaprotd.commands.jobs.telling import look_at, send_tests
+    from snaprotd.provider.token import TokenError
+    from snaprotd.wiring.access import read_token
 
     begin()
     settings = load(path)
+    with suppress(TokenError):  # none is needed; one that there is, is kept out of what receivers answer
+        read_token(settings, os.environ, once=True)
     tried = wait_for(send_tests(settings, os.environ) if test else look_at(settings, os.environ))
     if not tried:
         raise SnaprotdError(f"nobody is told of anything: {settings.path} has neither `notify` nor `heartbeat`")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Any
 
 from snaprotd.config.settings import Config, Target
@@ -193,11 +194,11 @@ def busy_words(rotation: Rotation) -> str:
 
 def forsaken_words(rotation: Rotation) -> str:
     """The same, where the process that ran it is gone."""
-    label, off = rotation.label, " starts the server," if rotation.is_owed else ""
+    label, off = quote(rotation.label), " starts the server," if rotation.is_owed else ""
     return (
-        f"a rotation of {label} is open ({_place_of(rotation)}), and the process that ran it is gone: nothing was "
-        f"done. The next `snaprotd run` or `snaprotd now {label}` goes on with it,{off} and may delete in its end what "
-        f"`snaprotd plan {label}` shows. Try again after that"
+        f"a rotation of {rotation.label} is open ({_place_of(rotation)}), and the process that ran it is gone: "
+        f"nothing was done. The next `snaprotd run` or `snaprotd now {label}` goes on with it,{off} and may delete in "
+        f"its end what `snaprotd plan {label}` shows. Try again after that"
     )
 
 

@@ -10,6 +10,7 @@ import base64
 import gzip
 import json
 import os
+import resource
 import socket
 import ssl
 import stat
@@ -169,6 +170,35 @@ async def served(address: Any = ("127.0.0.1", 0), **more: Any) -> AsyncIterator[
     async with AsyncExitStack() as stack, Pages(shown, address, **more).served() as pages:
         yield Site(pages, shown, stack)
         await stack.aclose()
+
+
+# -- how many may come -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "visitors"),
+    [
+        (1024, 524288, 8192, 512),
+        (1024, resource.RLIM_INFINITY, 8192, 512),
+        (1024, 1024, 1024, 256),
+        (128, 256, 256, 64),
+        (20000, 524288, 20000, 512),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY, 512),
+        (8, 8, 8, 4),
+    ],
+)
+def test_the_limit_of_files_is_raised_and_a_quarter_is_for_visitors(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, raised: int, visitors: int
+) -> None:
+    now = [soft, hard]
+
+    def set_to(_: int, limits: tuple[int, int]) -> None:
+        now[:] = limits
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(now))
+    monkeypatch.setattr(resource, "setrlimit", set_to)
+    door.raise_descriptors()
+    assert (now, door.most_inside()) == ([raised, hard], visitors)
 
 
 # -- who asks by which name -------------------------------------------------------------------------------------------

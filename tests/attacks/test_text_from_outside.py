@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from snaprotd.commands.cli import cli
+from snaprotd.commands.common import complain
 from snaprotd.commands.jobs.status_client import Place, read_status
 from snaprotd.core.holds import bears_our_name, name_read
 from snaprotd.core.model import Owner, ServerState, SnapshotState
@@ -160,6 +161,14 @@ def test_no_command_paints_and_the_prompt_of_restore_says_which_server_it_is(
     assert is_fit(ended.output.replace("\n", ""))
     assert f"(web{UNSEEN}" in ended.output
     assert "That is not the server's name: nothing was done." in ended.output
+
+
+def test_what_a_complaint_quotes_paints_nothing_either(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script hands on a name that it has read somewhere."""
+    complain("".join(f"no server is named x{one}\n" for one in PAINT.values() if one != "\n"))
+    said = capsys.readouterr().err
+    assert "no server is named x" in said
+    assert is_fit(said.replace("\n", ""))
 
 
 @pytest.mark.real_time

@@ -122,6 +122,16 @@ async def test_a_snapshot_that_is_there_is_held_and_let_go_whatever_its_name_say
         assert f"\n  hold    held until {days(7)}: no rotation deletes the snapshot before that\n" in restored.out
 
 
+async def test_a_command_that_is_told_can_be_pasted_whatever_the_server_is_called(tmp_path: Path) -> None:
+    world = World(speed=2000, token=TOKEN)
+    world.add_server("web; $(id)")
+    async with provider(world) as api:
+        config = write_config(tmp_path, api.base_url, "listen: off\nservers: [{match: '*', schedule: '@yearly'}]\n")
+        await run("now", "web; $(id)", "--hold", "2d", "--config", str(config))
+        told = await run("unhold", str(world.created[-1].id), "--config", str(config))
+    assert "; `snaprotd plan 'web; $(id)'` shows what becomes of it." in told.out
+
+
 async def test_what_a_rotation_is_about_to_hold_is_counted_before_the_list_shows_it(tmp_path: Path) -> None:
     async with account(tmp_path, "hold_manual: 0s") as web:
         web.world.add_snapshot("12345", "by-hand")

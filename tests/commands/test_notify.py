@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,14 @@ async def test_what_is_not_taken_is_a_failure_with_the_reason(tmp_path: Path) ->
     assert "PROBLEM  webhook" in ended.out
     assert "HTTP 403: no /[token]" in ended.out
     assert HOOK not in ended.out + ended.err
+
+
+async def test_a_receiver_that_answers_with_the_token_shows_it_to_nobody(tmp_path: Path) -> None:
+    echo = f"{TOKEN} {b64encode(TOKEN.encode()).decode()} \x1b[2J{TOKEN}"
+    async with receiver(lambda _: answer(500, echo)) as there:
+        ended = await run("notify", "--test", "--config", configured(tmp_path, there, "a-check-123"))
+    assert re.search(r"HTTP 500: \[token\] \[token\]\S* \W*\[2J\[token\]", ended.out)
+    assert "\x1b" not in ended.out
 
 
 async def test_without_test_nothing_is_sent_and_what_is_wrong_with_files_and_names_is_said(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from snaprotd.config import file as config
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.engine.rotations import FINAL_PATIENCE
 from snaprotd.simulator import World
+from snaprotd.web.door import MOST_INSIDE
 from tests.support.daemons import HEAD, Watched
 from tests.support.policies import a_policy
 from tests.support.programs import needs
@@ -183,6 +184,13 @@ def test_the_token_is_handed_over_as_a_credential_and_is_nowhere_else() -> None:
 def test_the_token_goes_to_the_provider_alone_and_into_no_core_file() -> None:
     service = unit()["Service"]
     assert (service["Environment"], service["LimitCORE"]) == ("SNAPROTD_ALLOW_HOST=admin.vps.org", "0")
+    assert "#LoadCredentialEncrypted=token:" in UNIT.read_text()
+
+
+def test_it_harms_no_machine_and_has_files_for_visitors_and_for_the_provider() -> None:
+    service = unit()["Service"]
+    assert service["MemoryMax"] == "1G"
+    assert int(service["LimitNOFILE"]) // 4 >= MOST_INSIDE
 
 
 def test_what_it_may_do_is_little(tmp_path: Path) -> None:
