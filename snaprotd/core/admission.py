@@ -98,7 +98,7 @@ def next_attempt(rotation: Rotation, rules: Rules, *, delay: timedelta, now: dat
     due = (rotation.finished_at or now) + policy.retry.after
     if (rules.instance, policy.slots_written) != (rotation.rules.instance, was.slots_written):
         return NextAttempt(why_not="its policy was edited")
-    if not may_be_retried(rotation) or rotation.attempt > policy.retry.times or policy.paused:
+    if not may_be_retried(rotation) or rotation.attempt > policy.retry.times:
         return NextAttempt(why_not="its policy wants no other attempt")
     if policy.missed is Missed.SKIP and now > due + LATE:
         return NextAttempt(why_not="its turn was missed")

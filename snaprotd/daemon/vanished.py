@@ -96,9 +96,10 @@ class VanishedWatch:
         lost = [one for one in missing if moment - self._missing[server_id, one.name] >= CERTAIN_AFTER]
         if not lost:
             return [], []
-        deleted = await self._deleted_by_us(server_id, lost)
-        now = self._now()
-        return lost, [_entry(look.target, one, now) for one in lost if deleted.isdisjoint(one.ids)]
+        deleted, now = await self._deleted_by_us(server_id, lost), self._now()
+        known = (await self._ledger.seen.all()).get(server_id, ())  # an old copy of a ledger has forgotten by now
+        told = [one for one in lost if deleted.isdisjoint(one.ids) and one in known]
+        return lost, [_entry(look.target, one, now) for one in told]
 
     async def _deleted_by_us(self, server_id: str, lost: Sequence[Sighting]) -> set[str]:
         """The ids whose deletion was asked for by a rotation, or by a person with `snaprotd delete`."""

@@ -21,6 +21,7 @@ from tempfile import TemporaryFile
 from urllib.parse import quote
 
 import structlog
+from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.creation import Life, cut_off, mark_of_life
@@ -30,6 +31,7 @@ from snaprotd.ledger.address import demand_ours, make_folder, write_anew
 from snaprotd.ledger.promises import read_power, row_of
 from snaprotd.ledger.rows import read_lives, written_lives
 from snaprotd.ledger.sql import notes
+from snaprotd.ledger.sql.schema import SEEN
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -184,6 +186,7 @@ class Lives:
         await connection.execute(notes.note("lives", written_lives(lives)))
         await connection.execute(notes.note("count", str(count)))
         if is_old:
+            await connection.execute(delete(SEEN))  # what has gone since then may be our own doing
             log.warning("the ledger is an old copy, or a new one: what it lacks is ours by the names of snapshots")
 
     async def note(self, count: int) -> None:

@@ -219,7 +219,7 @@ def _of_what_vanished(situation: ServerSituation) -> Iterator[Problem]:
     for one in situation.vanished:
         if one.name not in there and one.is_alarming(taken, now):
             age = f", taken {duration((now - one.taken).total_seconds())} ago," if one.taken else ""
-            which = f"{one.id}, {one.name}{age or ','} is no longer at the provider, and snaprotd has not deleted it"
+            which = f"{one.id}, {one.name}{age or ','} is no longer at the provider, and no deletion of it is known"
             yield _there_is("vanished", server=situation.target.label, which=which)
 
 

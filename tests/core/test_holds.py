@@ -233,6 +233,11 @@ def test_a_persons_word_counts_before_the_name() -> None:
     assert held_by(a_snapshot(801, BARE, SLOT), said(UNTIL)) == UNTIL
 
 
+def test_of_two_words_on_one_snapshot_by_different_ids_the_longer_hold_counts() -> None:
+    words = (said(date(2025, 1, 18), "801"), said(FOREVER, "802"))
+    assert held_by(replace(a_snapshot(801, BARE, SLOT), also=("802",)), *words) == FOREVER
+
+
 def test_nothing_is_let_go_for_an_id_that_was_given_again_or_came_in_another_form() -> None:
     other = a_snapshot(801, "snaprotd-main-20250116T141000Z-held", SLOT + DAY)
     assert held_by(other, said(RELEASED)) == FOREVER

@@ -120,6 +120,17 @@ async def test_of_many_claims_of_one_slot_exactly_one_gets_it(path: Path) -> Non
         assert await three[0].history() == [winner]
 
 
+async def test_only_what_has_failed_is_opened_again_and_by_one_process_only(path: Path) -> None:
+    async with ledgers(path, "a", "b") as (ours, theirs):
+        succeeded, failed = rotation("1"), rotation("2")
+        await completed(ours, succeeded)
+        await completed(ours, failed, result=Result.FAILURE)
+        assert await ours.claim(succeeded, reopens=True) == SlotTaken()
+        assert await theirs.claim(failed, reopens=True) == Claimed(failed)
+        assert await ours.claim(failed, reopens=True) == SlotTaken()
+        assert [one.id for one in await ours.open_rotations()] == [failed.id]
+
+
 async def test_of_two_slots_of_one_server_one_is_claimed_and_the_other_told_of_it(path: Path) -> None:
     async with ledgers(path, "a", "b") as (ours, theirs):
         claims = await asyncio.gather(ours.claim(rotation(day=0)), theirs.claim(rotation(day=1)))

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from snaprotd.core.holds import snapshot_name
+from snaprotd.core.policy import Kind
+from snaprotd.core.rotation import Result, Step
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import (
@@ -25,6 +27,7 @@ from tests.support.daemons import (
     look_around_less,
     power,
 )
+from tests.support.rotations import changed
 from tests.support.virtual_time import START
 
 pytestmark = pytest.mark.usefixtures("one_clock", "fewer_ticks")
@@ -248,6 +251,21 @@ async def test_nothing_is_tried_again_that_the_file_does_not_want(
     assert await rows(tmp_path) == [FAILED]
 
 
+async def test_what_another_process_has_ended_a_moment_ago_takes_the_place_of_the_next_attempt(tmp_path: Path) -> None:
+    world, path = a_world(faults=[create("ends")]), configure(tmp_path, entry())
+    async with daemon_on(path, world) as watched:
+        await until("03:20")
+        due = watched.value("snaprotd_next_run_timestamp_seconds", "s12345") or 0.0
+        await asyncio.sleep(due - datetime.now(UTC).timestamp() - 1)
+        (failed,) = watched.ended
+        async with await Ledger.open(tmp_path / "state.db", owner="a person", lock=False) as ledger:
+            theirs = changed(failed, id="theirs", slot=SLOT + timedelta(minutes=7), kind=Kind.MANUAL)
+            await ledger.claim(changed(theirs, step=Step.LOOK, result=None, finished_at=None))
+            await ledger.save(changed(theirs, result=Result.SUCCESS, finished_at=datetime.now(UTC)))
+        await until("03:58")
+    assert {*await rows(tmp_path)} == {FAILED, (1, "manual", "success", "03:10")}
+
+
 async def test_a_server_that_comes_back_into_the_file_is_not_tried_again(tmp_path: Path) -> None:
     world, path = a_world("one", "two", faults=[create("ends")]), configure(tmp_path, entry())
     async with daemon_on(path, world) as watched:
@@ -380,3 +398,17 @@ async def test_a_snapshot_that_comes_after_the_last_attempt_amends_its_result_an
     assert await rows(tmp_path) == [(1, "scheduled", "success", "03:10")]
     assert [one.name for one in world.snapshots_of("12345")] == [one.name for one in world.created] == [NAME]
     assert [one.snapshot for one in world.deleted] == [old]
+
+
+async def test_a_snapshot_that_comes_too_late_prunes_nothing_by_rules_that_were_edited_since(tmp_path: Path) -> None:
+    world = a_world(snapshot_seconds=(300, 300))
+    for days in (1, 2):
+        before = SLOT - timedelta(days=days)
+        world.add_snapshot("12345", snapshot_name("main", before), created_at=before)
+    keys = ("snapshot_timeout: 10s", "retry: {times: 0}")
+    async with daemon_on(configure(tmp_path, entry("10 3 * * *", *keys, "keep: 3"), more="poll_interval: 1s\n"), world):
+        await asyncio.sleep((SLOT - datetime.now(UTC)).total_seconds() + 20)
+        configure(tmp_path, entry("10 3 * * *", *keys, "keep: 1"), more="poll_interval: 1s\n")
+        await until("03:25")
+    assert await rows(tmp_path) == [(1, "scheduled", "failure", "03:10")]
+    assert (len(world.created), world.deleted) == (1, [])

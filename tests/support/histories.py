@@ -17,7 +17,6 @@ from snaprotd.simulator import SimSnapshot, World
 from tests.support.followers import DAY, Process
 from tests.support.harms import (
     BEFORE_THE_DAEMON,
-    EDITS,
     FORGETS_THE_SLOT,
     LOSES_HOLDS,
     Harm,
@@ -275,8 +274,6 @@ class History(Story):
             self.witnessed.forgives.add("P4")
             self.has_forgotten = True
         self._set_clock(next(self._clocks, 0.0))
-        if "our clock" in self.met and self.met & {*EDITS, Harm.COPIES_DELETED}:
-            self.is_judged = False  # of two records of a stop, the later one counts
         await asyncio.sleep(10)  # the service is started again
         if harm in BEFORE_THE_DAEMON:
             await self._pay_before_the_daemon(harm)

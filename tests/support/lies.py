@@ -129,9 +129,11 @@ class Liar:
     def doubtful(self) -> int:
         """How many of our snapshots may be told of, in this history, so that they cannot be judged.
 
-        Not by a date that is odd after an earlier list has shown it: that one is remembered.
+        Not by a date that is odd after an earlier list has shown it, where all were taken in it: the ledger knows that.
         """
-        lies = [lie for lie in self._lies if lie.kind in WORDS or (lie.kind in VALUES and not lie.once_done)]
+        were_there = len(self._world.created) < len(self._world.snapshots)
+        odd = [lie for lie in self._lies if lie.kind in VALUES and (were_there or not lie.once_done)]
+        lies = [*odd, *(lie for lie in self._lies if lie.kind in WORDS)]
         return sum(4 if lie.which is None else 1 for lie in lies)
 
     @property
