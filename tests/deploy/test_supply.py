@@ -69,3 +69,17 @@ def test_no_older_version_is_allowed_than_what_was_tested() -> None:
     words = [re.split(r"\[[a-z]+\]|(?=[>=<])", one.replace(" ", ""), maxsplit=1) for one in project["dependencies"]]
     floors = {name: re.findall(r">=([0-9.]+)", bounds) for name, bounds in words}
     assert floors == {name: [pinned()[name]] for name in floors}
+
+
+def test_the_debian_packages_of_an_image_are_listed_by_their_package_urls() -> None:
+    """https://github.com/package-url/purl-spec: what is no letter in a name or a version is escaped."""
+    command = [sys.executable, ROOT / ".ci" / "debian-sbom"]
+    listed = "libc6 2.36-9+deb12u13 amd64\nlibstdc++6 1:12.2.0-14+deb12u1 arm64\n"
+    ended = subprocess.run(command, input=listed, check=True, capture_output=True, text=True)
+    made = json.loads(ended.stdout)
+    assert (made["bomFormat"], made["specVersion"]) == ("CycloneDX", "1.6")
+    assert [one["purl"] for one in made["components"]] == [
+        "pkg:deb/debian/libc6@2.36-9%2Bdeb12u13?arch=amd64",
+        "pkg:deb/debian/libstdc%2B%2B6@1%3A12.2.0-14%2Bdeb12u1?arch=arm64",
+    ]
+    assert subprocess.run(command, input="\n", check=False, capture_output=True, text=True).returncode == 1
