@@ -97,8 +97,8 @@ class VanishedWatch:
         if not lost:
             return [], []
         deleted, now = await self._deleted_by_us(server_id, lost), self._now()
-        known = (await self._ledger.seen.all()).get(server_id, ())  # an old copy of a ledger has forgotten by now
-        told = [one for one in lost if deleted.isdisjoint(one.ids) and one in known]
+        kept = (await self._ledger.seen.all()).get(server_id, ())  # an old copy of a ledger has forgotten by now
+        told = [one for one in lost if deleted.isdisjoint(one.ids) and one in kept]
         return lost, [_entry(look.target, one, now) for one in told]
 
     async def _deleted_by_us(self, server_id: str, lost: Sequence[Sighting]) -> set[str]:

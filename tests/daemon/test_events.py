@@ -42,7 +42,7 @@ async def test_a_failure_is_told_after_the_last_attempt_of_its_slot_and_not_befo
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(60 * MINUTE)
         assert outside.told == []
-        await asyncio.sleep(30 * MINUTE)
+        await asyncio.sleep(50 * MINUTE)
         attempts = [one["details"]["is_last"] for one in await events(watched) if one["kind"] == "rotation"]
     assert [one["kind"] for one in outside.told] == (["failure"] if failures == 3 else [])
     assert attempts == [False, False, True]
