@@ -25,6 +25,7 @@ from snaprotd.config.settings import Config
 from snaprotd.core.errors import ConfigError, SnaprotdError
 from snaprotd.core.words import printable
 from snaprotd.report.rows import shown
+from snaprotd.wiring.loop import run
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -151,7 +152,7 @@ async def _last_resort(path: str | None, why: Exception) -> bool:
 
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
+    return run(work)
 
 
 def print_json(value: Any) -> None:

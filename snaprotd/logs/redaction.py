@@ -53,17 +53,20 @@ class Redactor:
     """Knows the secrets of this process, those in force and those before them."""
 
     def __init__(self) -> None:
-        self._sources: tuple[Callable[[], tuple[str, ...]], ...] = ()
+        self._sources: dict[str, tuple[Callable[[], tuple[str, ...]], ...]] = {}
         self._secrets: tuple[str, ...] = ()
         self._known: frozenset[str] = frozenset()
         self._pieces = _Pieces(())
         self._cached: dict[str, str] = {}
 
-    def hide(self, secrets: Callable[[], tuple[str, ...]]) -> None:
-        """`secrets` is asked for each text: a token that is rotated is known at once. What was hidden stays hidden."""
-        self._sources = (*[one for one in self._sources if one != secrets], secrets)
+    def hide(self, secrets: Callable[[], tuple[str, ...]], kind: str = "token") -> None:
+        """`secrets` is asked for each text: a token that is rotated is known at once. What was hidden stays hidden.
+
+        Of each `kind` the last `MOST_SOURCES` are asked.
+        """
+        of_kind = [one for one in self._sources.get(kind, ()) if one != secrets]
+        self._sources = {**self._sources, kind: (*of_kind, secrets)[-MOST_SOURCES:]}
         self._learn()
-        self._sources = self._sources[-MOST_SOURCES:]
 
     def known(self, text: str) -> str:
         """`text` without the secrets that are known. For names, which may well look like a token and be none."""
@@ -109,7 +112,9 @@ class Redactor:
 
     def _learn(self) -> None:
         """Remember what the sources tell now."""
-        told = dict.fromkeys(secret for source in self._sources for secret in source() if secret)
+        told = dict.fromkeys(
+            secret for of_kind in self._sources.values() for source in of_kind for secret in source() if secret
+        )
         if new := told.keys() - self._known:
             self._secrets = (*new, *self._secrets)[:MOST_REMEMBERED]
             self._known = frozenset(self._secrets)

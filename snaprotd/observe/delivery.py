@@ -25,6 +25,8 @@ LOOK_EVERY = 5.0
 """Seconds after which the outbox is looked at though nobody has said that there is something in it."""
 PINGS_APART = 15.0
 """Seconds between two pings of one check: Healthchecks takes five in a minute, and ignores what is more."""
+LEAST_TRIES = 20
+"""Before a letter is given up for its age, which a clock that was set may have made."""
 PATIENCE = 120.0
 """Seconds for one attempt, should a sender forget its own time."""
 
@@ -144,7 +146,7 @@ class Delivery:
         too_many = len(waiting) - MOST_WAITING
         kept = []
         for index, letter in enumerate(waiting):
-            if index < too_many or (letter.since < oldest and letter.tries):
+            if index < too_many or (letter.since < oldest and letter.tries >= LEAST_TRIES):
                 self._metrics.tried(channel.kind, Outcome.GIVEN_UP)
                 self._tell_given_up(channel, letter, "too many wait" if index < too_many else "tried for 24 h")
                 gone.append(letter)

@@ -69,10 +69,14 @@ class Notify:
         self._channels = channels
         self._delivery.begin(channels)
 
-    def look_after(self, server_ids: Set[str], members: Mapping[str, Set[str]]) -> None:
-        """`members` are the servers of each check that is told of some of them only, by the channel's name."""
+    def look_after(self, server_ids: Set[str] | None, members: Mapping[str, Set[str]]) -> None:
+        """`members` are the servers of each check that is told of some of them only, by the channel's name.
+
+        `server_ids` are all that are looked after; None as long as that is not known.
+        """
         self._members = members
-        self._told = forgotten(self._told, server_ids)
+        if server_ids is not None:
+            self._told = forgotten(self._told, server_ids)
 
     def remember(self, event: Event) -> None:
         """It was told before this process began."""
@@ -84,8 +88,8 @@ class Notify:
             self._entries.append(entry)
 
     def tell(self, event: Event) -> None:
-        """Something has happened."""
-        self._ping(event, noted(self._told, event, self._now()))
+        """Something has happened, which may have been a while ago."""
+        self._ping(event, noted(self._told, event, min(self._now(), event.at)))
 
     def show(self, kind: Kind, there: Sequence[Event]) -> None:
         """All that there is of a kind: what was there before and is not any more is over."""

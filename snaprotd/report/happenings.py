@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.telling import Event, Kind, Who
+from snaprotd.core.telling.edges import LONGEST_TEXT
 from snaprotd.core.telling.entries import Entry, Happened
+from snaprotd.core.words import printable
 from snaprotd.logs import redactor
 from snaprotd.report.kinds import Problem
 from snaprotd.report.problems import of_daemon, of_power, without_rotation
@@ -36,7 +38,14 @@ def of_entry(entry: Entry, *, account_error: str | None = None) -> Event | None:
     who = Who(id=entry.server_id, name=str(entry.details.get("label") or entry.server_id))
     if entry.kind is Happened.VANISHED:
         problem = Problem("vanished", {"server": who.name, "which": entry.text})
-        return _event(problem, id_=f"vanished-{entry.id}", at=entry.at, kind=Kind.VANISHED, server=who, cause="")
+        return _event(
+            problem,
+            id_=f"vanished-{entry.server_id}-{entry.details.get('snapshot_id')}-{entry.at:%Y%m%dT%H}",
+            at=entry.at,
+            kind=Kind.VANISHED,
+            server=who,
+            cause="",
+        )
     if entry.kind in (Happened.ROTATION, Happened.LAPSED):
         return _of_end(entry, who, account_error)
     return None
@@ -128,8 +137,8 @@ def _event(
         at=at,
         kind=kind,
         server=server,
-        text=redactor.clean(told["text"]),
-        do=f"{redactor.known(told['do'])} More: {told['runbook']}",
+        text=printable(redactor.clean(told["text"]), LONGEST_TEXT),
+        do=printable(f"{redactor.known(told['do'])} More: {told['runbook']}", LONGEST_TEXT),
         severity=told["severity"],
         cause=cause,
         patience=patience,

@@ -19,6 +19,7 @@ from snaprotd.senders.http import why_unknown
 from snaprotd.senders.secrets import SecretError, SecretFile
 from snaprotd.way import trusted
 
+MOST_REMEMBERED = 1000
 PATIENCE = 30.0
 """Seconds for a whole message: servers greet late on purpose."""
 TLS_AT_ONCE = 465
@@ -43,6 +44,8 @@ class Mail:
         self._host, self._port = host, port
         self._user, self._password = user, password
         self._environ = environ
+        self._taken: dict[str, set[str]] = {}
+        """By the id of each of the last messages, those for whom it was taken, though not for all."""
 
     async def send(self, message: Message) -> Answer:
         try:
@@ -70,15 +73,25 @@ class Mail:
             await client.connect()
             if self._password is not None:
                 await client.login(self._user, await self._password.password())
+            left = [one for one in self._to if one not in self._taken.get(message.id, ())]
             refused, said = await client.send_message(
-                written(message, self._sender, self._to), sender=self._sender, recipients=list(self._to)
+                written(message, self._sender, self._to), sender=self._sender, recipients=left
             )
-            if refused:
-                words = ", ".join(f"{who}: {code} {why}" for who, (code, why) in refused.items())
-                return sent(f"{said}, but not to {words}")
-            return sent(said)
+            return self._answer(message, refused, said)
         finally:
             client.close()
+
+    def _answer(self, message: Message, refused: Mapping[str, tuple[int, str]], said: str) -> Answer:
+        """Who is refused for now only is asked for again, and nobody else with him."""
+        words = ", ".join(f"{who}: {code} {why}" for who, (code, why) in refused.items())
+        if any(code < 500 for code, _ in refused.values()):
+            not_yet = {who for who, (code, _) in refused.items() if code < 500}
+            self._taken[message.id] = set(self._to) - not_yet
+            for old in list(self._taken)[:-MOST_REMEMBERED]:
+                del self._taken[old]
+            return failed(f"not taken for {words}")
+        self._taken.pop(message.id, None)
+        return sent(f"{said}, but not to {words}" if refused else said)
 
     async def look(self) -> Sequence[str]:
         why = await why_unknown(self._host, self._port)

@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.words import kind_of_file
@@ -37,7 +37,7 @@ class Secrets:
         self._folders = [Path(os.path.realpath(folder)) for folder in folders]
         self._is_token = is_token
         self._files: dict[Path, SecretFile] = {}
-        redactor.hide(self.hidden)
+        redactor.hide(self.hidden, "channels")
 
     def file(self, path: Path) -> SecretFile:
         return self._files.setdefault(path, SecretFile(path, self))
@@ -147,6 +147,6 @@ def _checked_url(path: Path, text: str) -> tuple[str, ...]:
 
 def _secret_parts(url: SplitResult) -> tuple[str, ...]:
     parts = [*url.path.split("/"), *(value for _, value in parse_qsl(url.query))]
-    random = [part for part in parts if re.search(r"\d|[a-z][A-Z]|[A-Z][a-z]", part)]
-    hidden = [*(random or [max(parts, key=len)]), url.password or ""]
+    random = [part for part in parts if len(part) >= SHORTEST and re.search(r"\d|[a-z][A-Z]|[A-Z][a-z]", part)]
+    hidden = [*(random or [max(parts, key=len)]), *(unquote(one or "") for one in (url.username, url.password))]
     return tuple(part for part in hidden if len(part) >= SHORTEST)

@@ -39,27 +39,30 @@ def open_channels(config: Config, environ: Mapping[str, str], transport: Transpo
     secrets = Secrets(config.secret_folders, is_token=_token_in(config.api.token_file, environ))
     numbers = Counter[str]()
 
-    def named(kind: str, sender: Sender, on: Sequence[Kind], *, is_check: bool = False) -> Channel:
-        numbers[kind] += 1
-        name = kind if numbers[kind] == 1 else f"{kind}-{numbers[kind]}"
+    def named(kind: str, whom: object, sender: Sender, on: Sequence[Kind], *, is_check: bool = False) -> Channel:
+        """Called by whom it tells, so that what waits for him waits for him in another order of the file too."""
+        name = f"{kind} {whom}"
+        numbers[name] += 1
+        name = name if numbers[name] == 1 else f"{name} ({numbers[name]})"
         return Channel(name=name, kind=kind, sender=sender, on=frozenset(on), is_check=is_check)
 
     def check(given: Check, on: Sequence[Kind]) -> Channel:
         kinds = [Kind.RECOVERY] if given.style is Style.PLAIN else on
-        return named("ping", Ping(exchange, secrets.file(given.url_file), given.style), kinds, is_check=True)
+        ping = Ping(exchange, secrets.file(given.url_file), given.style)
+        return named("ping", given.url_file, ping, kinds, is_check=True)
 
     told = []
     for channel in config.notify:
         match channel.way:
             case Webhook(url_file=url, secret_file=key):
                 hook = Hook(exchange, secrets.file(url), secrets.file(key) if key else None)
-                told.append(named("webhook", hook, channel.on))
+                told.append(named("webhook", url, hook, channel.on))
             case Email():
-                told.append(named("email", _mail(channel.way, secrets, environ), channel.on))
+                told.append(named("email", ",".join(channel.way.to), _mail(channel.way, secrets, environ), channel.on))
             case Check():
                 told.append(check(channel.way, channel.on))
             case Run(argv=argv):
-                told.append(named("run", Program(argv, folders=config.program_folders), channel.on))
+                told.append(named("run", " ".join(argv), Program(argv, folders=config.program_folders), channel.on))
     checks = dict.fromkeys(entry.ping for entry in config.entries if entry.ping is not None)
     of_policies = {given: check(given, WORDS) for given in checks}
     beat = config.heartbeat

@@ -42,7 +42,7 @@ async def send_tests(config: Config, environ: Mapping[str, str]) -> list[Tried]:
     )
     answers = await asyncio.gather(*(channel.sender.send(message) for channel in channels.told))
     tried = [
-        Tried(name=channel.name, whom=whom, is_good=answer.outcome is Outcome.SENT, said=answer.said)
+        Tried(name=channel.kind, whom=whom, is_good=answer.outcome is Outcome.SENT, said=answer.said)
         for channel, whom, answer in zip(channels.told, _whom(config, channels), answers, strict=True)
     ]
     return [*tried, *[one for one in await look_at(config, environ) if one.name == "heartbeat"]]
@@ -51,7 +51,7 @@ async def send_tests(config: Config, environ: Mapping[str, str]) -> list[Tried]:
 async def look_at(config: Config, environ: Mapping[str, str]) -> list[Tried]:
     """Look at their files and their names. Nothing is sent."""
     channels = open_channels(config, environ)
-    named = [(channel.name, channel.sender) for channel in channels.told]
+    named = [(channel.kind, channel.sender) for channel in channels.told]
     whom = _whom(config, channels)
     if channels.heartbeat is not None and config.heartbeat is not None:
         named.append(("heartbeat", channels.heartbeat))

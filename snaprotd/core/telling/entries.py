@@ -200,7 +200,7 @@ def of_vanished(server_id: str, label: str, *, id_: str, name: str, taken: datet
         text=f"{name} ({id_}) is no longer at the provider, and no deletion of it is known",
         server_id=server_id,
         details={"label": label, "snapshot": name, "snapshot_id": plain_id(id_), "taken": zulu(taken)},
-        key=f"vanished {server_id} {id_} {name}",
+        key=f"vanished {server_id} {id_} {name} {at:%Y-%m-%dT%H}",
     )
 
 

@@ -135,7 +135,9 @@ def _over(told: Told, key: Key, event: Event, now: datetime) -> Told:
     trouble = troubles.pop(key)
     after = replace(told, troubles=troubles)
     if not trouble.tells:
-        return after  # nobody was told that it began
+        if event.at - trouble.ripe_at <= told.width:
+            return after  # nobody was told that it began
+        after = replace(after, once=(*after.once, trouble.event))  # nor could be: the process that could was dead
     return gathering(replace(after, ended=(*told.ended, Ended(trouble=trouble, event=event))), now, now)
 
 

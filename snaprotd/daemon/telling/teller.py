@@ -74,6 +74,7 @@ class Teller:
         self._targets: Mapping[str, Target] = {}
         self._channels = open_channels(config, environ)
         self._is_beating = True
+        self._is_dumb = False
         self._has_heartbeat = asyncio.Event()
 
     def begin(self) -> None:
@@ -108,7 +109,12 @@ class Teller:
         self._notify.enter(Entry(at=self._now(), kind=Happened.RELOAD_REFUSED, text=text, details=details))
 
     async def look(self) -> None:
-        """What has changed, and what is to be sent by now."""
+        """What has changed, and what is to be sent by now. As long as that fails no heartbeat is sent."""
+        self._is_dumb = True
+        await self._look_and_post()
+        self._is_dumb = False
+
+    async def _look_and_post(self) -> None:
         if self._schedules.targets is not self._targets:
             self._look_after(self._schedules.targets)
         try:
@@ -151,7 +157,7 @@ class Teller:
             entries, last = await self._ledger.events.after(self._notify.cursor, limit=AT_ONCE)
             if last < self._notify.cursor:  # the ledger was lost, or put back as it was once
                 kept = await self._ledger.desk.read()
-                self._notify.cursor = min(last, kept.cursor) if kept is not None else 0
+                self._notify.cursor = kept.cursor if kept is not None and kept.cursor <= last else 0
                 continue
             for entry in entries:
                 event = of_entry(entry, account_error=self._account.error)
@@ -180,7 +186,7 @@ class Teller:
             name: {one.server_id for one in targets.values() if one.entry.ping == ping}
             for name, ping in self._channels.members.items()
         }
-        self._notify.look_after(targets.keys(), members)
+        self._notify.look_after(targets.keys() if self._account.has_answered else None, members)
 
     # -- heartbeat -----------------------------------------------------------------------------------------------
 
@@ -205,4 +211,5 @@ class Teller:
     def _ailments(self) -> list[str]:
         """Why it is not well: its loop, its ledger, or a start is stuck."""
         ledger = [] if self._ledger_watch.error is None else [self._ledger_watch.error]
-        return [*self._standing.ailments(), *ledger, *(event.text for event in self._servers_off())]
+        dumb = ["nobody can be told of anything"] if self._is_dumb else []
+        return [*self._standing.ailments(), *ledger, *dumb, *(event.text for event in self._servers_off())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -14,7 +14,9 @@ from sqlalchemy import delete, select, tuple_
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Letter, Message
+from snaprotd.core.telling.edges import LONGEST_GATHER, messages_due
 from snaprotd.core.telling.entries import Entry
 from snaprotd.core.telling.troubles import GATHER, Ended, Told, Trouble, key_of
 from snaprotd.ledger.events.record import Events
@@ -24,6 +26,7 @@ from snaprotd.ledger.sql.schema import LETTERS, META
 log = structlog.get_logger("snaprotd.ledger")
 
 TOLD = "told"
+MOST_EVENTS = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +70,7 @@ class Desk:
         found = _read(written)
         if found is None:
             return None
-        troubles = {key_of(one.event): one for one in found.troubles}
-        told = Told(
-            troubles=troubles,
-            ended=found.ended,
-            once=found.once,
-            gathers_until=found.gathers_until,
-            width=found.width,
-        )
-        return Kept(told=told, cursor=found.cursor, letters=_letters(rows))
+        return Kept(told=_told(found), cursor=found.cursor, letters=_letters(rows))
 
     async def keep(self, told: Told, cursor: int, *, entries: Iterable[Entry], letters: Sequence[Letter]) -> None:
         """Write all of it, or nothing."""
@@ -87,11 +82,15 @@ class Desk:
             gathers_until=told.gathers_until,
             width=told.width,
         )
+        try:
+            text = _WRITTEN.dump_json(written).decode()
+        except ValueError as error:
+            raise LedgerError(f"what was told cannot be written down: {error}") from error
         async with self._transaction() as connection:
             await self._events.add(connection, entries)
             if letters:
                 await connection.execute(upsert(LETTERS).on_conflict_do_nothing(), [_row(one) for one in letters])
-            await connection.execute(notes.note(TOLD, _WRITTEN.dump_json(written).decode()))
+            await connection.execute(notes.note(TOLD, text))
 
     async def remove(self, letters: Collection[Letter]) -> None:
         """They were sent, or were given up."""
@@ -105,10 +104,24 @@ def _read(written: Any) -> _Written | None:
     if written is None:
         return None
     try:
-        return _WRITTEN.validate_json(written)
-    except ValueError as error:
+        found = _WRITTEN.validate_json(written)
+        if not 0 <= found.cursor <= MOST_EVENTS:
+            raise ValueError(f"cursor {found.cursor}")
+        messages_due(_told(found), datetime.now(UTC))
+        return found
+    except (ValueError, TypeError, OverflowError) as error:  # of times without a zone, say
         log.error("what was told cannot be read from the ledger: it begins anew", error=str(error)[:200])
         return None
+
+
+def _told(written: _Written) -> Told:
+    return Told(
+        troubles={key_of(one.event): one for one in written.troubles},
+        ended=written.ended,
+        once=written.once,
+        gathers_until=written.gathers_until,
+        width=min(max(written.width, GATHER), LONGEST_GATHER),
+    )
 
 
 def _row(letter: Letter) -> dict[str, str]:

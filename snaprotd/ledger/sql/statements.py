@@ -313,7 +313,8 @@ def instant_of(text: Any) -> datetime | None:
     """The instant in a row; None where it was damaged, which is told."""
     try:
         instant = datetime.fromisoformat(text)
-    except (ValueError, TypeError):
+        instant.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
         log.error("a time in the ledger cannot be read, and is left out", time=str(text)[:80])
         return None
     return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
