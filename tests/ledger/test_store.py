@@ -189,6 +189,19 @@ async def test_what_has_succeeded_or_another_slot_never_goes_on(path: Path, resu
         assert await ledger.open_rotations() == []
 
 
+async def test_only_where_somebody_has_written_a_ledger_is_asked_for_its_tables(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time keeps every other process from writing."""
+    async with ledgers(path, "me") as (ledger,):
+        assert await ledger.mend([]) is False
+        with monkeypatch.context() as idle:
+            idle.setattr(ledger, "_transaction", lambda: pytest.fail("nobody has written"))
+            assert await ledger.mend([]) is False
+        sql(path, "DROP TABLE holds")
+        assert await ledger.mend([]) is True
+
+
 async def test_a_slot_of_long_ago_is_taken_whatever_came_after_it(path: Path) -> None:
     async with ledgers(path, "a") as (ours,):
         for day in range(3):
