@@ -73,7 +73,7 @@ def test_no_older_version_is_allowed_than_what_was_tested() -> None:
 
 def test_the_debian_packages_of_an_image_are_listed_by_their_package_urls() -> None:
     """https://github.com/package-url/purl-spec: what is no letter in a name or a version is escaped."""
-    command = [sys.executable, str(ROOT / ".ci" / "debian-sbom")]
+    command: list[str | Path] = [sys.executable, ROOT / ".ci" / "debian-sbom"]
     listed = "libc6 2.36-9+deb12u13 amd64\nlibstdc++6 1:12.2.0-14+deb12u1 arm64\n"
     ended = subprocess.run(command, input=listed, check=True, capture_output=True, text=True)
     made = json.loads(ended.stdout)
