@@ -67,7 +67,8 @@ async def test_one_that_hangs_is_killed_with_all_that_it_has_started(
 ) -> None:
     monkeypatch.setattr(program, "PATIENCE", 0.3)
     argv = [script(folder, "sleep 60 &", f"echo $! > {folder}/pid", "wait")]
-    came_back = await Program(argv, folders=[folder]).send(MESSAGE)
+    async with asyncio.timeout(30):  # it would be waited for as long as one that it has started lives
+        came_back = await Program(argv, folders=[folder]).send(MESSAGE)
     assert (came_back.outcome, "was killed" in came_back.said) == (Outcome.FAILED, True)
     pid = int((folder / "pid").read_text())
     async with asyncio.timeout(5):

@@ -164,9 +164,12 @@ class Process:
     async def _leave_marks(self) -> None:
         """By which a ledger knows when there was somebody who would have noted what was taken."""
         while True:
-            with suppress(LedgerError):
+            pause = MARKED_EVERY
+            try:
                 await self.tools.ledger.probe()
-            await asyncio.sleep(MARKED_EVERY)
+            except LedgerError:
+                pause = TICK
+            await asyncio.sleep(pause)
 
     async def _watch_account(self) -> None:
         keeper = self.rotations.keeper
