@@ -25,7 +25,7 @@ from snaprotd.config.settings import Config
 from snaprotd.core.errors import ConfigError, SnaprotdError
 from snaprotd.core.words import printable
 from snaprotd.report.rows import shown
-from snaprotd.wiring.loop import run
+from snaprotd.way.names import run
 
 FAILED = 1
 WRONG_USAGE = 2

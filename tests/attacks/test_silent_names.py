@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from snaprotd.wiring import loop
+from snaprotd.way import names
 
 ANSWER = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))]
 
@@ -47,7 +47,7 @@ def test_names_that_are_not_answered_for_keep_no_thread_from_others(silent: Coun
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
-    loop.run(story())
+    names.run(story())
 
 
 def test_who_asks_again_and_again_for_one_name_holds_one_thread(silent: Counter[str]) -> None:
@@ -61,7 +61,7 @@ def test_who_asks_again_and_again_for_one_name_holds_one_thread(silent: Counter[
             await asyncio.sleep(0.01)
         assert silent["away"] == 1
 
-    loop.run(story())
+    names.run(story())
 
 
 def test_an_error_is_told_to_whoever_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,4 +74,4 @@ def test_an_error_is_told_to_whoever_asked(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(OSError, match="not known"):
             await asyncio.get_running_loop().create_connection(asyncio.Protocol, "nowhere.invalid", 80)
 
-    loop.run(story())
+    names.run(story())
