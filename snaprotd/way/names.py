@@ -1,4 +1,4 @@
-"""The event loop of the commands and the daemon: as the library's, but that names are looked up by threads of their own.
+"""The event loop of commands and daemon: as the library's, but that names are looked up by threads of their own.
 
 A name server that does not answer holds a thread for half a minute, whoever waits for it no more. The library's own
 threads write promises and pages: they must not be those.
