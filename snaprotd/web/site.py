@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -89,6 +90,26 @@ SHARE = 0.1
 """Of the loop's time, for the metrics."""
 
 
+class _Fit(Response):
+    """What no encoding has, such as a byte of a file's name, is replaced: no page fails for it."""
+
+    def render(self, content: Any) -> bytes:
+        return str(content).encode("utf-8", "replace")
+
+
+class _Html(_Fit, HTMLResponse):
+    pass
+
+
+class _Text(_Fit, PlainTextResponse):
+    pass
+
+
+class _Json(_Fit, JSONResponse):
+    def render(self, content: Any) -> bytes:
+        return super().render(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
 class _Site:
     """What each address answers. What is long to write is written off the loop."""
 
@@ -112,32 +133,32 @@ class _Site:
     async def static(self, request: Request) -> Response:
         media_type, content = pages.STATIC.get(request.path_params["name"], ("", b""))
         if not content:
-            return PlainTextResponse("not found\n", status_code=404)
+            return _Text("not found\n", status_code=404)
         return Response(content, media_type=media_type, headers={**GUARDED, "Cache-Control": "max-age=60"})
 
     async def status(self, request: Request) -> Response:
         server_id = request.query_params.get("server")
         if server_id is None:
-            return await _made(request, JSONResponse, await self._view.status(), headers=GUARDED)
+            return await _made(request, _Json, await self._view.status(), headers=GUARDED)
         report = await self._view.server_status(server_id)
         if report is None:
-            return JSONResponse({"detail": f"no server {server_id} is configured"}, status_code=404, headers=GUARDED)
-        return JSONResponse(report, headers=GUARDED)
+            return _Json({"detail": f"no server {server_id} is configured"}, status_code=404, headers=GUARDED)
+        return _Json(report, headers=GUARDED)
 
     async def events(self, request: Request) -> Response:
         """A page of them: whoever wants the next asks for what comes after the last."""
         after = request.query_params.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) <= LONGEST_ID):
-            return JSONResponse({"detail": "after: the id of an event is wanted"}, status_code=400, headers=GUARDED)
-        return await _made(request, JSONResponse, await self._view.events(int(after), EVENTS_AT_ONCE), headers=GUARDED)
+            return _Json({"detail": "after: the id of an event is wanted"}, status_code=400, headers=GUARDED)
+        return await _made(request, _Json, await self._view.events(int(after), EVENTS_AT_ONCE), headers=GUARDED)
 
     async def identity(self, request: Request) -> Response:
         """For commands on this machine, which look for the daemon of their file."""
         asked = request.query_params
         told = self._view.identity(asked.get("config", ""), asked.get("challenge", "")) if _is_near(request) else None
         if told is None:
-            return JSONResponse({"detail": "another daemon"}, status_code=404, headers=GUARDED)
-        return JSONResponse(told, headers=GUARDED)
+            return _Json({"detail": "another daemon"}, status_code=404, headers=GUARDED)
+        return _Json(told, headers=GUARDED)
 
     async def metrics(self, request: Request) -> Response:
         """Written on the loop, of which it takes `SHARE` at the most, however many ask for it."""
@@ -165,7 +186,7 @@ def _is_near(request: Request) -> bool:
 
 
 async def _page(request: Request, code: int, render: Callable[..., str], *facts: Any) -> Response:
-    return await _made(request, lambda: HTMLResponse(render(*facts), status_code=code, headers=GUARDED))
+    return await _made(request, lambda: _Html(render(*facts), status_code=code, headers=GUARDED))
 
 
 async def _made(request: Request, make: Callable[..., Response], *facts: Any, **more: Any) -> Response:
@@ -188,9 +209,9 @@ def _packed(response: Response, wanted: bool) -> Response:
 
 
 async def _no_ledger(_: Request, error: Exception) -> Response:
-    return PlainTextResponse(f"{error}\n", status_code=503)
+    return _Text(f"{error}\n", status_code=503)
 
 
 def _verdict(problems: Sequence[str], remarks: Sequence[str] = ()) -> Response:
     text = "\n".join([*(problems or ["ok"]), *remarks])
-    return PlainTextResponse(f"{text}\n", status_code=503 if problems else 200)
+    return _Text(f"{text}\n", status_code=503 if problems else 200)

@@ -236,3 +236,11 @@ def test_a_check_of_several_servers_is_well_only_while_all_of_them_are() -> None
     assert bad is not None
     assert (well.kind, well.rotation, bad.kind, bad.text) == (Kind.RECOVERY, "r", Kind.FAILURE, "a: failure it is")
     assert ping_of(succeeds("a", rotation=""), is_well=True) is None, "no rotation has succeeded"
+
+
+def test_what_was_over_before_anybody_could_tell_it_is_told_all_the_same() -> None:
+    told = noted(noted(Told(), fails("web"), START), succeeds("web", 9 * MINUTE), START + 9 * MINUTE)
+    _, messages = messages_due(told, START + DAY)
+    assert [one.kind for one in messages] == [Kind.FAILURE, Kind.RECOVERY]
+    (live, *_) = lived(fails("web"))[1]
+    assert messages[0].id == live.id  # it may have been sent before a crash

@@ -224,3 +224,35 @@ async def test_a_server_that_is_gone_is_one_trouble_and_not_one_for_each_snapsho
         world.snapshots.clear()
         await asyncio.sleep(25 * MINUTE)
         assert "vanished" not in kinds(await events(watched))
+
+
+async def test_what_vanishes_comes_back_and_vanishes_again_is_told_twice(
+    tmp_path: Path, silence: None, few_ticks: None
+) -> None:
+    path, world = holding(tmp_path)
+    path.write_text(path.read_text().replace("5 3 * * *", "5 9 * * *"))
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(2.5 * MINUTE)
+        kept = world.snapshots.pop(min(world.snapshots))
+        await asyncio.sleep(5 * MINUTE)
+        world.snapshots[kept.id] = kept
+        await asyncio.sleep(60 * MINUTE)
+        del world.snapshots[kept.id]
+        await asyncio.sleep(6 * MINUTE)
+        assert kinds(await events(watched)) == ["vanished", "vanished"]
+
+
+async def test_a_file_whose_name_is_no_utf_8_silences_nobody(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    path = configured(tmp_path, world).rename(tmp_path / "caf\udce9.yaml")
+    good = path.read_text()
+    async with daemon_on(path, world) as watched:
+        path.write_text(good.replace("schedule", "shedule"))
+        await asyncio.sleep(4 * MINUTE)
+        for address in ("/", "/api/status", "/readyz", "/servers/12345", "/api/events"):
+            assert (await watched.get(address)).status_code in (200, 503), address
+        path.write_text(good)
+        await asyncio.sleep(4 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"]

@@ -13,6 +13,7 @@ from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Result, Step
 from snaprotd.core.telling import Event, Letter, Message, Who
 from snaprotd.core.telling import Kind as About
+from snaprotd.core.telling.edges import LONGEST_GATHER
 from snaprotd.core.telling.entries import Deletion, Entry, Happened, of_missed
 from snaprotd.core.telling.troubles import Told, noted
 from snaprotd.core.telling.vanished import Sighting
@@ -93,9 +94,16 @@ async def test_events_are_read_on_from_where_somebody_was_and_tell_when_the_ledg
         assert await ours.events.after(900, limit=3) == ([], 5)
 
 
-@pytest.mark.parametrize(
-    "damage", ["kind = 'unheard_of'", "details = '{'", "at = 'never'", "details = '[]'"], ids=lambda one: one[:8]
-)
+DAMAGE = [
+    "kind = 'unheard_of'",
+    "details = '{'",
+    "details = '[]'",
+    "at = 'never'",
+    "at = '0001-01-01T00:00:00+23:00'",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 async def test_an_event_that_cannot_be_read_hides_no_other_and_holds_up_nobody(path: Path, damage: str) -> None:
     async with ledgers(path, "a") as (ours,):
         await ours.events.write([entry(server_id="1"), entry(server_id="2"), entry(server_id="3")])
@@ -196,8 +204,27 @@ async def test_what_was_damaged_is_begun_anew_and_loses_no_other_letter(path: Pa
         kept = await ours.desk.read()
         assert kept is not None
         assert kept.letters == [a_letter("m2")]
-        sql(path, "UPDATE meta SET value = '{}' WHERE key = 'told'")
-        assert await ours.desk.read() is None
+        told = sql(path, "SELECT value FROM meta WHERE key = 'told'")[0][0]
+        for damage in (
+            "{}",
+            told.replace("2025-01-17T12:00:00Z", "2025-01-17T12:00:00"),
+            told.replace('"cursor":7', '"cursor":99999999999999999999'),
+            told.replace('"cursor":7', '"cursor":-7'),
+        ):
+            assert damage != told
+            sql(path, "UPDATE meta SET value = ? WHERE key = 'told'", damage)
+            assert await ours.desk.read() is None
+        sql(path, "UPDATE meta SET value = ? WHERE key = 'told'", told.replace('"PT1M"', '"P9999D"'))
+        kept = await ours.desk.read()
+        assert kept is not None
+        assert kept.told.width == LONGEST_GATHER
+
+
+async def test_a_text_that_nothing_can_write_is_an_error_of_the_ledger_and_told_from_memory(path: Path) -> None:
+    event = Event(id="r1", at=NOW, kind=About.FAILURE, server=Who(id="1", name="web"), text="caf\udce9", rotation="r1")
+    async with ledgers(path, "a") as (ours,):
+        with pytest.raises(LedgerError, match="cannot be written down"):
+            await ours.desk.keep(noted(Told(), event, NOW), 7, entries=[], letters=[])
 
 
 async def test_what_was_seen_of_each_server_is_there_for_the_next_process(path: Path) -> None:

@@ -423,3 +423,27 @@ async def test_a_trouble_that_may_pass_keeps_no_success_from_a_check(patience: t
         notify.tell(event(Kind.RECOVERY, "web-02"))
         await asyncio.sleep(MINUTE)
     assert [one.kind for one in there.taken] == ([Kind.RECOVERY] if patience else [Kind.FAILURE])
+
+
+async def test_a_clock_that_is_days_ahead_gives_up_no_letter_that_was_hardly_tried() -> None:
+    there = Receiver(lambda _: failed("away") if len(there.tried) < 4 else sent("yes"))
+    async with delivering(channel("webhook", there)) as post:
+        await post.post("webhook", "a")
+        await asyncio.sleep(1)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.set_wall_clock(2 * DAY)
+        await asyncio.sleep(10 * MINUTE)
+        loop.set_wall_clock(0)
+    assert there.ids == ["a"]
+
+
+async def test_nobody_is_forgotten_before_it_is_known_who_is_looked_after() -> None:
+    there = Receiver()
+    async with notifying(channel("webhook", there)) as notify:
+        notify.tell(event(Kind.FAILURE))
+        await asyncio.sleep(5 * MINUTE)
+        notify.look_after(None, {})
+        notify.tell(event(Kind.RECOVERY))
+        await asyncio.sleep(5 * MINUTE)
+    assert [one.kind for one in there.taken] == [Kind.FAILURE, Kind.RECOVERY]

@@ -198,6 +198,19 @@ async def test_one_recipient_who_is_refused_is_told_of_and_keeps_nobody_else_fro
     assert (all_of_them.outcome, "no such mailbox" in all_of_them.said) == (Outcome.FAILED, True)
 
 
+async def test_who_is_refused_for_now_is_asked_for_again_and_nobody_else_with_him(tmp_path: Path) -> None:
+    box = Box()
+    box.refused = {"ops@example.org": "451 greylisted"}
+    async with served(box) as port:
+        mails = mailer(tmp_path, port, host="127.0.0.1", password="")
+        first = await mails.send(MESSAGE)
+        box.refused = {}
+        second = await mails.send(MESSAGE)
+    assert (first.outcome, "ops@example.org: 451" in first.said) == (Outcome.FAILED, True)
+    assert second.outcome is Outcome.SENT
+    assert [list(one.rcpt_tos) for one in box.envelopes] == [["other@example.org"], ["ops@example.org"]]
+
+
 async def test_a_wrong_password_is_told_of_without_it(tmp_path: Path) -> None:
     box = Box()
     async with served(box, authenticator=box.authenticate, auth_require_tls=False) as port:

@@ -152,7 +152,7 @@ def _of_end(one: Ended) -> Message:
 
 
 def _once(event: Event) -> Message:
-    return _message(event, _named(event), parts=(event.id,))
+    return _message(event, _named(event), parts=(event.id, "0"))
 
 
 def _in_few(messages: Sequence[Message], ids: Sequence[str]) -> Iterator[_Found]:
