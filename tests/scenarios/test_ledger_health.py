@@ -29,7 +29,7 @@ async def test_a_ledger_that_can_be_read_and_not_written_is_told_at_once(
         assert (await watched.get("/readyz")).status_code == 200
         for _ in range(2):
             monkeypatch.setattr(LedgerOnABadDisk, "disk", disk)
-            await asyncio.sleep(4)
+            await asyncio.sleep(20)  # to the next mark of life; a folder that cannot be written is noticed sooner
             assert watched.value("snaprotd_ledger_writable") == 0
             ready = await watched.get("/readyz")
             assert (ready.status_code, "the ledger" in ready.text, str(tmp_path) in ready.text) == (503, True, True)
