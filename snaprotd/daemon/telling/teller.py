@@ -121,7 +121,7 @@ class Teller:
             await self._go_on()
             await self._read_on()
         except LedgerError as error:
-            log.debug("what has happened cannot be read from the ledger", error=str(error))  # told by who watches it
+            log.debug("what has happened is read later", error=str(error))  # told by who watches it
         self._look()
         await self._notify.post_due()
 
