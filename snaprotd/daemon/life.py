@@ -250,6 +250,7 @@ class Daemon:
         try:
             await self._look_for_work()  # what a ledger promises that cannot be written may be readable all the same
         except LedgerError:
+            self._rotations.doubt_ledger()
             await self._ledger_watch.look()
             if self._ledger_watch.error is None:  # else that is told
                 raise

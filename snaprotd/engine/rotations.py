@@ -255,6 +255,10 @@ class Rotations:
         if mended or self._untold or await self._tools.ledger.starts.take_in():
             await self.take_up()
 
+    def doubt_ledger(self) -> None:
+        """Somebody could not use it: the next look is to write."""
+        self._marked_at = -MARK_EVERY
+
     async def take_up(self) -> None:
         """Take care of every server that something is owed to and nobody else sees to. Raises `LedgerError`.
 
