@@ -97,7 +97,7 @@ class VanishedWatch:
         if not lost:
             return [], []
         deleted, now = await self._deleted_by_us(server_id, lost), self._now()
-        kept = (await self._ledger.seen.all()).get(server_id, ())  # an old copy of a ledger has forgotten by now
+        kept = await self._ledger.seen.of(server_id)  # an old copy of a ledger has forgotten by now
         told = [one for one in lost if deleted.isdisjoint(one.ids) and one in kept]
         return lost, [_entry(look.target, one, now) for one in told]
 

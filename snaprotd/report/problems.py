@@ -16,6 +16,7 @@ from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.core.telling.entries import IS_GONE
 from snaprotd.core.telling.vanished import Vanished
 from snaprotd.core.words import clock, count, duration, listed
 from snaprotd.report.assessment import Assessment
@@ -219,7 +220,7 @@ def _of_what_vanished(situation: ServerSituation) -> Iterator[Problem]:
     for one in situation.vanished:
         if one.name not in there and one.is_alarming(taken, now):
             age = f", taken {duration((now - one.taken).total_seconds())} ago," if one.taken else ""
-            which = f"{one.id}, {one.name}{age or ','} is no longer at the provider, and no deletion of it is known"
+            which = f"{one.id}, {one.name}{age or ','} {IS_GONE}"
             yield _there_is("vanished", server=situation.target.label, which=which)
 
 

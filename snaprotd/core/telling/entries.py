@@ -15,6 +15,7 @@ from snaprotd.core.telling import Event
 from snaprotd.core.telling.troubles import Key, Told
 from snaprotd.core.words import Json, count, plain_id, zulu
 
+IS_GONE = "is no longer at the provider, and no deletion of it is known"
 MOST_SLOTS = 10
 """Slots that are named in one entry."""
 
@@ -197,7 +198,7 @@ def of_vanished(server_id: str, label: str, *, id_: str, name: str, taken: datet
     return Entry(
         at=at,
         kind=Happened.VANISHED,
-        text=f"{name} ({id_}) is no longer at the provider, and no deletion of it is known",
+        text=f"{name} ({id_}) {IS_GONE}",
         server_id=server_id,
         details={"label": label, "snapshot": name, "snapshot_id": plain_id(id_), "taken": zulu(taken)},
         key=f"vanished {server_id} {id_} {name} {at:%Y-%m-%dT%H}",

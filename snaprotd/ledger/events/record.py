@@ -73,11 +73,6 @@ class Events:
             last = rows[-1].id if rows else await connection.scalar(_LAST)
         return _entries(rows), int(last or 0)
 
-    async def last_id(self) -> int:
-        """The id of the newest one; 0 where there is none."""
-        async with self._transaction() as connection:
-            return int(await connection.scalar(_LAST) or 0)
-
     async def newest(
         self,
         *,

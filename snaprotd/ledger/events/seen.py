@@ -45,6 +45,13 @@ class Seen:
             rows = (await connection.execute(query)).all()
         return {str(row.server_id): _read(row.snapshots) for row in rows}
 
+    async def of(self, server_id: str) -> tuple[Sighting, ...]:
+        """Those of one server."""
+        of_this = (SEEN.c.account == self._account(), SEEN.c.server_id == server_id)
+        async with self._transaction() as connection:
+            found = await connection.scalar(select(SEEN.c.snapshots).where(*of_this))
+        return () if found is None else _read(found)
+
     async def note(
         self, seen: Mapping[str, Sequence[Sighting]], *, gone: Collection[str] = (), vanished: Sequence[Entry] = ()
     ) -> None:
