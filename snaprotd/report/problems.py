@@ -144,8 +144,9 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
     if situation.assessment is not None and situation.assessment.strange_names:
         ids = _ids_in(situation.assessment, situation.now)
         yield _there_is("another_snaprotd", names=situation.assessment.strange_names, **ids)
-    yield from _of_what_vanished(situation)
-    yield from _of_age(situation)
+    vanished = list(_of_what_vanished(situation))
+    yield from vanished
+    yield from _of_age(situation, is_told=bool(vanished))
 
 
 def of_power(running: Rotation | None, now: datetime) -> Iterator[Problem]:
@@ -232,14 +233,16 @@ def _ids_in(assessment: Assessment, now: datetime) -> dict[str, str]:
     return {key: ids[0] for key, ids in (("foreign", foreign), ("held", held)) if ids}
 
 
-def _of_age(situation: ServerSituation) -> Iterator[Problem]:
+def _of_age(situation: ServerSituation, *, is_told: bool) -> Iterator[Problem]:
+    """`is_told`: that some have vanished, which is why there may be none."""
     policy, interval = situation.target.policy, situation.expected_interval
     if situation.assessment is None or policy.paused:
         return
     newest = situation.assessment.newest
-    if newest is None and not situation.vanished:
-        yield _there_is("no_snapshot", server=situation.target.label)
-    elif newest is not None and interval is not None and newest.created_at is not None:
+    if newest is None:
+        if not is_told:
+            yield _there_is("no_snapshot", server=situation.target.label)
+    elif interval is not None and newest.created_at is not None:
         allowed = timedelta(seconds=interval) + _longest(policy) + TIME_CHANGE
         if situation.now - newest.created_at > allowed:
             yield _there_is("too_old", server=situation.target.label)

@@ -192,3 +192,30 @@ async def test_nothing_secret_of_a_channel_is_shown_anywhere(
     logs = "".join(capfd.readouterr())
     for name in (HOOK, BEAT, CHECK):
         assert f"receiver.invalid/{name}" not in logs + "".join(shown)
+
+
+async def test_no_heartbeat_is_sent_while_nobody_can_be_told_and_each_while_somebody_just_is(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = a_world("web-01")
+    async with daemon_on(configured(tmp_path, world, schedule="@yearly"), world) as watched:
+        notify = watched.daemon._teller._notify
+        posts = notify.post_due
+
+        async def takes_long() -> None:
+            await asyncio.sleep(280)
+
+        monkeypatch.setattr(notify, "post_due", takes_long)
+        await asyncio.sleep(61 * MINUTE)
+        before = len(outside.times)
+        assert before >= 12
+
+        async def fails() -> None:
+            raise ValueError("of a row that nobody has thought of")
+
+        monkeypatch.setattr(notify, "post_due", fails)
+        await asyncio.sleep(30 * MINUTE)
+        assert len(outside.times) <= before + 1
+        monkeypatch.setattr(notify, "post_due", posts)
+        await asyncio.sleep(15 * MINUTE)
+        assert len(outside.times) >= before + 2

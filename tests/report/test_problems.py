@@ -17,7 +17,7 @@ from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
 from snaprotd.core.creation import Creation
 from snaprotd.core.holds import snapshot_name
-from snaprotd.core.model import Machine, Snapshot
+from snaprotd.core.model import Machine, Snapshot, SnapshotState
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
@@ -66,6 +66,10 @@ def ours(age: timedelta) -> Snapshot:
 
 def _snapshot(snapshot_id: str, name: str, made: datetime) -> Snapshot:
     return a_snapshot(snapshot_id, name, made, server_name="web", size_mb=5120)
+
+
+def failed_one() -> Snapshot:
+    return replace(ours(timedelta(hours=5)), state=SnapshotState.FAILED, status="failed")
 
 
 def others(number: int) -> list[Snapshot]:
@@ -181,6 +185,10 @@ OF_A_SERVER = {
     ),
     "nothing yet": (replace(WELL, assessment=holding()), ["no_snapshot"]),
     "all vanished": (replace(WELL, assessment=holding(), vanished=[gone(hours=50)]), ["vanished"]),
+    "one that has vanished is there again, and restores nothing": (
+        replace(WELL, assessment=holding(failed_one()), vanished=[gone(hours=1, name=failed_one().name)]),
+        ["no_snapshot"],
+    ),
     "one vanished just now": (replace(WELL, vanished=[gone(hours=1)]), ["vanished"]),
     "one vanished since the newest": (
         replace(WELL, vanished=[gone(hours=24.5)], assessment=holding(ours(timedelta(hours=25)))),

@@ -110,8 +110,11 @@ class Teller:
 
     async def look(self) -> None:
         """What has changed, and what is to be sent by now. As long as that fails no heartbeat is sent."""
-        self._is_dumb = True
-        await self._look_and_post()
+        try:
+            await self._look_and_post()
+        except Exception:
+            self._is_dumb = True
+            raise
         self._is_dumb = False
 
     async def _look_and_post(self) -> None:
