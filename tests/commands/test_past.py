@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -10,8 +12,11 @@ from pathlib import Path
 
 import click
 import pytest
+from rich.console import Console
 
 from snaprotd.commands.past import Since
+from snaprotd.commands.text.tables import events_text
+from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.simulator import World
 from tests.support.processes import TOKEN, provider, run, write_config
 
@@ -80,3 +85,21 @@ def test_since_is_a_length_of_time() -> None:
 def test_what_is_neither_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is neither a duration such as 7d nor a date"):
         Since().convert(text, None, None)
+
+
+def test_in_80_columns_a_sentence_is_broken_and_when_what_and_who_are_whole() -> None:
+    said = "deletion of snaprotd-main-20261127T022019Z-until-20261130 (802): " + "done " * 20
+    entry = Entry(
+        at=datetime(2026, 11, 27, 2, 20, 32, tzinfo=UTC),
+        kind=Happened.DELETE,
+        text=said,
+        server_id="12345",
+        by="operator@example",
+        details={"label": "web-01"},
+    )
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(events_text([entry]))
+    assert re.search(
+        r"^2026-11-27 02:20:32  web-01  delete  operator@example  deletion", shown.getvalue(), re.MULTILINE
+    )
+    assert shown.getvalue().count("done") == 20

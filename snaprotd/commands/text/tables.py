@@ -179,7 +179,7 @@ def events_text(entries: Sequence[Entry]) -> RenderableType:
     """Newest first, in UTC: they are of servers of any zone."""
     if not entries:
         return Text("no events yet")
-    table = _table("at", "server", "what", "by", "")
+    table = _table("at", "server", "kind", "by", "what")
     for one in entries:
         server = str(one.details.get("label") or one.server_id or "")
         at = f"{one.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
