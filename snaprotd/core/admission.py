@@ -167,6 +167,7 @@ def amended(rotation: Rotation, mine: Snapshot, rules: Rules) -> Rotation:
         error=None,
         failed_step=None,
         may_pass=False,
+        cause="",
         result=None,
         finished_at=None,
     )

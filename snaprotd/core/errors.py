@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 class SnaprotdError(Exception):
@@ -12,6 +13,9 @@ class SnaprotdError(Exception):
 
 class CloudError(SnaprotdError):
     """The provider's API did not do what was asked."""
+
+    cause: ClassVar[str] = ""
+    """A word for what all servers meet alike; empty where it may be one server's own."""
 
 
 LONGEST_PAUSE = 900.0
@@ -85,6 +89,8 @@ class Anothers(Permanent):
 
 class Refused(Permanent):
     """The token is missing, wrong, or lacks the permission."""
+
+    cause = "token"
 
 
 class UnknownServer(SnaprotdError):

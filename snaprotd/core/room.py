@@ -199,7 +199,7 @@ def _day(one: Judged, timezone: str) -> str:
 # -- what a rotation knows of deletions and refusals, its own and those before it --------------------------------------
 
 
-def deletion_failed(rotation: Rotation, snapshot_id: str, error: str, *, lasting: bool) -> Rotation:
+def deletion_failed(rotation: Rotation, snapshot_id: str, error: str, *, lasting: bool, cause: str = "") -> Rotation:
     """A snapshot that is to go could not be deleted. The rotation goes on with the others.
 
     `lasting`: its deletion has changed nothing for certain, so that another may give way for it.
@@ -207,6 +207,7 @@ def deletion_failed(rotation: Rotation, snapshot_id: str, error: str, *, lasting
     return replace(
         rotation,
         complaint=error,
+        cause=cause,
         deleting=(),
         undeletable=(*rotation.undeletable, snapshot_id),
         immovable=(*rotation.immovable, snapshot_id) if lasting else rotation.immovable,

@@ -126,6 +126,8 @@ class Rotation:
     failed_step: Step | None = None
     may_pass: bool = False
     """What it failed for may have passed in a while."""
+    cause: str = ""
+    """What it failed for, where several servers may, as the error's; else empty."""
     result: Result | None = None
     finished_at: datetime | None = None
 
@@ -225,14 +227,16 @@ class Waiting:
     reason: str
     soon: bool = False
     retry_after: float | None = None
+    cause: str = ""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The step cannot be completed. `may_pass`: perhaps in a while it can."""
+    """The step cannot be completed. `may_pass`: perhaps in a while it can. `cause`: as the rotation's."""
 
     error: str
     may_pass: bool = False
+    cause: str = ""
 
 
 Outcome = Done | Waiting | Failed
@@ -251,8 +255,9 @@ def aged(rotation: Rotation, seconds: float) -> Rotation:
 def advance(rotation: Rotation, outcome: Outcome) -> Rotation:
     """The rotation after `outcome` happened at its present step."""
     match outcome:
-        case Waiting(reason=reason) if out_of_patience(rotation):
-            return _fail(rotation, Failed(f"gave up after {rotation.waited:.0f} s: {reason}", may_pass=True))
+        case Waiting(reason=reason, cause=cause) if out_of_patience(rotation):
+            why = Failed(f"gave up after {rotation.waited:.0f} s: {reason}", may_pass=True, cause=cause)
+            return _fail(rotation, why)
         case Waiting(reason=reason):
             return replace(rotation, note=reason)
         case Failed():
@@ -268,8 +273,8 @@ def judge(rotation: Rotation, error: CloudError) -> Outcome:
     refused_meanwhile = isinstance(error, Refused) and rotation.step in (Step.WAIT, Step.PRUNE)
     insists = rotation.step is Step.START or rotation.create_is_unsettled or refused_meanwhile
     if insists or not isinstance(error, Permanent):
-        return Waiting(text, retry_after=getattr(error, "retry_after", None))
-    return Failed(text, may_pass=isinstance(error, Refused))
+        return Waiting(text, retry_after=getattr(error, "retry_after", None), cause=error.cause)
+    return Failed(text, may_pass=isinstance(error, Refused), cause=error.cause)
 
 
 def out_of_patience(rotation: Rotation) -> bool:
@@ -315,7 +320,7 @@ def _fail(rotation: Rotation, why: Failed) -> Rotation:
     """The first failure counts; what a later one says would be about its consequences."""
     failed = rotation
     if rotation.error is None:
-        failed = replace(rotation, error=why.error, failed_step=rotation.step, may_pass=why.may_pass)
+        failed = replace(rotation, **vars(why), failed_step=rotation.step)
     return _enter(failed, Step.DONE if rotation.step is Step.PRUNE else Step.START)
 
 

@@ -51,7 +51,7 @@ class AccountWatch:
         now: Callable[[], datetime],
     ) -> None:
         self._config = config
-        self.error: str | None = None
+        self.failure: CloudError | None = None
         """Why the account could not be listed the last time, or None."""
         self.has_answered = False
         """The provider has shown an account, even if some of it could not be relied on."""
@@ -72,15 +72,23 @@ class AccountWatch:
         self._listed: dict[str, tuple[Server, float]] = {}
         """Each server of the account, and when it was last listed."""
 
+    @property
+    def error(self) -> str | None:
+        """That, in words."""
+        return None if self.failure is None else str(self.failure)
+
+    def clock_ahead(self) -> float:
+        """As the inventory's."""
+        return self._inventory.clock_ahead()
+
     def apply(self, config: Config) -> None:
         self._config = config
 
     async def read(self) -> None:
-        """List the whole account, and bring everything in line with it. A failure is logged and kept in `error`."""
-        failure = await self._refresh()
-        self.error = None if failure is None else str(failure)
+        """List the whole account, and bring everything in line with it. A failure is logged and kept."""
+        failure = self.failure = await self._refresh()
         if failure is not None:
-            log.error("the account could not be listed", error=self.error)
+            log.error("the account could not be listed", error=str(failure))
             if not isinstance(failure, Doubtful):
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
         self.has_answered = True

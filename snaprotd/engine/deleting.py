@@ -180,5 +180,9 @@ def _not_deleted(run: Run, snapshot: Snapshot, why: str, error: CloudError | Non
     refused = isinstance(error, Busy | Permanent) and not isinstance(error, Refused)
     lasting = snapshot.is_among(rotation.stubborn) or (refused and rotation.step is Step.MAKE_ROOM)
     run.tools.observer.deleted(rotation, success=False)
-    run.update(lambda rotation: deletion_failed(rotation, snapshot.id, why, lasting=lasting))
+    run.update(
+        lambda rotation: deletion_failed(
+            rotation, snapshot.id, why, lasting=lasting, cause=error.cause if error else ""
+        )
+    )
     return why

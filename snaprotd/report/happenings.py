@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
+from snaprotd.core.errors import CloudError, Refused
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.telling import Event, Kind, Who
@@ -16,22 +17,20 @@ from snaprotd.report.kinds import Problem
 from snaprotd.report.problems import of_daemon, of_power, without_rotation
 from snaprotd.report.rows import BLOCKED
 
-TOKEN, API = "token", "api"
-"""Causes that all servers may have."""
-
-REFUSED_TOKEN = ("is not accepted)", "(the token lacks the permission)")
-"""How the error of a request ends that was refused for its token."""
+API = "api"
+"""The cause of what failed while the account could not be listed."""
 
 MAY_PASS = {"account_not_listed": timedelta(minutes=10), "ledger_unusable": timedelta(minutes=1)}
+MAY_PASS |= {"clock_differs": timedelta(minutes=10)}
 """What is not worth a message until it has lasted for so long."""
 TAKEN_UP_WITHIN = timedelta(minutes=2)
 """A start that is owed after a restart is taken up by then."""
 
 
-def of_entry(entry: Entry, *, account_error: str | None = None) -> Event | None:
+def of_entry(entry: Entry, *, account_failure: CloudError | None = None) -> Event | None:
     """What people may be told of an entry of the ledger; None where that is nothing.
 
-    `account_error`: why the account cannot be listed just now, where it cannot.
+    `account_failure`: why the account cannot be listed just now, where it cannot.
     """
     if entry.server_id is None:
         return None
@@ -47,11 +46,11 @@ def of_entry(entry: Entry, *, account_error: str | None = None) -> Event | None:
             cause="",
         )
     if entry.kind in (Happened.ROTATION, Happened.LAPSED):
-        return _of_end(entry, who, account_error)
+        return _of_end(entry, who, account_failure)
     return None
 
 
-def _of_end(entry: Entry, who: Who, account_error: str | None) -> Event | None:
+def _of_end(entry: Entry, who: Who, account_failure: CloudError | None) -> Event | None:
     """The end of an attempt, where it is one of its slot too."""
     told = entry.details
     result, id_ = told.get("result"), str(told.get("rotation") or entry.id)
@@ -66,19 +65,13 @@ def _of_end(entry: Entry, who: Who, account_error: str | None) -> Event | None:
     is_blocked = error.startswith(BLOCKED)
     if is_blocked:
         problem = Problem("blocked", {"who_holds_the_slots": error.removeprefix(BLOCKED)})
-    cause = "" if is_blocked else _cause(error, account_error)
+    cause = "" if is_blocked else str(told.get("cause") or _cause_of_account(account_failure))
     is_about = Kind.BLOCKED if is_blocked else Kind.FAILURE
     return _event(problem, id_=id_, at=entry.at, kind=is_about, server=who, cause=cause, rotation=id_)
 
 
-def _cause(error: str, account_error: str | None) -> str:
-    if any(error.rstrip().endswith(words) for words in REFUSED_TOKEN):
-        return TOKEN
-    return "" if account_error is None else _cause_of_account(account_error)
-
-
-def _cause_of_account(account_error: str) -> str:
-    return TOKEN if any(account_error.rstrip().endswith(words) for words in REFUSED_TOKEN) else API
+def _cause_of_account(failure: CloudError | None) -> str:
+    return "" if failure is None else failure.cause or API
 
 
 def of_servers_off(running: Iterable[Rotation], debts: Iterable[ServerPower], now: datetime) -> list[Event]:
@@ -99,22 +92,28 @@ def of_servers_off(running: Iterable[Rotation], debts: Iterable[ServerPower], no
 
 
 def of_whole(
-    now: datetime, *, config_mistakes: Sequence[str], ledger_error: str | None, account_error: str | None
+    now: datetime,
+    *,
+    config_mistakes: Sequence[str],
+    ledger_error: str | None,
+    account_failure: CloudError | None,
+    clock_ahead: float,
 ) -> list[Event]:
     """What is wrong with no one server of ours, and keeps rotations from being what they should be."""
     found = of_daemon(
         is_ending=False,
         config_mistakes=config_mistakes,
         ledger_error=ledger_error,
-        account_error=account_error,
+        account_error=None if account_failure is None else str(account_failure),
         is_account_listed=True,
+        clock_ahead=clock_ahead,
     )
     events = []
     for problem in found:
         cause, patience = problem.kind, MAY_PASS.get(problem.kind, timedelta(0))
-        if problem.kind == "account_not_listed" and account_error is not None:
-            cause = _cause_of_account(account_error)
-            patience = timedelta(0) if cause == TOKEN else patience
+        if problem.kind == "account_not_listed":
+            cause = _cause_of_account(account_failure)
+            patience = timedelta(0) if cause == Refused.cause else patience
         id_ = f"{problem.kind}-{now.isoformat()}"
         events.append(_event(problem, id_=id_, at=now, kind=Kind.FAILURE, server=None, cause=cause, patience=patience))
     return events

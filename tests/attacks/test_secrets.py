@@ -19,6 +19,7 @@ import pytest
 
 from snaprotd.commands.text.tables import history_text, now_text
 from snaprotd.commands.text.terminal import moving_line, show
+from snaprotd.core.errors import CloudError
 from snaprotd.core.words import printable
 from snaprotd.ledger.rows import read_rotation, written_rotation
 from snaprotd.logs import redactor
@@ -254,7 +255,7 @@ async def test_a_peer_that_echoes_the_header_puts_it_on_no_page_in_no_row_and_in
             for secret in (BEFORE, AFTER):
                 assert [*letters_of(seen, secret)] == []
         assert watched.daemon._account.error is not None
-        watched.daemon._account.error = f"it came another way, {AFTER}"
+        watched.daemon._account.failure = CloudError(f"it came another way, {AFTER}")
         await asyncio.sleep(2)
         assert f"it came another way, {INSTEAD}" in (await watched.get("/api/status")).text
     assert len(watched.ended) >= 5

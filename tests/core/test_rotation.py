@@ -164,9 +164,8 @@ def test_patience_ends_with_what_was_waited_for(step: Step, patience: float, the
     assert not out_of_patience(in_time)
     assert advance(in_time, Waiting("for the moon")).step is step
     error = f"gave up after {patience + 1:.0f} s: for the moon"
-    assert advance(too_late, Waiting("for the moon")) == entered(
-        too_late, then, error=error, failed_step=step, result=result, may_pass=True
-    )
+    told = {"error": error, "failed_step": step, "result": result, "may_pass": True, "cause": "token"}
+    assert advance(too_late, Waiting("for the moon", cause="token")) == entered(too_late, then, **told)
 
 
 @pytest.mark.parametrize("state", [{}, {"error": "first", "failed_step": WAIT}, {"starts": 400}, {"power_open": None}])
@@ -229,12 +228,17 @@ NAMES = [f"{type(error).__name__} at {step}" for step, error, _ in CASES]
 
 def failed_for(error: CloudError) -> Failed:
     """A token may be another one in a while; what else the provider refuses for good it refuses then too."""
-    return Failed(str(error), may_pass=isinstance(error, Refused))
+    refused = isinstance(error, Refused)
+    return Failed(str(error), may_pass=refused, cause="token" if refused else "")
+
+
+def waiting_for(error: CloudError) -> Waiting:
+    return Waiting(str(error), cause=failed_for(error).cause)
 
 
 @pytest.mark.parametrize(("step", "error", "waits"), CASES, ids=NAMES)
 def test_an_error_is_waited_out_or_fails_the_step(step: Step, error: CloudError, waits: bool) -> None:
-    expected = Waiting(str(error)) if waits else failed_for(error)
+    expected = waiting_for(error) if waits else failed_for(error)
     assert judge(rotation(step), error) == expected
     assert judge(rotation(step, held_off=True, power_open=0.0), error) == expected
 
@@ -243,10 +247,9 @@ def test_an_error_is_waited_out_or_fails_the_step(step: Step, error: CloudError,
 def test_every_error_is_waited_out_while_a_request_for_the_snapshot_is_open(
     step: Step, error: CloudError, waits: bool
 ) -> None:
-    text = str(error)
-    assert judge(rotation(step, creates=1, create_open=MARGIN - 1), error) == Waiting(text)
+    assert judge(rotation(step, creates=1, create_open=MARGIN - 1), error) == waiting_for(error)
     assert judge(rotation(step, creates=1, create_open=MARGIN), error) == (
-        Waiting(text) if waits else failed_for(error)
+        waiting_for(error) if waits else failed_for(error)
     )
 
 
@@ -439,6 +442,6 @@ def test_law_ages_never_shrink_and_are_the_sum_of_what_was_added(begun: Rotation
 def test_law_only_the_step_is_begun_anew_by_an_outcome(begun: Rotation, outcome: Outcome) -> None:
     after = advance(begun, outcome)
     moved = {name for name, value in flat(after).items() if value != flat(begun)[name]}
-    assert moved <= {"step", "waited", "note", "trail", "error", "failed_step", "result", "may_pass"}
+    assert moved <= {"step", "waited", "note", "trail", "error", "failed_step", "result", "may_pass", "cause"}
     if after.step is begun.step and begun.step is not START:
         assert after.waited == begun.waited

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,32 @@ async def test_no_heartbeat_is_sent_while_nobody_can_be_told_and_each_while_some
         monkeypatch.setattr(notify, "post_due", posts)
         await asyncio.sleep(15 * MINUTE)
         assert len(outside.times) >= before + 2
+
+
+async def test_a_token_that_may_not_take_snapshots_is_one_message_though_the_account_is_listed(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01", "web-02")
+    world.faults = [Fault(kind="status", status=403, method="POST", path="/snapshots/", times=None)]
+    async with daemon_on(configured(tmp_path, world, schedule="5 3 * * *"), world):
+        await asyncio.sleep(15 * MINUTE)
+    (told,) = outside.told
+    assert (told["kind"], told["server"]) == ("failure", None)
+    assert "it concerns 2 servers: web-0" in told["text"]
+
+
+async def test_a_clock_that_differs_for_long_is_told_and_so_is_that_it_is_right_again(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    right = world.clock
+    async with daemon_on(configured(tmp_path, world, schedule="0 9 * * *"), world):
+        await asyncio.sleep(MINUTE)
+        world.clock = lambda: right() - timedelta(minutes=5)
+        await asyncio.sleep(30 * MINUTE)
+        (told,) = outside.told
+        assert (told["kind"], told["severity"], told["server"]) == ("failure", "attention", None)
+        assert "the clock of this machine is 4 min ahead of the provider's" in told["text"]
+        world.clock = right
+        await asyncio.sleep(30 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words

@@ -107,7 +107,7 @@ CREATION_LATER |= {"failed": [], "asked_ago": None, "took": None}
 """And of its snapshot."""
 
 
-WINDOW_LATER = {"begun": False, "skipped": "", "kind": "scheduled", "attempt": 1, "may_pass": False}
+WINDOW_LATER = {"begun": False, "skipped": "", "kind": "scheduled", "attempt": 1, "may_pass": False, "cause": ""}
 """And of what may keep it from beginning, of why it began, and whether it may be tried again."""
 
 

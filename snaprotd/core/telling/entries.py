@@ -124,6 +124,7 @@ def _of_rotation(rotation: Rotation) -> dict[str, Any]:
         "result": rotation.result and str(rotation.result),
         "step": rotation.failed_step and str(rotation.failed_step),
         "error": rotation.error,
+        "cause": rotation.cause,
         "snapshot": rotation.snapshot_name,
         "snapshot_id": rotation.snapshot_id and plain_id(rotation.snapshot_id),
         "deleted": [plain_id(one) for one in rotation.deleted],

@@ -163,7 +163,7 @@ class Teller:
                 self._notify.cursor = kept.cursor if kept is not None and kept.cursor <= last else 0
                 continue
             for entry in entries:
-                event = of_entry(entry, account_error=self._account.error)
+                event = of_entry(entry, account_failure=self._account.failure)
                 if event is not None:
                     self._notify.tell(event)
             if last == self._notify.cursor:
@@ -176,7 +176,8 @@ class Teller:
             self._now(),
             config_mistakes=self._standing.mistakes,
             ledger_error=self._ledger_watch.error,
-            account_error=self._account.error,
+            account_failure=self._account.failure,
+            clock_ahead=self._account.clock_ahead(),
         )
         self._notify.show(Kind.FAILURE, whole)
 
