@@ -52,6 +52,10 @@ class CalledOff(NotSent):
     """What a rotation was waiting to ask was not asked: the process is to end, or the time of its step has run out."""
 
 
+class Outdated(CalledOff):
+    """What a deletion was decided on was seen too long ago when its turn came: look again. Nothing was sent."""
+
+
 class OutsideWindow(CalledOff):
     """The first request of a rotation that changes anything was not sent: its window is closed."""
 

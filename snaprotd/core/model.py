@@ -144,6 +144,8 @@ class Snapshot:
     """The provider's own time when it listed this one, where it has said so: our clock may be ahead."""
     resists: bool = False
     """The last rotation could not delete it, where whoever looks has asked the ledger for that."""
+    seen_at: float | None = field(default=None, compare=False)
+    """When the answer came that shows it, by the clock of the process's loop."""
     unchanged_for: float = field(default=0.0, compare=False)
     """Seconds for which whole lists have shown it in this state, where that is not completed. It is the same still."""
 

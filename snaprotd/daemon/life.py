@@ -29,7 +29,7 @@ from snaprotd.daemon.unexplained import ask_about_unexplained
 from snaprotd.daemon.view import DaemonView, Standing
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Rotations
-from snaprotd.engine.run import Tools
+from snaprotd.engine.tools import Tools
 from snaprotd.observe.metrics import Metrics
 from snaprotd.web.keeping import Pages
 from snaprotd.wiring.access import Transport, read_token

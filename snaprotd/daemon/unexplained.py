@@ -16,7 +16,7 @@ from snaprotd.config.settings import Config, Target
 from snaprotd.core.ownership import taken_since
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, suspected
-from snaprotd.engine.run import Tools
+from snaprotd.engine.tools import Tools
 
 log = structlog.get_logger("snaprotd.daemon")
 

@@ -18,7 +18,7 @@ from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.ledger_watch import LedgerWatch
 from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.engine.board import Board
-from snaprotd.engine.run import Tools
+from snaprotd.engine.tools import Tools
 from snaprotd.logs import redactor
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.rows import shown

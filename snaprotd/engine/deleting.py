@@ -74,11 +74,14 @@ async def prune(run: Run) -> Outcome:
     server = await run.server()
     if server.is_untouchable:  # perhaps from one of the very snapshots that are due
         return Waiting(f"the server is {server.status}: nothing is deleted meanwhile")
-    return await _delete_first(run, untried, snapshots)
+    return await _delete_first(run, untried, snapshots) or _complain(run, snapshots)
 
 
-async def _delete_first(run: Run, due: list[Decision], listed: tuple[Snapshot, ...]) -> Outcome:
-    """Delete the first that can be. One that is busy holds up no other: its refusal has changed nothing in the list."""
+async def _delete_first(run: Run, due: list[Decision], listed: tuple[Snapshot, ...]) -> Outcome | None:
+    """Delete the first that can be; None where that was all. What else is due is decided by another look.
+
+    One that is busy holds up no other: its refusal has changed nothing in the list.
+    """
     busy = []
     for decision in due:
         try:
@@ -86,7 +89,8 @@ async def _delete_first(run: Run, due: list[Decision], listed: tuple[Snapshot, .
         except Busy as refusal:
             busy.append(refusal)
             continue
-        return Waiting(error or "deleting what is no longer kept", soon=True)
+        is_all = not error and len(due) == 1
+        return None if is_all else Waiting(error or "deleting what is no longer kept", soon=True)
     raise busy[0]
 
 
@@ -143,11 +147,12 @@ async def _delete(run: Run, decision: Decision, listed: Sequence[Snapshot], *, l
     except ForbiddenDeletion:
         tools.observer.deleted(run.rotation, success=False)
         raise
+    run.demand_to_delete()
     deletion = Deletion(snapshot=snapshot, reason=decision.reason, listed=listed)
     await run.save(lambda rotation: replace(rotation, deleting=snapshot.ids), deletion=deletion)
     log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=decision.reason)
     try:
-        await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard))
+        await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard_deletion))
     except CloudError as error:
         if isinstance(error, CalledOff) or (isinstance(error, Busy) and run.rotation.waited < BUSY_FOR):
             run.update(lambda rotation: replace(rotation, deleting=()))  # nothing was carried out

@@ -21,8 +21,8 @@ from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Done, Failed, Outcome, Waiting
 from snaprotd.engine.board import Board
 from snaprotd.engine.kept import Kept
-from snaprotd.engine.run import Tools, until_tick
 from snaprotd.engine.switching import found, pay
+from snaprotd.engine.tools import Tools, until_tick
 from snaprotd.provider.identity import found_among
 
 log = structlog.get_logger("snaprotd.keeper")

@@ -12,7 +12,8 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.model import Server
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, merged, taken_up
-from snaprotd.engine.run import Tools, Transition
+from snaprotd.engine.run import Transition
+from snaprotd.engine.tools import Tools
 
 log = structlog.get_logger("snaprotd.keeper")
 

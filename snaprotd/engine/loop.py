@@ -10,6 +10,7 @@ from math import inf
 import structlog
 
 from snaprotd.core.admission import why_not_now
+from snaprotd.core.asking.polls import OFTEN, next_poll, widening
 from snaprotd.core.errors import (
     LONGEST_PAUSE,
     LONGEST_PAUSE_WHILE_OFF,
@@ -21,9 +22,10 @@ from snaprotd.core.errors import (
     Permanent,
 )
 from snaprotd.core.rotation import STEPS, Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, ended, judge
-from snaprotd.engine.run import Run, until_tick
+from snaprotd.engine.run import Run
 from snaprotd.engine.steps import ACTIONS
 from snaprotd.engine.switching import start
+from snaprotd.engine.tools import until_tick
 
 BEFORE_ITS_SNAPSHOT = STEPS[: STEPS.index(Step.WAIT)]
 
@@ -54,9 +56,11 @@ async def _visit_and_save(run: Run) -> None:
         run.update(lambda rotation: ended(advance(rotation, outcome), run.tools.now()))
         _tell(before, run.rotation, outcome)
         longest = run.patience_left
+    if not isinstance(outcome, Done):
+        run.outrun()
     await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
-        pause = _pause(outcome, run.tools.poll_interval, urgent=run.is_urgent)
+        pause = _pause(run, outcome)
         await run.tools.drain.sleep(min(pause, longest), held_off=run.outlives_a_drain)
 
 
@@ -131,19 +135,34 @@ def _stopped_by_drain(run: Run) -> bool:
     return drain.requested.is_set() and not run.rotation.needs_its_process
 
 
-def _pause(outcome: Outcome, poll_interval: float, *, urgent: bool) -> float:
+def _pause(run: Run, outcome: Outcome) -> float:
     """Seconds to the next visit.
 
     What the provider asks for is heard, but it is no order: not for a day, and while a server is off the queue of
     requests alone decides how long they wait.
     """
-    to_tick = until_tick(poll_interval)
+    to_tick = _until_worth_a_visit(run)
     match outcome:
         case Waiting(soon=True):
             return 0.0
-        case Waiting(retry_after=float(seconds)) if not urgent:
+        case Waiting(retry_after=float(seconds)) if not run.is_urgent:
             return max(to_tick, min(seconds, LONGEST_PAUSE))
-    return min(to_tick, LONGEST_PAUSE_WHILE_OFF) if urgent else to_tick
+    return min(to_tick, LONGEST_PAUSE_WHILE_OFF) if run.is_urgent else to_tick
+
+
+def _until_worth_a_visit(run: Run) -> float:
+    """Seconds to the tick at which what it waits for may have come: all that wait for one tick share its requests."""
+    rotation, poll_interval = run.rotation, run.tools.poll_interval
+    wanted = poll_interval
+    if rotation.step is Step.WAIT and rotation.creation.asked_ago is not None:
+        asked_ago = rotation.creation.asked_ago
+        wanted = next_poll(asked_ago, run.usual, poll_interval=poll_interval, is_off=run.is_urgent)
+    elif run.is_urgent and not rotation.is_refused_its_stop:
+        seen_for = rotation.power.running_for
+        wanted = widening(rotation.waited, poll_interval) if seen_for is None else poll_interval - seen_for
+    if wanted == poll_interval:
+        return until_tick(poll_interval)
+    return wanted + until_tick(poll_interval / OFTEN, after=wanted)
 
 
 def _tell(before: Rotation, after: Rotation, outcome: Outcome) -> None:

@@ -15,7 +15,8 @@ from snaprotd.core.rotation import STEPS, Failed, Rotation, Step, advance
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import TAKEN_UP_WITHIN, Keeper
 from snaprotd.engine.loop import insist_on_rotation
-from snaprotd.engine.run import Run, Tools
+from snaprotd.engine.run import Run
+from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claim, Claimed, Mark
 from snaprotd.ledger.store import Ledger
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
 from math import inf
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -13,18 +14,17 @@ import structlog
 
 from snaprotd.core import power
 from snaprotd.core.admission import why_not_now
+from snaprotd.core.asking import polls
 from snaprotd.core.creation import Creation
 from snaprotd.core.errors import CalledOff, LedgerError, NotSent, OutsideWindow
-from snaprotd.core.model import Machine, Server, Snapshot
+from snaprotd.core.model import Server, Snapshot
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.promise import taken_up
 from snaprotd.core.rotation import Rotation, Step, aged, patience_left
 from snaprotd.core.telling.entries import Deletion
-from snaprotd.engine.events import Observer
-from snaprotd.ledger.store import Ledger
-from snaprotd.provider import Provider
-from snaprotd.provider.inventory import Inventory
+from snaprotd.engine.looks import Looks
+from snaprotd.engine.tools import Tools
 
 log = structlog.get_logger("snaprotd.rotation")
 
@@ -35,56 +35,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Change = Callable[[Rotation], Rotation]
 Transition = Callable[[Power], Power]
-
-
-class Drain:
-    """How a process that wants to end tells its rotations."""
-
-    def __init__(self) -> None:
-        self.requested = asyncio.Event()
-        """Take no new step, unless a server is held off."""
-        self.hurry = asyncio.Event()
-        """Start the servers that are held off, whatever their snapshots do."""
-
-    def call(self, *, held_off: bool) -> asyncio.Event:
-        """What is heard by a rotation that holds its server off, or by one that does not."""
-        return self.hurry if held_off else self.requested
-
-    async def sleep(self, seconds: float, *, held_off: bool) -> None:
-        """Sleep, but wake when what is asked of a rotation changes."""
-        awaited = self.call(held_off=held_off)
-        if awaited.is_set():
-            await asyncio.sleep(seconds if held_off else 0)
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await awaited.wait()
-        except TimeoutError:
-            return
-
-
-def until_tick(poll_interval: float) -> float:
-    """Seconds to the next of the ticks at which everything is polled, so that all share one list request."""
-    return poll_interval - asyncio.get_running_loop().time() % poll_interval
-
-
-@dataclass(kw_only=True)
-class Tools:
-    """What every rotation of a process shares."""
-
-    cloud: Provider
-    inventory: Inventory
-    ledger: Ledger
-    observer: Observer
-    drain: Drain
-    machine: Callable[[], Machine]
-    """The machine that this process runs on, as it is now."""
-    poll_interval: float
-    request_timeout: float = 30.0
-    """The longest that one whole request may take, in seconds: a lease must be good for as long."""
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    knows_its_account: bool = True
-    """The token is the one of the account whose servers these are, as far as a configuration can say so."""
 
 
 class Run:
@@ -99,11 +49,14 @@ class Run:
         self._rotation = _taken_up(rotation, tools.now())
         self._aged_at = asyncio.get_running_loop().time()
         self._unguarded = False
-        self._seen: Server | None = None
         self._call: asyncio.Event | None = None
         self._is_start = False
         self._ends_at: float | None = None
         self._looked_at = self._aged_at
+        self._noted: Server | None = None
+        self._looks = Looks(self)
+        self.usual: float | None = None
+        """Seconds that the server's snapshots take, as far as is known."""
         self.tools = tools
         self._show = show
 
@@ -244,7 +197,10 @@ class Run:
         return self._rotation.policy.start_timeout.total_seconds()
 
     def look(self, server: Server) -> None:
-        """Note what was seen of the server's power."""
+        """Note what was seen of the server's power. One look is one, however many steps act on it."""
+        if server is self._noted:
+            return
+        self._noted = server
         self._looked_at = asyncio.get_running_loop().time()
         self.update_power(power.seen, server, self.tools.now(), apart=self.tools.poll_interval)
 
@@ -280,16 +236,42 @@ class Run:
             sent = False
             raise
         finally:
+            self.outrun()
             if sent:
                 self.update(lambda rotation: replace(rotation, begun=True))
 
-    async def server(self) -> Server:
-        """A server that is held off is looked at before anything else is asked: its start waits for the look."""
-        self._seen = await self.look_for(self.server_id)
-        return self._seen
+    # -- what was seen, and what may be done by it ----------------------------------------------------------------
+
+    def outrun(self) -> None:
+        """What was seen is no evidence any more."""
+        self._looks.outrun()
+
+    async def server(self, *, anew: bool = False) -> Server:
+        """The server as of now; or, unless `anew`, as a step before this one has seen it a moment ago."""
+        return await self._looks.server(anew=anew)
+
+    async def snapshots(self) -> tuple[Snapshot, ...]:
+        """The snapshots as of now."""
+        return await self._looks.snapshots()
+
+    async def snapshots_to_judge(self) -> tuple[Snapshot, ...]:
+        """The snapshots, as seen just now or by a step before this one, each with what the ledger knows of it.
+
+        A name alone tells nothing. Raises `LedgerError`.
+        """
+        return await self._looks.snapshots_to_judge()
+
+    def demand_to_delete(self) -> None:
+        """Raise `Outdated` where the list that was last seen is too old to delete by: the next one is read alone."""
+        self._looks.demand_to_delete()
+
+    def guard_deletion(self) -> None:
+        """As `guard`, for a DELETE."""
+        self.guard()
+        self._looks.demand_to_delete()
 
     async def look_for(self, server_id: str) -> Server:
-        return await self._unless_called_off(self.tools.inventory.server(server_id, urgent=self.is_urgent))
+        return await self.unless_called_off(self.tools.inventory.server(server_id, urgent=self.is_urgent))
 
     async def stops_itself(self) -> str:
         """Why the server must not be stopped: this process runs on it. Empty where it may be.
@@ -297,17 +279,15 @@ class Run:
         Asked by what this process has seen of the server: its name and its address hardly change meanwhile.
         """
         policy = self._rotation.policy
-        server = (self._seen or await self.server()) if policy.stop_first else None
+        server = await self.server() if policy.stop_first else None
         return stops_itself(policy, server, self.tools.machine()) if server is not None else ""
 
-    async def snapshots(self) -> tuple[Snapshot, ...]:
-        return await self._unless_called_off(self.tools.inventory.snapshots(self.server_id, urgent=self.is_urgent))
-
-    async def snapshots_to_judge(self) -> tuple[Snapshot, ...]:
-        """The snapshots, each with what the ledger knows of it: a name alone tells nothing. Raises `LedgerError`."""
-        listed = await self.snapshots()
-        recollection = await self.tools.ledger.recall(self.ids, listed, self.tools.now())
-        return recollection.marked(listed, self.instance)
+    async def learn_usual(self) -> None:
+        """How long the server's snapshots take, where it is not known yet."""
+        if self.usual is None:
+            with suppress(LedgerError):
+                earlier = await self.tools.ledger.history(self.server_id, limit=polls.REMEMBERED)
+                self.usual = polls.usual(one.creation.took for one in earlier)
 
     async def is_restored_by_hand(self) -> bool:
         """Whether `snaprotd restore` is at work on the server, which may still be shown as active.
@@ -316,7 +296,7 @@ class Run:
         """
         return await self.tools.ledger.starts.is_restored(self.ids, self.tools.now())
 
-    async def _unless_called_off(self, asked: Awaitable[T]) -> T:
+    async def unless_called_off(self, asked: Awaitable[T]) -> T:
         """The answer to a look, which may be long in coming.
 
         Raises `CalledOff` where the process is to end meanwhile, or the time of the step has run out.

@@ -140,7 +140,8 @@ async def snapshot(run: Run) -> Outcome:
         return why
     if len(snapshots) >= rotation.rules.limit:
         return Failed(why_full(rotation, snapshots, run.tools.now()))
-    server = await run.server()
+    # Whom we have switched off somebody may have switched on since.
+    server = await run.server(anew=rotation.policy.stop_first)
     run.look(server)
     return _unfit(run.rotation, server) or await _create(run, server, snapshots)
 
@@ -226,6 +227,7 @@ def _unfit(rotation: Rotation, server: Server) -> Outcome | None:
 async def wait(run: Run) -> Outcome:
     """Watch the snapshot until it is completed; any other end is a failure. And the server: somebody may start it."""
     await _look_at_server(run)
+    await run.learn_usual()
     mine = taken_for(run.rotation, await run.snapshots())
     rotation = run.rotation
     if mine is None:

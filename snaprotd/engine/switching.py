@@ -23,7 +23,8 @@ from snaprotd.core.policy import OnStopTimeout
 from snaprotd.core.power import Power
 from snaprotd.core.promise import is_unaccounted_for
 from snaprotd.core.rotation import Done, Failed, Outcome, Passed, Rotation, Step, Waiting
-from snaprotd.engine.run import Run, Tools, Transition
+from snaprotd.engine.run import Run, Transition
+from snaprotd.engine.tools import Tools
 
 LONGEST_LOOK = 30.0
 """Seconds that a start waits to learn whether the ledger that owes it is an old copy."""

@@ -112,9 +112,18 @@ class Inventory:
         """The account's servers, as last listed, by their ids: also those whose snapshots could not be read."""
         return MappingProxyType(self._servers)
 
-    async def snapshots(self, server_id: str, *, urgent: bool = False) -> tuple[Snapshot, ...]:
-        """The server's snapshots as of now. Empty, too, where there is no such server. `urgent` as for `server`."""
-        return await self._snapshot_rounds[urgent].ask(server_id)
+    async def snapshots(self, server_id: str, *, urgent: bool = False, alone: bool = False) -> tuple[Snapshot, ...]:
+        """The server's snapshots as of now. Empty, too, where there is no such server. `urgent` as for `server`.
+
+        `alone`: asked for with no other's, so that the answer is as new as it can be.
+        """
+        if not alone:
+            return await self._snapshot_rounds[urgent].ask(server_id)
+        began = datetime.now(UTC)
+        seen = self._believed(server_id, await self._snapshots_of(server_id, urgent=urgent), began)
+        if isinstance(seen, Doubtful):
+            raise seen
+        return seen
 
     async def server(self, server_id: str, *, urgent: bool = False) -> Server:
         """The server as of now. Raises `NotFound` where the account has none of that id.

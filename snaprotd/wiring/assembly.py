@@ -21,8 +21,7 @@ from snaprotd.core.policy import Kind
 from snaprotd.core.promise import Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
-from snaprotd.engine.events import Observers
-from snaprotd.engine.run import Drain, Tools
+from snaprotd.engine.tools import Drain, Observers, Tools
 from snaprotd.ledger.address import ledgers_in_force, make_folder, name_of, note_in_force, why_unusable
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger

@@ -22,7 +22,8 @@ from snaprotd.core.schedule import slots as schedule_slots
 from snaprotd.daemon.life import TICK
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.rotations import LEASE_RENEWAL
-from snaprotd.engine.run import Run, Tools
+from snaprotd.engine.run import Run
+from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World

@@ -12,7 +12,8 @@ import pytest
 
 from snaprotd.core.rotation import Rotation, Step
 from snaprotd.engine.loop import run_rotation
-from snaprotd.engine.run import Run, Tools
+from snaprotd.engine.run import Run
+from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed
 from snaprotd.simulator import Fault, World
 from tests.scenarios.test_power import SLOT, Night

@@ -22,7 +22,8 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.policy import OnStopTimeout, Retention
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.loop import run_rotation
-from snaprotd.engine.run import Run, Tools
+from snaprotd.engine.run import Run
+from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Reply, Request, World

@@ -21,7 +21,7 @@ from snaprotd.core.promise import Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import Rotations
-from snaprotd.engine.run import Tools
+from snaprotd.engine.tools import Tools
 from snaprotd.observe.collector import ServerCollector
 from snaprotd.simulator import Reply, Request
 from tests.support.harms import delete_ledger

@@ -29,7 +29,8 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.loop import run_rotation
-from snaprotd.engine.run import Drain, Run, Tools
+from snaprotd.engine.run import Run
+from snaprotd.engine.tools import Drain, Tools
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory

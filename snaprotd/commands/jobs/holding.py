@@ -10,7 +10,7 @@ from snaprotd.commands.jobs.by_hand import ByHand, Found, Impossible
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.errors import CloudError, LedgerError, SnaprotdError
 from snaprotd.core.holds import RELEASED, HoldFor, last_day
-from snaprotd.engine.run import Tools
+from snaprotd.engine.tools import Tools
 from snaprotd.report.assessment import why_not_to_hold
 
 Say = Callable[[str], None]

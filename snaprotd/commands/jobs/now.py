@@ -32,7 +32,7 @@ from snaprotd.engine.rotations import (
     mend_ledger,
     run_in_turn,
 )
-from snaprotd.engine.run import Tools
+from snaprotd.engine.tools import Tools
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claimed, ServerBusy
 from snaprotd.ledger.store import Ledger

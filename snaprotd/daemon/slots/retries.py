@@ -32,7 +32,7 @@ from snaprotd.core.telling.entries import of_lapse
 from snaprotd.core.words import zulu
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import Rotations
-from snaprotd.engine.run import Tools, until_tick
+from snaprotd.engine.tools import Tools, until_tick
 from snaprotd.ledger.claims import Claim, Claimed, ServerBusy, SlotTaken
 from snaprotd.wiring.assembly import new_rotation
 

@@ -20,7 +20,7 @@ from snaprotd.daemon.slots.retries import Retries
 from snaprotd.daemon.slots.timer import SlotTimer
 from snaprotd.engine.board import Board, ServerFacts
 from snaprotd.engine.rotations import Rotations
-from snaprotd.engine.run import Tools
+from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy
 from snaprotd.observe.metrics import DaemonMetrics
 from snaprotd.wiring.assembly import new_rotation

@@ -118,8 +118,11 @@ def read_server(entry: Any, *, asked: str | None = None, known_as: Collection[st
     )
 
 
-def read_snapshot(entry: Any, *, asked: str | None = None, listed_at: datetime | None = None) -> Snapshot:
-    """`asked` is the id of the server whose snapshots were asked for, where there is one. `listed_at`: the answer's.
+def read_snapshot(
+    entry: Any, *, asked: str | None = None, listed_at: datetime | None = None, seen_at: float | None = None
+) -> Snapshot:
+    """`asked` is the id of the server whose snapshots were asked for, where there is one. `listed_at` and `seen_at`
+    are the answer's.
 
     A snapshot without a readable id or name is refused: it might be one of ours that must be recognised. One without
     a status stays, in no known state: it holds a slot, and is neither kept as completed nor deleted.
@@ -143,6 +146,7 @@ def read_snapshot(entry: Any, *, asked: str | None = None, listed_at: datetime |
         server_name=name_in(of.get("name")),
         server_also=tuple(server_also),
         listed_at=listed_at,
+        seen_at=seen_at,
     )
 
 

@@ -190,7 +190,7 @@ class VpsOrg:
         query = {} if by is None else {"server_id": by}
 
         def read(entry: Any, at: datetime | None) -> Snapshot:
-            return answers.read_snapshot(entry, asked=asked, listed_at=at)
+            return answers.read_snapshot(entry, asked=asked, listed_at=at, seen_at=asyncio.get_running_loop().time())
 
         return await self._list(SNAPSHOTS, query, read, urgent=urgent)
 
@@ -235,7 +235,13 @@ class VpsOrg:
         size = 0
         while call.url not in seen and len(seen) < MAX_PAGES and size <= MAX_LIST:
             seen.add(call.url)
-            page = await self._retried(call, answers.read_page)
+            try:
+                page = await self._retried(call, answers.read_page)
+            except NotFound as error:
+                if len(seen) == 1:
+                    raise
+                # It has become so short meanwhile that it has no such page any more.
+                raise Doubtful(f"the list at {endpoint} is incomplete: {error}") from error
             size += call.size
             yield page, call.dated
             if page.next is None:

@@ -1,0 +1,41 @@
+"""What a step may act on: what a look has shown, as long as nothing of ours went out since, and for a while only.
+
+Looked before it acted: a step that has no evidence looks. What was seen is used again only by the steps that follow at
+once, so that look, make room, stop and snapshot need one look between them. A change, a wait or a doubt ends it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+OLDEST_TO_DELETE_BY = 2.0
+"""Seconds: a list that is older when the bytes of a DELETE are about to go out is read again before."""
+
+
+class Use(Enum):
+    """What is to be done on the strength of a look."""
+
+    DECIDE = "decide"
+    """To go on, to stop the server, to ask for its snapshot."""
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence(Generic[T]):
+    """What one look has shown of one server."""
+
+    shown: T
+    age: float
+    """Seconds since the answer came that showed it; of a list that came in pages, since the first that concerns it."""
+    is_outrun: bool = False
+    """Something of ours has gone out for the server since, or may have, or a wait has gone by."""
+
+
+def serves(evidence: Evidence[T], use: Use, *, poll_interval: float) -> bool:
+    """Whether a step may do that without another look. `poll_interval` in seconds: as old is what a poll has shown."""
+    oldest = OLDEST_TO_DELETE_BY if use is Use.DELETE else poll_interval
+    return not evidence.is_outrun and 0 <= evidence.age <= oldest

@@ -1,0 +1,44 @@
+"""When what is waited for is asked about again: when it may have come, and no sooner than it is worth a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import median
+
+OFTEN = 5
+"""The shortest interval is this part of `poll_interval`."""
+SHARES = (0.8, 0.9, 1.0)
+"""Of the usual time: when a snapshot is asked about that may be done sooner than most."""
+WIDENS = 4
+"""An interval grows to this part of the time that was waited before it."""
+REMEMBERED = 15
+"""Rotations whose snapshots tell how long the next one will take."""
+
+
+def usual(took: Iterable[float | None]) -> float | None:
+    """How long the snapshots of a server take, in seconds; None where no past one was watched to its end."""
+    known = [seconds for seconds in took if seconds is not None and seconds > 0]
+    return median(known) if known else None
+
+
+def next_poll(waited: float, its_usual: float | None, *, poll_interval: float, is_off: bool) -> float:
+    """Seconds until a snapshot that was asked for `waited` seconds ago is looked for again.
+
+    `is_off`: its server is off until it is done. Then it is asked about more often towards the end.
+    """
+    if its_usual is None:
+        return poll_interval
+    shortest = poll_interval / OFTEN
+    first, *_, last = (share * its_usual for share in SHARES)
+    if waited >= last:
+        return widening(waited - last, poll_interval)
+    if is_off and waited >= first:
+        return widening(waited - first, poll_interval / 2)
+    return max(shortest, next(share * its_usual - waited for share in SHARES if share * its_usual > waited))
+
+
+def widening(waited: float, longest: float) -> float:
+    """Seconds of an interval that begins short, and grows with what was waited to `longest`, which is `poll_interval`
+    or a part of it.
+    """
+    return min(max(longest / OFTEN, waited / WIDENS), longest)
