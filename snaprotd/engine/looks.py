@@ -140,7 +140,8 @@ class Looks:
         """As `Run.demand_to_delete`. A list of all takes its time, and so does a turn."""
         if self._evidence(self._listed, Use.DELETE) is None:
             self._alone = True
-            self.outrun()
+            self._listed.outrun()
+            self._judged.outrun()
             raise Outdated("the list of its snapshots was read too long ago to delete by it: it is read again")
 
     def _evidence(self, look: Look[T], use: Use = Use.DECIDE) -> T | None:

@@ -56,7 +56,7 @@ async def _visit_and_save(run: Run) -> None:
         run.update(lambda rotation: ended(advance(rotation, outcome), run.tools.now()))
         _tell(before, run.rotation, outcome)
         longest = run.patience_left
-    if not isinstance(outcome, Done):
+    if not isinstance(outcome, Done) and not (isinstance(outcome, Waiting) and outcome.soon):
         run.outrun()
     await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):

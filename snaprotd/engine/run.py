@@ -236,8 +236,8 @@ class Run:
             sent = False
             raise
         finally:
-            self.outrun()
             if sent:
+                self.outrun()
                 self.update(lambda rotation: replace(rotation, begun=True))
 
     # -- what was seen, and what may be done by it ----------------------------------------------------------------

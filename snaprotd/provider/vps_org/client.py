@@ -156,7 +156,7 @@ class VpsOrg:
 
     async def delete_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
         """A snapshot that does not exist is success."""
-        call = self._call("DELETE", "/snapshots/{id}/", snapshot_id, guard=guard)
+        call = self._call("DELETE", "/snapshots/{id}/", snapshot_id, guard=guard, urgent=True)  # TODO priority
         try:
             await self._retried(call, lambda _: None)
         except NotFound:
