@@ -46,6 +46,11 @@ class Creation:
     def was_asked(self) -> bool:
         return self.create_asked or self.creates > 0
 
+    def asked_for(self, now: datetime) -> float:
+        """How many seconds ago it was asked for, at the most: by its date, what no process counted counts too."""
+        by_its_date = 0.0 if self.taken_at is None else (now - self.taken_at).total_seconds()
+        return max(self.asked_ago or 0.0, by_its_date)
+
     def is_hidden(self, listed: int) -> bool:
         """A list of `listed` snapshots has lost all that it held when this one was asked for, and this one with them.
 

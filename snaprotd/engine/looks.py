@@ -45,8 +45,8 @@ class Look(Generic[T]):
     def __init__(self) -> None:
         self._seen: tuple[Moment, Evidence[T]] | None = None
 
-    def keep(self, shown: T, at: Moment) -> None:
-        self._seen = at, Evidence(shown=shown, age=0.0)
+    def keep(self, shown: T, at: Moment, *, for_a_deletion: bool = False) -> None:
+        self._seen = at, Evidence(shown=shown, age=0.0, is_for_a_deletion=for_a_deletion)
 
     @property
     def at(self) -> Moment:
@@ -116,9 +116,9 @@ class Looks:
         asked, asker = Moment.now(), self._asker
         look = asker.tools.inventory.snapshots(asker.server_id, urgent=asker.is_urgent, alone=self._alone)
         listed = await asker.unless_called_off(look)
-        self._alone = False
         times = [one.seen_at for one in listed if one.seen_at is not None]
-        self._listed.keep(listed, asked.at(min(times, default=None)))
+        self._listed.keep(listed, asked.at(min(times, default=None)), for_a_deletion=self._alone)
+        self._alone = False
         self._judged.outrun()
         return listed
 

@@ -154,9 +154,9 @@ def _until_worth_a_visit(run: Run) -> float:
     """Seconds to the tick at which what it waits for may have come: all that wait for one tick share its requests."""
     rotation, poll_interval = run.rotation, run.tools.poll_interval
     wanted = poll_interval
-    if rotation.step is Step.WAIT and rotation.creation.asked_ago is not None:
-        asked_ago = rotation.creation.asked_ago
-        wanted = next_poll(asked_ago, run.usual, poll_interval=poll_interval, is_off=run.is_urgent)
+    if rotation.step is Step.WAIT:
+        waited = rotation.creation.asked_for(run.tools.now())
+        wanted = next_poll(waited, run.usual, poll_interval=poll_interval, is_off=run.is_urgent)
     elif run.is_urgent and not rotation.is_refused_its_stop:
         seen_for = rotation.power.running_for
         wanted = widening(rotation.waited, poll_interval) if seen_for is None else poll_interval - seen_for

@@ -149,18 +149,19 @@ async def run_in_turn(
 ) -> Rotation:
     """Run a rotation that has its group's turn and a permit, and give both back as soon as it needs them no more.
 
-    A server that does not start again keeps nobody waiting.
+    Neither a server that does not start again nor a snapshot that is stuck keeps others waiting.
     """
 
     def shown(rotation: Rotation) -> None:
         show(rotation)
         if rotation.step in (Step.PRUNE, Step.DONE):
             turn.give_back()
-        if rotation.start_is_overdue or (rotation.step is Step.START and not rotation.is_payable):
+        if rotation.start_is_overdue or (rotation.step is Step.START and not rotation.is_payable) or run.only_waits:
             permit.give_back()
 
+    run = Run(rotation, tools, shown)
     try:
-        return await insist_on_rotation(Run(rotation, tools, shown))
+        return await insist_on_rotation(run)
     finally:
         permit.give_back()
         turn.give_back()

@@ -57,6 +57,8 @@ class Run:
         self._looks = Looks(self)
         self.usual: float | None = None
         """Seconds that the server's snapshots take, as far as is known."""
+        self.has_just_begun_it = False
+        """The answer to the request for the snapshot was that it is in progress: there is no need to look."""
         self.tools = tools
         self._show = show
 
@@ -281,6 +283,12 @@ class Run:
         policy = self._rotation.policy
         server = await self.server() if policy.stop_first else None
         return stops_itself(policy, server, self.tools.machine()) if server is not None else ""
+
+    @property
+    def only_waits(self) -> bool:
+        """Its snapshot has taken far longer than the server's do."""
+        rotation, timeout = self._rotation, self._rotation.policy.snapshot_timeout.total_seconds()
+        return rotation.step is Step.WAIT and polls.only_waits(rotation.waited, self.usual, timeout=timeout)
 
     async def learn_usual(self) -> None:
         """How long the server's snapshots take, where it is not known yet."""

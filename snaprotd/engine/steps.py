@@ -190,6 +190,7 @@ async def _create(run: Run, server: Server, listed: tuple[Snapshot, ...]) -> Out
         return Waiting(f"the answer to the request for the snapshot has the id of another one, {made.id}")
     run.update_creation(creation.made, made.id)
     run.update(lambda rotation: replace(rotation, was_in_progress=made.state is SnapshotState.IN_PROGRESS))
+    run.has_just_begun_it = run.rotation.was_in_progress
     return Done()
 
 
@@ -226,8 +227,11 @@ def _unfit(rotation: Rotation, server: Server) -> Outcome | None:
 
 async def wait(run: Run) -> Outcome:
     """Watch the snapshot until it is completed; any other end is a failure. And the server: somebody may start it."""
-    await _look_at_server(run)
     await run.learn_usual()
+    if run.has_just_begun_it:
+        run.has_just_begun_it = False
+        return Waiting("the snapshot is in progress")
+    await _look_at_server(run)
     mine = taken_for(run.rotation, await run.snapshots())
     rotation = run.rotation
     if mine is None:

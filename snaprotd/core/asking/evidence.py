@@ -13,7 +13,9 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 OLDEST_TO_DELETE_BY = 2.0
-"""Seconds: a list that is older when the bytes of a DELETE are about to go out is read again before."""
+"""Seconds: where a list is older when the bytes of a DELETE are about to go out, that of the server is read before."""
+OLDEST_READ_FOR_IT = 60.0
+"""The same for a list that was read for that DELETE and nothing else, and has the next turn, whenever that is."""
 
 
 class Use(Enum):
@@ -33,9 +35,14 @@ class Evidence(Generic[T]):
     """Seconds since the answer came that showed it; of a list that came in pages, since the first that concerns it."""
     is_outrun: bool = False
     """Something of ours has gone out for the server since, or may have, or a wait has gone by."""
+    is_for_a_deletion: bool = False
+    """It is the list of this server alone, read because another was too old to delete by."""
 
 
 def serves(evidence: Evidence[T], use: Use, *, poll_interval: float) -> bool:
     """Whether a step may do that without another look. `poll_interval` in seconds: as old is what a poll has shown."""
-    oldest = OLDEST_TO_DELETE_BY if use is Use.DELETE else poll_interval
+    if use is Use.DELETE:
+        oldest = OLDEST_READ_FOR_IT if evidence.is_for_a_deletion else OLDEST_TO_DELETE_BY
+    else:
+        oldest = poll_interval
     return not evidence.is_outrun and 0 <= evidence.age <= oldest

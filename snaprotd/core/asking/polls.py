@@ -11,6 +11,8 @@ SHARES = (0.8, 0.9, 1.0)
 """Of the usual time: when a snapshot is asked about that may be done sooner than most."""
 WIDENS = 4
 """An interval grows to this part of the time that was waited before it."""
+FAR_BEYOND = 2
+"""Times the usual one."""
 REMEMBERED = 15
 """Rotations whose snapshots tell how long the next one will take."""
 
@@ -35,6 +37,14 @@ def next_poll(waited: float, its_usual: float | None, *, poll_interval: float, i
     if is_off and waited >= first:
         return widening(waited - first, poll_interval / 2)
     return max(shortest, next(share * its_usual - waited for share in SHARES if share * its_usual > waited))
+
+
+def only_waits(waited: float, its_usual: float | None, *, timeout: float) -> bool:
+    """Whether a snapshot has been waited for so far beyond its usual time that it keeps nobody from beginning any more.
+
+    `timeout`: its policy's, in seconds, half of which it has where no past is known.
+    """
+    return waited > (timeout / 2 if its_usual is None else min(FAR_BEYOND * its_usual, timeout))
 
 
 def widening(waited: float, longest: float) -> float:

@@ -1,0 +1,113 @@
+"""What a look is good for, and when the next one is worth a request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from snaprotd.core.asking.evidence import OLDEST_READ_FOR_IT, OLDEST_TO_DELETE_BY, Evidence, Use, serves
+from snaprotd.core.asking.polls import next_poll, only_waits, usual, widening
+
+POLL = 15.0
+
+
+@pytest.mark.parametrize(
+    ("use", "age", "is_outrun", "enough"),
+    [
+        (Use.DECIDE, 0.0, False, True),
+        (Use.DECIDE, POLL, False, True),
+        (Use.DECIDE, POLL + 0.1, False, False),
+        (Use.DECIDE, 0.0, True, False),
+        (Use.DELETE, 0.0, False, True),
+        (Use.DELETE, OLDEST_TO_DELETE_BY, False, True),
+        (Use.DELETE, OLDEST_TO_DELETE_BY + 0.1, False, False),
+        (Use.DELETE, POLL, False, False),
+        (Use.DELETE, 0.0, True, False),
+        (Use.DECIDE, -1.0, False, False),
+        (Use.DELETE, -1.0, False, False),
+    ],
+)
+def test_a_step_acts_on_what_was_seen_a_moment_ago_and_not_after_anything_of_ours_has_gone_out(
+    use: Use, age: float, is_outrun: bool, enough: bool
+) -> None:
+    assert serves(Evidence(shown=(), age=age, is_outrun=is_outrun), use, poll_interval=POLL) is enough
+
+
+@pytest.mark.parametrize(("age", "enough"), [(0.0, True), (OLDEST_READ_FOR_IT, True), (OLDEST_READ_FOR_IT + 1, False)])
+def test_what_was_read_for_a_deletion_alone_is_good_for_it_until_its_turn_comes(age: float, enough: bool) -> None:
+    read = Evidence(shown=(), age=age, is_for_a_deletion=True)
+    assert serves(read, Use.DELETE, poll_interval=POLL) is enough
+    assert not serves(replace(read, is_outrun=True), Use.DELETE, poll_interval=POLL)
+
+
+@pytest.mark.parametrize(
+    ("took", "expected"),
+    [
+        ((), None),
+        ((None, None), None),
+        ((0.0, -3.0), None),
+        ((300.0,), 300.0),
+        ((None, 280.0, 300.0, 4000.0), 300.0),
+    ],
+)
+def test_the_usual_time_is_the_median_of_what_was_watched_to_its_end(
+    took: tuple[float | None, ...], expected: float | None
+) -> None:
+    assert usual(took) == expected
+
+
+def polls(its_usual: float | None, *, until: float, is_off: bool = False) -> list[float]:
+    """When a snapshot is looked for that is asked for at 0, up to that time."""
+    times, now = list[float](), 0.0
+    while now < until:
+        now += next_poll(now, its_usual, poll_interval=POLL, is_off=is_off)
+        times.append(round(now, 1))
+    return times
+
+
+def test_without_a_past_there_is_a_look_at_each_poll() -> None:
+    assert polls(None, until=60) == [15, 30, 45, 60]
+
+
+def test_with_a_past_the_first_look_is_when_it_may_be_done_and_then_they_come_often_and_ever_less_so() -> None:
+    assert polls(300.0, until=330) == [240, 270, 300, 303, 306, 309, 312, 315, 318.8, 323.4, 329.3, 336.6]
+    assert polls(300.0, until=900)[-3:] == [881.5, 896.5, 911.5]
+
+
+def test_while_the_server_is_off_nothing_is_waited_for_long_once_it_may_be_done() -> None:
+    times = polls(300.0, until=400, is_off=True)
+    assert times[0] == 240
+    gaps = [later - sooner for sooner, later in pairwise(times) if sooner <= 330]
+    assert max(gaps) <= POLL / 2
+
+
+def test_no_look_comes_sooner_than_the_shortest_interval_whatever_its_usual_time() -> None:
+    for its_usual in (0.5, 3.0, 14.0):
+        times = polls(its_usual, until=60)
+        assert min(later - sooner for sooner, later in pairwise(times)) >= POLL / 5 - 0.1
+
+
+@pytest.mark.parametrize(
+    ("waited", "seconds"), [(0.0, 3.0), (11.0, 3.0), (20.0, 5.0), (60.0, 15.0), (1e9, 15.0), (-5.0, 3.0)]
+)
+def test_an_interval_widens_with_what_was_waited_up_to_the_longest(waited: float, seconds: float) -> None:
+    assert widening(waited, POLL) == seconds
+
+
+@pytest.mark.parametrize(
+    ("waited", "its_usual", "expected"),
+    [
+        (600.0, 300.0, False),
+        (601.0, 300.0, True),
+        (900.0, None, False),
+        (901.0, None, True),
+        (1801.0, 1200.0, True),
+        (1700.0, 1200.0, False),
+    ],
+)
+def test_what_only_waits_far_beyond_its_usual_time_keeps_nobody_from_beginning(
+    waited: float, its_usual: float | None, expected: bool
+) -> None:
+    assert only_waits(waited, its_usual, timeout=1800.0) is expected
