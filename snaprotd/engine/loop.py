@@ -56,7 +56,7 @@ async def _visit_and_save(run: Run) -> None:
         longest = run.patience_left
     await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
-        pause = _pause(outcome, run.tools.poll_interval, urgent=run.is_urgent)
+        pause = _pause(outcome, run.tools.poll_interval, urgent=run.priority.is_urgent)
         await run.tools.drain.sleep(min(pause, longest), held_off=run.outlives_a_drain)
 
 

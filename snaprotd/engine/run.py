@@ -23,7 +23,7 @@ from snaprotd.core.rotation import Rotation, Step, aged, patience_left
 from snaprotd.core.telling.entries import Deletion
 from snaprotd.engine.events import Observer
 from snaprotd.ledger.store import Ledger
-from snaprotd.provider import Provider
+from snaprotd.provider import Priority, Provider
 from snaprotd.provider.inventory import Inventory
 
 log = structlog.get_logger("snaprotd.rotation")
@@ -135,9 +135,10 @@ class Run:
         return self.update(_of_creation(transition, *args, **kwargs))
 
     @property
-    def is_urgent(self) -> bool:
-        """The server is off until what is asked now is answered, as far as was seen."""
-        return self._rotation.is_payable
+    def priority(self) -> Priority:
+        """The class of what is asked now: urgent where the server is off until it is answered, as far as was seen."""
+        starts, one = self._is_start and self.power.may_be_asked_to_start(self.tools.poll_interval), self._rotation
+        return Priority.of_rotation(is_off=one.is_payable, starts=starts, is_new=one.step is Step.LOOK)
 
     @property
     def patience_left(self) -> float:
@@ -289,7 +290,7 @@ class Run:
         return self._seen
 
     async def look_for(self, server_id: str) -> Server:
-        return await self._unless_called_off(self.tools.inventory.server(server_id, urgent=self.is_urgent))
+        return await self._unless_called_off(self.tools.inventory.server(server_id, priority=self.priority))
 
     async def stops_itself(self) -> str:
         """Why the server must not be stopped: this process runs on it. Empty where it may be.
@@ -301,7 +302,7 @@ class Run:
         return stops_itself(policy, server, self.tools.machine()) if server is not None else ""
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
-        return await self._unless_called_off(self.tools.inventory.snapshots(self.server_id, urgent=self.is_urgent))
+        return await self._unless_called_off(self.tools.inventory.snapshots(self.server_id, priority=self.priority))
 
     async def snapshots_to_judge(self) -> tuple[Snapshot, ...]:
         """The snapshots, each with what the ledger knows of it: a name alone tells nothing. Raises `LedgerError`."""
