@@ -14,6 +14,7 @@ from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, merged, taken_up
 from snaprotd.engine.run import Transition
 from snaprotd.engine.tools import Tools
+from snaprotd.provider import Priority
 
 log = structlog.get_logger("snaprotd.keeper")
 
@@ -97,4 +98,6 @@ class Kept:
         return self._record.ids | self.tools.inventory.ids_of(self.server_id)
 
     async def look_for(self, server_id: str) -> Server:
-        return await self.tools.inventory.server(server_id, urgent=True)
+        is_due = self.power.is_payable and self.power.may_be_asked_to_start(self.tools.poll_interval)
+        priority = Priority.START if is_due else Priority.DOWNTIME
+        return await self.tools.inventory.server(server_id, priority=priority)

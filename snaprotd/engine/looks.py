@@ -13,6 +13,7 @@ from snaprotd.core.errors import Outdated
 from snaprotd.core.model import Server, Snapshot
 from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import uptime
+from snaprotd.provider import Priority
 
 T = TypeVar("T")
 
@@ -80,7 +81,7 @@ class Asker(Protocol):
     def instance(self) -> str: ...
 
     @property
-    def is_urgent(self) -> bool: ...
+    def priority(self) -> Priority: ...
 
     async def look_for(self, server_id: str) -> Server: ...
 
@@ -114,7 +115,7 @@ class Looks:
     async def snapshots(self) -> tuple[Snapshot, ...]:
         """As `Run.snapshots`."""
         asked, asker = Moment.now(), self._asker
-        look = asker.tools.inventory.snapshots(asker.server_id, urgent=asker.is_urgent, alone=self._alone)
+        look = asker.tools.inventory.snapshots(asker.server_id, priority=asker.priority, alone=self._alone)
         listed = await asker.unless_called_off(look)
         times = [one.seen_at for one in listed if one.seen_at is not None]
         self._listed.keep(listed, asked.at(min(times, default=None)), for_a_deletion=self._alone)

@@ -145,9 +145,9 @@ def _pause(run: Run, outcome: Outcome) -> float:
     match outcome:
         case Waiting(soon=True):
             return 0.0
-        case Waiting(retry_after=float(seconds)) if not run.is_urgent:
+        case Waiting(retry_after=float(seconds)) if not run.priority.is_urgent:
             return max(to_tick, min(seconds, LONGEST_PAUSE))
-    return min(to_tick, LONGEST_PAUSE_WHILE_OFF) if run.is_urgent else to_tick
+    return min(to_tick, LONGEST_PAUSE_WHILE_OFF) if run.priority.is_urgent else to_tick
 
 
 def _until_worth_a_visit(run: Run) -> float:
@@ -156,8 +156,8 @@ def _until_worth_a_visit(run: Run) -> float:
     wanted = poll_interval
     if rotation.step is Step.WAIT:
         waited = rotation.creation.asked_for(run.tools.now())
-        wanted = next_poll(waited, run.usual, poll_interval=poll_interval, is_off=run.is_urgent)
-    elif run.is_urgent and not rotation.is_refused_its_stop:
+        wanted = next_poll(waited, run.usual, poll_interval=poll_interval, is_off=run.priority.is_urgent)
+    elif run.priority.is_urgent and not rotation.is_refused_its_stop:
         seen_for = rotation.power.running_for
         wanted = widening(rotation.waited, poll_interval) if seen_for is None else poll_interval - seen_for
     if wanted == poll_interval:

@@ -25,6 +25,7 @@ from snaprotd.core.rotation import Rotation, Step, aged, patience_left
 from snaprotd.core.telling.entries import Deletion
 from snaprotd.engine.looks import Looks
 from snaprotd.engine.tools import Tools
+from snaprotd.provider import Priority
 
 log = structlog.get_logger("snaprotd.rotation")
 
@@ -90,9 +91,10 @@ class Run:
         return self.update(_of_creation(transition, *args, **kwargs))
 
     @property
-    def is_urgent(self) -> bool:
-        """The server is off until what is asked now is answered, as far as was seen."""
-        return self._rotation.is_payable
+    def priority(self) -> Priority:
+        """The class of what is asked now: urgent where the server is off until it is answered, as far as was seen."""
+        starts, one = self._is_start and self.power.may_be_asked_to_start(self.tools.poll_interval), self._rotation
+        return Priority.of_rotation(is_off=one.is_payable, starts=starts, is_new=one.step is Step.LOOK)
 
     @property
     def patience_left(self) -> float:
@@ -273,7 +275,7 @@ class Run:
         self._looks.demand_to_delete()
 
     async def look_for(self, server_id: str) -> Server:
-        return await self.unless_called_off(self.tools.inventory.server(server_id, urgent=self.is_urgent))
+        return await self.unless_called_off(self.tools.inventory.server(server_id, priority=self.priority))
 
     async def stops_itself(self) -> str:
         """Why the server must not be stopped: this process runs on it. Empty where it may be.

@@ -167,7 +167,7 @@ async def _create(run: Run, server: Server, listed: tuple[Snapshot, ...]) -> Out
     try:
         made = await run.ask(
             run.tools.cloud.create_snapshot(
-                server, rotation.snapshot_name, rotation.description, guard=run.guard, urgent=run.is_urgent
+                server, rotation.snapshot_name, rotation.description, guard=run.guard, priority=run.priority
             )
         )
     except Accepted:

@@ -25,6 +25,7 @@ from snaprotd.core.promise import is_unaccounted_for
 from snaprotd.core.rotation import Done, Failed, Outcome, Passed, Rotation, Step, Waiting
 from snaprotd.engine.run import Run, Transition
 from snaprotd.engine.tools import Tools
+from snaprotd.provider import Priority
 
 LONGEST_LOOK = 30.0
 """Seconds that a start waits to learn whether the ledger that owes it is an old copy."""
@@ -243,7 +244,7 @@ async def _newer_than_the_debt(debtor: Debtor) -> Snapshot | None:
         return None
     try:
         async with asyncio.timeout(LONGEST_LOOK):
-            snapshots = await debtor.tools.inventory.snapshots(debtor.server_id, urgent=True)
+            snapshots = await debtor.tools.inventory.snapshots(debtor.server_id, priority=Priority.START)
             known = await debtor.tools.ledger.starts.slots_of(debtor.server_id)
     except (CloudError, LedgerError, TimeoutError) as error:
         log.warning("whether the ledger is an old copy cannot be told: the server is started", error=str(error))
@@ -295,7 +296,7 @@ async def _is_of_this_account(debtor: Debtor) -> bool:
     """The account that is asked now is the one in which the server was stopped."""
     if not debtor.power.whose:
         return debtor.tools.knows_its_account
-    return (await debtor.tools.cloud.token_owner(urgent=True)).email == debtor.power.whose
+    return (await debtor.tools.cloud.token_owner(priority=Priority.DOWNTIME)).email == debtor.power.whose
 
 
 async def _ask_to_start(debtor: Debtor, server: Server) -> Outcome:

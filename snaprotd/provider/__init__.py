@@ -13,6 +13,8 @@ from snaprotd.core.errors import Temporary
 from snaprotd.core.model import Server, Snapshot
 from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.identity import Identities
+from snaprotd.provider.pacing import Priority as Priority
+from snaprotd.provider.rate import RateInForce
 from snaprotd.provider.token import TokenSource
 
 Guard = Callable[[], None]
@@ -68,7 +70,7 @@ class Provider(Protocol):
     A `guard` is called after every wait, and every few seconds while one lasts; what it raises reaches the caller as it
     is, and nothing is sent.
 
-    What is `urgent`, and every start, waits behind nothing that is not: a server is off until it is answered.
+    Each request stands in a queue, in the class that its `priority` names; every start is a `START`.
     """
 
     @property
@@ -82,20 +84,26 @@ class Provider(Protocol):
     def clock(self) -> OtherClock:
         """What the dates of its answers say of ours."""
 
-    async def servers(self, *, urgent: bool = False) -> list[Server]:
+    @property
+    def rate(self) -> RateInForce:
+        """How fast it is asked now: as configured, or slower where it has refused requests."""
+
+    async def servers(self, *, priority: Priority = Priority.INVENTORY) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
 
-    async def server(self, server_id: str, *, urgent: bool = False) -> Server:
+    async def server(self, server_id: str, *, priority: Priority = Priority.INVENTORY) -> Server:
         """The server that has this id among others. Raises `NotFound` where the account has it by none of them.
 
         Raises `Anothers` where the id is another server's by now.
         """
 
-    async def snapshots(self, server_id: str | None = None, *, urgent: bool = False) -> list[Snapshot]:
+    async def snapshots(
+        self, server_id: str | None = None, *, priority: Priority = Priority.INVENTORY
+    ) -> list[Snapshot]:
         """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""
 
     async def create_snapshot(
-        self, server: Server, name: str, description: str = "", *, guard: Guard, urgent: bool = False
+        self, server: Server, name: str, description: str = "", *, guard: Guard, priority: Priority = Priority.INVENTORY
     ) -> Snapshot:
         """Ask for a snapshot; it is in progress when this returns.
 
@@ -112,7 +120,7 @@ class Provider(Protocol):
     async def restore_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
         """Overwrite the server with the snapshot."""
 
-    async def token_owner(self, *, urgent: bool = False) -> TokenOwner:
+    async def token_owner(self, *, priority: Priority = Priority.INVENTORY) -> TokenOwner:
         """Whose token it is. Any token that works can ask this."""
 
     def adjust(self, *, token: TokenSource, requests_per_second: float, timeout: float) -> None:

@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
 
 from snaprotd.core.errors import CloudError
 from snaprotd.core.model import DOUBT, Server, Snapshot, SnapshotState
-from snaprotd.provider import Doubtful, Provider
+from snaprotd.provider import Doubtful, Priority, Provider
 from snaprotd.provider.identity import Names, by_any_id, each_once, found_among
 from snaprotd.provider.memory import Memory
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
@@ -58,12 +57,8 @@ class Inventory:
         self._names = Names(called, cloud.identities)
         self._memory = Memory(foresees=foresees)
         self._few = few
-        self._snapshot_rounds: dict[bool, Rounds[tuple[Snapshot, ...]]] = {
-            one: Rounds(partial(self._answer_snapshots, urgent=one)) for one in (False, True)
-        }
-        self._server_rounds: dict[bool, Rounds[Server]] = {
-            one: Rounds(partial(self._answer_servers, urgent=one)) for one in (False, True)
-        }
+        self._snapshot_rounds = {one: Rounds(self._answer_snapshots) for one in (False, True)}
+        self._server_rounds = {one: Rounds(self._answer_servers) for one in (False, True)}
         """Each by whether it is urgent."""
         self._known: dict[str, ServerHoldings] = {}
         self._servers: dict[str, Server] = {}
@@ -112,34 +107,36 @@ class Inventory:
         """The account's servers, as last listed, by their ids: also those whose snapshots could not be read."""
         return MappingProxyType(self._servers)
 
-    async def snapshots(self, server_id: str, *, urgent: bool = False, alone: bool = False) -> tuple[Snapshot, ...]:
-        """The server's snapshots as of now. Empty, too, where there is no such server. `urgent` as for `server`.
+    async def snapshots(
+        self, server_id: str, *, priority: Priority = Priority.INVENTORY, alone: bool = False
+    ) -> tuple[Snapshot, ...]:
+        """The server's snapshots as of now. Empty, too, where there is no such server. `priority` as for `server`.
 
         `alone`: asked for with no other's, so that the answer is as new as it can be.
         """
         if not alone:
-            return await self._snapshot_rounds[urgent].ask(server_id)
+            return await self._snapshot_rounds[priority.is_urgent].ask(server_id, priority)
         began = datetime.now(UTC)
-        seen = self._believed(server_id, await self._snapshots_of(server_id, urgent=urgent), began)
+        seen = self._believed(server_id, await self._snapshots_of(server_id, priority=priority), began)
         if isinstance(seen, Doubtful):
             raise seen
         return seen
 
-    async def server(self, server_id: str, *, urgent: bool = False) -> Server:
+    async def server(self, server_id: str, *, priority: Priority = Priority.INVENTORY) -> Server:
         """The server as of now. Raises `NotFound` where the account has none of that id.
 
         An urgent question waits for no other, and shares its requests with urgent ones only.
         """
-        return await self._server_rounds[urgent].ask(server_id)
+        return await self._server_rounds[priority.is_urgent].ask(server_id, priority)
 
     def clock_ahead(self) -> float:
         """By how many seconds our clock is ahead of the provider's, for certain; negative where it is behind."""
         return self._cloud.clock.ahead()
 
-    async def servers(self, *, urgent: bool = False) -> tuple[Server, ...]:
+    async def servers(self, *, priority: Priority = Priority.INVENTORY) -> tuple[Server, ...]:
         """All servers as of now. Raises `Doubtful`, with the `readable` ones, where some cannot be read."""
         try:
-            servers = self._names.as_called(await self._cloud.servers(urgent=urgent))
+            servers = self._names.as_called(await self._cloud.servers(priority=priority))
         except Doubtful as incomplete:
             readable = self._names.as_called(incomplete.readable)
             self._learn_servers(readable)
@@ -158,7 +155,7 @@ class Inventory:
         if not self._owner:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    self._owner = (await self._cloud.token_owner()).email
+                    self._owner = (await self._cloud.token_owner(priority=Priority.OPEN)).email
             except (CloudError, TimeoutError):
                 return ""
         return self._owner
@@ -169,7 +166,7 @@ class Inventory:
 
     async def find(self, ids: Collection[str]) -> Server | None:
         """The server that has these ids in a whole list of the account, as of now. Raises as `servers` does."""
-        return found_among(await self.servers(urgent=True), ids)
+        return found_among(await self.servers(priority=Priority.DOWNTIME), ids)
 
     async def refresh(self) -> None:
         """List the whole account.
@@ -206,18 +203,18 @@ class Inventory:
     # -- rounds --------------------------------------------------------------------------------------------------
 
     async def _answer_snapshots(
-        self, ids: frozenset[str], deliver: Deliver[tuple[Snapshot, ...]], *, urgent: bool
+        self, ids: frozenset[str], priority: Priority, deliver: Deliver[tuple[Snapshot, ...]]
     ) -> None:
         began = datetime.now(UTC)
 
         async def look(server_id: str) -> None:
-            seen = await _outcome(self._snapshots_of(server_id, urgent=urgent))
+            seen = await _outcome(self._snapshots_of(server_id, priority=priority))
             deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
 
         if self._is_cheaper_singly(ids, "snapshots"):
             await asyncio.gather(*map(look, ids))
             return
-        lists = await self._lists_at_once(urgent=urgent)
+        lists = await self._lists_at_once(priority=priority)
         if lists is None:
             await asyncio.gather(*map(look, ids))
             return
@@ -228,13 +225,13 @@ class Inventory:
             deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
         await asyncio.gather(*map(look, untold))
 
-    async def _answer_servers(self, ids: frozenset[str], deliver: Deliver[Server], *, urgent: bool) -> None:
+    async def _answer_servers(self, ids: frozenset[str], priority: Priority, deliver: Deliver[Server]) -> None:
         async def look(server_id: str) -> None:
-            deliver(server_id, await _outcome(self._cloud.server(server_id, urgent=urgent)))
+            deliver(server_id, await _outcome(self._cloud.server(server_id, priority=priority)))
 
         found: Mapping[str, Server] = {}
         if not self._is_cheaper_singly(ids, "servers"):
-            found = by_any_id(await self._readable_servers(urgent=urgent))
+            found = by_any_id(await self._readable_servers(priority=priority))
         told = {one for one in ids & found.keys() if self._cloud.identities.holder(one) is None}
         for server_id in told:
             deliver(server_id, found[server_id].called(server_id))
@@ -248,22 +245,24 @@ class Inventory:
 
     # -- lists ---------------------------------------------------------------------------------------------------
 
-    async def _snapshots_of(self, server_id: str, *, urgent: bool = False) -> tuple[Snapshot, ...]:
-        return tuple(await self._cloud.snapshots(server_id, urgent=urgent))
+    async def _snapshots_of(self, server_id: str, *, priority: Priority = Priority.INVENTORY) -> tuple[Snapshot, ...]:
+        return tuple(await self._cloud.snapshots(server_id, priority=priority))
 
-    async def _readable_servers(self, *, urgent: bool) -> tuple[Server, ...]:
+    async def _readable_servers(self, *, priority: Priority) -> tuple[Server, ...]:
         try:
-            servers = self._names.as_called(await self._cloud.servers(urgent=urgent))
+            servers = self._names.as_called(await self._cloud.servers(priority=priority))
         except Doubtful as doubt:
             return self._names.as_called(doubt.readable)
         self._listed["servers"] = len(servers)
         return servers
 
-    async def _lists_at_once(self, *, urgent: bool = False) -> dict[str, tuple[Snapshot, ...] | Exception] | None:
+    async def _lists_at_once(
+        self, *, priority: Priority = Priority.INVENTORY
+    ) -> dict[str, tuple[Snapshot, ...] | Exception] | None:
         """The whole account's snapshots by server, where there are any; None where none of it can be relied on."""
         doubtful: dict[str, tuple[Snapshot, ...] | Exception] = {}
         try:
-            listed: Iterable[Snapshot] = await self._whole_list(urgent=urgent)
+            listed: Iterable[Snapshot] = await self._whole_list(priority=priority)
         except Doubtful as doubt:
             if doubt.about is None:
                 return None
@@ -275,15 +274,15 @@ class Inventory:
         self._listed["snapshots"] = sum(map(len, by_server.values()))
         return {**by_server, **doubtful}
 
-    async def _whole_list(self, *, urgent: bool) -> Iterable[Snapshot]:
+    async def _whole_list(self, *, priority: Priority) -> Iterable[Snapshot]:
         """The list of all snapshots, read again where it changed between two of its pages, as it often does at work."""
         for _ in range(READ_AGAIN):
             try:
-                return await self._cloud.snapshots(urgent=urgent)
+                return await self._cloud.snapshots(priority=priority)
             except Doubtful as doubt:
                 if doubt.about is not None:
                     raise
-        return await self._cloud.snapshots(urgent=urgent)
+        return await self._cloud.snapshots(priority=priority)
 
     async def _lists_of_all(self, servers: Iterable[Server]) -> dict[str, tuple[Snapshot, ...] | Exception]:
         """The snapshots of every server: at once, or one after the other where that cannot be relied on."""

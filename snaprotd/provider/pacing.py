@@ -1,4 +1,4 @@
-"""When the next request may go out: our own rate, our own connections, and the pauses that the provider asks for."""
+"""When the next request may go out: whose turn it is, how fast, and the pauses that the provider asks for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 
 from snaprotd.core.errors import LONGEST_PAUSE, LONGEST_PAUSE_WHILE_OFF
+from snaprotd.provider.rate import LastHour, Rate, RateInForce
 
 PAUSE_UNTOLD = 5.0
 """Seconds to pause after a 429 without a Retry-After."""
@@ -16,6 +18,37 @@ PATIENCE_WHILE_OFF = 2.0
 """Seconds by which each refusal in a row holds up what is urgent for longer."""
 ASKED_EVERY = 2.0
 """Seconds after which who waits is asked again whether the request is still wanted."""
+PASSED_OVER = 9
+"""Turns that others may have before a class that waits, and is not urgent, gets one: it has one in ten for certain."""
+
+
+class Priority(IntEnum):
+    """Which class of the queue a request is in: the first goes first, and within a class who came first."""
+
+    START = 0
+    """A start that is due, with the look that it waits for."""
+    DOWNTIME = 1
+    """What else is asked for a server that is off because of us."""
+    DELETION = 2
+    """A deletion that was decided on a list that will soon be too old for it."""
+    OPEN = 3
+    """Of a rotation that has begun."""
+    NEW = 4
+    """A rotation's first look."""
+    INVENTORY = 5
+    """The account's own reading, and what people ask."""
+
+    @classmethod
+    def of_rotation(cls, *, is_off: bool, starts: bool, is_new: bool) -> Priority:
+        """Of what a rotation asks: `is_off` its server because of us, it `starts` it now, it `is_new`."""
+        if is_off:
+            return cls.START if starts else cls.DOWNTIME
+        return cls.NEW if is_new else cls.OPEN
+
+    @property
+    def is_urgent(self) -> bool:
+        """A server is off until it is answered."""
+        return self <= Priority.DOWNTIME
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,8 +56,8 @@ class _Ticket:
     """Somebody who waits."""
 
     since: float
-    urgent: bool
-    granted: asyncio.Future[None]
+    priority: Priority
+    granted: asyncio.Future[float]
 
     @property
     def had_its_turn(self) -> bool:
@@ -32,10 +65,10 @@ class _Ticket:
 
 
 class Pace:
-    """A queue that lets `rate` requests a second through, evenly and in order, and none while a pause lasts.
+    """A queue that lets up to `rate` requests a second through, evenly and by priority, and none while a pause lasts.
 
     Evenly, for a bucket of `rate` permits lets nearly twice as many through in its first second. At most `places`
-    requests are open at once.
+    requests are open at once. What is not urgent waits for all that is, and has a turn in ten beside what is not.
 
     A pause holds others up for `LONGEST_PAUSE` seconds at the most. What is urgent (a server is off until it is
     answered) goes before all others, needs no place, and is held up for a moment that grows with each refusal in a row
@@ -44,37 +77,54 @@ class Pace:
     """
 
     def __init__(self, rate: float, *, places: int) -> None:
-        self._interval = 1 / rate
+        self._rate = Rate(configured=rate)
+        self._refused = LastHour()
         self._places = places
-        self._free_at = 0.0
+        self._granted_at = float("-inf")
         self._paused_until = 0.0
         self._urgent_paused_until = 0.0
         self._refusals = 0
-        self._urgent: deque[_Ticket] = deque()
-        self._others: deque[_Ticket] = deque()
+        self._queues: dict[Priority, deque[_Ticket]] = {one: deque() for one in Priority}
+        self._passed_over: dict[Priority, int] = {}
+        """How many turns others had since, by the classes that wait and are not urgent."""
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def in_force(self) -> RateInForce:
+        """How fast requests go out now."""
+        now = asyncio.get_running_loop().time()
+        rate, configured = self._rate.at(now), self._rate.configured
+        return RateInForce(rate=rate, configured=configured, refused=self._refused.count(now))
+
     def set_rate(self, rate: float) -> None:
-        self._interval = 1 / rate
+        """Another rate is configured."""
+        now = asyncio.get_running_loop().time()
+        self._rate = self._rate.configured_as(rate, now)
+        self._let_through(now)
 
     @asynccontextmanager
-    async def turn(self, *, urgent: bool = False, wanted: Callable[[], None] | None = None) -> AsyncIterator[float]:
-        """Wait for a turn, and hold its place; the seconds that the wait took.
+    async def turn(self, priority: Priority, *, wanted: Callable[[], None] | None = None) -> AsyncIterator[float]:
+        """Wait for a turn, and hold its place; when it came, by the loop's clock.
 
         `wanted` is called now and then meanwhile; what it raises ends the wait.
         """
         loop = asyncio.get_running_loop()
-        ticket = _Ticket(since=loop.time(), urgent=urgent, granted=loop.create_future())
-        (self._urgent if urgent else self._others).append(ticket)
+        ticket = _Ticket(since=loop.time(), priority=priority, granted=loop.create_future())
+        self._queues[priority].append(ticket)
         self._let_through(loop.time())
         try:
-            await _granted(ticket, wanted)
-            yield loop.time() - ticket.since
+            yield await _granted(ticket, wanted)
         finally:
-            if ticket.had_its_turn and not urgent:
+            if ticket.had_its_turn and not priority.is_urgent:
                 self._places += 1
             ticket.granted.cancel()
             self._let_through(loop.time())
+
+    def refused(self, sent_at: float) -> None:
+        """There were too many requests for the provider: this one, which had its turn at `sent_at`, and others."""
+        now = asyncio.get_running_loop().time()
+        self._refused.note(now)
+        self._rate = self._rate.refused(now, sent_at=sent_at)
 
     def pause(self, seconds: float | None) -> None:
         """Let nothing through for so long; None where the provider did not say. A longer pause stays in force."""
@@ -84,9 +134,10 @@ class Pace:
         self._paused_until = max(self._paused_until, now + min(asked, LONGEST_PAUSE))
         self._urgent_paused_until = max(self._urgent_paused_until, now + min(asked, patience))
 
-    def answered(self) -> None:
+    def answered(self, sent_at: float) -> None:
         """A request was answered, and no pause was asked for: not all are refused any more."""
         self._refusals = 0
+        self._rate = self._rate.let_through(asyncio.get_running_loop().time(), sent_at=sent_at)
 
     def _let_through(self, moment: float) -> None:
         """Grant every turn that is due, and come back for the next one. A timer may ring late, or a tick too early."""
@@ -94,37 +145,55 @@ class Pace:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while (ticket := self._next()) is not None:
-            if (due := self._due(ticket)) > now:
+        while (ticket := self._next(now)) is not None:
+            if (due := self._due(ticket, now)) > now:
                 self._timer = asyncio.get_running_loop().call_at(due, self._let_through, due)
                 return
             self._grant(ticket, now)
 
-    def _next(self) -> _Ticket | None:
-        """Whose turn it is; None where nobody waits, or all that wait need a place."""
-        for queue in (self._urgent, self._others):
+    def _next(self, now: float) -> _Ticket | None:
+        """Of those that are due the first, else who is due first; None where nobody waits, or all need a place."""
+        heads = self._heads()
+        is_due = (one for one in heads if self._due(one, now) <= now)
+        return next(is_due, None) or min(heads, key=lambda one: self._due(one, now), default=None)
+
+    def _heads(self) -> list[_Ticket]:
+        """The first of each class that can have a turn, in the order in which they get it."""
+        for queue in self._queues.values():
             while queue and queue[0].granted.done():
                 queue.popleft()  # given up
-        if self._urgent:
-            return self._urgent[0]
-        return self._others[0] if self._others and self._places > 0 else None
+        waiting = [one for one, queue in self._queues.items() if queue and (one.is_urgent or self._places > 0)]
+        waiting.sort(key=lambda one: (not one.is_urgent, self._passed_over.get(one, 0) < PASSED_OVER, one))
+        return [self._queues[one][0] for one in waiting]
 
-    def _due(self, ticket: _Ticket) -> float:
-        if ticket.urgent:
-            return max(self._free_at, min(self._urgent_paused_until, ticket.since + LONGEST_PAUSE_WHILE_OFF))
-        return max(self._free_at, min(self._paused_until, ticket.since + LONGEST_PAUSE))
+    def _due(self, ticket: _Ticket, now: float) -> float:
+        if ticket.priority.is_urgent:
+            unpaused = min(self._urgent_paused_until, ticket.since + LONGEST_PAUSE_WHILE_OFF)
+        else:
+            unpaused = min(self._paused_until, ticket.since + LONGEST_PAUSE)
+        return max(self._granted_at + self._interval(ticket.priority, now), unpaused)
+
+    def _interval(self, priority: Priority, now: float) -> float:
+        """Seconds after the last turn. While nothing is let through, one asks now and then whether that is over."""
+        if priority is Priority.START:
+            return 1 / self._rate.of_starts(now)
+        has_asked = self._rate.is_shut and self._granted_at > self._rate.lowered_at
+        patience = PATIENCE_WHILE_OFF if priority.is_urgent else PAUSE_UNTOLD
+        return max(1 / self._rate.at(now), patience if has_asked else 0)
 
     def _grant(self, ticket: _Ticket, now: float) -> None:
-        self._free_at = now + self._interval
-        self._places -= 0 if ticket.urgent else 1
-        ticket.granted.set_result(None)
+        self._granted_at = now
+        if not ticket.priority.is_urgent:
+            self._places -= 1
+            waiting = (one for one in self._queues if self._queues[one] and not one.is_urgent)
+            others = (one for one in waiting if one is not ticket.priority)
+            self._passed_over = {one: self._passed_over.get(one, 0) + 1 for one in others}
+        ticket.granted.set_result(now)
 
 
-async def _granted(ticket: _Ticket, wanted: Callable[[], None] | None) -> None:
-    if wanted is None:
-        await ticket.granted
-        return
-    while not ticket.granted.done():
+async def _granted(ticket: _Ticket, wanted: Callable[[], None] | None) -> float:
+    while wanted is not None and not ticket.granted.done():
         done, _ = await asyncio.wait([ticket.granted], timeout=ASKED_EVERY)
         if not done:
             wanted()
+    return await ticket.granted

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
+from snaprotd.provider.pacing import Priority
+
+LOWEST = max(Priority)
 PATIENCE = 5.0
 """Seconds after which the next round may begin although one is still going: a slow answer holds up nobody else."""
 
@@ -17,19 +20,28 @@ class Rounds(Generic[T]):
     """Gathers questions about servers, and answers all that are waiting in one round.
 
     A question that comes while a round is in flight joins the next one: the provider may have answered the requests
-    of the round in flight already.
+    of the round in flight already. A round stands in the queue with the highest class of those that share it. A start
+    that is due does not wait for the round of what is less: the next one begins at once.
     """
 
-    def __init__(self, answer: Callable[[frozenset[str], Deliver[T]], Awaitable[None]]) -> None:
+    def __init__(self, answer: Callable[[frozenset[str], Priority, Deliver[T]], Awaitable[None]]) -> None:
         self._answer = answer
         self._waiting: dict[str, list[asyncio.Future[T]]] = {}
+        self._priority = LOWEST
+        """The highest of those that wait."""
+        self._in_flight = LOWEST
+        """That of the round that began last."""
+        self._overtaken = asyncio.Event()
         self._starter: asyncio.Task[None] | None = None
         self._rounds: set[asyncio.Task[None]] = set()
 
-    async def ask(self, server_id: str) -> T:
+    async def ask(self, server_id: str, priority: Priority) -> T:
         """The answer of a round that began after the question. Raises what the round delivered as an error."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(server_id, []).append(future)
+        self._priority = min(self._priority, priority)
+        if priority is Priority.START and self._in_flight is not Priority.START:
+            self._overtaken.set()
         if self._starter is None or self._starter.done():
             self._starter = asyncio.create_task(self._start_rounds())
         try:
@@ -48,12 +60,19 @@ class Rounds(Generic[T]):
     async def _start_rounds(self) -> None:
         while self._waiting:
             asked, self._waiting = self._waiting, {}
-            going = asyncio.create_task(self._round(asked))
+            self._in_flight, self._priority = self._priority, LOWEST
+            self._overtaken.clear()
+            going = asyncio.create_task(self._round(asked, self._in_flight))
             self._rounds.add(going)
             going.add_done_callback(self._rounds.discard)
-            await asyncio.wait({going}, timeout=PATIENCE)
+            await self._until_next(going)
 
-    async def _round(self, asked: Mapping[str, list[asyncio.Future[T]]]) -> None:
+    async def _until_next(self, going: asyncio.Task[None]) -> None:
+        overtaken = asyncio.create_task(self._overtaken.wait())
+        await asyncio.wait({going, overtaken}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        overtaken.cancel()
+
+    async def _round(self, asked: Mapping[str, list[asyncio.Future[T]]], priority: Priority) -> None:
         """One round. Who was cancelled meanwhile is passed over; a failure goes to all who have no answer yet."""
 
         def deliver(server_id: str, answer: T | Exception) -> None:
@@ -61,7 +80,7 @@ class Rounds(Generic[T]):
                 _settle(future, answer)
 
         try:
-            await self._answer(frozenset(asked), deliver)
+            await self._answer(frozenset(asked), priority, deliver)
         except Exception as error:
             for server_id in asked:
                 deliver(server_id, error)

@@ -33,7 +33,7 @@ from snaprotd.core.errors import (
     Unclear,
 )
 from snaprotd.core.model import ServerState, SnapshotState
-from snaprotd.provider import Doubtful, TokenOwner
+from snaprotd.provider import Doubtful, Priority, TokenOwner
 from snaprotd.provider.token import TokenSource, token_source
 from snaprotd.provider.vps_org import client as cloud
 from snaprotd.provider.vps_org.body import MAX_BODY
@@ -860,9 +860,9 @@ URGENT: list[tuple[str, Callable[[VpsOrg], Awaitable[Any]], bool]] = [
     ("a harder stop", lambda api: api.power(SERVER, "hard_stop", guard=allow), False),
     ("a create", lambda api: create(api), False),
     ("a look", lambda api: api.server("12345"), False),
-    ("an urgent look", lambda api: api.server("12345", urgent=True), True),
+    ("an urgent look", lambda api: api.server("12345", priority=Priority.DOWNTIME), True),
     ("a list of servers", lambda api: api.servers(), False),
-    ("an urgent list of servers", lambda api: api.servers(urgent=True), True),
+    ("an urgent list of servers", lambda api: api.servers(priority=Priority.DOWNTIME), True),
     ("a list of snapshots", lambda api: api.snapshots(), False),
 ]
 
@@ -888,8 +888,8 @@ async def test_all_pages_of_an_urgent_list_are_urgent() -> None:
     provider = Provider(by=by)
     async with client(provider, requests_per_second=1) as api:
         await error_of(api.snapshots())
-        assert await api.servers(urgent=True) == []
-    assert [time - provider.times[0] for time in provider.times[1:]] == pytest.approx([2, 3, 4, 5, 6])
+        assert await api.servers(priority=Priority.DOWNTIME) == []
+    assert [time - provider.times[0] for time in provider.times[1:]] == pytest.approx([2, 3.4, 4.8, 6.3, 7.7], abs=0.1)
 
 
 async def test_a_start_is_sent_at_once_whatever_waits_and_hangs() -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from snaprotd.core.errors import NotFound, Permanent, Refused, Temporary
 from snaprotd.core.model import DOUBT
-from snaprotd.provider import Doubtful
+from snaprotd.provider import Doubtful, Priority
 from snaprotd.provider.inventory import Inventory
+from snaprotd.provider.rounds import Deliver, Rounds
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import VpsOrg
 
@@ -99,10 +100,49 @@ async def test_an_urgent_look_neither_waits_for_the_round_of_others_nor_shares_i
         others = [asyncio.create_task(look(str(number))) for number in range(1, 6)]
         await asyncio.sleep(1)
         began = asyncio.get_running_loop().time()
-        assert await look("1", urgent=True)
+        assert await look("1", priority=Priority.DOWNTIME)
         assert asyncio.get_running_loop().time() - began < 1
         await asyncio.gather(*others)
     assert account.requests == [of_all, of_one]
+
+
+OVERTAKEN = [
+    # in flight          asked           waits
+    (Priority.DOWNTIME, Priority.START, 0),
+    (Priority.START, Priority.START, 5),
+    (Priority.START, Priority.DOWNTIME, 5),
+    (Priority.NEW, Priority.OPEN, 5),
+    (Priority.NEW, Priority.DOWNTIME, 0),
+]
+
+
+@pytest.mark.parametrize(("first", "then", "waits"), OVERTAKEN)
+async def test_only_a_start_does_not_wait_for_the_round_of_what_is_less(
+    first: Priority, then: Priority, waits: float
+) -> None:
+    account = Account(size=8)
+    account.slow = {"/servers/1/": 20.0}
+    async with opened(account) as inventory:
+        other = asyncio.create_task(inventory.server("1", priority=first))
+        await asyncio.sleep(0.5)
+        began = asyncio.get_running_loop().time()
+        assert await inventory.server("2", priority=then)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(max(waits - 0.5, 0), abs=0.2)
+        await other
+
+
+async def test_a_round_has_the_class_of_the_highest_that_share_it() -> None:
+    begun: list[tuple[list[str], Priority]] = []
+
+    async def answer(ids: frozenset[str], priority: Priority, deliver: Deliver[str]) -> None:
+        begun.append((sorted(ids), priority))
+        for one in ids:
+            deliver(one, "seen")
+
+    rounds = Rounds(answer)
+    await asyncio.gather(rounds.ask("1", Priority.NEW), rounds.ask("2", Priority.OPEN), rounds.ask("3", Priority.NEW))
+    await rounds.ask("1", Priority.INVENTORY)
+    assert begun == [(["1", "2", "3"], Priority.OPEN), (["1"], Priority.INVENTORY)]
 
 
 async def test_two_hundred_looks_at_once_are_one_list_request() -> None:

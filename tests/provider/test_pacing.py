@@ -1,4 +1,4 @@
-"""The queue of requests: evenly and in order, what is urgent first, and no pause without an end."""
+"""The queue of requests: evenly, by class and in order, and no pause without an end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from snaprotd.provider.pacing import Pace
+from snaprotd.provider.pacing import Pace, Priority
 
 
 class Queue:
@@ -24,14 +24,14 @@ class Queue:
     def at(self, name: str) -> float:
         return next(at for at, who in self.went if who == name)
 
-    async def ask(self, *names: str, urgent: bool = False) -> None:
+    async def ask(self, *names: str, as_: Priority = Priority.OPEN) -> None:
         """Have them stand in the queue, in this order."""
         for name in names:
-            self.waiting.append(asyncio.create_task(self._go(name, urgent)))
+            self.waiting.append(asyncio.create_task(self._go(name, as_)))
         await asyncio.sleep(0)
 
-    async def _go(self, name: str, urgent: bool) -> None:
-        async with self.pace.turn(urgent=urgent):
+    async def _go(self, name: str, as_: Priority) -> None:
+        async with self.pace.turn(as_):
             self.went.append((round(asyncio.get_running_loop().time() - self.began, 3), name))
             await asyncio.sleep(self.takes)
 
@@ -54,7 +54,7 @@ async def test_a_queue_of_two_hundred_does_not_delay_what_is_urgent() -> None:
     queue = Queue()
     await queue.ask(*many(200))
     await asyncio.sleep(10.5)
-    await queue.ask("look", "start", urgent=True)
+    await queue.ask("look", "start", as_=Priority.START)
     await queue.empty()
     assert (queue.at("look"), queue.at("start"), queue.at("get 11"), queue.at("get 199")) == (11, 12, 13, 201)
 
@@ -63,10 +63,48 @@ async def test_what_is_urgent_needs_no_place() -> None:
     queue = Queue(rate=100, places=3, takes=30)
     await queue.ask(*many(5))
     await asyncio.sleep(1)
-    await queue.ask("look", "start", urgent=True)
+    await queue.ask("look", "start", as_=Priority.START)
     await queue.empty()
     assert (queue.at("look"), queue.at("start")) == (1, 1.01)
     assert (queue.at("get 2"), queue.at("get 3"), queue.at("get 4")) == (0.02, 30, 30.01)
+
+
+async def test_the_classes_have_their_turns_in_their_order_and_within_one_who_came_first() -> None:
+    queue = Queue()
+    await queue.ask("first")
+    for priority in reversed(Priority):
+        await queue.ask(f"{priority.name} 1", f"{priority.name} 2", as_=priority)
+    order = [f"{priority.name} {number}" for priority in Priority for number in (1, 2)]
+    assert [who for _, who in await queue.empty()] == ["first", *order]
+
+
+async def test_no_class_starves_behind_other_work() -> None:
+    """Each has one turn in ten for certain, and they are its own: there is no saving up."""
+    queue = Queue()
+    await queue.ask(*(f"open {one}" for one in range(100)), as_=Priority.OPEN)
+    await queue.ask(*(f"new {one}" for one in range(5)), as_=Priority.NEW)
+    await queue.ask(*(f"page {one}" for one in range(5)), as_=Priority.INVENTORY)
+    went = [who for _, who in await queue.empty()]
+    assert [went.index(f"new {one}") for one in range(5)] == [10, 20, 30, 40, 50]
+    assert [went.index(f"page {one}") for one in range(5)] == [11, 21, 31, 41, 51]
+
+
+async def test_no_share_is_taken_from_starts_and_servers_that_are_off() -> None:
+    queue = Queue()
+    await queue.ask(*many(12), as_=Priority.INVENTORY)
+    await queue.ask(*(f"poll {one}" for one in range(50)), as_=Priority.DOWNTIME)
+    await queue.ask(*(f"start {one}" for one in range(50)), as_=Priority.START)
+    went = [who.split()[0] for _, who in await queue.empty()]
+    assert went == ["get"] + ["start"] * 50 + ["poll"] * 50 + ["get"] * 11
+
+
+@pytest.mark.parametrize("priority", Priority)
+async def test_only_what_a_server_that_is_off_waits_for_needs_no_place(priority: Priority) -> None:
+    queue = Queue(rate=100, places=1, takes=30)
+    await queue.ask("get")
+    await queue.ask("next", as_=priority)
+    await queue.empty()
+    assert queue.at("next") == (0.01 if priority in (Priority.START, Priority.DOWNTIME) else 30)
 
 
 PAUSES = [
@@ -89,7 +127,7 @@ async def test_a_pause_has_an_end_and_a_near_one_for_what_is_urgent(
     queue = Queue(rate=1000)
     queue.pace.pause(asked)
     await queue.ask("get")
-    await queue.ask("start", urgent=True)
+    await queue.ask("start", as_=Priority.START)
     await queue.empty()
     assert (queue.at("start"), queue.at("get")) == pytest.approx((urgent, others), abs=0.01)
 
@@ -115,7 +153,7 @@ async def test_pauses_that_follow_one_another_hold_nobody_up_for_longer_than_one
     queue = Queue()
     queue.pace.pause(86400)
     await queue.ask("get")
-    await queue.ask("start", urgent=True)
+    await queue.ask("start", as_=Priority.START)
     for _ in range(40):
         await asyncio.sleep(50)
         queue.pace.pause(86400)
@@ -127,7 +165,7 @@ async def test_each_refusal_in_a_row_holds_up_what_is_urgent_for_longer_up_to_a_
     for number in range(40):
         queue.pace.pause(86400)
         queue.pace.pause(86400)  # of those that went out together, each is refused
-        await queue.ask(f"start {number}", urgent=True)
+        await queue.ask(f"start {number}", as_=Priority.START)
         await queue.empty()
     out = [0.0] + [at for at, _ in queue.went]
     assert [later - earlier for earlier, later in pairwise(out)] == [min(2.0 * one, 60.0) for one in range(1, 41)]
@@ -137,12 +175,12 @@ async def test_an_answer_makes_the_pauses_of_what_is_urgent_short_again() -> Non
     queue = Queue(rate=1000)
     for number in range(10):
         queue.pace.pause(86400)
-        await queue.ask(f"refused {number}", urgent=True)
+        await queue.ask(f"refused {number}", as_=Priority.START)
         await queue.empty()
-    queue.pace.answered()
+    queue.pace.answered(0)
     since = asyncio.get_running_loop().time() - queue.began
     queue.pace.pause(86400)
-    await queue.ask("start", urgent=True)
+    await queue.ask("start", as_=Priority.START)
     await queue.empty()
     assert queue.at("start") - since == 2
 
@@ -150,9 +188,9 @@ async def test_an_answer_makes_the_pauses_of_what_is_urgent_short_again() -> Non
 async def test_a_second_urgent_request_does_not_wait_for_the_same_pause_again() -> None:
     queue = Queue()
     queue.pace.pause(86400)
-    await queue.ask("look", urgent=True)
+    await queue.ask("look", as_=Priority.START)
     await queue.empty()
-    await queue.ask("start", urgent=True)
+    await queue.ask("start", as_=Priority.START)
     assert await queue.empty() == [(2, "look"), (3, "start")]
 
 
@@ -166,7 +204,7 @@ async def test_who_is_not_wanted_any_more_leaves_the_queue() -> None:
             raise LookupError
 
     with pytest.raises(LookupError):
-        async with queue.pace.turn(wanted=still_wanted):
+        async with queue.pace.turn(Priority.OPEN, wanted=still_wanted):
             raise AssertionError("it had its turn")
     assert asyncio.get_running_loop().time() - wanted < 3
     await queue.ask("next")
@@ -180,3 +218,57 @@ async def test_who_gives_up_frees_the_place_that_it_had_and_none_that_it_had_not
     queue.waiting.pop(1).cancel()
     queue.waiting.pop(0).cancel()
     assert await queue.empty() == [(0, "a"), (1, "c"), (51, "d")]
+
+
+# -- the rate that is learnt -----------------------------------------------------------------------------------
+
+
+async def test_while_nothing_is_let_through_one_asks_at_a_time_whether_that_is_over_and_no_start_waits_for_it() -> None:
+    queue = Queue(rate=10)
+    await queue.ask("refused")
+    queue.pace.refused(queue.began)
+    await queue.ask("get 1", "get 2", "get 3")
+    await asyncio.sleep(7)
+    await queue.ask("start 1", "start 2", as_=Priority.START)
+    await asyncio.sleep(1)
+    queue.pace.answered(queue.began + 7)
+    await queue.ask("get 4")
+    seventh = 1 / 7
+    at, names = zip(*await queue.empty(), strict=True)
+    assert names == ("refused", "get 1", "get 2", "start 1", "start 2", "get 3", "get 4")
+    assert at == pytest.approx((0, seventh, 5 + seventh, 7, 7 + seventh, 8, 8 + seventh), abs=0.001)
+
+
+async def test_starts_go_at_half_of_what_is_configured_whatever_was_refused() -> None:
+    queue = Queue(rate=10)
+    for _ in range(40):
+        queue.pace.refused(asyncio.get_running_loop().time())
+        queue.pace.answered(asyncio.get_running_loop().time() + 0.001)
+        await asyncio.sleep(0.01)
+    assert queue.pace.in_force.rate == pytest.approx(0.2, abs=0.1)
+    await queue.ask("get", "look 1", "look 2")
+    await queue.ask("start 1", "start 2", as_=Priority.START)
+    await queue.empty()
+    assert queue.at("start 1") - queue.at("get") == pytest.approx(0.2, abs=0.001)
+    assert queue.at("start 2") - queue.at("start 1") == pytest.approx(0.2, abs=0.001)
+    assert queue.at("look 1") - queue.at("start 2") > 2
+
+
+async def test_another_rate_is_in_force_for_who_waits_already() -> None:
+    queue = Queue(rate=0.01)
+    await queue.ask("a", "b", "c")
+    await asyncio.sleep(5)
+    queue.pace.set_rate(2)
+    assert await queue.empty() == [(0, "a"), (5, "b"), (5.5, "c")]
+
+
+async def test_refusals_are_told_for_an_hour() -> None:
+    queue = Queue()
+    for minute in (0, 30, 30, 59):
+        await asyncio.sleep(queue.began + minute * 60 - asyncio.get_running_loop().time())
+        queue.pace.refused(asyncio.get_running_loop().time())
+    assert queue.pace.in_force.refused == 4
+    await asyncio.sleep(120)
+    assert queue.pace.in_force.refused == 3
+    await asyncio.sleep(3600)
+    assert queue.pace.in_force.refused == 0

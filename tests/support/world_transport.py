@@ -36,7 +36,7 @@ class WorldTransport(httpx.AsyncBaseTransport):
         bend: Callable[[Request, Reply], Reply] = lambda _, reply: reply,
     ) -> None:
         self._world = world
-        self._latency = latency
+        self.latency = latency
         self._before = before
         self._after = after
         self._told = bend
@@ -46,7 +46,7 @@ class WorldTransport(httpx.AsyncBaseTransport):
         trace = request.extensions.get("trace")
         if trace is not None:
             await trace("http11.send_request_headers.started", {"request": _Headers(request.method)})
-        await asyncio.sleep(self._latency)
+        await asyncio.sleep(self.latency)
         asked = Request(
             method=request.method,
             path=request.url.path,
@@ -58,7 +58,7 @@ class WorldTransport(httpx.AsyncBaseTransport):
         self._before(asked)
         reply = self._told(asked, answer(self._world, asked))
         self._after(asked, reply)
-        await asyncio.sleep(self._latency)
+        await asyncio.sleep(self.latency)
         return await self._travel(request, reply)
 
     async def _travel(self, request: httpx.Request, reply: Reply) -> httpx.Response:

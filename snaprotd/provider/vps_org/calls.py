@@ -15,9 +15,10 @@ import httpx
 from snaprotd import __version__
 from snaprotd.core.errors import Accepted, NotSent, Temporary, Unclear
 from snaprotd.core.model import EARLIEST
-from snaprotd.provider import Guard, RequestObserver
+from snaprotd.provider import Guard, Priority, RequestObserver
 from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.pacing import Pace
+from snaprotd.provider.rate import RateInForce
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org.body import MAX_BODY, UnreadableError, said
 from snaprotd.way import Proxy, proxy_to, trusted
@@ -48,8 +49,7 @@ class Call:
     url: httpx.URL
     body: dict[str, Any] | None = None
     guard: Guard | None = None
-    urgent: bool = False
-    """A server is off until it is answered: it waits behind no other, and not for long."""
+    priority: Priority = Priority.INVENTORY
     code: str = ""
     traced: bool = False
     tunnelled: bool = False
@@ -149,6 +149,10 @@ class Line:
         self._pace = Pace(requests_per_second, places=MAX_CONCURRENT)
         self._client = _client(base, timeout, transport or _transport(base, self._proxy, environ))
 
+    @property
+    def rate(self) -> RateInForce:
+        return self._pace.in_force
+
     async def aclose(self) -> None:
         await self._client.aclose()
 
@@ -159,18 +163,25 @@ class Line:
     async def exchange(self, call: Call, token: str) -> Reply:
         """One attempt, whatever its status. Waits for its turn first, then has `timeout` seconds in all."""
         wanted = call.ask_guard if call.guard is not None else None
-        async with self._pace.turn(urgent=call.urgent, wanted=wanted) as waited:
-            if waited > NOT_WORTH_TELLING:
+        asked_at = asyncio.get_running_loop().time()
+        async with self._pace.turn(call.priority, wanted=wanted) as sent_at:
+            if (waited := sent_at - asked_at) > NOT_WORTH_TELLING:
                 self._observer.throttled(waited)
             call.traced, call.tunnelled, call.sent, call.status = False, False, False, 0
             call.ask_guard()
             reply = await self._attempt(call, token)
-            asked = reply.retry_after
-            if reply.status == 429 or (reply.status == 503 and asked is not None):
-                self._pace.pause(asked)
-            else:
-                self._pace.answered()
+            self._learn(reply, sent_at)
             return reply
+
+    def _learn(self, reply: Reply, sent_at: float) -> None:
+        """What the answer says of when, and how fast, one may go on."""
+        asked = reply.retry_after
+        if reply.status == 429:
+            self._pace.refused(sent_at)
+        if reply.status == 429 or (reply.status == 503 and asked is not None):
+            self._pace.pause(asked)
+        else:
+            self._pace.answered(sent_at)
 
     async def _attempt(self, call: Call, token: str) -> Reply:
         began, sent = asyncio.get_running_loop().time(), datetime.now(UTC)

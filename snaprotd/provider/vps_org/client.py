@@ -19,9 +19,10 @@ import httpx
 from snaprotd.core.errors import Busy, CloudError, NotFound, Refused, Temporary
 from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
 from snaprotd.logs import redactor
-from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, RequestObserver, TokenOwner
+from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, Priority, RequestObserver, TokenOwner
 from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.identity import Identities
+from snaprotd.provider.rate import RateInForce
 from snaprotd.provider.token import TokenSource
 from snaprotd.provider.vps_org import answers, refusals
 from snaprotd.provider.vps_org.body import UnreadableError, read_json, said
@@ -84,6 +85,10 @@ class VpsOrg:
     def clock(self) -> OtherClock:
         return self._line.clock
 
+    @property
+    def rate(self) -> RateInForce:
+        return self._line.rate
+
     async def __aenter__(self) -> VpsOrg:
         return self
 
@@ -103,34 +108,36 @@ class VpsOrg:
 
     # -- what can be asked ---------------------------------------------------------------------------------------
 
-    async def servers(self, *, urgent: bool = False) -> list[Server]:
+    async def servers(self, *, priority: Priority = Priority.INVENTORY) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
         servers, doubts, complaint = await self._list(
-            "/servers/", {}, lambda entry, _: answers.read_server(entry), urgent=urgent
+            "/servers/", {}, lambda entry, _: answers.read_server(entry), priority=priority
         )
         self.identities.learn_listed(servers)
         if doubts or complaint:
             raise Doubtful(_because("the list of servers", doubts, complaint), readable=tuple(servers))
         return servers
 
-    async def server(self, server_id: str, *, urgent: bool = False) -> Server:
+    async def server(self, server_id: str, *, priority: Priority = Priority.INVENTORY) -> Server:
         """The server, asked for by any of its ids. Raises `NotFound` where the account has it by none.
 
         Raises `Anothers` where the id is another server's by now.
         """
-        return await self._one.server(server_id, urgent=urgent)
+        return await self._one.server(server_id, priority=priority)
 
-    async def _server(self, server_id: str, *, urgent: bool) -> Server:
-        call = self._call("GET", "/servers/{id}/", server_id, urgent=urgent)
+    async def _server(self, server_id: str, *, priority: Priority) -> Server:
+        call = self._call("GET", "/servers/{id}/", server_id, priority=priority)
         known_as = self.identities.of(server_id)
         return await self._retried(call, lambda body: answers.read_server(body, asked=server_id, known_as=known_as))
 
-    async def snapshots(self, server_id: str | None = None, *, urgent: bool = False) -> list[Snapshot]:
+    async def snapshots(
+        self, server_id: str | None = None, *, priority: Priority = Priority.INVENTORY
+    ) -> list[Snapshot]:
         """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""
         if server_id is None:
-            found, doubts, complaint = await self._snapshots(urgent=urgent)
+            found, doubts, complaint = await self._snapshots(None, asked=None, priority=priority)
         else:
-            found, doubts, complaint = await self._one.snapshots(_checked(server_id), urgent=urgent)
+            found, doubts, complaint = await self._one.snapshots(_checked(server_id), priority=priority)
         if doubts or complaint:
             concerned = frozenset(one.server_id for one in doubts if one.server_id is not None)
             limited = complaint is None and all(one.server_id is not None for one in doubts)
@@ -140,7 +147,7 @@ class VpsOrg:
         return found
 
     async def create_snapshot(
-        self, server: Server, name: str, description: str = "", *, guard: Guard, urgent: bool = False
+        self, server: Server, name: str, description: str = "", *, guard: Guard, priority: Priority = Priority.INVENTORY
     ) -> Snapshot:
         """Ask for a snapshot; it is in progress when this returns.
 
@@ -149,14 +156,14 @@ class VpsOrg:
 
         def create(ref: int | str) -> Awaitable[Snapshot]:
             body = {"server_id": ref, "name": name, "description": description}
-            call = self._call("POST", SNAPSHOTS, body=body, guard=guard, urgent=urgent)
+            call = self._call("POST", SNAPSHOTS, body=body, guard=guard, priority=priority)
             return self._once(call, lambda answer: answers.read_created(answer, server, name))
 
         return await by_any_id(server, create)
 
     async def delete_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
         """A snapshot that does not exist is success."""
-        call = self._call("DELETE", "/snapshots/{id}/", snapshot_id, guard=guard, urgent=True)  # TODO priority
+        call = self._call("DELETE", "/snapshots/{id}/", snapshot_id, guard=guard, priority=Priority.DELETION)
         try:
             await self._retried(call, lambda _: None)
         except NotFound:
@@ -165,12 +172,12 @@ class VpsOrg:
     async def power(self, server: Server, action: str, *, guard: Guard) -> None:
         """Ask for `start`, `stop`, `restart` or `hard_stop`. Whether it has happened shows in the server's status.
 
-        A start is urgent.
+        A start goes before all else.
         """
 
         def switch(ref: int | str) -> Awaitable[None]:
-            body, urgent = {"action": action}, action == "start"
-            call = self._call("POST", "/servers/{id}/power/", str(ref), body=body, guard=guard, urgent=urgent)
+            body, priority = {"action": action}, Priority.START if action == "start" else Priority.OPEN
+            call = self._call("POST", "/servers/{id}/power/", str(ref), body=body, guard=guard, priority=priority)
             return self._once(call, lambda _: None)
 
         await by_any_id(server, switch)
@@ -180,22 +187,22 @@ class VpsOrg:
         call = self._call("POST", "/snapshots/{id}/restore/", snapshot_id, body={}, guard=guard)
         await self._once(call, lambda _: None)
 
-    async def token_owner(self, *, urgent: bool = False) -> TokenOwner:
+    async def token_owner(self, *, priority: Priority = Priority.INVENTORY) -> TokenOwner:
         """Whose token it is. Any token that works can ask this."""
-        return await self._retried(self._call("GET", "/account/me/", urgent=urgent), answers.read_token_owner)
+        return await self._retried(self._call("GET", "/account/me/", priority=priority), answers.read_token_owner)
 
     # -- lists ---------------------------------------------------------------------------------------------------
 
-    async def _snapshots(self, by: str | None = None, *, asked: str | None = None, urgent: bool) -> Listed[Snapshot]:
+    async def _snapshots(self, by: str | None, *, asked: str | None, priority: Priority) -> Listed[Snapshot]:
         query = {} if by is None else {"server_id": by}
 
         def read(entry: Any, at: datetime | None) -> Snapshot:
             return answers.read_snapshot(entry, asked=asked, listed_at=at, seen_at=asyncio.get_running_loop().time())
 
-        return await self._list(SNAPSHOTS, query, read, urgent=urgent)
+        return await self._list(SNAPSHOTS, query, read, priority=priority)
 
     async def _list(
-        self, endpoint: str, query: dict[str, str], read: Callable[[Any, datetime | None], T], *, urgent: bool = False
+        self, endpoint: str, query: dict[str, str], read: Callable[[Any, datetime | None], T], *, priority: Priority
     ) -> Listed[T]:
         """All entries of a list by their ids, the entries that could not be read, and why the list is not complete.
 
@@ -204,7 +211,7 @@ class VpsOrg:
         entries: dict[str, T] = {}
         doubts: list[UnreadableError] = []
         counts: list[object] = []
-        async for page, at in self._pages(endpoint, query, urgent=urgent):
+        async for page, at in self._pages(endpoint, query, priority=priority):
             counts += [page.count] if page.has_count else []
             for entry in page.entries:
                 try:
@@ -223,13 +230,13 @@ class VpsOrg:
         return list(entries.values()), doubts, complaint
 
     async def _pages(
-        self, endpoint: str, query: dict[str, str], *, urgent: bool
+        self, endpoint: str, query: dict[str, str], *, priority: Priority
     ) -> AsyncIterator[tuple[answers.Page, datetime | None]]:
         """The pages of a list, each with its answer's date, following `next` wherever it appears.
 
         But never to another place with the token.
         """
-        call = self._call("GET", endpoint, urgent=urgent)
+        call = self._call("GET", endpoint, priority=priority)
         call.url = call.url.copy_merge_params({**query, "page_size": str(CAPABILITIES.page_size)})
         seen: set[httpx.URL] = set()
         size = 0
@@ -246,7 +253,7 @@ class VpsOrg:
             yield page, call.dated
             if page.next is None:
                 return
-            call = self._call("GET", endpoint, urgent=urgent)
+            call = self._call("GET", endpoint, priority=priority)
             call.url = self._followed(call.url, page.next)
         raise Doubtful(f"the list at {endpoint} is incomplete: its pages go round in a circle or never end")
 
@@ -270,11 +277,11 @@ class VpsOrg:
         *,
         body: dict[str, Any] | None = None,
         guard: Guard | None = None,
-        urgent: bool = False,
+        priority: Priority = Priority.INVENTORY,
     ) -> Call:
         path = endpoint if ref is None else endpoint.replace("{id}", _checked(ref))
         url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
-        return Call(method=method, endpoint=endpoint, url=url, body=body, guard=guard, urgent=urgent)
+        return Call(method=method, endpoint=endpoint, url=url, body=body, guard=guard, priority=priority)
 
     async def _retried(self, call: Call, read: Callable[[Any], T]) -> T:
         """Ask until there is an answer; only for what may be carried out twice."""
@@ -286,7 +293,7 @@ class VpsOrg:
             except Temporary as error:
                 if error is call.refused:
                     raise
-                pause = _pause_after(error, attempt, urgent=call.urgent)
+                pause = _pause_after(error, attempt, urgent=call.priority.is_urgent)
                 if attempt >= self._attempts or pause is None or loop.time() - began >= RETRY_FOR:
                     raise
             await asyncio.sleep(pause)

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from snaprotd.core.errors import Anothers, NotFound, Permanent
 from snaprotd.core.model import Server, Snapshot
-from snaprotd.provider import Doubtful
+from snaprotd.provider import Doubtful, Priority
 from snaprotd.provider.identity import Identities
 from snaprotd.provider.vps_org.body import UnreadableError, said
 
@@ -20,15 +20,15 @@ Listed = tuple[list[T], list[UnreadableError], str | None]
 
 
 class ReadServer(Protocol):
-    async def __call__(self, server_id: str, *, urgent: bool) -> Server: ...
+    async def __call__(self, server_id: str, *, priority: Priority) -> Server: ...
 
 
 class ReadServers(Protocol):
-    async def __call__(self, *, urgent: bool) -> list[Server]: ...
+    async def __call__(self, *, priority: Priority) -> list[Server]: ...
 
 
 class ReadSnapshots(Protocol):
-    async def __call__(self, by: str, *, asked: str, urgent: bool) -> Listed[Snapshot]: ...
+    async def __call__(self, by: str, *, asked: str, priority: Priority) -> Listed[Snapshot]: ...
 
 
 class OneServer:
@@ -42,18 +42,20 @@ class OneServer:
         self._read_servers = servers
         self._read_snapshots = snapshots
 
-    async def server(self, server_id: str, *, urgent: bool) -> Server:
+    async def server(self, server_id: str, *, priority: Priority) -> Server:
         """Raises `NotFound` where the account has it by none of its ids, and `Anothers` as `Provider.server` does."""
         self._demand_its_own(server_id)
         missing: NotFound | None = None
         for one in self._identities.current(server_id):
             try:
-                server = await self._read_server(one, urgent=urgent)
+                server = await self._read_server(one, priority=priority)
             except NotFound as error:
                 missing = missing or error
                 continue
             if self._identities.is_contrary(server.ids):
-                await self._read_servers(urgent=urgent)  # which tells whether the one that had the id is there still
+                await self._read_servers(
+                    priority=priority
+                )  # which tells whether the one that had the id is there still
                 self._demand_its_own(server_id)
             self._identities.learn(server.ids)
             server = self._identities.certain(server)
@@ -67,7 +69,7 @@ class OneServer:
                 "by an id that only it has"
             )
 
-    async def snapshots(self, server_id: str, *, urgent: bool) -> Listed[Snapshot]:
+    async def snapshots(self, server_id: str, *, priority: Priority) -> Listed[Snapshot]:
         """Its snapshots, by all of its ids. Raises as `Provider.snapshots` does."""
         found: dict[str, Snapshot] = {}
         doubts: list[UnreadableError] = []
@@ -76,17 +78,17 @@ class OneServer:
         while left := [one for one in self._identities.current(server_id) if one not in asked]:
             asked.add(left[0])
             try:
-                part, unread, complaint = await self._read_snapshots(left[0], asked=server_id, urgent=urgent)
+                part, unread, complaint = await self._read_snapshots(left[0], asked=server_id, priority=priority)
             except Permanent as error:
                 refusal = refusal or error
-                await self._learn(server_id, set(), urgent=urgent)
+                await self._learn(server_id, set(), priority=priority)
                 continue
             has_answered = True
             found |= {one.id: one for one in part}
             doubts += unread
             if complaint:
                 break
-            ids = await self._ids_among(list(found.values()), server_id, urgent=urgent)
+            ids = await self._ids_among(list(found.values()), server_id, priority=priority)
             if any(ids.isdisjoint(_server_ids(one)) for one in part):
                 break  # the provider does not know the filter, and has given the whole account's
         if refusal is not None and not has_answered:
@@ -94,7 +96,7 @@ class OneServer:
         own = [replace(one, server_id=server_id) for one in found.values() if ids & _server_ids(one)]
         return own, [one for one in doubts if one.server_id is None or one.server_id in ids], complaint
 
-    async def _ids_among(self, found: list[Snapshot], server_id: str, *, urgent: bool) -> frozenset[str]:
+    async def _ids_among(self, found: list[Snapshot], server_id: str, *, priority: Priority) -> frozenset[str]:
         """The ids by which these snapshots may name the server that they were asked for.
 
         They may all name it by another id: the servers' own entries say whether that is its. Else raises `Doubtful`.
@@ -103,16 +105,19 @@ class OneServer:
         for snapshot in found:
             if snapshot.server_also:
                 self._identities.learn(_server_ids(snapshot))
-        await self._learn(server_id, named, urgent=urgent)
+        await self._learn(server_id, named, priority=priority)
         ids = frozenset(self._identities.current(server_id))
         if len(named) == 1 and not named & ids and not any(one in self._identities for one in named):
             other = said(named.pop())
             raise Doubtful(f"the snapshots of server {server_id} are listed as those of {other}, an unknown one")
         return ids
 
-    async def _learn(self, server_id: str, named: set[str], *, urgent: bool) -> None:
+    async def _learn(self, server_id: str, named: set[str], *, priority: Priority) -> None:
         """Read entries of servers until they tell whether the server that was asked for is one that is named."""
-        for read in (partial(self.server, server_id, urgent=urgent), partial(self._read_servers, urgent=urgent)):
+        for read in (
+            partial(self.server, server_id, priority=priority),
+            partial(self._read_servers, priority=priority),
+        ):
             if named.intersection(self._identities.current(server_id)):
                 return
             if all(one in self._identities for one in named or {server_id}):
