@@ -134,6 +134,21 @@ async def test_nothing_is_decided_while_the_last_of_three_pages_is_missing(
     assert {request.origin for _, request in scene.requests} == {"https://vps.invalid"}
 
 
+async def test_a_list_that_has_lost_its_last_page_while_it_was_read_is_read_again(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.hold_ours(12, 13, 14)
+
+    def on_request(request: Request) -> None:
+        in_small_pages(request)
+        if request.query.get("page") == "2" and ours(12) in scene.held():
+            del scene.world.snapshots[min(scene.world.snapshots)]
+
+    scene.on_request = on_request
+    rotation = await scene.night()
+    assert rotation.result is Result.SUCCESS
+    assert scene.held() == [ours(13), ours(14), NEW]
+
+
 async def test_a_snapshot_that_appears_between_two_pages_is_not_overlooked(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     scene.hold_ours(12, 13, 14, 15)
