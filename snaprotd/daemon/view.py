@@ -227,6 +227,7 @@ class DaemonView:
             set_aside={called(one): why for one, why in self._tools.ledger.set_aside.items()},
             ledger_error=ledger_error,
             clock_ahead=self._tools.inventory.clock_ahead(),
+            rate=self._tools.cloud.rate,
             inventory_listed_at=self._tools.inventory.last_success,
             account_error=self._account.error,
             config_loaded_at=self._standing.loaded_at,

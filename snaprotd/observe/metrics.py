@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import product
 
@@ -132,11 +132,20 @@ class RequestMetrics:
         self._throttle_wait = Counter(
             "snaprotd_api_throttle_wait_seconds_total", "Time spent waiting for the rate limit.", registry=registry
         )
+        self._rate = Gauge(
+            "snaprotd_api_rate",
+            "Requests to the provider that may go out in a second: as configured, or fewer where it refused some.",
+            registry=registry,
+        )
         self._auth_failures = Counter(
             "snaprotd_api_auth_failures_total",
             "Requests that the provider refused for the token.",
             registry=registry,
         )
+
+    def follow(self, rate: Callable[[], float]) -> None:
+        """Where the rate in force is to be asked, at each scrape."""
+        self._rate.set_function(rate)
 
     def request(self, method: str, endpoint: str, code: str, seconds: float) -> None:
         self._requests.labels(method, endpoint, code).inc()

@@ -183,6 +183,7 @@ class Pace:
 
     def _grant(self, ticket: _Ticket, now: float) -> None:
         self._granted_at = now
+        self._rate = self._rate.sent(now)
         if not ticket.priority.is_urgent:
             self._places -= 1
             waiting = (one for one in self._queues if self._queues[one] and not one.is_urgent)

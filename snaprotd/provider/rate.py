@@ -11,6 +11,8 @@ LOWERED_TO = 0.7
 CLIMB = 400.0
 """Seconds in which it would climb from nothing to what is configured: slowly, so that what feels its way up is refused
 hardly once in a hundred requests."""
+UNUSED = 1 / 3
+"""The part of its climb that it makes while it is not used: what was met in one burst is not forgotten by the next."""
 SLOWEST = 0.2
 """Requests a second that are left whatever is refused: slower is of no use, since a refusal is a pause of its own."""
 SHARE_OF_STARTS = 0.5
@@ -21,10 +23,10 @@ SHARE_OF_STARTS = 0.5
 class Rate:
     """Requests a second. Every time is in seconds of one monotonic clock.
 
-    What is refused lowers it by a factor, and time in which something is let through raises it by a sum. A limit that
-    was just met is met by many at once: what was under way already when the rate was lowered does not lower it again,
-    nor does a provider that lets nothing at all through since. How fast it lets through is not known from that, and
-    for how long it does not is for the pauses.
+    What is refused lowers it by a factor, and time raises it by a sum, most while it is used. A limit that was just met
+    is met by many at once: what was under way already when the rate was lowered does not lower it again, nor does a
+    provider that lets nothing at all through since. How fast it lets through is not known from that, and for how long
+    it does not is for the pauses.
     """
 
     configured: float
@@ -35,7 +37,11 @@ class Rate:
 
     def at(self, now: float) -> float:
         """The rate in force."""
-        climbed = 0.0 if self.climbs_since is None else (now - self.climbs_since) * self.configured / CLIMB
+        if self.climbs_since is None or self.lowered_to >= self.configured:
+            return min(self.configured, self.lowered_to)
+        since = now - self.climbs_since
+        used = min(since, 1 / self.lowered_to)
+        climbed = (used + (since - used) * UNUSED) * self.configured / CLIMB
         return min(self.configured, self.lowered_to + climbed)
 
     @property
@@ -46,6 +52,12 @@ class Rate:
     def of_starts(self, now: float) -> float:
         """The rate for a start that is due: a server is off until it went out."""
         return max(self.at(now), self.configured * SHARE_OF_STARTS)
+
+    def sent(self, now: float) -> Rate:
+        """A request goes out: it was used since the one before."""
+        if self.climbs_since is None or self.lowered_to >= self.configured:
+            return self
+        return replace(self, lowered_to=self.at(now), climbs_since=now)
 
     def refused(self, now: float, *, sent_at: float) -> Rate:
         """A request was refused because there were too many."""

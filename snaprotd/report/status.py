@@ -20,8 +20,9 @@ from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import STEPS, Rotation, Step
 from snaprotd.core.telling.entries import Entry
-from snaprotd.core.words import Json, plain_id, zulu
+from snaprotd.core.words import Json, count, plain_id, zulu
 from snaprotd.engine.board import ServerFacts
+from snaprotd.provider.rate import RateInForce
 from snaprotd.report import problems
 from snaprotd.report.assessment import Assessment
 from snaprotd.report.kinds import ALARM, ATTENTION, OK, Problem
@@ -60,6 +61,8 @@ class Situation:
     """Why the ledger cannot be read or written, or None."""
     clock_ahead: float = 0.0
     """Seconds by which our clock is ahead of the provider's; negative where it is behind."""
+    rate: RateInForce
+    """How fast the provider is asked."""
     inventory_listed_at: datetime | None
     account_error: str | None
     """Why the account could not be listed the last time, or None."""
@@ -90,6 +93,7 @@ def status_report(situation: Situation) -> Json:
         **report_head(situation),
         "state": _worst(problem["severity"] for problem in found),
         "problems": found,
+        "api": _rate(situation.rate),
         "inventory": {"listed_at": zulu(situation.inventory_listed_at), "error": situation.account_error},
         "ledger_error": situation.ledger_error,
         "servers": servers,
@@ -290,6 +294,23 @@ def _general(situation: Situation) -> Iterable[Problem]:
         clock_ahead=situation.clock_ahead,
     )
     yield from problems.of_pages(situation.web_refused, situation.certificate, situation.now)
+
+
+def _rate(rate: RateInForce) -> Json:
+    is_lowered = round(rate.rate, 1) < rate.configured
+    return {
+        "rate": round(rate.rate, 3),
+        "configured_rate": rate.configured,
+        "refused_last_hour": rate.refused,
+        "note": slower_words(rate) if is_lowered else None,
+    }
+
+
+def slower_words(rate: RateInForce) -> str:
+    """Why requests go out at a lower rate than is configured."""
+    refused = f"{count(rate.refused, 'request')} in the last hour" if rate.refused else "requests"
+    asks = f"asks {round(rate.rate, 1):g} times a second instead of {rate.configured:g}"
+    return f"{asks}: the provider has refused {refused}"
 
 
 def _problems_of(servers: Iterable[Json]) -> list[Json]:

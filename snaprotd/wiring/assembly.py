@@ -100,6 +100,7 @@ async def open_tools(
             if folder is not None:
                 make_folder(folder)
         note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
+        metrics.requests.follow(lambda: cloud.rate.rate)
         inventory = Inventory(cloud, called=config.server_ids)
         await know_ids(ledger, inventory)
         cloud.identities.learnt = ledger.starts.learn_ids

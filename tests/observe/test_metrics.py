@@ -66,6 +66,7 @@ METRICS: list[tuple[str, str, set[str]]] = [
     ("snaprotd_api_requests_total", "counter", {"method", "endpoint", "code"}),
     ("snaprotd_api_request_duration_seconds", "histogram", set()),
     ("snaprotd_api_retries_total", "counter", {"reason"}),
+    ("snaprotd_api_rate", "gauge", set()),
     ("snaprotd_api_throttle_wait_seconds_total", "counter", set()),
     ("snaprotd_api_auth_failures_total", "counter", set()),
     ("snaprotd_log_dropped_total", "counter", set()),

@@ -98,6 +98,17 @@ async def test_no_share_is_taken_from_starts_and_servers_that_are_off() -> None:
     assert went == ["get"] + ["start"] * 50 + ["poll"] * 50 + ["get"] * 11
 
 
+async def test_a_share_that_is_due_waits_for_starts_and_servers_that_are_off() -> None:
+    queue = Queue()
+    await queue.ask(*many(20))
+    await queue.ask("page", as_=Priority.INVENTORY)
+    await asyncio.sleep(9.5)
+    await queue.ask("poll", as_=Priority.DOWNTIME)
+    await queue.ask("start", as_=Priority.START)
+    await queue.empty()
+    assert (queue.at("start"), queue.at("poll"), queue.at("page"), queue.at("get 10")) == (10, 11, 12, 13)
+
+
 @pytest.mark.parametrize("priority", Priority)
 async def test_only_what_a_server_that_is_off_waits_for_needs_no_place(priority: Priority) -> None:
     queue = Queue(rate=100, places=1, takes=30)

@@ -151,6 +151,14 @@ REPORT = shape(
             shape({"server": MAYBE_TEXT, "server_id": maybe(ID), **PROBLEM["properties"]}),
         ),
         "config": shape({"path": {"type": "string"}, "loaded_at": INSTANT, "mistakes": many({"type": "string"})}),
+        "api": shape(
+            {
+                "rate": {"type": "number"},
+                "configured_rate": {"type": "number"},
+                "refused_last_hour": {"type": "integer"},
+                "note": MAYBE_TEXT,
+            }
+        ),
         "inventory": shape({"listed_at": MAYBE_INSTANT, "error": MAYBE_TEXT}),
         "ledger_error": MAYBE_TEXT,
         "limit": {"type": "integer"},

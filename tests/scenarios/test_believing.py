@@ -56,7 +56,7 @@ async def shown_as(watched: Watched, word: str, seconds: float, *, of: int) -> N
     world = watched.world
     await asyncio.sleep(10 * MINUTE)
     while not world.created or world.created[-1].status != "completed":
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.05)
         world.now()  # what is due happens
     victims = world.snapshots_of("12345")[:of]
     for one in victims:

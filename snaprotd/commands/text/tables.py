@@ -234,6 +234,8 @@ def status_text(report: Json) -> RenderableType:
         parts.append(Padding(Text.assemble(sign, server, problem["text"]), (0, 0, 0, 2)))
         if do := problem.get("do"):  # a daemon of an older version tells of none
             parts.append(Padding(Text(do, style="dim"), (0, 0, 0, 4)))
+    if note := report.get("api", {}).get("note"):
+        parts.append(Padding(Text(f"snaprotd {note}", style="dim"), (0, 0, 0, 2)))
     at_work = [server for server in (*report["servers"], *report["departed"]) if server["running"]]
     parts += [_running_line(server, now) for server in at_work]
     return Group(*parts, "", _status_table(report, now))
