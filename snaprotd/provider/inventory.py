@@ -20,6 +20,8 @@ from snaprotd.provider.identity import Names, by_any_id, each_once, found_among
 from snaprotd.provider.memory import Memory
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
 
+GATHER = 0.2
+"""Seconds that questions which are not urgent wait for others, to share their requests."""
 READ_AGAIN = 2
 """Times that a list of many pages is read again, before each server is asked for by itself."""
 
@@ -57,8 +59,9 @@ class Inventory:
         self._names = Names(called, cloud.identities)
         self._memory = Memory(foresees=foresees)
         self._few = few
-        self._snapshot_rounds = {one: Rounds(self._answer_snapshots) for one in (False, True)}
-        self._server_rounds = {one: Rounds(self._answer_servers) for one in (False, True)}
+        gather = {False: GATHER, True: 0.0}
+        self._snapshot_rounds = {one: Rounds(self._answer_snapshots, gather=gather[one]) for one in (False, True)}
+        self._server_rounds = {one: Rounds(self._answer_servers, gather=gather[one]) for one in (False, True)}
         """Each by whether it is urgent."""
         self._known: dict[str, ServerHoldings] = {}
         self._servers: dict[str, Server] = {}

@@ -24,8 +24,12 @@ class Rounds(Generic[T]):
     that is due does not wait for the round of what is less: the next one begins at once.
     """
 
-    def __init__(self, answer: Callable[[frozenset[str], Priority, Deliver[T]], Awaitable[None]]) -> None:
+    def __init__(
+        self, answer: Callable[[frozenset[str], Priority, Deliver[T]], Awaitable[None]], *, gather: float = 0.0
+    ) -> None:
+        """`gather`: seconds that a round waits for more questions: those of one moment come one after the other."""
         self._answer = answer
+        self._gather = gather
         self._waiting: dict[str, list[asyncio.Future[T]]] = {}
         self._priority = LOWEST
         """The highest of those that wait."""
@@ -56,9 +60,13 @@ class Rounds(Generic[T]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for futures in self._waiting.values():
+            for future in futures:
+                future.cancel()
 
     async def _start_rounds(self) -> None:
         while self._waiting:
+            await asyncio.sleep(self._gather)
             asked, self._waiting = self._waiting, {}
             self._in_flight, self._priority = self._priority, LOWEST
             self._overtaken.clear()

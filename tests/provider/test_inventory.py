@@ -127,7 +127,7 @@ async def test_only_a_start_does_not_wait_for_the_round_of_what_is_less(
         await asyncio.sleep(0.5)
         began = asyncio.get_running_loop().time()
         assert await inventory.server("2", priority=then)
-        assert asyncio.get_running_loop().time() - began == pytest.approx(max(waits - 0.5, 0), abs=0.2)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(max(waits - 0.5, 0), abs=0.6)
         await other
 
 
