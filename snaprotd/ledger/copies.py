@@ -157,6 +157,9 @@ class Lives:
         self._file = ledger.with_name(f"counted-by-{ledger.name}")
         self._counted = 0
         """By this process."""
+        self._stands = 0
+        """What was noted beside the ledger last."""
+        self._noting = asyncio.Lock()
 
     async def known(self, connection: Connection, now: datetime) -> tuple[Life, ...]:
         """The lives as of `now`: those of an old copy are cut off there."""
@@ -183,8 +186,8 @@ class Lives:
 
     @staticmethod
     async def _write(connection: Connection, lives: tuple[Life, ...], count: int, *, is_old: bool) -> None:
-        await connection.execute(notes.note("lives", written_lives(lives)))
-        await connection.execute(notes.note("count", str(count)))
+        rows = {"lives": written_lives(lives), "count": str(count)}
+        await connection.execute(notes.NOTE.for_each({"key": key, "value": value} for key, value in rows.items()))
         if is_old:
             await connection.execute(delete(SEEN))  # what has gone since then may be our own doing
             log.warning("the ledger is an old copy, or a new one: what it lacks is ours by the names of snapshots")
@@ -194,10 +197,16 @@ class Lives:
         if not count:
             return
         self._counted = max(self._counted, count)
-        try:
-            await asyncio.to_thread(write_anew, self._file, str(self._counted))
-        except OSError as error:
-            log.warning("what the ledger has counted cannot be noted beside it", error=str(error))
+        async with self._noting:
+            if self._stands >= count:
+                return  # many were counted at once, and one note was for all
+            counted = self._counted
+            try:
+                await asyncio.to_thread(write_anew, self._file, str(counted))
+            except OSError as error:
+                log.warning("what the ledger has counted cannot be noted beside it", error=str(error))
+            else:
+                self._stands = counted
 
     def _beside(self) -> int:
         try:
