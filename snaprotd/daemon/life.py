@@ -271,7 +271,7 @@ class Daemon:
     async def _note_others(self) -> None:
         """What other processes do or have done meanwhile, as `snaprotd now` does, is known here too."""
         now = self._tools.now()
-        found = await self._tools.ledger.open_rotations()
+        found = await self._tools.ledger.open_rotations(but=self.board.running)
         self.board.elsewhere = {one.id: one for one in found if one.id not in self.board.running}
         for rotation in await self._ends.news(self._tools.ledger, now):
             self.board.of(rotation.server_id).note_end(rotation)

@@ -14,6 +14,7 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import past, statements
+from snaprotd.ledger.sql.marks import mark_in
 from snaprotd.ledger.sql.schema import MARKS, ROTATIONS
 from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.starts import Starts
@@ -30,8 +31,9 @@ class History(ABC):
     @abstractmethod
     def _transaction(self, *, writes: bool = True) -> AbstractAsyncContextManager[Connection]: ...
 
-    async def open_rotations(self) -> list[Rotation]:
-        return await self._bodies(statements.open_bodies(self.starts.account))
+    async def open_rotations(self, *, but: Collection[str] = ()) -> list[Rotation]:
+        """Those that are open, whoever runs them, without those that have these ids: they are known."""
+        return await self._bodies(statements.open_bodies(self.starts.account, but))
 
     async def history(self, server_id: str | None = None, *, limit: int = 20) -> list[Rotation]:
         """The latest rotations, newest first, open ones too."""
@@ -65,7 +67,7 @@ class History(ABC):
         """For each server how far its schedule was seen."""
         async with self._transaction(writes=False) as connection:
             rows = await connection.execute(select(MARKS))
-        return {mark.server_id: mark for mark in await statements.in_turns(rows, statements.mark_in)}
+        return {mark.server_id: mark for mark in await statements.in_turns(rows, mark_in)}
 
     async def last_started(self) -> Mapping[str, datetime]:
         """For each server when its latest rotation began; none that a clock that was ahead has left to come."""

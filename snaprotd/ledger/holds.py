@@ -30,6 +30,7 @@ _READ = select(HOLDS.c.snapshot_id, HOLDS.c.ids, HOLDS.c.name, HOLDS.c.until)
 _C = HOLDS.c
 _OURS = or_(_C.account == "", _C.account == bindparam("its_account"))
 _MEANT = or_(_C.server_id.in_(listed("server_ids")), _C.snapshot_id.in_(listed("ids")), _C.name.in_(listed("names")))
+_SAID = Prepared(lambda: _READ.where(_OURS))
 _SAID_OF = Prepared(lambda: _READ.where(_OURS, _MEANT))
 
 
@@ -77,7 +78,7 @@ class Holds:
     async def said(self) -> frozenset[Hold]:
         """All that was said of the account's snapshots."""
         async with self._transaction(writes=False) as connection:
-            return frozenset(_holds(await connection.execute(_READ.where(self._ours()))))
+            return frozenset(_holds(await connection.execute(_SAID(its_account=self._account()))))
 
     async def said_of(
         self, connection: Connection, server_ids: Collection[str], snapshots: Collection[Snapshot]

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import delete
 
 from snaprotd.core.creation import Recollection, alive_until
 from snaprotd.core.errors import LeaseLost, LedgerError
@@ -40,7 +39,8 @@ from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.sql import statements
-from snaprotd.ledger.sql.schema import MARKS, TABLE_NAMES, is_short
+from snaprotd.ledger.sql.marks import forget_other_marks, set_marks
+from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
 from snaprotd.ledger.sqlite import Connection, Database, open_database, transaction, turn
 from snaprotd.ledger.starts import Starts
 
@@ -131,7 +131,7 @@ class Ledger(History):
         began = uptime()
         async with self._transaction() as connection:
             if mark is not None:
-                await connection.execute(statements.set_marks([mark], datetime.now(UTC)))
+                await connection.execute(set_marks([mark], datetime.now(UTC)))
             ids, account = self.starts.ids_of(rotation.server_id), self.starts.account
             others = await connection.execute(statements.in_the_way_of(rotation, ids, account=account))
             if (row := others.first()) is not None:
@@ -318,7 +318,7 @@ class Ledger(History):
     async def keep_marks(self, server_ids: Collection[str]) -> None:
         """Forget how far the schedules of all other servers were seen: one that comes back begins anew."""
         async with self._transaction() as connection:
-            await connection.execute(delete(MARKS).where(MARKS.c.server_id.not_in(list(server_ids))))
+            await connection.execute(forget_other_marks(server_ids))
 
     async def set_marks(self, marks: list[Mark], missed: Sequence[Entry] = ()) -> None:
         """Note how far schedules were seen, and which slots were `missed` by that."""
@@ -328,7 +328,7 @@ class Ledger(History):
             await self.events.add(connection, missed)
             for start in range(0, len(marks), 500):  # to write thousands at once would keep others waiting
                 some = marks[start : start + 500]
-                await connection.execute(statements.set_marks(some, datetime.now(UTC)))
+                await connection.execute(set_marks(some, datetime.now(UTC)))
 
     def _tenure(self) -> dict[str, Any]:
         # SQLite has no clock but its host's, which is ours. On a database server this is the database's own.

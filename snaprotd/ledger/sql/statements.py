@@ -13,7 +13,6 @@ import structlog
 from sqlalchemy import (
     Update,
     bindparam,
-    case,
     exists,
     func,
     literal,
@@ -25,10 +24,9 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from snaprotd.core.creation import Trace
 from snaprotd.core.rotation import Result, Rotation
-from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.rows import FORMAT, needs_of, read_trace, written_rotation
 from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list, listed
-from snaprotd.ledger.sql.schema import MARKS, POWERS, ROTATIONS
+from snaprotd.ledger.sql.schema import POWERS, ROTATIONS
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -211,11 +209,14 @@ def living(account: str, now: float, lease: float, *, grace: float = 0.0) -> Sta
     return _LIVING(its_account=account, not_before=now - grace, latest=now + 2 * lease)
 
 
-_OPEN_BODIES = Prepared(lambda: select(ROTATIONS.c.body).where(OURS, ROTATIONS.c.is_open))
+_OPEN_BODIES = Prepared(
+    lambda: select(ROTATIONS.c.body).where(OURS, ROTATIONS.c.is_open, ROTATIONS.c.id.not_in(listed("known")))
+)
 
 
-def open_bodies(account: str) -> Statement:
-    return _OPEN_BODIES(its_account=account)
+def open_bodies(account: str, known: Collection[str]) -> Statement:
+    """The bodies of the open rotations, but for those that are known."""
+    return _OPEN_BODIES(its_account=account, known=as_list(known))
 
 
 _SLOTS_OF = Prepared(lambda: select(ROTATIONS.c.slot).where(OURS, ITS_SERVER))
@@ -261,37 +262,6 @@ def traces_in(rows: Iterable[Any]) -> tuple[Trace, ...]:
     """What rows tell of the snapshots of their slots."""
     slotted = [(row, slot) for row in rows if (slot := instant_of(row.slot)) is not None]
     return tuple(read_trace(row.id, slot, row.body, is_open=bool(row.is_open)) for row, slot in slotted)
-
-
-# -- marks -------------------------------------------------------------------------------------------------------------
-
-
-def _set_mark() -> Any:
-    insertion = upsert(MARKS)
-    new = insertion.excluded
-    is_later = (MARKS.c.seen_until > new.seen_until) & (MARKS.c.seen_until <= bindparam("latest"))
-    later = case((is_later, MARKS.c.seen_until), else_=new.seen_until)
-    return insertion.on_conflict_do_update(
-        index_elements=["server_id"], set_={"seen_until": later, "schedule": new.schedule}
-    )
-
-
-_SET_MARK = Prepared(_set_mark, "server_id", "seen_until", "schedule")
-
-
-def set_marks(marks: Iterable[Mark], now: datetime) -> Statement:
-    """A mark goes back only from where `now` is not yet: two daemons may report their slots in any order."""
-    return _SET_MARK.for_each({**_mark_row(mark), "latest": text_of(now + CLOCKS_APART)} for mark in marks)
-
-
-def _mark_row(mark: Mark) -> dict[str, str]:
-    return {"server_id": mark.server_id, "seen_until": text_of(mark.seen_until), "schedule": mark.schedule}
-
-
-def mark_in(row: Any) -> list[Mark]:
-    """None where it cannot be read."""
-    at = instant_of(row.seen_until)
-    return [] if at is None else [Mark(server_id=row.server_id, seen_until=at, schedule=row.schedule)]
 
 
 async def in_turns(rows: Sequence[Any], read: Callable[[Any], Iterable[_T]]) -> list[_T]:
