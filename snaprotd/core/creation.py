@@ -159,7 +159,7 @@ def mark_of_life(lives: tuple[Life, ...], now: datetime) -> tuple[Life, ...]:
 
     What lies in the future was written by a clock that was ahead: it is no time in which we were there.
     """
-    past = [Life(one.begin, min(one.end, now)) for one in lives if one.begin <= now]
+    past = [one if one.end <= now else Life(one.begin, now) for one in lives if one.begin <= now]
     if past and now - past[-1].end <= PAUSE_IN_LIFE:
         return (*past[:-1], Life(past[-1].begin, now))
     return (*past, Life(now, now))[-LIVES_KEPT:]

@@ -271,7 +271,7 @@ class Daemon:
     async def _note_others(self) -> None:
         """What other processes do or have done meanwhile, as `snaprotd now` does, is known here too."""
         now = self._tools.now()
-        found = await self._tools.ledger.open_rotations()
+        found = await self._tools.ledger.open_rotations(but=self.board.running)
         self.board.elsewhere = {one.id: one for one in found if one.id not in self.board.running}
         for rotation in await self._ends.news(self._tools.ledger, now):
             self.board.of(rotation.server_id).note_end(rotation)
@@ -310,7 +310,8 @@ class Daemon:
         Raises `SnaprotdError`, with nothing changed, where that cannot be.
         """
         async with self._changing_targets:
-            await Remembered.read(self._tools.ledger)  # else nothing is changed
+            await Remembered.read(self._tools.ledger)
+            await self._tools.ledger.probe()  # else nothing is changed
             token = await asyncio.to_thread(read_token, config, self._environ)
             adjust_tools(self._tools, config, token, this_machine)
             remembered = await Remembered.read(self._tools.ledger, self.board.called)
@@ -344,7 +345,6 @@ class Daemon:
     def _finished(self, rotation: Rotation) -> None:
         self._on_finished(rotation)
         self._schedules.retries.note(rotation)
-        target = self._schedules.targets.get(self.board.called(rotation.server_id))
-        if target is not None:
+        if (target := self._schedules.targets.get(self.board.called(rotation.server_id))) is not None:
             self._account.note_holdings(target)
         self._systemd.status(self.view.in_words())

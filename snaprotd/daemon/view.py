@@ -198,7 +198,7 @@ class DaemonView:
         """Those that this process runs, and those of others: a `now` beside the daemon is a rotation too."""
         ours = dict(self._board.running)
         try:
-            found = {one.id: one for one in await self._tools.ledger.open_rotations()}
+            found = {one.id: one for one in await self._tools.ledger.open_rotations(but=ours)}
         except LedgerError as error:
             return tuple(ours.values()), str(error)
         return tuple(one for one in (found | ours).values() if not one.is_finished), self._ledger_watch.error

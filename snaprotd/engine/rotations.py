@@ -16,7 +16,7 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import TAKEN_UP_WITHIN, Keeper
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run
-from snaprotd.engine.tools import Tools
+from snaprotd.engine.tools import NO_PERMIT, Permit, Permits, Tools
 from snaprotd.ledger.claims import Claim, Claimed, Mark
 from snaprotd.ledger.store import Ledger
 
@@ -35,54 +35,7 @@ FINAL_PATIENCE = 600.0
 """Seconds that a process which must end goes on trying to start the servers it holds off."""
 
 
-class Permit:
-    """Leave to run, until it is given back; to give it back twice does no harm."""
-
-    def __init__(self, give_back: Callable[[], None]) -> None:
-        self._give_back: Callable[[], None] | None = give_back
-
-    def give_back(self) -> None:
-        if self._give_back is not None:
-            self._give_back()
-            self._give_back = None
-
-
-NO_PERMIT = Permit(lambda: None)
-
 STEPS_BEFORE_A_STOP = STEPS[: STEPS.index(Step.STOP) + 1]
-
-
-class Permits:
-    """So many rotations at once. The number can change while permits are out."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._taken = 0
-        self._freed = asyncio.Event()
-
-    def set_number(self, number: int) -> None:
-        """Who holds a permit keeps it; fewer are given until there are few enough."""
-        self._number = number
-        self._freed.set()
-
-    async def take(self) -> Permit:
-        while self._taken >= self._number:
-            self._freed.clear()
-            await self._freed.wait()
-        self._taken += 1
-        return Permit(self._back)
-
-    async def take_within(self, seconds: float) -> Permit | None:
-        """As `take`; None where none was free for so long."""
-        try:
-            async with asyncio.timeout(seconds):
-                return await self.take()
-        except TimeoutError:
-            return None
-
-    def _back(self) -> None:
-        self._taken -= 1
-        self._freed.set()
 
 
 class Groups:

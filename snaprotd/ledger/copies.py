@@ -22,7 +22,6 @@ from urllib.parse import quote
 
 import structlog
 from sqlalchemy import delete
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.creation import Life, cut_off, mark_of_life
 from snaprotd.core.errors import LedgerError
@@ -32,6 +31,7 @@ from snaprotd.ledger.promises import read_power, row_of
 from snaprotd.ledger.rows import read_lives, written_lives
 from snaprotd.ledger.sql import notes
 from snaprotd.ledger.sql.schema import SEEN
+from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -157,24 +157,27 @@ class Lives:
         self._file = ledger.with_name(f"counted-by-{ledger.name}")
         self._counted = 0
         """By this process."""
+        self._stands = 0
+        """What was noted beside the ledger last."""
+        self._noting = asyncio.Lock()
 
-    async def known(self, connection: AsyncConnection, now: datetime) -> tuple[Life, ...]:
+    async def known(self, connection: Connection, now: datetime) -> tuple[Life, ...]:
         """The lives as of `now`: those of an old copy are cut off there."""
         return (await self._read(connection, now))[0]
 
-    async def mark(self, connection: AsyncConnection) -> None:
+    async def mark(self, connection: Connection) -> None:
         """Leave a mark of life."""
         now = datetime.fromtimestamp(time.time(), UTC)
         lives, count, is_old = await self._read(connection, now)
         await self._write(connection, mark_of_life(lives, now), count, is_old=is_old)
 
-    async def count(self, connection: AsyncConnection) -> int:
+    async def count(self, connection: Connection) -> int:
         """Count one more. The answer is for `note`, when the transaction is over."""
         lives, count, is_old = await self._read(connection, datetime.fromtimestamp(time.time(), UTC))
         await self._write(connection, lives, count + 1, is_old=is_old)
         return count + 1
 
-    async def _read(self, connection: AsyncConnection, now: datetime) -> tuple[tuple[Life, ...], int, bool]:
+    async def _read(self, connection: Connection, now: datetime) -> tuple[tuple[Life, ...], int, bool]:
         """The lives, the count, and whether it is an old copy, which is to count on from ours."""
         beside = await asyncio.to_thread(self._beside)
         noted = {row.key: row.value for row in await connection.execute(notes.LIVES)}
@@ -182,9 +185,9 @@ class Lives:
         return (lives, count, False) if count >= beside else (cut_off(lives, now), beside, True)
 
     @staticmethod
-    async def _write(connection: AsyncConnection, lives: tuple[Life, ...], count: int, *, is_old: bool) -> None:
-        await connection.execute(notes.note("lives", written_lives(lives)))
-        await connection.execute(notes.note("count", str(count)))
+    async def _write(connection: Connection, lives: tuple[Life, ...], count: int, *, is_old: bool) -> None:
+        rows = {"lives": written_lives(lives), "count": str(count)}
+        await connection.execute(notes.NOTE.for_each({"key": key, "value": value} for key, value in rows.items()))
         if is_old:
             await connection.execute(delete(SEEN))  # what has gone since then may be our own doing
             log.warning("the ledger is an old copy, or a new one: what it lacks is ours by the names of snapshots")
@@ -194,10 +197,16 @@ class Lives:
         if not count:
             return
         self._counted = max(self._counted, count)
-        try:
-            await asyncio.to_thread(write_anew, self._file, str(self._counted))
-        except OSError as error:
-            log.warning("what the ledger has counted cannot be noted beside it", error=str(error))
+        async with self._noting:
+            if self._stands >= count:
+                return  # many were counted at once, and one note was for all
+            counted = self._counted
+            try:
+                await asyncio.to_thread(write_anew, self._file, str(counted))
+            except OSError as error:
+                log.warning("what the ledger has counted cannot be noted beside it", error=str(error))
+            else:
+                self._stands = counted
 
     def _beside(self) -> int:
         try:

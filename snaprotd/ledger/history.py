@@ -8,12 +8,15 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import select
 
 from snaprotd.core.rotation import Rotation
+from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.rows import readable
-from snaprotd.ledger.sql import statements
-from snaprotd.ledger.sql.schema import ROTATIONS
+from snaprotd.ledger.sql import past, statements
+from snaprotd.ledger.sql.marks import mark_in
+from snaprotd.ledger.sql.schema import MARKS, ROTATIONS
+from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.starts import Starts
 
 KEPT_HISTORY = 500
@@ -21,20 +24,21 @@ KEPT_HISTORY = 500
 
 
 class History(ABC):
-    """The part of a ledger that only reads rotations, and forgets old ones. Raises what the ledger does."""
+    """The part of a ledger that only reads, and forgets old rotations. Raises what the ledger does."""
 
     starts: Starts
 
     @abstractmethod
-    def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+    def _transaction(self, *, writes: bool = True) -> AbstractAsyncContextManager[Connection]: ...
 
-    async def open_rotations(self) -> list[Rotation]:
-        return await self._bodies(statements.open_bodies(self.starts.account))
+    async def open_rotations(self, *, but: Collection[str] = ()) -> list[Rotation]:
+        """Those that are open, whoever runs them, without those that have these ids: they are known."""
+        return await self._bodies(statements.open_bodies(self.starts.account, but))
 
     async def history(self, server_id: str | None = None, *, limit: int = 20) -> list[Rotation]:
         """The latest rotations, newest first, open ones too."""
         ids = None if server_id is None else self.starts.ids_of(server_id)
-        return await self._bodies(statements.history(ids, limit))
+        return await self._bodies(past.history(ids, limit))
 
     async def told_of(self, server_ids: Collection[str], snapshot_ids: Collection[str]) -> list[Rotation]:
         """The rotations of a server that may have taken or deleted one of these snapshots, or have tried to."""
@@ -43,35 +47,41 @@ class History(ABC):
     async def forget_old(self, spared: Collection[str] = (), keep: int = KEPT_HISTORY) -> None:
         """Forget the rotations of a server but for the newest `keep`, the last of each result, and those `spared`."""
         async with self._transaction() as connection:
-            old = set(await connection.scalars(statements.forgettable(keep))) - set(spared)
+            old = set(await connection.scalars(past.forgettable(keep))) - set(spared)
             if old:
-                await connection.execute(statements.FORGET, [{"row": one} for one in old])
+                await connection.execute(past.FORGET.for_each({"row": one} for one in old))
 
     async def latest(self) -> Mapping[str, Rotation]:
         """For each server its latest rotation that has ended."""
-        return {rotation.server_id: rotation for rotation in await self._bodies(statements.latest())}
+        return {rotation.server_id: rotation for rotation in await self._bodies(past.latest())}
 
     async def last_of(self, server_ids: Collection[str]) -> list[Rotation]:
         """The last rotation that has ended, if any, of the server that has these ids."""
-        return await self._bodies(statements.last_of(self.starts.account, server_ids))
+        return await self._bodies(past.last_of(self.starts.account, server_ids))
 
     async def ended_since(self, instant: datetime) -> list[Rotation]:
         """The rotations that have ended since, whoever ran them, as they were claimed; those by a clock ahead too."""
-        return await self._bodies(statements.ended_since(instant))
+        return await self._bodies(past.ended_since(instant))
+
+    async def marks(self) -> Mapping[str, Mark]:
+        """For each server how far its schedule was seen."""
+        async with self._transaction(writes=False) as connection:
+            rows = await connection.execute(select(MARKS))
+        return {mark.server_id: mark for mark in await statements.in_turns(rows, mark_in)}
 
     async def last_started(self) -> Mapping[str, datetime]:
         """For each server when its latest rotation began; none that a clock that was ahead has left to come."""
-        return await self._latest(statements.latest_of_each(ROTATIONS.c.started_at, datetime.now(UTC)))
+        return await self._latest(past.latest_of_each(ROTATIONS.c.started_at, datetime.now(UTC)))
 
     async def last_succeeded(self) -> Mapping[str, datetime]:
         """For each server when its latest successful rotation ended; none that is still to come."""
-        return await self._latest(statements.latest_success_of_each(datetime.now(UTC)))
+        return await self._latest(past.latest_success_of_each(datetime.now(UTC)))
 
     async def _latest(self, query: Any) -> Mapping[str, datetime]:
-        async with self._transaction() as connection:
-            return statements.latest_in(await connection.execute(query))
+        async with self._transaction(writes=False) as connection:
+            return past.latest_in(await connection.execute(query))
 
     async def _bodies(self, query: Any) -> list[Rotation]:
-        async with self._transaction() as connection:
-            bodies = (await connection.scalars(query)).all()
+        async with self._transaction(writes=False) as connection:
+            bodies = await connection.scalars(query)
         return await statements.in_turns(bodies, readable)

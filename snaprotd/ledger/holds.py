@@ -10,8 +10,7 @@ from datetime import date, datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import delete, insert, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import bindparam, delete, insert, or_, select
 
 from snaprotd.core.errors import DeletionUnderWay, HeldSince
 from snaprotd.core.holds import FOREVER, RELEASED, Hold, hold_in_words, hold_of, told_by_ledger
@@ -21,11 +20,18 @@ from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import notes, statements
+from snaprotd.ledger.sql.prepared import Prepared, as_list, listed
 from snaprotd.ledger.sql.schema import HOLDS, READABLE_WITH_HOLDS
+from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 
 _READ = select(HOLDS.c.snapshot_id, HOLDS.c.ids, HOLDS.c.name, HOLDS.c.until)
+_C = HOLDS.c
+_OURS = or_(_C.account == "", _C.account == bindparam("its_account"))
+_MEANT = or_(_C.server_id.in_(listed("server_ids")), _C.snapshot_id.in_(listed("ids")), _C.name.in_(listed("names")))
+_SAID = Prepared(lambda: _READ.where(_OURS))
+_SAID_OF = Prepared(lambda: _READ.where(_OURS, _MEANT))
 
 
 class Holds:
@@ -33,7 +39,7 @@ class Holds:
 
     def __init__(
         self,
-        transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+        transaction: Callable[..., AbstractAsyncContextManager[Connection]],
         account: Callable[[], str],
         events: Events,
     ) -> None:
@@ -71,19 +77,18 @@ class Holds:
 
     async def said(self) -> frozenset[Hold]:
         """All that was said of the account's snapshots."""
-        async with self._transaction() as connection:
-            return frozenset(_holds(await connection.execute(_READ.where(self._ours()))))
+        async with self._transaction(writes=False) as connection:
+            return frozenset(_holds(await connection.execute(_SAID(its_account=self._account()))))
 
     async def said_of(
-        self, connection: AsyncConnection, server_ids: Collection[str], snapshots: Collection[Snapshot]
+        self, connection: Connection, server_ids: Collection[str], snapshots: Collection[Snapshot]
     ) -> tuple[Hold, ...]:
         """What was said of these snapshots of a server, by any of its ids or of theirs, or by name."""
-        columns, ids = HOLDS.c, [its_id for one in snapshots for its_id in one.ids]
-        named = columns.name.in_([one.name for one in snapshots])
-        meant = or_(columns.server_id.in_(list(server_ids)), columns.snapshot_id.in_(ids), named)
-        return tuple(_holds(await connection.execute(_READ.where(self._ours(), meant)))) if ids else ()
+        ids, names = [its_id for one in snapshots for its_id in one.ids], [one.name for one in snapshots]
+        of = {"server_ids": as_list(server_ids), "ids": as_list(ids), "names": as_list(names)}
+        return tuple(_holds(await connection.execute(_SAID_OF(its_account=self._account(), **of)))) if ids else ()
 
-    async def demand_free(self, connection: AsyncConnection, snapshot: Snapshot, now: datetime) -> None:
+    async def demand_free(self, connection: Connection, snapshot: Snapshot, now: datetime) -> None:
         """Raise `HeldSince` where somebody holds the snapshot, whatever the look said that decided over it."""
         said = await self.said_of(connection, [snapshot.server_id], [snapshot])
         until = told_by_ledger(said, [], snapshot)

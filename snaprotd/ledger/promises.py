@@ -9,21 +9,29 @@ from typing import Any
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import Row, Select, and_, case, func, or_, select
+from sqlalchemy import and_, bindparam, case, func, or_, select
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import GroupTaken
 from snaprotd.core.power import Power, given_up
 from snaprotd.core.promise import ServerPower, Terms, as_one, inherited, is_later
 from snaprotd.core.rotation import Rotation
+from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list, listed
 from snaprotd.ledger.sql.schema import POWERS
+from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 
 _BODY = TypeAdapter(ServerPower)
 _DAMAGED = tuple(func.typeof(column) != "integer" for column in (POWERS.c.asked, POWERS.c.released))
 _READ = select(*(column for column in POWERS.columns if column.name != "is_followed"))
+_FOLLOWED = Prepared(lambda: _READ.where(or_(POWERS.c.is_followed, POWERS.c.asked > POWERS.c.released, *_DAMAGED)))
+_KEPT = Prepared(lambda: _READ.where(POWERS.c.account == bindparam("account"), POWERS.c.server_id.in_(listed("ids"))))
+_OTHERS = Prepared(
+    lambda: select(POWERS.c.server_id).where(
+        POWERS.c.account == bindparam("account"), POWERS.c.server_id.in_(listed("ids"))
+    )
+)
 
 
 def row_of(kept: ServerPower) -> dict[str, Any]:
@@ -60,12 +68,12 @@ def record_of(rotation: Rotation, account: str, terms: Terms) -> ServerPower:
     )
 
 
-def read_power(row: Row[Any] | Mapping[str, Any]) -> ServerPower:
+def read_power(row: Any) -> ServerPower:
     """The power of a server. Where its body cannot be read, what is owed is still told by the other columns.
 
     Where one of those cannot be read either, the body tells it; where nothing does, a start is owed.
     """
-    named = row if isinstance(row, Mapping) else row._mapping
+    named = row if isinstance(row, Mapping) else row._asdict()
     label = str(named["label"])
     try:
         kept = _BODY.validate_json(named["body"])
@@ -101,7 +109,7 @@ def row_names() -> list[str]:
     return [column.name for column in POWERS.columns]
 
 
-def save_power() -> Any:
+def _save_power() -> Any:
     """Write rows of `row_of`. Two records of one server merge: the later stop counts, what was paid stays paid.
 
     One that was damaged is written over: the record was read from what is left of it.
@@ -117,38 +125,40 @@ def save_power() -> Any:
     return insertion.on_conflict_do_update(index_elements=["account", "server_id"], set_=kept)
 
 
-def followed() -> Select[Any]:
+_PUT = Prepared(_save_power, *POWERS.c.keys())
+
+
+def followed() -> Statement:
     """The rows of servers to which something is owed, or whose last stop has not been seen to strike.
 
     A row that is damaged is among them: what was written in it is for `read_power` to say.
     """
-    told = POWERS.c
-    return _READ.where(or_(told.is_followed, told.asked > told.released, *_DAMAGED))
+    return _FOLLOWED()
 
 
-async def kept(connection: AsyncConnection, account: str, ids: Collection[str]) -> ServerPower | None:
+async def kept(connection: Connection, account: str, ids: Collection[str]) -> ServerPower | None:
     """What is kept of the server that has these ids; None where nothing is."""
-    rows = (await connection.execute(_READ.where(POWERS.c.account == account, POWERS.c.server_id.in_(list(ids))))).all()
+    rows = await connection.execute(_KEPT(account=account, ids=as_list(ids)))
     records = as_one(read_power(row).known_by(ids) for row in rows)
     return records[0] if records else None
 
 
-async def put(connection: AsyncConnection, record: ServerPower) -> None:
+async def put(connection: Connection, record: ServerPower) -> None:
     """Write what is owed to a server, wherever that is kept of it: it may be called by another id than before."""
-    of_it = (POWERS.c.account == record.account) & POWERS.c.server_id.in_(list(record.also))
-    others = list(await connection.scalars(select(POWERS.c.server_id).where(of_it))) if record.also else []
+    of_it = _OTHERS(account=record.account, ids=as_list(record.also))
+    others = await connection.scalars(of_it) if record.also else []
     records = [record, *(replace(record, server_id=one).known_by(record.ids) for one in others)]
-    await connection.execute(save_power(), [row_of(one) for one in records])
+    await connection.execute(_PUT.for_each(row_of(one) for one in records))
 
 
-async def held_off_in(connection: AsyncConnection, account: str, group: str, *, but: Collection[str]) -> str | None:
+async def held_off_in(connection: Connection, account: str, group: str, *, but: Collection[str]) -> str | None:
     """The label of a server of the group that a start is owed to; None where none is. None of these ids is its."""
     rows = (await connection.execute(followed())).all()
     others = [read_power(row) for row in rows if row.account in ("", account) and row.server_id not in but]
     return next((one.label for one in others if one.terms.group == group and one.power.is_owed), None)
 
 
-async def write(connection: AsyncConnection, record: ServerPower, *, alone: bool) -> None:
+async def write(connection: Connection, record: ServerPower, *, alone: bool) -> None:
     """Write what is owed to a server.
 
     `alone`: raise `GroupTaken`, which undoes the transaction, where a start is owed to another server of its group.
@@ -159,7 +169,7 @@ async def write(connection: AsyncConnection, record: ServerPower, *, alone: bool
     await put(connection, record)
 
 
-async def inherit(connection: AsyncConnection, account: str, owed: ServerPower) -> ServerPower | None:
+async def inherit(connection: Connection, account: str, owed: ServerPower) -> ServerPower | None:
     """Owe what another ledger owes to a server of the account; None where this one knows of that stop, or a later."""
     found = await kept(connection, account, owed.ids)
     known = Power() if found is None else found.power
@@ -171,7 +181,7 @@ async def inherit(connection: AsyncConnection, account: str, owed: ServerPower) 
     return record
 
 
-async def let_go(connection: AsyncConnection, account: str, ids: Collection[str], words: str) -> ServerPower | None:
+async def let_go(connection: Connection, account: str, ids: Collection[str], words: str) -> ServerPower | None:
     """Let go of what is owed to a server, or may be found to be: its record as it is now; None where nothing is."""
     record = await kept(connection, account, ids)
     if record is None or not record.power.is_followed:

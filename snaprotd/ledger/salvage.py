@@ -21,7 +21,7 @@ from snaprotd.ledger.address import demand_ours, files_of
 from snaprotd.ledger.copies import Copies, Key
 from snaprotd.ledger.promises import read_power
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
-from snaprotd.ledger.sqlite import decoded, sqlite_engine
+from snaprotd.ledger.sqlite import Database, decoded
 from snaprotd.ledger.store import Ledger
 
 LONGEST = 5.0
@@ -116,8 +116,8 @@ class NoLedger(Ledger):
     """
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(sqlite_engine(Path(os.devnull)), path, owner="", lease=60.0, lock=None)
+        super().__init__(Database(Path(os.devnull)), path, owner="", lease=60.0, lock=None)
         self._why = why
 
-    def _transaction(self) -> NoReturn:
+    def _transaction(self, **_: bool) -> NoReturn:
         raise LedgerError(self._why)

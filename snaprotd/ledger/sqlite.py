@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
-from weakref import WeakSet
+from typing import Any, TypeVar
 
 import aiosqlite
 import structlog
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import StaticPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.ledger.address import demand_ours, files_of, make_folder, name_of, open_private
+from snaprotd.ledger.address import demand_ours, files_of, name_of, open_private
+from snaprotd.ledger.sql.prepared import Rows, Statement, row_of, written
 from snaprotd.ledger.sql.schema import migrate
+
+T = TypeVar("T")
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -31,25 +32,6 @@ LONGEST_TURN = 60.0
 """Seconds for which a transaction waits for those of its own process."""
 
 
-class Opened(sqlite3.Connection):
-    """SQLite's own. It keeps what is closed open, and locked, as long as a cursor of it has a statement."""
-
-    def __init__(self, *where: Any, **options: Any) -> None:
-        super().__init__(*where, **options)
-        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
-
-    def cursor(self, *kind: Any) -> Any:
-        made = super().cursor(*kind)
-        self._cursors.add(made)
-        return made
-
-    def close(self) -> None:
-        cursors, self._cursors = list(self._cursors), WeakSet()  # it may be closed twice, and they may not
-        for cursor in cursors:
-            cursor.close()
-        super().close()
-
-
 class Driver(aiosqlite.Connection):
     """A connection that can be stopped at any moment and however often, and then is closed.
 
@@ -57,10 +39,11 @@ class Driver(aiosqlite.Connection):
     a thread that has been stopped it would wait for ever, and so would the end of the process.
     """
 
-    def __init__(self, *where: Any, **options: Any) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__(self._open, iter_chunk_size=64)
-        self._thread.daemon = True  # as SQLAlchemy has it
-        self._how = partial(sqlite3.connect, *where, factory=Opened, **options)
+        self._thread.daemon = True
+        # Autocommit in the driver, so that the transactions are ours.
+        self._how = partial(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
         self._opened: sqlite3.Connection | None = None
         self._stopped: asyncio.Future[Any] | None = None
 
@@ -72,6 +55,14 @@ class Driver(aiosqlite.Connection):
         if self._opened is not None:
             self._opened.close()
 
+    def submit(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Have its thread do this, after what it was given before."""
+        if self._stopped is not None or self._opened is None:
+            raise sqlite3.ProgrammingError("the connection is closed")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((done, partial(work, self._opened)))
+        return done
+
     def stop(self) -> asyncio.Future[Any] | None:
         """Have it closed as soon as its thread has done what it was given to do."""
         if self._stopped is None:
@@ -80,18 +71,144 @@ class Driver(aiosqlite.Connection):
         return self._stopped and asyncio.shield(self._stopped)  # whoever waits for it may be cancelled
 
 
-class LedgerEngine(AsyncEngine):
-    """The way to a ledger's file, over one connection. Disposed of, it has closed that, even where it was cancelled."""
+class Connection:
+    """A transaction that is open: what is done in it."""
 
-    def __init__(self, sync_engine: Engine, drivers: list[Driver]) -> None:
-        super().__init__(sync_engine)
-        self._drivers = drivers
+    def __init__(self, driver: Driver, *, before: Sequence[Statement] = ()) -> None:
+        """`before`: what is carried out with the first statement, in one go."""
+        self._driver = driver
+        self._before = before
 
-    async def dispose(self, close: bool = True) -> None:
+    async def execute(self, statement: Any) -> Rows:
+        """Carry out a statement: one that was prepared, or any of SQLAlchemy's. The rows that it answers with."""
+        before, self._before = self._before, ()
+        return await self._driver.submit(partial(_carried_out, (*before, written(statement))))
+
+    async def scalar(self, statement: Any) -> Any:
+        """The first value; None where there is none."""
+        return (await self.execute(statement)).scalar()
+
+    async def scalars(self, statement: Any) -> list[Any]:
+        """The first value of each row."""
+        return [row[0] for row in await self.execute(statement)]
+
+    async def exec_driver_sql(self, text: str) -> Rows:
+        """As `execute`, of SQLite's own words."""
+        return await self.execute(Statement(text))
+
+
+def _carried_out(statements: Sequence[Statement], connection: sqlite3.Connection) -> Rows:
+    """In one go, the rows of the last; and nothing of it stays open: what has a statement is not closed."""
+    with closing(connection.cursor()) as cursor:
+        for one in statements:
+            if isinstance(one.values, Mapping) or not one.values:
+                cursor.execute(one.text, one.values)
+            else:
+                cursor.executemany(one.text, one.values)
+        if cursor.description is None:
+            return Rows()
+        make = row_of(tuple(column[0] for column in cursor.description))
+        return Rows(map(make, cursor.fetchall()))
+
+
+class Database:
+    """The way to a ledger's file, over one connection, which is made where it is needed.
+
+    Disposed of, it has closed that, even where it was cancelled.
+    """
+
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
+        """`alone`: keep everybody else out, and share no memory with them."""
+        self.path = path
+        self._alone = alone
+        self._drivers: list[Driver] = []
+        """There is one at a time: what came before was given up."""
+        self._ready: Driver | None = None
+
+    @asynccontextmanager
+    async def begin(self, *, writes: bool = True) -> AsyncIterator[Connection]:
+        """A transaction, which is undone where it does not come to its end.
+
+        One that begins by reading and writes later could fail half-way: it takes the write lock at once. One that only
+        reads keeps nobody from writing, and waits for nobody who does.
+        """
+        driver = await self._connected()
         try:
-            await super().dispose(close)
-        finally:
-            await _all_done(_stop_all(self._drivers))
+            if writes:
+                await driver.submit(partial(_carried_out, [_BEGIN]))
+                yield Connection(driver)
+            else:
+                yield Connection(driver, before=[_BEGIN_TO_READ])
+            await driver.submit(_committed)
+        except BaseException:
+            await self._undo(driver)
+            raise
+
+    async def migrate(self) -> None:
+        """Bring its tables to this version's. Raises what that raises."""
+        driver = await self._connected()
+        try:
+            await driver.submit(_migrated)
+        except BaseException:
+            await self._undo(driver)
+            raise
+
+    async def dispose(self) -> None:
+        """Close it. It is opened again where it is used again."""
+        self._ready = None
+        await _all_done(self._stop_all())
+
+    async def _undo(self, driver: Driver) -> None:
+        """Where nobody waits for it any more it is done all the same, before anything else."""
+        try:
+            await asyncio.shield(driver.submit(_rolled_back))
+        except sqlite3.Error:
+            self._ready = None  # whatever it is, nothing is left of it in another connection
+
+    async def _connected(self) -> Driver:
+        if self._ready is None:
+            self._stop_all()
+            _make_private(self.path)
+            driver = Driver(self.path.absolute())
+            self._drivers.append(driver)
+            await driver
+            await self._configure(driver)
+            self._ready = driver
+        return self._ready
+
+    async def _configure(self, driver: Driver) -> None:
+        mode = "EXCLUSIVE" if self._alone else "NORMAL"
+        await driver.submit(_decode)
+        for pragma in (f"busy_timeout={BUSY * 1000:g}", f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
+            await driver.submit(partial(_carried_out, [Statement(f"PRAGMA {pragma}")]))
+        await _use_wal(driver)
+
+    def _stop_all(self) -> list[asyncio.Future[Any]]:
+        stopped = [one.stop() for one in self._drivers]
+        self._drivers.clear()
+        return [one for one in stopped if one is not None]
+
+
+_BEGIN, _BEGIN_TO_READ = map(Statement, ("BEGIN IMMEDIATE", "BEGIN"))
+
+
+def _committed(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:  # else it was to read, and has read nothing
+        connection.execute("COMMIT")
+
+
+def _rolled_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _migrated(connection: sqlite3.Connection) -> None:
+    """By SQLAlchemy, which knows the tables."""
+    engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool)
+    with engine.connect() as its:
+        its.exec_driver_sql("BEGIN IMMEDIATE")
+        migrate(its)
+        its.commit()
 
 
 async def _all_done(stopped: list[asyncio.Future[Any]]) -> None:
@@ -106,68 +223,32 @@ async def _all_done(stopped: list[asyncio.Future[Any]]) -> None:
         raise cancelled
 
 
-async def open_engine(path: Path, *, alone: bool) -> AsyncEngine:
+async def open_database(path: Path, *, alone: bool) -> Database:
     """Open, create or migrate the ledger at `path`. `alone`: no other process has it.
 
     Raises `LedgerError`, with nothing left open.
     """
-    engine = sqlite_engine(path)
+    database = Database(path)
     try:
         try:
-            await _migrate(engine, path)
+            await _migrate(database)
         except LedgerError as error:
             if not alone or not lacks_shared_memory(error):
                 raise
             # The disk is full. What it promises can be read all the same, as long as nobody else uses it.
             log.error("no other process can use the ledger before this one is restarted", error=str(error))
-            await engine.dispose()
-            engine = sqlite_engine(path, alone=True)
-            await _migrate(engine, path)
+            await database.dispose()
+            database = Database(path, alone=True)
+            await _migrate(database)
     except BaseException:
-        await engine.dispose()
+        await database.dispose()
         raise
-    return engine
+    return database
 
 
-def file_of(engine: AsyncEngine) -> tuple[int, int] | None:
-    """Which file stands at the ledger's path; None where there is none, or an empty one."""
-    try:
-        status = os.stat(str(engine.url.database))
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino) if status.st_size else None
-
-
-def written_of(path: Path) -> tuple[tuple[int, int, int] | None, ...]:
-    """What changes, of the ledger's file and of its log, when anybody writes to them. They are not opened for it."""
-    return tuple(_state_of(one) for one in (path, path.with_name(f"{path.name}-wal")))
-
-
-def _state_of(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return (status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def clear_away(path: Path) -> None:
-    """Where the ledger's file is gone or empty: delete what is left beside it, which belongs to nothing any more.
-
-    Whoever has it open keeps what he has open. An empty file goes too: its other users are to see that it was lost. The
-    folder is made again where it is gone.
-    """
-    with suppress(FileNotFoundError):
-        if path.stat().st_size:
-            return
-    make_folder(path.parent)
-    for left in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
-        left.unlink(missing_ok=True)
-
-
-async def _migrate(engine: AsyncEngine, path: Path) -> None:
-    async with transaction(engine, name_of(str(path))) as connection:
-        await connection.run_sync(migrate)
+async def _migrate(database: Database) -> None:
+    with _told(name_of(str(database.path))):
+        await database.migrate()
 
 
 @asynccontextmanager
@@ -185,73 +266,40 @@ async def turn(lock: asyncio.Lock, name: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def transaction(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
+async def transaction(database: Database, name: str, *, writes: bool = True) -> AsyncIterator[Connection]:
     """A transaction of the ledger called `name`. Raises `LedgerError`."""
-    try:
-        async with engine.begin() as connection:
+    with _told(name):
+        async with database.begin(writes=writes) as connection:
             yield connection
-    except (SQLAlchemyError, OSError, UnicodeError) as error:  # the last: of a name or a message in a damaged file
-        reason = getattr(error, "orig", None) or error
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, SQLAlchemyError, OSError, UnicodeError) as error:
+        reason = getattr(error, "orig", None) or error  # the last: of a name or a message in a damaged file
         raise LedgerError(f"the ledger {name} cannot be used: {reason}") from error
 
 
 def lacks_shared_memory(error: LedgerError) -> bool:
     """SQLite could not make the file that the users of a ledger share as their memory."""
-    cause = getattr(error.__cause__, "orig", None)
+    cause = getattr(error.__cause__, "orig", error.__cause__)
     return str(getattr(cause, "sqlite_errorname", "")).startswith("SQLITE_IOERR_SHM")
 
 
-def sqlite_engine(path: Path, *, alone: bool = False) -> AsyncEngine:
-    """`alone`: keep everybody else out, and share no memory with them."""
-    # As parts, not as text: a path may hold what means something in a URL.
-    url = URL.create("sqlite+aiosqlite", database=str(path.absolute()))
-    drivers: list[Driver] = []
-
-    async def connect(*where: Any, **options: Any) -> aiosqlite.Connection:
-        _stop_all(drivers)  # there is one at a time: what came before was given up
-        drivers.append(Driver(*where, **options))
-        return await drivers[-1]
-
-    made = create_async_engine(url, pool_size=1, max_overflow=0, connect_args={"async_creator_fn": connect})
-    engine = LedgerEngine(made.sync_engine, drivers)
-
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def make(*_: object) -> None:
-        # SQLite would make it for everybody to read. One that is there is only looked at: whoever closes a descriptor
-        # of a file takes away the locks that SQLite has on it in the same process.
-        if not os.path.lexists(path):
-            with suppress(OSError):  # SQLite fails too, and says why
-                os.close(open_private(path))
-        for file in files_of(path):
-            demand_ours(file)
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def configure(connection: Any, _: object) -> None:
-        # Autocommit in the driver, so that the transactions are those that SQLAlchemy begins.
-        connection.isolation_level = None
-        connection.run_async(_decode)
-        cursor = connection.cursor()
-        mode = "EXCLUSIVE" if alone else "NORMAL"
-        for pragma in (f"busy_timeout={BUSY * 1000:g}", f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        _use_wal(connection, cursor)
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A transaction that begins by reading and writes later could fail half-way; take the write lock at once.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+def _make_private(path: Path) -> None:
+    """SQLite would make it for everybody to read. One that is there is only looked at: whoever closes a descriptor of a
+    file takes away the locks that SQLite has on it in the same process.
+    """
+    if not os.path.lexists(path):
+        with suppress(OSError):  # SQLite fails too, and says why
+            os.close(open_private(path))
+    for file in files_of(path):
+        demand_ours(file)
 
 
-def _stop_all(drivers: list[Driver]) -> list[asyncio.Future[Any]]:
-    stopped = [one.stop() for one in drivers]
-    drivers.clear()
-    return [one for one in stopped if one is not None]
-
-
-async def _decode(connection: Any) -> None:
+def _decode(connection: sqlite3.Connection) -> None:
     connection.text_factory = decoded
 
 
@@ -260,16 +308,16 @@ def decoded(text: bytes) -> str:
     return text.decode(errors="replace")
 
 
-def _use_wal(connection: Any, cursor: Any) -> None:
+async def _use_wal(driver: Driver) -> None:
     """Whoever makes the file switches it to WAL. SQLite waits for nobody who does the same: it is asked again.
 
     https://www.sqlite.org/c3ref/busy_handler.html: where waiting could be a deadlock, it does not wait.
     """
     for attempts_left in range(round(BUSY / ASK_AGAIN), -1, -1):
         try:
-            cursor.execute("PRAGMA journal_mode=WAL")
+            await driver.submit(partial(_carried_out, [Statement("PRAGMA journal_mode=WAL")]))
             return
         except sqlite3.OperationalError as error:
             if not attempts_left or not error.sqlite_errorname.startswith("SQLITE_BUSY"):
                 raise
-        connection.run_async(lambda _: asyncio.sleep(ASK_AGAIN))
+        await asyncio.sleep(ASK_AGAIN)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import given_up
@@ -21,7 +20,8 @@ from snaprotd.ledger import promises
 from snaprotd.ledger.copies import Copies, Key
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.rows import read_ids
-from snaprotd.ledger.sql import notes, statements
+from snaprotd.ledger.sql import notes, past, statements
+from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -49,7 +49,7 @@ class Starts:
 
     def __init__(
         self,
-        transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+        transaction: Callable[..., AbstractAsyncContextManager[Connection]],
         copies: Copies,
         events: Events,
         *,
@@ -79,9 +79,9 @@ class Starts:
 
     async def whose(self) -> Possession:
         """The account that the ledger belongs to, as far as it tells."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             noted = {row.key: row.value for row in await connection.execute(notes.possession())}
-            rows = (await connection.execute(statements.touched())).all()
+            rows = (await connection.execute(past.touched())).all()
             powers = [promises.read_power(row) for row in (await connection.execute(promises.followed())).all()]
         account = noted.get("account") or next((row.account for row in rows if row.account), "")
         email = noted.get("email") or next((one.power.whose for one in powers if one.power.whose), "")
@@ -104,7 +104,7 @@ class Starts:
 
     async def ids_noted(self) -> list[frozenset[str]]:
         """The ids that are one server's each, as far as was noted, and as they are kept with promises."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             noted = (await connection.execute(notes.ids_noted())).all()
             powers = [promises.read_power(row) for row in (await connection.execute(promises.followed())).all()]
         return [*(read_ids(row.value) for row in noted), *(one.ids for one in powers if one.also)]
@@ -118,11 +118,11 @@ class Starts:
         """They are one server's: to be noted with whatever is written next."""
         self._unnoted.add(ids)
 
-    async def note_learnt(self, connection: AsyncConnection) -> None:
+    async def note_learnt(self, connection: Connection) -> None:
         """Write down what was learnt of servers' ids."""
         noted = set(self._unnoted)
         if noted:
-            await connection.execute(notes.note_all(), [notes.ids_row(ids) for ids in noted])
+            await connection.execute(notes.NOTE.for_each(notes.ids_row(ids) for ids in noted))
         self._unnoted -= noted
 
     async def note_ids(self) -> None:
@@ -138,7 +138,7 @@ class Starts:
         A rotation of another process that holds its lease sees to its server itself. Until `grace` seconds after that
         it is left to whoever takes it up: it may still need the server off.
         """
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             rows = (await connection.execute(promises.followed())).all()
             elsewhere = await self._elsewhere(connection, grace)
         # Another account's server is not found in this one: its promise would be given up as if it were gone.
@@ -150,10 +150,10 @@ class Starts:
 
     async def is_elsewhere(self, server_id: str) -> bool:
         """Whether another process runs a rotation of the server, under a lease that has not run out."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             return not self.ids_of(server_id).isdisjoint(await self._elsewhere(connection))
 
-    async def _elsewhere(self, connection: AsyncConnection, grace: float = 0.0) -> set[str]:
+    async def _elsewhere(self, connection: Connection, grace: float = 0.0) -> set[str]:
         """The servers that another process runs a rotation of."""
         living = statements.living(self.account, time.time(), self._lease(), grace=grace)
         rows = (await connection.execute(living)).all()
@@ -161,12 +161,12 @@ class Starts:
 
     async def held_off_in(self, group: str, *, but: str) -> str | None:
         """The label of a server of the group, another than `but`, that a start is owed to; None where none is."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             return await promises.held_off_in(connection, self.account, group, but=self.ids_of(but))
 
     async def slots_of(self, server_id: str) -> set[datetime]:
         """The slots that the ledger knows of a server."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             slots = await connection.scalars(statements.slots_of(self.account, self.ids_of(server_id)))
             return {instant for slot in slots if (instant := statements.instant_of(slot)) is not None}
 
@@ -188,10 +188,10 @@ class Starts:
 
     async def is_restored(self, server_ids: Collection[str], now: datetime) -> bool:
         """Whether a person has begun to restore it, and it is not known to be over; for `RESTORE_LASTS` at the most."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             return await self._restored_since(connection, server_ids, now)
 
-    async def _restored_since(self, connection: AsyncConnection, server_ids: Collection[str], now: datetime) -> bool:
+    async def _restored_since(self, connection: Connection, server_ids: Collection[str], now: datetime) -> bool:
         begun = map(statements.instant_of, await connection.scalars(notes.restored_since(server_ids)))
         return any(at is not None and abs(now - at) < RESTORE_LASTS for at in begun)
 
@@ -208,10 +208,10 @@ class Starts:
 
     async def kept(self, account: str, server_id: str) -> ServerPower | None:
         """What is kept of one server's power, whoever wrote it."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             return await self.kept_by(connection, account, server_id)
 
-    async def kept_by(self, connection: AsyncConnection, account: str, server_id: str) -> ServerPower | None:
+    async def kept_by(self, connection: Connection, account: str, server_id: str) -> ServerPower | None:
         """As `kept`, in a transaction that is open."""
         record = await promises.kept(connection, account, self.ids_of(server_id))
         if record is not None:
@@ -220,7 +220,7 @@ class Starts:
 
     async def owed(self) -> list[ServerPower]:
         """The servers that a start is owed to as far as was seen, whoever sees to it."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             rows = (await connection.execute(promises.followed())).all()
         return [kept for kept in as_one(map(promises.read_power, rows)) if kept.power.is_owed]
 

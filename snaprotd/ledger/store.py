@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import delete, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from snaprotd.core.creation import Recollection, alive_until
 from snaprotd.core.errors import LeaseLost, LedgerError
@@ -30,7 +28,7 @@ from snaprotd.core.promise import merged
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Deletion, Entry, of_deletion, of_end, of_late
 from snaprotd.ledger import promises
-from snaprotd.ledger.address import name_of
+from snaprotd.ledger.address import clear_away, file_of, name_of, written_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.copies import Copies, Lives
 from snaprotd.ledger.events.desk import Desk
@@ -41,8 +39,9 @@ from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.sql import statements
-from snaprotd.ledger.sql.schema import MARKS, is_short
-from snaprotd.ledger.sqlite import clear_away, file_of, open_engine, transaction, turn, written_of
+from snaprotd.ledger.sql.marks import forget_other_marks, set_marks
+from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
+from snaprotd.ledger.sqlite import Connection, Database, open_database, transaction, turn
 from snaprotd.ledger.starts import Starts
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -55,11 +54,11 @@ class Ledger(History):
     rotation turns out to belong to somebody else.
     """
 
-    def __init__(self, engine: AsyncEngine, path: Path, *, owner: str, lease: float, lock: FolderLock | None) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, path: Path, *, owner: str, lease: float, lock: FolderLock | None) -> None:
+        self._database = database
         self._path = path
         self._turns = asyncio.Lock()
-        self._file = file_of(engine)
+        self._file = file_of(path)
         self._looked_at: object = None
         """How its files were when no table was found to be missing."""
         self.name = name_of(str(path))
@@ -69,14 +68,12 @@ class Ledger(History):
         """Length of a lease, in seconds."""
         self._lock = lock
         self._held: dict[str, Lease] = {}
-        self.events = Events(lambda: self._transaction(), lambda: self.starts.account)
-        self.starts = Starts(
-            lambda: self._transaction(), Copies(path), self.events, owner=owner, lease=lambda: self.lease
-        )
+        self.events = Events(self._begun, lambda: self.starts.account)
+        self.starts = Starts(self._begun, Copies(path), self.events, owner=owner, lease=lambda: self.lease)
         """What is owed to servers."""
-        self.desk = Desk(lambda: self._transaction(), self.events)
-        self.seen = Seen(lambda: self._transaction(), lambda: self.starts.account, self.events)
-        self.holds = Holds(lambda: self._transaction(), lambda: self.starts.account, self.events)
+        self.desk = Desk(self._begun, self.events)
+        self.seen = Seen(self._begun, lambda: self.starts.account, self.events)
+        self.holds = Holds(self._begun, lambda: self.starts.account, self.events)
         self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
@@ -91,12 +88,12 @@ class Ledger(History):
         """
         folder_lock = FolderLock.acquire(path) if lock else None
         try:
-            engine = await open_engine(path, alone=folder_lock is not None and folder_lock.was_alone)
+            database = await open_database(path, alone=folder_lock is not None and folder_lock.was_alone)
         except BaseException:
             if folder_lock is not None:
                 folder_lock.release()
             raise
-        ledger = cls(engine, path, owner=owner, lease=lease, lock=folder_lock)
+        ledger = cls(database, path, owner=owner, lease=lease, lock=folder_lock)
         try:
             if ledger.is_sole_user:
                 with suppress(LedgerError):  # a ledger that can only be read
@@ -114,7 +111,7 @@ class Ledger(History):
 
     async def close(self) -> None:
         try:
-            await self._engine.dispose()
+            await self._database.dispose()
         finally:
             if self._lock is not None:
                 self._lock.release()
@@ -134,7 +131,7 @@ class Ledger(History):
         began = uptime()
         async with self._transaction() as connection:
             if mark is not None:
-                await connection.execute(statements.set_mark(datetime.now(UTC)), [statements.mark_row(mark)])
+                await connection.execute(set_marks([mark], datetime.now(UTC)))
             ids, account = self.starts.ids_of(rotation.server_id), self.starts.account
             others = await connection.execute(statements.in_the_way_of(rotation, ids, account=account))
             if (row := others.first()) is not None:
@@ -155,7 +152,7 @@ class Ledger(History):
         await self._lives.note(count)
         return Claimed(rotation)
 
-    async def _with_power(self, connection: AsyncConnection, rotation: Rotation) -> Rotation:
+    async def _with_power(self, connection: Connection, rotation: Rotation) -> Rotation:
         """The rotation with what is remembered of its server's power, whatever became of earlier rotations."""
         known = await self.starts.kept_by(connection, self.starts.account, rotation.server_id)
         return rotation if known is None else replace(rotation, power=merged(rotation.power, known.power))
@@ -240,8 +237,11 @@ class Ledger(History):
             now=time.time(),
             lease=self.lease,
         )
+        async with self._transaction(writes=False) as connection:
+            if not await connection.execute(query):
+                return []
         async with self._transaction() as connection:
-            rows = (await connection.execute(query)).all()
+            rows = await connection.execute(query)
             ours = [row for row in rows if isinstance(row.needs, int) and row.needs <= FORMAT]
             understood = {row.id: rotation for row in ours for rotation in readable(row.body) if rotation.id == row.id}
             self._unknown |= {row.id: unknown for row in ours if (unknown := unknown_in(row.body))}
@@ -253,7 +253,7 @@ class Ledger(History):
             self._hold(rotation.id, epoch=epochs[rotation.id], since=began)
         return with_power
 
-    async def _set_aside(self, connection: AsyncConnection, rows: Sequence[Any]) -> None:
+    async def _set_aside(self, connection: Connection, rows: Sequence[Any]) -> None:
         if not rows:
             return
         await connection.execute(statements.set_aside([row.id for row in rows]))
@@ -267,17 +267,17 @@ class Ledger(History):
 
         Else `probe`. Raises what that raises.
         """
-        is_there = self._file == file_of(self._engine)
+        is_there = self._file == file_of(self._path)
         if is_there and await self.probe(mark=mark):
             return False
         log.error("the ledger's file was lost, or a table of it: it is written again from memory", ledger=self.name)
         async with turn(self._turns, self.name):
-            await self._engine.dispose()  # before the next one is opened: they would share the memory of the users
+            await self._database.dispose()  # before the next one is opened: they would share the memory of the users
             if not is_there:
                 clear_away(self._path)
                 self.starts.copies.forget()
-            self._engine = await open_engine(self._path, alone=False)
-            self._file = file_of(self._engine)
+            self._database = await open_database(self._path, alone=False)
+            self._file = file_of(self._path)
         began = uptime()
         for rotation in rotations:
             async with self._transaction() as connection:
@@ -294,7 +294,7 @@ class Ledger(History):
         """
         if mark or written_of(self._path) != self._looked_at:
             async with self._transaction() as connection:
-                if await connection.run_sync(is_short):
+                if is_short(await connection.scalars(TABLE_NAMES)):
                     return False
                 if mark:
                     await self._lives.mark(connection)
@@ -307,7 +307,7 @@ class Ledger(History):
         slots = {made.slot for one in snapshots if (made := name_read(one.name))}
         ids = [its_id for one in snapshots if name_read(one.name) is None or not one.is_completed for its_id in one.ids]
         query = statements.naming(self.starts.account, server_ids, slots, ids)
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             rows = (await connection.execute(query)).all() if snapshots else []
             lives = alive_until(await self._lives.known(connection, now), now)  # whoever asks is there now
             holds = await self.holds.said_of(connection, server_ids, snapshots)
@@ -315,15 +315,10 @@ class Ledger(History):
 
     # -- how far the schedules have been seen ------------------------------------------------------------------
 
-    async def marks(self) -> Mapping[str, Mark]:
-        async with self._transaction() as connection:
-            rows = (await connection.execute(select(MARKS))).all()
-        return {mark.server_id: mark for mark in await statements.in_turns(rows, statements.mark_in)}
-
     async def keep_marks(self, server_ids: Collection[str]) -> None:
         """Forget how far the schedules of all other servers were seen: one that comes back begins anew."""
         async with self._transaction() as connection:
-            await connection.execute(delete(MARKS).where(MARKS.c.server_id.not_in(list(server_ids))))
+            await connection.execute(forget_other_marks(server_ids))
 
     async def set_marks(self, marks: list[Mark], missed: Sequence[Entry] = ()) -> None:
         """Note how far schedules were seen, and which slots were `missed` by that."""
@@ -332,8 +327,8 @@ class Ledger(History):
         async with self._transaction() as connection:
             await self.events.add(connection, missed)
             for start in range(0, len(marks), 500):  # to write thousands at once would keep others waiting
-                rows = [statements.mark_row(mark) for mark in marks[start : start + 500]]
-                await connection.execute(statements.set_mark(datetime.now(UTC)), rows)
+                some = marks[start : start + 500]
+                await connection.execute(set_marks(some, datetime.now(UTC)))
 
     def _tenure(self) -> dict[str, Any]:
         # SQLite has no clock but its host's, which is ours. On a database server this is the database's own.
@@ -343,8 +338,11 @@ class Ledger(History):
         """`since`: the uptime before the lease was written; it may have taken a while."""
         self._held[rotation_id] = Lease(epoch=epoch, valid_until=since + self.lease)
 
+    def _begun(self, **how: bool) -> AbstractAsyncContextManager[Connection]:
+        return self._transaction(**how)
+
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def _transaction(self, *, writes: bool = True) -> AsyncIterator[Connection]:
         """One at a time: the file may be opened anew between two of them."""
-        async with turn(self._turns, self.name), transaction(self._engine, self.name) as connection:
-            yield connection
+        async with turn(self._turns, self.name), transaction(self._database, self.name, writes=writes) as begun:
+            yield begun

@@ -88,13 +88,10 @@ def _nothing_is_collected() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_nothing_is_collected")
 @pytest.mark.parametrize("again", [0, 1])
-def test_nothing_stays_open_whatever_moment_a_process_is_called_off_at(
-    again: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("CRITICAL", "sqlalchemy.pool")
+def test_nothing_stays_open_whatever_moment_a_process_is_called_off_at(again: int, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     whole = run_virtually(called_off(path))
-    assert whole > 50
+    assert whole > 12
     for step in range(1, whole + 1):
         path.unlink(missing_ok=True)
         run_virtually(called_off(path, step, step + again))
@@ -103,10 +100,9 @@ def test_nothing_stays_open_whatever_moment_a_process_is_called_off_at(
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("_nothing_is_collected")
-def test_nothing_stays_open_either_where_a_thread_has_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("CRITICAL", "sqlalchemy.pool")
+def test_nothing_stays_open_either_where_a_thread_has_to_end(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    for step in range(1, 130, 4):
+    for step in range(1, 24):
         path.unlink(missing_ok=True)
         asyncio.run(called_off(path, step, step + 2))
         assert open_in(tmp_path) == [], f"cancelled at step {step}"

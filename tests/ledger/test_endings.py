@@ -39,9 +39,8 @@ def does_end(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 @pytest.mark.real_time
-def test_a_process_ends_whatever_its_ledger_was_doing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_ends_whatever_its_ledger_was_doing(tmp_path: Path) -> None:
     """A `now` that had long done its work stayed for ever, one in ten times."""
-    caplog.set_level("CRITICAL", "sqlalchemy.pool")
     for moments in range(1, 40):
         loop = asyncio.new_event_loop()
         loop.run_until_complete(life(tmp_path / "state.db", moments))

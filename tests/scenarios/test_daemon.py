@@ -13,7 +13,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import ConfigError, LeaseLost
 from snaprotd.core.policy import Retention
@@ -25,6 +24,7 @@ from snaprotd.engine.rotations import LEASE_RENEWAL
 from snaprotd.engine.run import Run
 from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from snaprotd.simulator.world import SimSnapshot
@@ -366,11 +366,11 @@ class FreezingLedger(Ledger):
     begun = 0
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def _transaction(self, **how: bool) -> AsyncIterator[Connection]:
         self.begun += 1
         mine = self.begun
         await self._freeze_at(mine, "before")
-        async with super()._transaction() as connection:
+        async with super()._transaction(**how) as connection:
             yield connection
         await self._freeze_at(mine, "after")
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractAsyncContextManager, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine, event
 
 from snaprotd.commands.jobs.by_hand import by_hand
 from snaprotd.config.settings import Config, resolve
@@ -23,6 +22,7 @@ from snaprotd.core.holds import snapshot_name
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.claims import Claimed, Mark
 from snaprotd.ledger.history import KEPT_HISTORY
+from snaprotd.ledger.sqlite import Connection, Database
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault
 from snaprotd.wiring.assembly import new_rotation
@@ -209,15 +209,18 @@ async def test_a_restore_needs_no_ledger(tmp_path: Path, commands_reach: Callabl
 
 
 @contextmanager
-def commits() -> Iterator[list[object]]:
-    """The transactions that are committed meanwhile, in any ledger."""
+def transactions() -> Iterator[list[object]]:
+    """The transactions that are begun meanwhile, in any ledger."""
     seen: list[object] = []
-    note = seen.append
-    event.listen(Engine, "commit", note)
-    try:
+    begin = Database.begin
+
+    def noted(database: Database, **how: Any) -> AbstractAsyncContextManager[Connection]:
+        seen.append(database)
+        return begin(database, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "begin", noted)
         yield seen
-    finally:
-        event.remove(Engine, "commit", note)
 
 
 @pytest.mark.parametrize("which", ["first", "second"])
@@ -233,7 +236,7 @@ async def test_a_start_with_many_servers_takes_no_more_transactions_than_one_wit
         if which == "second":
             async with daemon_on(path, world):
                 pass
-        with commits() as seen:
+        with transactions() as seen:
             async with daemon_on(path, world):
                 counts.append(len(seen))
         async with await Ledger.open(folder / "state.db", owner="reader") as ledger:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.policy import OnStopTimeout, Retention
@@ -25,6 +24,7 @@ from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Reply, Request, World
 from tests.support.daemons import daemon_on, power, write_config
@@ -537,8 +537,8 @@ class LedgerOnABadDisk(Ledger):
     disk = ""
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        async with super()._transaction() as connection:
+    async def _transaction(self, **how: bool) -> AsyncIterator[Connection]:
+        async with super()._transaction(**how) as connection:
             try:
                 for pragma in BAD_DISKS.get(self.disk, ()):
                     await connection.exec_driver_sql(pragma)

@@ -272,6 +272,7 @@ async def test_of_many_slots_that_come_while_the_ledger_is_locked_each_is_told(t
     names = [str(12345 + number) for number in range(20)]
     world = a_world(*names)
     async with daemon_on(configure(tmp_path, *(entry("@yearly", server_id=one) for one in names)), world) as watched:
+        await asyncio.sleep(1)  # it is in no transaction then
         with locked(tmp_path):
             await asyncio.gather(*map(watched.daemon.rotate, names))
         for one in names:

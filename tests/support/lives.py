@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import CloudError, LeaseLost
 from snaprotd.core.model import Machine
@@ -32,6 +31,7 @@ from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.engine.tools import Drain, Tools
 from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
@@ -84,10 +84,10 @@ class MortalLedger(Ledger):
     """Then it can be read, and nothing that was written is kept."""
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def _transaction(self, **how: bool) -> AsyncIterator[Connection]:
         await self.gate()
         self.moment("before write")
-        async with super()._transaction() as connection:
+        async with super()._transaction(**how) as connection:
             before = await self._changes(connection)
             yield connection
             if await self._changes(connection) != before:
@@ -95,11 +95,11 @@ class MortalLedger(Ledger):
         self.moment("after write")
         await self.gate()
 
-    async def _changes(self, connection: AsyncConnection) -> int:
+    async def _changes(self, connection: Connection) -> int:
         """Rows changed so far, as far as that matters."""
         if not self.is_disk_full:
             return 0
-        return int((await connection.exec_driver_sql("SELECT total_changes()")).scalar_one())
+        return int((await connection.exec_driver_sql("SELECT total_changes()")).scalar())
 
 
 class GatedTransport(WorldTransport):

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Reply, Request, World
 from tests.support.daemons import Watched, kill, look_around_less, write_config
@@ -207,9 +207,9 @@ def freezable(ledger: Ledger, freezer: Freezer) -> None:
     within = ledger._transaction
 
     @asynccontextmanager
-    async def transaction() -> AsyncIterator[AsyncConnection]:
+    async def transaction(**how: bool) -> AsyncIterator[Connection]:
         await freezer.thawed.wait()
-        async with within() as connection:
+        async with within(**how) as connection:
             yield connection
         await freezer.thawed.wait()
 

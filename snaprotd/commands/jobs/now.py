@@ -22,17 +22,8 @@ from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper
-from snaprotd.engine.rotations import (
-    LEASE_RENEWAL,
-    LEDGER_EVERY,
-    NO_PERMIT,
-    Groups,
-    Permit,
-    Permits,
-    mend_ledger,
-    run_in_turn,
-)
-from snaprotd.engine.tools import Tools
+from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Groups, mend_ledger, run_in_turn
+from snaprotd.engine.tools import NO_PERMIT, Permit, Permits, Tools
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claimed, ServerBusy
 from snaprotd.ledger.store import Ledger

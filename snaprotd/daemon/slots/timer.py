@@ -92,9 +92,10 @@ class SlotTimer:
             executors={"default": _HandOn(due)},
             job_defaults={"misfire_grace_time": None, "coalesce": True},
         )
+        self._scheduler.start(paused=True)  # as long as it has not begun at all, it looks for a job among all
 
     def start(self) -> None:
-        self._scheduler.start()
+        self._scheduler.resume()
 
     def stop(self) -> None:
         if self._scheduler.running:

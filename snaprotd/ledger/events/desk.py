@@ -12,7 +12,6 @@ import structlog
 from pydantic import TypeAdapter
 from sqlalchemy import delete, select, tuple_
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Letter, Message
@@ -21,7 +20,9 @@ from snaprotd.core.telling.entries import Entry
 from snaprotd.core.telling.troubles import GATHER, Ended, Told, Trouble, key_of
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.sql import notes, statements
+from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import LETTERS, META
+from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -41,6 +42,7 @@ class _Written:
     width: timedelta = GATHER
 
 
+_POST = Prepared(lambda: upsert(LETTERS).on_conflict_do_nothing(), *LETTERS.c.keys())
 _WRITTEN = TypeAdapter(_Written)
 _MESSAGE = TypeAdapter(Message)
 
@@ -58,13 +60,13 @@ class Kept:
 class Desk:
     """Every method raises `LedgerError` where the database cannot be read or written."""
 
-    def __init__(self, transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]], events: Events) -> None:
+    def __init__(self, transaction: Callable[..., AbstractAsyncContextManager[Connection]], events: Events) -> None:
         self._transaction = transaction
         self._events = events
 
     async def read(self) -> Kept | None:
         """None where nobody was told of anything yet, or it cannot be understood, which is told."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             written = await connection.scalar(select(META.c.value).where(META.c.key == TOLD))
             rows = (await connection.execute(select(LETTERS).order_by(LETTERS.c.since))).all()
         found = _read(written)
@@ -89,7 +91,7 @@ class Desk:
         async with self._transaction() as connection:
             await self._events.add(connection, entries)
             if letters:
-                await connection.execute(upsert(LETTERS).on_conflict_do_nothing(), [_row(one) for one in letters])
+                await connection.execute(_POST.for_each(map(_row, letters)))
             await connection.execute(notes.note(TOLD, text))
 
     async def remove(self, letters: Collection[Letter]) -> None:

@@ -9,14 +9,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import Select, bindparam, delete, func, or_, select
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.core.words import printable
 from snaprotd.ledger.sql import statements
+from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import EVENTS
+from snaprotd.ledger.sqlite import Connection
 from snaprotd.logs import redactor
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -27,14 +28,22 @@ KEPT = 50_000
 LONGEST = 2000
 """Letters of a text."""
 
-_LAST = select(func.max(EVENTS.c.id))
+_LAST = Prepared(lambda: select(func.max(EVENTS.c.id)))
+_OURS = or_(EVENTS.c.account == "", EVENTS.c.account == bindparam("its_account"))
+_AFTER = Prepared(
+    lambda: select(EVENTS).where(_OURS, EVENTS.c.id > bindparam("after")).order_by(EVENTS.c.id).limit(bindparam("most"))
+)
+_ADD = Prepared(
+    lambda: upsert(EVENTS).on_conflict_do_nothing(index_elements=["key"]),
+    *(column.name for column in EVENTS.c if column.name != "id"),
+)
 
 
 class Events:
     """Every method raises `LedgerError` where the database cannot be read or written."""
 
     def __init__(
-        self, transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]], account: Callable[[], str]
+        self, transaction: Callable[..., AbstractAsyncContextManager[Connection]], account: Callable[[], str]
     ) -> None:
         self._transaction = transaction
         self._account = account
@@ -45,10 +54,10 @@ class Events:
             async with self._transaction() as connection:
                 await self.add(connection, entries)
 
-    async def add(self, connection: AsyncConnection, entries: Iterable[Entry]) -> None:
+    async def add(self, connection: Connection, entries: Iterable[Entry]) -> None:
         """As `write`, in a transaction that is open."""
         if rows := [self._row(entry) for entry in entries]:
-            await connection.execute(upsert(EVENTS).on_conflict_do_nothing(index_elements=["key"]), rows)
+            await connection.execute(_ADD.for_each(rows))
 
     def _row(self, entry: Entry) -> dict[str, Any]:
         return {
@@ -67,10 +76,10 @@ class Events:
 
         That is less than `id_` where the ledger was lost, and has begun to count anew.
         """
-        query = self._ours().where(EVENTS.c.id > id_).order_by(EVENTS.c.id).limit(limit)
-        async with self._transaction() as connection:
+        query = _AFTER(its_account=self._account(), after=id_, most=limit)
+        async with self._transaction(writes=False) as connection:
             rows = (await connection.execute(query)).all()
-            last = rows[-1].id if rows else await connection.scalar(_LAST)
+            last = rows[-1].id if rows else await connection.scalar(_LAST())
         return _entries(rows), int(last or 0)
 
     async def newest(
@@ -89,7 +98,7 @@ class Events:
             query = query.where(columns.kind.in_([str(kind) for kind in kinds]))
         if since is not None:
             query = query.where(columns.at >= statements.text_of(since))
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             return _entries(await connection.execute(query.order_by(columns.id.desc()).limit(limit)))
 
     async def forget_old(self, now: datetime) -> None:

@@ -11,16 +11,27 @@ import structlog
 from pydantic import TypeAdapter
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.core.telling.vanished import Sighting
 from snaprotd.ledger.events.record import Events
+from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import SEEN
+from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 
 _SIGHTINGS = TypeAdapter(tuple[Sighting, ...])
+
+
+def _noted() -> Any:
+    insertion = upsert(SEEN)
+    return insertion.on_conflict_do_update(
+        index_elements=["account", "server_id"], set_={"snapshots": insertion.excluded.snapshots}
+    )
+
+
+_NOTE = Prepared(_noted, "account", "server_id", "snapshots")
 BY_HAND = 200
 """Deletions by persons that are looked through."""
 
@@ -30,7 +41,7 @@ class Seen:
 
     def __init__(
         self,
-        transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+        transaction: Callable[..., AbstractAsyncContextManager[Connection]],
         account: Callable[[], str],
         events: Events,
     ) -> None:
@@ -41,14 +52,14 @@ class Seen:
     async def all(self) -> dict[str, tuple[Sighting, ...]]:
         """By the server's id."""
         query = select(SEEN.c.server_id, SEEN.c.snapshots).where(SEEN.c.account == self._account())
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             rows = (await connection.execute(query)).all()
         return {str(row.server_id): _read(row.snapshots) for row in rows}
 
     async def of(self, server_id: str) -> tuple[Sighting, ...]:
         """Those of one server."""
         of_this = (SEEN.c.account == self._account(), SEEN.c.server_id == server_id)
-        async with self._transaction() as connection:
+        async with self._transaction(writes=False) as connection:
             found = await connection.scalar(select(SEEN.c.snapshots).where(*of_this))
         return () if found is None else _read(found)
 
@@ -64,14 +75,10 @@ class Seen:
             }
             for server_id, ones in seen.items()
         ]
-        insertion = upsert(SEEN)
-        upserted = insertion.on_conflict_do_update(
-            index_elements=["account", "server_id"], set_={"snapshots": insertion.excluded.snapshots}
-        )
         async with self._transaction() as connection:
             await self._events.add(connection, vanished)
             if rows:
-                await connection.execute(upserted, rows)
+                await connection.execute(_NOTE.for_each(rows))
             if gone:
                 of_these = (SEEN.c.account == self._account(), SEEN.c.server_id.in_(list(gone)))
                 await connection.execute(delete(SEEN).where(*of_these))

@@ -6,23 +6,26 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, delete, or_, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from snaprotd.ledger.sql.prepared import Prepared, Statement
 from snaprotd.ledger.sql.schema import META
 
-LIVES = select(META.c.key, META.c.value).where(META.c.key.in_(("lives", "count")))
+LIVES = Prepared(lambda: select(META.c.key, META.c.value).where(or_(META.c.key == "lives", META.c.key == "count")))()
 
 
-def note(key: str, value: str) -> Any:
-    """Write down something of the whole ledger."""
-    return note_all().values(key=key, value=value)
-
-
-def note_all() -> Any:
-    """Write down what stands in these rows."""
+def _note() -> Any:
     insertion = upsert(META)
     return insertion.on_conflict_do_update(index_elements=["key"], set_={"value": insertion.excluded.value})
+
+
+NOTE = Prepared(_note, "key", "value")
+"""Write down something of the whole ledger."""
+
+
+def note(key: str, value: str) -> Statement:
+    return NOTE(key=key, value=value)
 
 
 def restored_since(server_ids: Collection[str]) -> Select[Any]:
@@ -43,7 +46,7 @@ def ids_noted() -> Select[Any]:
 
 
 def ids_row(ids: Collection[str]) -> dict[str, str]:
-    """For `note_all`: one server's, under an id that none but it has."""
+    """For `NOTE`: one server's, under an id that none but it has."""
     in_order = sorted(ids, key=lambda one: (one.isdigit(), one))
     return {"key": f"{IDS}{in_order[0]}", "value": json.dumps(in_order)}
 

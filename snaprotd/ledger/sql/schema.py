@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import (
     Boolean,
     Column,
@@ -16,7 +18,6 @@ from sqlalchemy import (
     UniqueConstraint,
     delete,
     insert,
-    inspect,
     select,
     text,
 )
@@ -160,9 +161,12 @@ def migrate(connection: Connection) -> None:
             connection.execute(insert(META).values(key=key, value=str(value)))
 
 
-def is_short(connection: Connection) -> bool:
-    """Whether a table was dropped."""
-    return not set(TABLES.tables) <= set(inspect(connection).get_table_names())
+TABLE_NAMES = text("SELECT name FROM sqlite_master WHERE type = 'table'")
+
+
+def is_short(names: Collection[str]) -> bool:
+    """Whether a table was dropped, where these are there."""
+    return not TABLES.tables.keys() <= set(names)
 
 
 def _number(connection: Connection, key: str, default: int) -> int:

@@ -1,0 +1,104 @@
+"""The statements about rotations that have ended: when the last ones were, and which may be forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, bindparam, delete, func, literal_column, select
+
+from snaprotd.core.rotation import Result
+from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list
+from snaprotd.ledger.sql.schema import ROTATIONS
+from snaprotd.ledger.sql.statements import CLOCKS_APART, ITS_SERVER, OURS, instant_of, text_of
+
+
+def touched() -> Select[Any]:
+    """The servers that rotations were of, each with its account, the last one first."""
+    columns = ROTATIONS.c
+    last = func.max(columns.started_at)
+    return select(columns.account, columns.server_id).group_by(columns.account, columns.server_id).order_by(last.desc())
+
+
+def latest_of_each(column: Any, now: datetime) -> Select[Any]:
+    """Of each server the instant in that column of the row that was written last, but for what is still to come.
+
+    Of a group with a maximum SQLite gives the row that has it (https://sqlite.org/lang_select.html#bareagg). What is no
+    instant is none of them.
+    """
+    is_past = column.like("____-__-__T%") & (column <= text_of(now + CLOCKS_APART))
+    return select(ROTATIONS.c.server_id, column, func.max(AS_CLAIMED)).where(is_past).group_by(ROTATIONS.c.server_id)
+
+
+def latest_in(rows: Iterable[Any]) -> dict[str, datetime]:
+    """The instants by their servers, but for those that cannot be read."""
+    told = [(server_id, instant_of(text)) for server_id, text, _ in rows]
+    return {server_id: instant for server_id, instant in told if instant is not None}
+
+
+def latest_success_of_each(now: datetime) -> Select[Any]:
+    """When the latest successful rotation of each server ended."""
+    return latest_of_each(ROTATIONS.c.finished_at, now).where(ROTATIONS.c.result == Result.SUCCESS)
+
+
+def ended_since(instant: datetime) -> Statement:
+    """The bodies of the rotations that have ended since, in the order in which they were claimed."""
+    return _ENDED_SINCE(since=text_of(instant))
+
+
+def history(server_ids: Collection[str] | None, limit: int) -> Select[Any]:
+    """The bodies of the latest rotations, newest first."""
+    columns = ROTATIONS.c
+    query = select(columns.body).order_by(columns.started_at.desc(), columns.id).limit(limit)
+    return query if server_ids is None else query.where(columns.server_id.in_(list(server_ids)))
+
+
+AS_CLAIMED: Any = literal_column("rotations.rowid")
+"""The order in which rows were written first, which no clock can change: one that was ahead has left times to come."""
+
+
+_ENDED_SINCE = Prepared(
+    lambda: select(ROTATIONS.c.body).where(ROTATIONS.c.finished_at >= bindparam("since")).order_by(AS_CLAIMED)
+)
+
+
+def latest() -> Select[Any]:
+    """The body of the latest rotation of each server that has ended. One that was set aside has no end."""
+    columns = ROTATIONS.c
+    newest_first = func.row_number().over(partition_by=columns.server_id, order_by=AS_CLAIMED.desc())
+    ended = select(columns.body, newest_first.label("place")).where(columns.result.is_not(None)).subquery()
+    return select(ended.c.body).where(ended.c.place == 1)
+
+
+_LAST_OF = Prepared(
+    lambda: (
+        select(ROTATIONS.c.body)
+        .where(OURS, ITS_SERVER, ROTATIONS.c.result.is_not(None))
+        .order_by(AS_CLAIMED.desc())
+        .limit(1)
+    )
+)
+
+
+def last_of(account: str, server_ids: Collection[str]) -> Statement:
+    """The body of the server's last rotation that has ended."""
+    return _LAST_OF(its_account=account, server_ids=as_list(server_ids))
+
+
+def forgettable(keep: int) -> Select[Any]:
+    """The ids of the rotations of a server but for the newest `keep`, and the last of each result."""
+    columns = ROTATIONS.c
+    newest = func.row_number().over(partition_by=columns.server_id, order_by=columns.started_at.desc())
+    newest_of_result = func.row_number().over(
+        partition_by=(columns.server_id, columns.result), order_by=columns.started_at.desc()
+    )
+    ranked = (
+        select(columns.id, newest.label("place"), newest_of_result.label("among_its_like"))
+        .where(~columns.is_open)
+        .subquery()
+    )
+    return select(ranked.c.id).where(ranked.c.place > keep, ranked.c.among_its_like > 1)
+
+
+FORGET = Prepared(lambda: delete(ROTATIONS).where(ROTATIONS.c.id == bindparam("row")))
