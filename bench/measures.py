@@ -110,8 +110,12 @@ def _claims(ledger: Path, number: int) -> dict[int, float]:
 
 
 def _first_request(asked: list[Any], server: int, claimed_at: float) -> float:
-    """When a request went out after its claim that may have been for this server: by name, or a list of all."""
-    return next(float(at) for at, _, of, _ in asked if at >= claimed_at and of in (None, server))
+    """When a request went out after its claim that may have been for this server: by name, or a list of all.
+
+    The last of all where there was none: its rotation has failed before.
+    """
+    fitting = (float(at) for at, _, of, _ in asked if at >= claimed_at and of in (None, server))
+    return next(fitting, float(asked[-1][0]))
 
 
 def by_another(way: str, scale: Scale) -> Figures:
