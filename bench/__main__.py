@@ -51,7 +51,7 @@ def nights(at_once: int, usual: int, large: int, due: int, slow: int) -> dict[st
 
 
 CORES = os.cpu_count() or 1
-QUICK = Size(real=Scale(servers=60, snapshot_seconds=6), nights=nights(24, 24, 200, 8, 20), at_once=min(CORES, 2))
+QUICK = Size(real=Scale(servers=60, snapshot_seconds=6), nights=nights(24, 40, 200, 8, 20), at_once=min(CORES, 2))
 WHOLE = Size(
     real=Scale(servers=1000, snapshot_seconds=60), nights=nights(1000, 1000, 10_000, 100, 100), at_once=min(CORES, 2)
 )
