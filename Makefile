@@ -11,8 +11,9 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 ROOM ?=
 ONLY ?=
+QUICK ?=
 
-.PHONY: help demo test check prove mutants bench test-systemd test-image audit sbom lint install install-dev requirements docs clean
+.PHONY: help demo test check prove mutants bench figures test-systemd test-image audit sbom lint install install-dev requirements docs clean
 
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*##/make \1 \t/p' Makefile
@@ -32,7 +33,10 @@ prove: install-dev  ## Run the searches in their long form: thousands of crashes
 mutants: install-dev  ## Break the lines that promises rest on, one at a time: do the tests notice? (ONLY=power; minutes)
 	$(BIN)/python -m tests.support.mutants "$(ONLY)"
 
-bench: install-dev  ## Print the figures of the house: files and lines of each room, lengths of functions
+bench: install-dev  ## Measure what snaprotd costs, beside other programs, in one table (QUICK=1: smaller, in two minutes)
+	@QUICK=$(QUICK) $(BIN)/python -m bench
+
+figures: install-dev  ## Print the figures of the house: files and lines of each room, lengths of functions
 	@$(BIN)/python -m tests.support.house_figures
 
 test-systemd: install-dev  ## Try the unit in a booted systemd (root, mmdebstrap, systemd-nspawn; SUITE=bookworm)

@@ -1,4 +1,4 @@
-"""The size of the house in figures: `python -m tests.support.house_figures`, or `make bench`."""
+"""The size of the house in figures: `python -m tests.support.house_figures`, or `make figures`."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import json
 import re
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -115,6 +116,17 @@ class QuickAccount:
     def off_now(self) -> list[int]:
         """The servers that do not run."""
         return [one.id for one in self.servers.values() if self._settled(one).status != "active"]
+
+    def finish(self, number: int) -> None:
+        """Have so many snapshots be done now that are in progress, the oldest of them."""
+        now = self.clock()
+        for one in [one for one in self._order if one.done_at > now][:number]:
+            one.done_at = now
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each kind of request was carried out, or at least answered otherwise than with an error."""
+        return Counter(one.kind for one in self.journal if one.status < 400)
 
     # -- what is asked -------------------------------------------------------------------------------------------
 

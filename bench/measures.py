@@ -1,0 +1,210 @@
+"""What is measured, each of it once: on real processes, or in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from bench.processes import (
+    PATIENCE,
+    PYTHON,
+    a_process,
+    capacity,
+    cpu_of,
+    has_begun,
+    recorded,
+    snaprotd,
+    stand_in,
+    until,
+)
+from tests.support.fleet import KEPT, Fleet
+from tests.support.quick_account import FIRST_SERVER, TOKEN
+from tests.support.scenes import sleep_through
+
+FASTEST = 1000
+"""Requests a second: the highest rate that can be configured."""
+
+POWER_SECONDS = 1.0
+LONG = 3600.0
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large the measurement is on real processes."""
+
+    servers: int
+    snapshot_seconds: float
+
+    @property
+    def poll_interval(self) -> float:
+        """As the usual one is to a snapshot of five minutes."""
+        return self.snapshot_seconds / 20
+
+    @property
+    def fleet(self) -> Fleet:
+        return Fleet(servers=self.servers, max_concurrent=self.servers, requests_per_second=FASTEST)
+
+
+def carried(scale: Scale) -> float:
+    """Requests a second that the stand-in carries alone."""
+    with stand_in(servers=scale.servers) as provider:
+        return capacity(provider, [FIRST_SERVER])
+
+
+def by_snaprotd(scale: Scale) -> Figures:
+    """All servers have their slot in one minute, and may all be at work at once."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stand_in(servers=scale.servers, snapshot_seconds=scale.snapshot_seconds) as provider,
+    ):
+        slot = _next_minute(ahead=8 + scale.servers / 40)
+        at = datetime.fromtimestamp(slot, UTC)
+        entries = [_entry(number, f"{at.minute} {at.hour} * * *") for number in range(scale.servers)]
+        config, ledger = _configure(Path(folder), provider.base_url, scale, entries), Path(folder) / "state.db"
+        with snaprotd(config) as process:
+            until(lambda: has_begun(config), what="the daemon to run")
+            assert time.time() < slot, "the daemon began too late"
+            time.sleep(slot - time.time())
+            before = cpu_of(process)
+            claims = _claims(ledger, scale.servers)
+            until(lambda: not any(one.is_open for one in recorded(ledger)), what="the last rotation to end")
+            used, seconds = cpu_of(process) - before, time.time() - slot
+        asked = [one for one in provider.told("journal") if one[0] >= slot]
+        succeeded = sum(one.result == "success" for one in recorded(ledger))
+    begun = sorted(_first_request(asked, server, at) - slot for server, at in claims.items())
+    return {
+        **_figures(scale, asked, seconds, used),
+        "succeeded": succeeded,
+        "claimed": max(claims.values()) - slot,
+        "first_p50": begun[len(begun) // 2],
+        "first_p99": quantiles(begun, n=100, method="inclusive")[-1],
+    }
+
+
+def _claims(ledger: Path, number: int) -> dict[int, float]:
+    """When the rotation of each server stood in the ledger, within a twentieth of a second."""
+    claims: dict[int, float] = {}
+
+    def look() -> bool:
+        now = time.time()
+        for one in recorded(ledger):
+            claims.setdefault(one.server, now)
+        return len(claims) >= number
+
+    until(look, what="all slots to be claimed", every=0.05)
+    return claims
+
+
+def _first_request(asked: list[Any], server: int, claimed_at: float) -> float:
+    """When a request went out after its claim that may have been for this server: by name, or a list of all.
+
+    The last of all where there was none: its rotation has failed before.
+    """
+    fitting = (float(at) for at, _, of, _ in asked if at >= claimed_at and of in (None, server))
+    return next(fitting, float(asked[-1][0]))
+
+
+def by_another(way: str, scale: Scale) -> Figures:
+    """The same work by one of `programs`."""
+    with stand_in(servers=scale.servers, snapshot_seconds=scale.snapshot_seconds) as provider:
+        command = [*PYTHON, "bench.programs", way, provider.base_url, TOKEN, str(scale.poll_interval)]
+        told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=PATIENCE).stdout)
+        asked = provider.told("journal")
+        succeeded = min(provider.count("delete"), provider.count("create"))
+    return {**_figures(scale, asked, told["seconds"], told["cpu"]), "succeeded": succeeded}
+
+
+def _figures(scale: Scale, asked: list[Any], seconds: float, cpu: float) -> Figures:
+    return {
+        "requests": len(asked),
+        "per_rotation": len(asked) / scale.servers,
+        "times_least": len(asked) / scale.fleet.least,
+        "seconds": seconds,
+        "cpu_ms": 1000 * cpu / scale.servers,
+        "load": len(asked) / seconds,
+        "kinds": dict(Counter(kind for _, kind, _, _ in asked).most_common()),
+    }
+
+
+def recovery(scale: Scale) -> Figures:
+    """All servers are off for snapshots in progress; kill -9; half of those are done; the daemon begins again."""
+    due = scale.servers // 2
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stand_in(servers=scale.servers, snapshot_seconds=LONG, power_seconds=POWER_SECONDS) as provider,
+    ):
+        entries = [_entry(number, "") for number in range(scale.servers)]
+        asyncio.run(sleep_through(Path(folder) / "state.db", entries))
+        config = _configure(Path(folder), provider.base_url, scale, entries, stop_first=True)
+        with snaprotd(config) as process:
+            until(lambda: provider.count("create") >= scale.servers, what="all snapshots to be asked for")
+            time.sleep(2 * scale.poll_interval)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        provider.told("finish", str(due))
+        began = time.time()
+        with snaprotd(config):
+            until(lambda: provider.count("start") >= due, what="the starts that are due")
+        asked = [one for one in provider.told("journal") if one[0] >= began]
+    starts = [at for at, kind, _, _ in asked if kind == "start"][:due]
+    others = [kind for at, kind, _, _ in asked if at < starts[-1] and kind not in ("start", "account")]
+    return {
+        "first_start": starts[0] - began,
+        "last_start": starts[-1] - began,
+        "looks_before": len(others),
+        "changes_before": sum(kind in ("create", "delete", "stop") for kind in others),
+    }
+
+
+def in_virtual_time(**fleet: Any) -> Figures:
+    """A night of a fleet. What stands in for its figures where it is not over in time says so."""
+    words = [f"{key}={value!r}" for key, value in fleet.items()]
+    environ = {**os.environ, "PYTHONHASHSEED": "0"}
+    with a_process("tests.support.fleet", "--json", *words, stdout=subprocess.PIPE, env=environ) as process:
+        try:
+            told, _ = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"not over in {PATIENCE / 60:.0f} min of this machine"}
+    return dict(json.loads(told)) if process.returncode == 0 else {"failed": "not over: see above"}
+
+
+# -- the configuration -------------------------------------------------------------------------------------------
+
+
+def _next_minute(*, ahead: float) -> float:
+    """The first full minute that is so many seconds ahead at the least."""
+    return -(-(time.time() + ahead) // 60) * 60
+
+
+def _entry(number: int, schedule: str) -> dict[str, Any]:
+    return {"id": FIRST_SERVER + number, "schedule": schedule, "timezone": "UTC"}
+
+
+def _configure(folder: Path, base_url: str, scale: Scale, entries: list[dict[str, Any]], **defaults: Any) -> Path:
+    text: Mapping[str, Any] = {
+        "api": {"base_url": base_url, "requests_per_second": FASTEST},
+        "state": str(folder / "state.db"),
+        "poll_interval": f"{int(1000 * scale.poll_interval)}ms",
+        "max_concurrent": scale.servers,
+        "listen": "off",
+        "own_server": "none",
+        "defaults": {"keep": KEPT, **defaults},
+        "servers": entries,
+    }
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(text))
+    return path
