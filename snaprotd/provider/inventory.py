@@ -215,18 +215,18 @@ class Inventory:
             deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
 
         if self._is_cheaper_singly(ids, "snapshots"):
-            await asyncio.gather(*map(look, ids))
+            await asyncio.gather(*map(look, sorted(ids)))
             return
         lists = await self._lists_at_once(priority=priority)
         if lists is None:
-            await asyncio.gather(*map(look, ids))
+            await asyncio.gather(*map(look, sorted(ids)))
             return
         # One that is not listed, and whose other ids are not known, may be listed by those: it is asked for by itself.
         untold = {one for one in ids if one not in self._cloud.identities and one not in lists}
         for server_id in ids - untold:
             seen = lists.get(self._names.shown(server_id), ())
             deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
-        await asyncio.gather(*map(look, untold))
+        await asyncio.gather(*map(look, sorted(untold)))
 
     async def _answer_servers(self, ids: frozenset[str], priority: Priority, deliver: Deliver[Server]) -> None:
         async def look(server_id: str) -> None:
@@ -239,7 +239,7 @@ class Inventory:
         for server_id in told:
             deliver(server_id, found[server_id].called(server_id))
         # That a server does not exist is for its own 404 to say: a list may be short, or have an unreadable entry.
-        await asyncio.gather(*map(look, ids - told))
+        await asyncio.gather(*map(look, sorted(ids - told)))
 
     def _is_cheaper_singly(self, ids: frozenset[str], what: str) -> bool:
         """A large account has many pages; asking for a few dozen servers one by one is then fewer requests."""

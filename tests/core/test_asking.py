@@ -72,8 +72,8 @@ def test_without_a_past_there_is_a_look_at_each_poll() -> None:
 
 
 def test_with_a_past_the_first_look_is_when_it_may_be_done_and_then_they_come_often_and_ever_less_so() -> None:
-    assert polls(300.0, until=330) == [240, 270, 300, 303, 306, 309, 312, 315, 318.8, 323.4, 329.3, 336.6]
-    assert polls(300.0, until=900)[-3:] == [881.5, 896.5, 911.5]
+    assert polls(300.0, until=330) == [240, 270, 300, 305, 310, 315, 320, 325, 331.2]
+    assert polls(300.0, until=900)[-3:] == [871, 886, 901]
 
 
 def test_while_the_server_is_off_nothing_is_waited_for_long_once_it_may_be_done() -> None:
@@ -86,11 +86,11 @@ def test_while_the_server_is_off_nothing_is_waited_for_long_once_it_may_be_done(
 def test_no_look_comes_sooner_than_the_shortest_interval_whatever_its_usual_time() -> None:
     for its_usual in (0.5, 3.0, 14.0):
         times = polls(its_usual, until=60)
-        assert min(later - sooner for sooner, later in pairwise(times)) >= POLL / 5 - 0.1
+        assert min(later - sooner for sooner, later in pairwise(times)) >= POLL / 3 - 0.1
 
 
 @pytest.mark.parametrize(
-    ("waited", "seconds"), [(0.0, 3.0), (11.0, 3.0), (20.0, 5.0), (60.0, 15.0), (1e9, 15.0), (-5.0, 3.0)]
+    ("waited", "seconds"), [(0.0, 5.0), (19.0, 5.0), (40.0, 10.0), (60.0, 15.0), (1e9, 15.0), (-5.0, 5.0)]
 )
 def test_an_interval_widens_with_what_was_waited_up_to_the_longest(waited: float, seconds: float) -> None:
     assert widening(waited, POLL) == seconds

@@ -40,7 +40,7 @@ async def test_a_running_server_is_looked_at_once_before_its_snapshot_and_its_li
     assert words(scene) == ["list", "server", "create", "list", "list", "server", "DELETE"]
     scene.requests.clear()
     assert (await scene.night(1)).result is Result.SUCCESS
-    assert words(scene) == ["list", "server", "create", "list", "list", "server", "DELETE"]
+    assert words(scene) == ["list", "server", "create", "list", "server", "DELETE"], "it is known when it may be done"
 
 
 async def test_what_is_stopped_is_looked_at_again_right_before_its_snapshot(tmp_path: Path) -> None:

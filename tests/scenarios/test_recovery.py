@@ -307,7 +307,7 @@ async def test_a_slot_that_comes_while_the_ledger_is_locked_is_told_and_runs_whe
 async def test_a_server_that_is_off_when_the_ledger_is_locked_comes_back_meanwhile(tmp_path: Path) -> None:
     world = a_world()
     async with daemon_on(configure(tmp_path, nightly()), world) as watched:
-        await asyncio.sleep(10 * MINUTE + 30)
+        await asyncio.sleep(10 * MINUTE + 10)
         assert steps(watched) == ["stop"]
         with locked(tmp_path):
             await asyncio.sleep(10 * MINUTE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import median
 
-OFTEN = 5
-"""The shortest interval is this part of `poll_interval`."""
+OFTEN = 3
+"""The shortest interval is this part of `poll_interval`: a third."""
 SHARES = (0.8, 0.9, 1.0)
 """Of the usual time: when a snapshot is asked about that may be done sooner than most."""
 WIDENS = 4

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import httpx
+
 from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
-from snaprotd.provider import TokenOwner
+from snaprotd.provider import Doubtful, TokenOwner
 from snaprotd.provider.vps_org.body import (
     LARGEST_SIZE,
     LONGEST_ERROR,
@@ -314,3 +316,19 @@ def _joined(told: object) -> str:
 
 def _is_words(told: object) -> bool:
     return isinstance(told, list) and bool(told) and all(isinstance(one, str) for one in told)
+
+
+def followed(url: httpx.URL, link: str, *, base: httpx.URL) -> httpx.URL:
+    """Where the next page of the list at `url` is. Raises `Doubtful` for another place than that of `base`."""
+    of = f"the list at {said(url.path)} is incomplete"
+    try:
+        target = url.join(link)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise Doubtful(f"{of}: `next` is not a URL") from error
+    if _place(target) != _place(base) or target.userinfo:
+        raise Doubtful(f"{of}: the next page points to another host")
+    return target
+
+
+def _place(url: httpx.URL) -> tuple[str, str, int | None]:
+    return (url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme))

@@ -254,18 +254,8 @@ class VpsOrg:
             if page.next is None:
                 return
             call = self._call("GET", endpoint, priority=priority)
-            call.url = self._followed(call.url, page.next)
+            call.url = answers.followed(call.url, page.next, base=self._base)
         raise Doubtful(f"the list at {endpoint} is incomplete: its pages go round in a circle or never end")
-
-    def _followed(self, url: httpx.URL, link: str) -> httpx.URL:
-        of = f"the list at {said(url.path)} is incomplete"
-        try:
-            target = url.join(link)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise Doubtful(f"{of}: `next` is not a URL") from error
-        if _place(target) != _place(self._base) or target.userinfo:
-            raise Doubtful(f"{of}: the next page points to another host")
-        return target
 
     # -- one request ---------------------------------------------------------------------------------------------
 
@@ -349,7 +339,3 @@ def _pause_after(error: Temporary, attempt: int, *, urgent: bool) -> float | Non
         jitter = random.uniform(0, JITTER)  # noqa: S311 - nothing secret
         return min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** (attempt - 1) + jitter)
     return max(SHORTEST_PAUSE, error.retry_after) if error.retry_after <= LONGEST_RETRY_AFTER else None
-
-
-def _place(url: httpx.URL) -> tuple[str, str, int | None]:
-    return (url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme))
