@@ -6,6 +6,7 @@ A receiver that hangs, refuses or is away keeps neither a rotation waiting nor a
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -45,6 +46,26 @@ class Channel:
     """It waits for pings: of those only the newest matters."""
 
 
+def heirs_of(name: str, before: Sequence[Channel], after: Sequence[Channel]) -> Sequence[Channel]:
+    """Who is told now what waits for a channel that is gone: the new one of its kind, or the one in its place.
+
+    Of a channel that was gone before this process began its place is not known: every one of its kind is told.
+    """
+    kind = kind_of(name)
+    places = [one.name for one in before]
+    fresh = [one for one in after if one.name not in places and one.is_check == (kind == "ping")]
+    alike = [one for one in fresh if one.kind == kind]
+    if name not in places or len(alike) == 1:
+        return alike
+    return [one for one in after[places.index(name) :][:1] if one in fresh]
+
+
+def kind_of(name: str) -> str:
+    """The kind of a channel, which its name begins with; whatever stands in the ledger, it is one of them."""
+    found = re.match("webhook|email|ping|run", name)
+    return found[0] if found else "webhook"
+
+
 class Delivery:
     """All channels of one configuration."""
 
@@ -55,13 +76,15 @@ class Delivery:
         self._tasks: list[asyncio.Task[None]] = []
         self._posted: dict[str, asyncio.Event] = {}
         self.given_up: dict[str, tuple[int, str]] = {}
-        """For each channel how many letters were given up since the last one was sent, and why the last of them was."""
+        """For each channel how many letters were given up since the last one was sent, and why the last of them was.
+
+        Of one that is gone, since any was.
+        """
 
     def begin(self, channels: Sequence[Channel]) -> None:
         """Carry letters to these from now on, and to no others."""
         self._cancel()
         self._posted = {channel.name: asyncio.Event() for channel in channels}
-        self.given_up = {name: told for name, told in self.given_up.items() if name in self._posted}
         for channel in channels:
             self._metrics.expect(channel.kind)
             self._tasks.append(asyncio.create_task(self._serve(channel)))
@@ -130,11 +153,12 @@ class Delivery:
             self._outbox.note(replace(letter, tries=letter.tries + 1))
             return answer
         if answer.outcome is Outcome.GIVEN_UP:
-            self._tell_given_up(channel, letter, answer.said)
+            self._tell_given_up(letter, answer.said)
         else:
             log.info("a message was sent", channel=channel.name, id=letter.message.id, said=answer.said)
-            self.given_up.pop(channel.name, None)
-        await self._remove([letter])
+            gone = {channel.name, *(self.given_up.keys() - self._posted.keys())}
+            self.given_up = {name: told for name, told in self.given_up.items() if name not in gone}
+        await self.remove([letter])
         return answer
 
     async def _sorted_out(self, channel: Channel, waiting: Sequence[Letter]) -> Sequence[Letter]:
@@ -148,23 +172,31 @@ class Delivery:
         for index, letter in enumerate(waiting):
             if index < too_many or (letter.since < oldest and letter.tries >= LEAST_TRIES):
                 self._metrics.tried(channel.kind, Outcome.GIVEN_UP)
-                self._tell_given_up(channel, letter, "too many wait" if index < too_many else "tried for 24 h")
+                self._tell_given_up(letter, "too many wait" if index < too_many else "tried for 24 h")
                 gone.append(letter)
             else:
                 kept.append(letter)
         if gone:
-            await self._remove(gone)
+            await self.remove(gone)
         return kept
 
-    async def _remove(self, letters: Sequence[Letter]) -> None:
+    async def forsake(self, letters: Sequence[Letter]) -> None:
+        """Nobody is told of these any more: their channels are gone, and no other one has come in their place."""
+        for letter in letters:
+            self._metrics.tried(kind_of(letter.channel), Outcome.GIVEN_UP)
+            self._tell_given_up(letter, "this channel is no longer in the configuration")
+        await self.remove(letters)
+
+    async def remove(self, letters: Sequence[Letter]) -> None:
+        """They wait no longer."""
         await self._outbox.remove(letters)
         self._count()
 
-    def _tell_given_up(self, channel: Channel, letter: Letter, why: str) -> None:
-        message = letter.message
-        log.error("a message was given up", channel=channel.name, id=message.id, kind=message.kind, why=why)
-        number, _ = self.given_up.get(channel.name, (0, ""))
-        self.given_up[channel.name] = (number + 1, why)
+    def _tell_given_up(self, letter: Letter, why: str) -> None:
+        message, name = letter.message, letter.channel
+        log.error("a message was given up", channel=name, id=message.id, kind=message.kind, why=why)
+        number, _ = self.given_up.get(name, (0, ""))
+        self.given_up[name] = (number + 1, why)
 
     def _count(self) -> None:
         self._metrics.pending(self._outbox.count())

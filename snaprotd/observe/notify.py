@@ -13,7 +13,7 @@ from snaprotd.core.telling import Event, Kind, Letter, Message
 from snaprotd.core.telling.edges import messages_due, ping_of
 from snaprotd.core.telling.entries import Entry, entries_of
 from snaprotd.core.telling.troubles import Key, Told, forgotten, known_before, levelled, noted
-from snaprotd.observe.delivery import Channel, Delivery
+from snaprotd.observe.delivery import Channel, Delivery, heirs_of
 from snaprotd.observe.outbox import Desk, Outbox
 
 log = structlog.get_logger("snaprotd.notify")
@@ -50,6 +50,7 @@ class Notify:
         """What is going on and has an entry of its own."""
         self._entries: list[Entry] = []
         self._channels: Sequence[Channel] = ()
+        self._channels_before: Sequence[Channel] = ()
         self._members: Mapping[str, Set[str]] = {}
         self._unposted: list[Letter] = []
 
@@ -65,8 +66,8 @@ class Notify:
         self._may_keep = True
 
     def begin(self, channels: Sequence[Channel]) -> None:
-        """Tell these from now on, and no others."""
-        self._channels = channels
+        """Tell these from now on, and no others. What waits for one that is gone goes to the one that replaces it."""
+        self._channels, self._channels_before = channels, self._channels
         self._delivery.begin(channels)
 
     def look_after(self, server_ids: Set[str] | None, members: Mapping[str, Set[str]]) -> None:
@@ -130,9 +131,20 @@ class Notify:
                 if not channel.is_check and message.kind in channel.on:
                     self._write(channel, message)
         letters, self._unposted = self._unposted, []
-        self._delivery.post(letters, are_kept=await self._keep(letters))
-        await self._outbox.keep_only({channel.name for channel in self._channels})
+        left = self._outbox.without({channel.name for channel in self._channels})
+        inherited = [(one, self._inherited(one)) for one in left]
+        letters += [heir for _, heirs in inherited for heir in heirs]
+        are_kept = await self._keep(letters)
+        self._delivery.post(letters, are_kept=are_kept)
+        await self._delivery.forsake([one for one, heirs in inherited if not heirs])
+        if are_kept:  # else a crash would lose them
+            await self._delivery.remove([one for one, heirs in inherited if heirs])
         await self._outbox.clear_away()
+
+    def _inherited(self, letter: Letter) -> Sequence[Letter]:
+        """The same, to those who are told now what waits for a channel that is gone."""
+        heirs = heirs_of(letter.channel, self._channels_before, self._channels)
+        return [replace(letter, channel=one.name, tries=0) for one in heirs if letter.message.kind in one.on]
 
     async def _keep(self, letters: Sequence[Letter]) -> bool:
         """Whether the ledger has it all."""

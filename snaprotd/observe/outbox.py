@@ -89,7 +89,6 @@ class Outbox:
         """How many wait, of all channels."""
         return len(self._letters)
 
-    async def keep_only(self, channels: Collection[str]) -> None:
-        """Nobody is told by any other channel any more."""
-        if gone := [letter for letter in self._letters.values() if letter.channel not in channels]:
-            await self.remove(gone)
+    def without(self, channels: Collection[str]) -> Sequence[Letter]:
+        """Those of any other channel, by which nobody is told any more."""
+        return [letter for letter in self._letters.values() if letter.channel not in channels]

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import quopri
 import re
 import socket
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from email.message import EmailMessage
-from email.policy import SMTP as FOR_SMTP
+from email.utils import format_datetime
 
 import aiosmtplib
 
 from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.telling import Message
-from snaprotd.core.words import in_one_line, is_loopback, plain_id
+from snaprotd.core.words import in_one_line, is_loopback, plain_id, printable
 from snaprotd.senders import Answer, failed, given_up, sent
 from snaprotd.senders.http import why_unknown
 from snaprotd.senders.secrets import SecretError, SecretFile
 from snaprotd.way import trusted
 
+LONGEST_TEXT = 5000
+"""Letters of one line of a mail."""
 MOST_REMEMBERED = 1000
 PATIENCE = 30.0
 """Seconds for a whole message: servers greet late on purpose."""
@@ -74,9 +77,7 @@ class Mail:
             if self._password is not None:
                 await client.login(self._user, await self._password.password())
             left = [one for one in self._to if one not in self._taken.get(message.id, ())]
-            refused, said = await client.send_message(
-                written(message, self._sender, self._to), sender=self._sender, recipients=left
-            )
+            refused, said = await client.sendmail(self._sender, left, written(message, self._sender, self._to))
             return self._answer(message, refused, said)
         finally:
             client.close()
@@ -104,19 +105,42 @@ class Mail:
         return found
 
 
-def written(message: Message, sender: str, to: Sequence[str]) -> EmailMessage:
-    """The mail. Its Message-ID is the message's own, so that a double can be told."""
-    whose = f" {message.server.name}" if message.server else ""
-    mail = EmailMessage(policy=FOR_SMTP)
-    mail["From"], mail["To"] = sender, ", ".join(to)
-    mail["Subject"] = in_one_line(f"[snaprotd] {message.kind.replace('_', ' ')}{whose}: {message.text}", 150)
-    mail["Date"] = message.at
-    mail["Message-ID"] = f"<{message.id}@snaprotd.invalid>"
-    mail["Auto-Submitted"] = "auto-generated"
+def written(message: Message, sender: str, to: Sequence[str]) -> bytes:
+    """The mail as it goes out. Its Message-ID is the message's own, so that a double can be told.
+
+    Written by us to its last byte: the library takes what looks like an encoded word in a name for one, and puts the
+    line ends that stand in it between the headers. Raises `ValueError` where an address, or the id, is no plain text.
+    """
+    header = {
+        "From": sender,
+        "To": ",\r\n ".join(to),
+        "Subject": _encoded(in_one_line(f"[snaprotd] {message.kind.replace('_', ' ')}: {message.text}", 150)),
+        "Date": format_datetime(message.at),
+        "Message-ID": f"<{message.id}@snaprotd.invalid>",
+        "Auto-Submitted": "auto-generated",
+        "MIME-Version": "1.0",
+        "Content-Type": 'text/plain; charset="utf-8"',
+        "Content-Transfer-Encoding": "quoted-printable",
+    }
+    if not all(_IS_PLAIN.fullmatch(value) for value in header.values()):
+        raise ValueError("an address or the id of a message is no plain text")
     server = f"server: {message.server.name} ({plain_id(message.server.id)})" if message.server else ""
     lines = [message.text, "", message.do, "", server, f"at: {message.at:%Y-%m-%d %H:%M:%S} UTC", message.url]
-    mail.set_content("\n".join(line for line in lines if line is not None).strip() + "\n")
-    return mail
+    body = "\n".join(printable(line, LONGEST_TEXT) for line in lines).strip() + "\n"
+    head = "".join(f"{name}: {value}\r\n" for name, value in header.items())
+    return head.encode("ascii") + b"\r\n" + quopri.encodestring(body.encode()).replace(b"\n", b"\r\n")
+
+
+_IS_PLAIN = re.compile(r"[ -~]+(\r\n [ -~]+)*")
+"""A header's value: printable ASCII, and a line end only where the next line is its own still."""
+
+
+def _encoded(text: str) -> str:
+    """A text as words of RFC 2047, so that nothing in it is read as one; a plain one as it is."""
+    if text.isascii() and "=?" not in text:
+        return text
+    words = (b64encode(text[at : at + 10].encode()).decode() for at in range(0, len(text), 10))  # of 75 letters at most
+    return "\r\n ".join(f"=?utf-8?b?{word}?=" for word in words)
 
 
 def _our_name() -> str:

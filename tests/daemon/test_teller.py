@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,16 @@ from typing import Any
 import httpx
 import pytest
 
+from snaprotd.commands.jobs.now import rotate_now
+from snaprotd.commands.jobs.outlook import Wish, look_ahead
+from snaprotd.config.file import load
 from snaprotd.daemon.telling import teller
 from snaprotd.simulator import Fault, World
+from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.channels import open_channels
 from tests.support.daemons import a_world, daemon_on, write_config
 from tests.support.receivers import secret
+from tests.support.world_transport import WorldTransport
 
 MINUTE = 60.0
 HOOK, BEAT, CHECK = "hook-T0Q7ZK31", "beat-zX9kPq81", "check-8Yw2Lm4R"
@@ -130,6 +135,42 @@ async def test_a_server_that_does_not_start_is_told_and_stops_the_heartbeat_unti
     gaps = [later - sooner for sooner, later in zip(outside.times, outside.times[1:], strict=False)]
     assert max(gaps) > 15 * MINUTE
     assert gaps[-1] == pytest.approx(5 * MINUTE, abs=15)
+
+
+@pytest.mark.usefixtures("one_clock", "silence", "few_ticks")
+async def test_a_server_that_another_process_cannot_start_is_told_and_stops_the_heartbeat_too(
+    tmp_path: Path,
+    outside: Outside,
+    commands_reach: Callable[[httpx.AsyncBaseTransport], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = a_world("web-01", faults=[Fault(kind="start_never", action="start", times=None)])
+    commands_reach(way := WorldTransport(world))
+    reached = partial(open_cloud, transport=way)
+    monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
+    path = configured(tmp_path, world, schedule="@yearly")
+    async with daemon_on(path, world):
+        await asyncio.sleep(MINUTE)
+        settings, environ = load(path, {}), {"VPS_API_TOKEN": world.token}
+        (outlook,) = (await look_ahead(settings, environ, Wish(servers=("12345",)), looks_at_servers=False)).outlooks
+        command = asyncio.create_task(
+            rotate_now(
+                *(settings, environ, [outlook.target]),
+                description="",
+                show=lambda rotation, usual: None,
+                say=lambda text, *, is_last=False: None,
+                mends=False,
+            )
+        )
+        await asyncio.sleep(25 * MINUTE)
+        assert not command.done()
+        assert [one["kind"] for one in outside.told] == ["held_off"], outside.words
+        assert asyncio.get_running_loop().time() - outside.times[-1] > 10 * MINUTE
+        world.faults = []
+        await asyncio.sleep(12 * MINUTE)
+        await command
+    assert [one["kind"] for one in outside.told] == ["held_off", "recovery"], outside.words
+    assert outside.times[-1] > asyncio.get_running_loop().time() - 6 * MINUTE
 
 
 async def test_a_receiver_that_is_away_delays_no_rotation_and_gets_all_of_it_later(

@@ -16,7 +16,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Kind, Letter, Message, Who
 from snaprotd.core.telling.entries import Entry
 from snaprotd.core.telling.troubles import Told
-from snaprotd.observe.delivery import Channel, Delivery
+from snaprotd.observe.delivery import Channel, Delivery, heirs_of
 from snaprotd.observe.metrics import NotificationMetrics
 from snaprotd.observe.notify import Notify
 from snaprotd.observe.outbox import Desk, Outbox
@@ -378,15 +378,102 @@ async def test_a_letter_that_was_not_written_before_it_was_sent_is_not_written_f
     assert (len(there.taken), desk.letters) == (1, {})
 
 
-async def test_what_waits_for_a_channel_that_is_gone_is_forgotten() -> None:
-    away, desk = Receiver(lambda _: failed("away")), InMemory()
-    async with notifying(channel("webhook", away), desk=desk) as notify:
+def ways(*names: str, sender: Receiver | None = None) -> list[Channel]:
+    """Channels by names such as `email ann`."""
+    there = sender or Receiver()
+    return [
+        Channel(name=one, kind=one.partition(" ")[0], sender=there, is_check=one.startswith("ping")) for one in names
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "heirs"),
+    [
+        ("webhook a", "webhook b", ["webhook b"]),
+        ("webhook a", "email b", ["email b"]),
+        ("webhook a", "ping b", []),
+        ("webhook a,email b", "email b,webhook c", ["webhook c"]),
+        ("webhook a,webhook b", "webhook b", []),
+        ("webhook a,webhook b", "webhook c,webhook d", ["webhook c"]),
+        ("webhook b,webhook a", "webhook c,webhook d", ["webhook d"]),
+        ("webhook b,webhook a,email c", "webhook b,run d,email c", ["run d"]),
+        ("webhook a", "", []),
+        ("webhook x", "webhook c,webhook d,email e", ["webhook c", "webhook d"]),
+        ("", "webhook c", ["webhook c"]),
+    ],
+)
+def test_what_waits_for_a_channel_goes_to_the_one_that_replaces_it(before: str, after: str, heirs: list[str]) -> None:
+    lists = [ways(*filter(None, names.split(","))) for names in (before, after)]
+    assert [one.name for one in heirs_of("webhook a", *lists)] == heirs
+
+
+async def test_what_a_wrong_address_has_kept_waiting_is_told_by_the_corrected_one() -> None:
+    away, desk = Receiver(lambda _: failed("401")), InMemory()
+    there = Receiver(lambda message: failed("away") if moment() < HOUR / 2 else sent("yes"))
+    async with notifying(*ways("webhook old", sender=away), desk=desk) as notify:
+        notify.tell(event(Kind.FAILURE))
+        notify.tell(event(Kind.VANISHED, "web-02"))
+        await asyncio.sleep(10 * MINUTE)
+        notify.begin(ways("webhook new", sender=there))
+        await asyncio.sleep(5 * MINUTE)
+        assert {channel for channel, _ in desk.letters} == {"webhook new"}
+        await asyncio.sleep(HOUR)
+    assert sorted(one.kind for one in there.taken) == [Kind.FAILURE, Kind.VANISHED]
+    assert set(there.ids) == {id_ for _, id_ in away.tried}
+    assert desk.letters == {}
+
+
+async def test_what_a_wrong_address_has_kept_waiting_is_told_after_a_restart_with_the_corrected_one() -> None:
+    desk, there = InMemory(), Receiver()
+    async with notifying(*ways("email old", sender=Receiver(lambda _: failed("401"))), desk=desk) as notify:
         notify.tell(event(Kind.FAILURE))
         await asyncio.sleep(10 * MINUTE)
-        assert len(desk.letters) == 1
-        notify.begin([channel("email", Receiver())])
+    async with notifying(*ways("email new", sender=there), desk=desk):
         await asyncio.sleep(MINUTE)
+    assert [one.kind for one in there.taken] == [Kind.FAILURE]
     assert desk.letters == {}
+
+
+async def test_what_is_inherited_while_nothing_can_be_written_down_is_lost_by_no_crash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def is_busy(*_: object, **__: object) -> None:
+        raise LedgerError("busy")
+
+    desk = InMemory()
+    hopeless = Receiver(lambda _: failed("401"))
+    async with notifying(*ways("email old", sender=hopeless), desk=desk) as notify:
+        notify.tell(event(Kind.FAILURE))
+        await asyncio.sleep(10 * MINUTE)
+        monkeypatch.setattr(desk, "keep", is_busy)
+        notify.begin(ways("email new", sender=hopeless))
+        await asyncio.sleep(MINUTE)
+    assert [name for name, _ in desk.letters] == ["email old"]
+
+
+async def test_what_waits_for_a_channel_that_nobody_replaces_is_given_up_counted_logged_and_shown(
+    log: list[Line],
+) -> None:
+    away, desk, there = Receiver(lambda _: failed("away")), InMemory(), Receiver()
+    async with delivering(desk=desk) as post:
+        notify = Notify(post.delivery, post.outbox, desk, now)
+        notify.begin(ways("webhook old", sender=away))
+        notify.begin_anew()
+        notify.tell(event(Kind.FAILURE))
+        for _ in range(20):
+            await notify.post_due()
+            await asyncio.sleep(30)
+        assert len(desk.letters) == 1
+        notify.begin(ways("ping new", sender=there))
+        await notify.post_due()
+        why = "this channel is no longer in the configuration"
+        assert post.delivery.given_up == {"webhook old": (1, why)}
+        assert (desk.letters, post.counted("webhook", "given_up"), post.pending) == ({}, 1, 0)
+        assert [line["why"] for line in logged(log, "a message was given up")] == [why]
+        notify.tell(event(Kind.FAILURE, "web-02"))
+        await notify.post_due()
+        await asyncio.sleep(1)
+        assert (len(there.taken), post.delivery.given_up) == (1, {})
 
 
 async def test_who_is_told_from_now_on_hears_of_what_lasts() -> None:

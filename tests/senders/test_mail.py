@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
+from email.header import decode_header, make_header
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from snaprotd.core.telling import Kind, Message, Who
+from snaprotd.core.words import in_one_line
 from snaprotd.logs import redactor
 from snaprotd.senders import Answer, Outcome
 from snaprotd.senders import mail as sending
@@ -126,7 +130,7 @@ async def test_to_this_machine_it_goes_in_the_clear(tmp_path: Path) -> None:
     assert (came_back.outcome, came_back.said) == (Outcome.SENT, "taken")
     ((mail,), (envelope,)) = box.mails, box.envelopes
     assert (envelope.mail_from, envelope.rcpt_tos) == ("snaprotd@example.org", ["ops@example.org", "other@example.org"])
-    assert mail["Subject"] == "[snaprotd] held off wéb-01: wéb-01: held off for too long"
+    assert mail["Subject"] == "[snaprotd] held off: wéb-01: held off for too long"
     assert (mail["Message-ID"], mail["Auto-Submitted"]) == ("<5f0c@snaprotd.invalid>", "auto-generated")
     assert mail["Date"].datetime == MESSAGE.at
     assert "Start it in the provider's panel.\n\nserver: wéb-01 (12345)" in mail.get_content().replace("\r\n", "\n")
@@ -230,11 +234,63 @@ async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_a_whole_m
     assert came_back.outcome is Outcome.FAILED
 
 
-def test_no_name_of_a_server_makes_another_header() -> None:
-    odd = Message(**{**vars(MESSAGE), "server": Who(id="1", name="a\r\nBcc: all@example.org"), "text": "x\ny" * 500})
-    mail = written(odd, "a@example.org", ["b@example.org"])
-    assert mail["Bcc"] is None
-    assert len(mail["Subject"]) <= 150
+HEADERS = [
+    "From",
+    "To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Auto-Submitted",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "=?utf-8?q?web=0D=0AFrom:_ceo@corp.example=0D=0A=0D=0A<a href=3Dx>?=",
+        "=?utf-8?b?DQpCY2M6IHg=?=",
+        "=?utf-8?q?a?= =?utf-8?q?=0A=0Ab?=",
+        "a\r\nBcc: all@example.org\r\n\r\nwords",
+        "\r\n.\r\nQUIT",
+        "\u2028\u0085x",
+        "wéb \U0001f600" * 40,
+        "=?utf-16?q?=0A=00?=é\ud800",
+        "=?",
+        "From x",
+    ],
+    ids=ascii,
+)
+def test_no_name_of_a_server_makes_a_header_or_a_body(name: str) -> None:
+    odd = replace(MESSAGE, server=Who(id="1", name=name), text=f"{name}: failed\nBcc: x", do=name, url=f"http://{name}")
+    mail = written(odd, "a@example.org", ["b@example.org", "c@example.org"])
+    head, _, body = mail.partition(b"\r\n\r\n")
+    lines = re.sub(rb"\r\n (?=\S)", b" ", head).split(b"\r\n")
+    assert [line.partition(b": ")[0].decode() for line in lines] == HEADERS
+    assert re.fullmatch(rb"([ -~]*\r\n)+", mail), "plain ASCII, every line ended as lines are"
+    assert max(map(len, mail.split(b"\r\n"))) < 200
+    read = message_from_bytes(mail)  # as an old reader has it: it decodes nothing by itself
+    assert read.get_payload(decode=True).decode().count("\n") == body.count(b"\r\n") - body.count(b"=\r\n")  # type: ignore[union-attr]
+    subject = str(make_header(decode_header(read["Subject"].replace("\r\n", ""))))
+    assert subject == in_one_line(f"[snaprotd] held off: {odd.text}", 150)
+
+
+def test_a_subject_names_the_server_once_and_is_read_as_it_was_written() -> None:
+    mail = message_from_bytes(written(MESSAGE, "a@example.org", ["b@example.org"]), policy=policy.default)
+    assert mail["Subject"] == "[snaprotd] held off: wéb-01: held off for too long"
+    assert (mail["To"], mail["Date"].datetime, mail["Message-ID"]) == (
+        "b@example.org",
+        MESSAGE.at,
+        "<5f0c@snaprotd.invalid>",
+    )
+
+
+@pytest.mark.parametrize("id_", ["x\r\nBcc: all@example.org", "é", ""])
+def test_an_id_that_a_damaged_ledger_has_makes_no_header_either(id_: str) -> None:
+    with pytest.raises(ValueError, match="plain text"):
+        written(replace(MESSAGE, id=id_ + "\n"), "a@example.org", ["b@example.org"])
 
 
 async def test_the_mail_servers_name_is_looked_up_without_sending(tmp_path: Path) -> None:

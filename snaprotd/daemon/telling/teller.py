@@ -182,7 +182,9 @@ class Teller:
         self._notify.show(Kind.FAILURE, whole)
 
     def _servers_off(self) -> list[Event]:
-        return of_servers_off(list(self._board.running.values()), list(self._board.debts.values()), self._now())
+        """Whoever sees to them: a rotation of another process holds a server off as one of ours does."""
+        open_ones = self._board.elsewhere | self._board.running
+        return of_servers_off(open_ones.values(), list(self._board.debts.values()), self._now())
 
     def _look_after(self, targets: Mapping[str, Target]) -> None:
         self._targets = targets
