@@ -152,7 +152,7 @@ async def _delete(run: Run, decision: Decision, listed: Sequence[Snapshot], *, l
     await run.save(lambda rotation: replace(rotation, deleting=snapshot.ids), deletion=deletion)
     log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=decision.reason)
     try:
-        await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard_deletion))
+        await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard, before=run.demand_to_delete))
     except CloudError as error:
         if isinstance(error, CalledOff) or (isinstance(error, Busy) and run.rotation.waited < BUSY_FOR):
             run.update(lambda rotation: replace(rotation, deleting=()))  # nothing was carried out

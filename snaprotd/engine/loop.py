@@ -160,6 +160,7 @@ def _until_worth_a_visit(run: Run) -> float:
     elif run.priority.is_urgent and not rotation.is_refused_its_stop:
         seen_for = rotation.power.running_for
         wanted = widening(rotation.waited, poll_interval) if seen_for is None else poll_interval - seen_for
+        wanted -= poll_interval / OFTEN if seen_for is None else 0  # the tick before that, not the one after
     if wanted == poll_interval:
         return until_tick(poll_interval)
     return wanted + until_tick(poll_interval / OFTEN, after=wanted)

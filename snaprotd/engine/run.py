@@ -269,11 +269,6 @@ class Run:
         """Raise `Outdated` where the list that was last seen is too old to delete by: the next one is read alone."""
         self._looks.demand_to_delete()
 
-    def guard_deletion(self) -> None:
-        """As `guard`, for a DELETE."""
-        self.guard()
-        self._looks.demand_to_delete()
-
     async def look_for(self, server_id: str) -> Server:
         return await self.unless_called_off(self.tools.inventory.server(server_id, priority=self.priority))
 

@@ -111,8 +111,8 @@ class Provider(Protocol):
         `Full` where the server may have no free slot.
         """
 
-    async def delete_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
-        """A snapshot that does not exist is success."""
+    async def delete_snapshot(self, snapshot_id: str, *, guard: Guard, before: Guard | None = None) -> None:
+        """A snapshot that does not exist is success. `before`: as `guard`, until its bytes have gone out once."""
 
     async def power(self, server: Server, action: str, *, guard: Guard) -> None:
         """Ask for one of `Capabilities.power_words`. Whether it has happened shows in the server's state."""

@@ -49,6 +49,9 @@ class Call:
     url: httpx.URL
     body: dict[str, Any] | None = None
     guard: Guard | None = None
+    before: Guard | None = None
+    """Is asked as well, until an attempt has gone out: another one is the same request."""
+    has_gone_out: bool = False
     priority: Priority = Priority.INVENTORY
     code: str = ""
     traced: bool = False
@@ -79,6 +82,8 @@ class Call:
         try:
             if self.guard is not None:
                 self.guard()
+            if self.before is not None and not self.has_gone_out:
+                self.before()
         except BaseException as error:
             self.refused = error
             raise
@@ -92,7 +97,7 @@ class Call:
             self.tunnelled = True
             return
         self.ask_guard()
-        self.sent = True
+        self.sent = self.has_gone_out = True
 
     def lost(self, message: str, *, retry_after: float | None = None) -> Temporary:
         """The error for an attempt that was sent and got no usable answer."""

@@ -161,9 +161,10 @@ class VpsOrg:
 
         return await by_any_id(server, create)
 
-    async def delete_snapshot(self, snapshot_id: str, *, guard: Guard) -> None:
-        """A snapshot that does not exist is success."""
+    async def delete_snapshot(self, snapshot_id: str, *, guard: Guard, before: Guard | None = None) -> None:
+        """A snapshot that does not exist is success. `before`: as `guard`, until its bytes have gone out once."""
         call = self._call("DELETE", "/snapshots/{id}/", snapshot_id, guard=guard, priority=Priority.DELETION)
+        call.before = before
         try:
             await self._retried(call, lambda _: None)
         except NotFound:
