@@ -73,6 +73,25 @@ async def test_no_deletion_goes_out_by_a_list_that_has_become_old_meanwhile(
     assert max(gaps) <= OLDEST_TO_DELETE_BY
 
 
+async def test_what_is_held_up_on_its_way_out_is_decided_on_a_newer_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path, world=World(token="opens-nothing", snapshot_seconds=(70, 70)), keep=Retention(last=1))
+    scene.hold_ours(15)
+    answer, held_up = GatedTransport.handle_async_request, list[str]()
+
+    async def slow(self: GatedTransport, request: httpx.Request) -> httpx.Response:
+        if request.method == "DELETE" and not held_up:
+            held_up.append(request.url.path)
+            await asyncio.sleep(OLDEST_TO_DELETE_BY + 1)  # to connect, say: its bytes have not gone out yet
+        return await answer(self, request)
+
+    monkeypatch.setattr(GatedTransport, "handle_async_request", slow)
+    assert (await scene.night()).result is Result.SUCCESS
+    assert len(held_up) == 1
+    assert words(scene)[-3:] == ["server", "list", "DELETE"]
+
+
 async def test_a_snapshot_that_is_stuck_keeps_no_other_server_from_its_turn(tmp_path: Path, silence: None) -> None:
     world = World(token="opens-nothing", snapshot_seconds=(90, 120))
     ids = [world.add_server(name) for name in ("web-01", "web-02")]
