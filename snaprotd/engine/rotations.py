@@ -165,8 +165,11 @@ class Rotations:
     async def take_over(self, *, everything: bool = False) -> int:
         """Go on with open rotations that no living process holds; answers with their number.
 
-        Servers that are held off come first, and wait for nobody.
+        Servers that are held off come first, and wait for nobody. A process that is to end takes none: it has just
+        let go of its own.
         """
+        if self._tools.drain.requested.is_set():
+            return 0
         try:
             taken = await self._tools.ledger.take_over(everything=everything)
         except LedgerError:
@@ -269,10 +272,10 @@ class Rotations:
 
     async def _ended_within(self, seconds: float) -> bool:
         """Whether all rotations have ended, and nothing is owed by any that ended before."""
-        began = asyncio.get_running_loop().time()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
-        left = seconds - (asyncio.get_running_loop().time() - began)
+        until = asyncio.get_running_loop().time() + seconds
+        while self._tasks and (left := until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
+        left = until - asyncio.get_running_loop().time()
         return not self._tasks and await self.keeper.drain(max(left, 0.0))
 
     def _launch(self, rotation: Rotation) -> None:

@@ -124,6 +124,7 @@ class Database:
         self._drivers: list[Driver] = []
         """There is one at a time: what came before was given up."""
         self._ready: Driver | None = None
+        self._is_gone = False
 
     @asynccontextmanager
     async def begin(self, *, writes: bool = True) -> AsyncIterator[Connection]:
@@ -153,9 +154,9 @@ class Database:
             await self._undo(driver)
             raise
 
-    async def dispose(self) -> None:
-        """Close it. It is opened again where it is used again."""
-        self._ready = None
+    async def dispose(self, *, for_good: bool = False) -> None:
+        """Close it. It is opened again where it is used again, but `for_good`."""
+        self._ready, self._is_gone = None, for_good
         await _all_done(self._stop_all())
 
     async def _undo(self, driver: Driver) -> None:
@@ -166,6 +167,8 @@ class Database:
             self._ready = None  # whatever it is, nothing is left of it in another connection
 
     async def _connected(self) -> Driver:
+        if self._is_gone:
+            raise sqlite3.ProgrammingError("it is closed")
         if self._ready is None:
             self._stop_all()
             _make_private(self.path)

@@ -111,7 +111,7 @@ class Ledger(History):
 
     async def close(self) -> None:
         try:
-            await self._database.dispose()
+            await self._database.dispose(for_good=True)
         finally:
             if self._lock is not None:
                 self._lock.release()

@@ -250,7 +250,7 @@ async def test_a_listed_server_that_the_account_does_not_have_is_shown_and_the_o
         assert watched.value("snaprotd_rotations_total", "999", "failure") == 1
 
 
-async def test_concurrency_follows_the_file(tmp_path: Path) -> None:
+async def test_concurrency_follows_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entries = ", ".join(f"{{id: {12345 + n}, schedule: '1 3 * * *'}}" for n in range(6))
     path = write_config(tmp_path, f"[{entries}]\nmax_concurrent: 1")
     world = World()
@@ -262,3 +262,6 @@ async def test_concurrency_follows_the_file(tmp_path: Path) -> None:
         path.write_text(path.read_text().replace("max_concurrent: 1", "max_concurrent: 4"))
         await asyncio.sleep(20)
         assert len(world.created) == 4
+    told = capsys.readouterr().out  # it ended at the moment of a look around
+    assert "ended in order" in told
+    assert "going on with an interrupted rotation" not in told, "it has just let go of its own"
