@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from math import inf, nan
 
 import pytest
 
@@ -48,6 +49,7 @@ def test_what_was_read_for_a_deletion_alone_is_good_for_it_until_its_turn_comes(
         ((), None),
         ((None, None), None),
         ((0.0, -3.0), None),
+        ((inf, 1e308, nan), None),
         ((300.0,), 300.0),
         ((None, 280.0, 300.0, 4000.0), 300.0),
     ],

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 OLDEST_TO_DELETE_BY = 2.0
 """Seconds: where a list is older when the bytes of a DELETE are about to go out, that of the server is read before."""
-OLDEST_READ_FOR_IT = 60.0
+OLDEST_READ_FOR_IT = 15.0
 """The same for a list that was read for that DELETE and nothing else, and has the next turn, whenever that is."""
 
 

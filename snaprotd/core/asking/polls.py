@@ -13,13 +13,15 @@ WIDENS = 4
 """An interval grows to this part of the time that was waited before it."""
 FAR_BEYOND = 2
 """Times the usual one."""
+LONGEST = 86400.0
+"""Seconds: a row that tells of more is damaged, or tells nothing of the next snapshot."""
 REMEMBERED = 15
 """Rotations whose snapshots tell how long the next one will take."""
 
 
 def usual(took: Iterable[float | None]) -> float | None:
     """How long the snapshots of a server take, in seconds; None where no past one was watched to its end."""
-    known = [seconds for seconds in took if seconds is not None and seconds > 0]
+    known = [seconds for seconds in took if seconds is not None and 0 < seconds <= LONGEST]
     return median(known) if known else None
 
 
