@@ -84,9 +84,8 @@ def snaprotd(config: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def has_begun(config: Path) -> bool:
-    return (
-        '"running"' in config.with_suffix(".log").read_text() or " running " in config.with_suffix(".log").read_text()
-    )
+    said = config.with_suffix(".log").read_text()
+    return '"running"' in said or " running " in said
 
 
 def cpu_of(process: subprocess.Popen[str]) -> float:

@@ -10,7 +10,6 @@ import asyncio
 import json
 import re
 import sys
-import time
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
@@ -73,10 +72,6 @@ def control(account: QuickAccount, target: str, body: bytes) -> Answer:
         told = account.counts
     elif target == "/bench/journal":
         told = [[one.at, one.kind, one.server, one.status] for one in account.journal]
-    elif target == "/bench/downtimes":
-        told = account.downtimes
-    elif target == "/bench/cpu":
-        told = time.process_time()
     elif target == "/bench/finish":
         account.finish(int(body))
     return Answer(status=200, body=json.dumps(told).encode())

@@ -309,7 +309,7 @@ class FileKeys(TypedDict, total=False):
         timedelta,
         _duration("100ms", "1h"),
         _SCHEMA_OF_DURATION,
-        Field(description="How often the progress of rotations is looked at, from when they may be over on."),
+        Field(description="How often a rotation is looked at, once what it waits for may be over."),
     ]
     drain_timeout: Annotated[
         _Timeout, Field(description="How long a stopping daemon lets rotations that hold a server off go on.")

@@ -58,6 +58,8 @@ class Run:
         self._looks = Looks(self)
         self.usual: float | None = None
         """Seconds that the server's snapshots take, as far as is known."""
+        self._has_past = False
+        """That was read."""
         self.has_just_begun_it = False
         """The answer to the request for the snapshot was that it is in progress: there is no need to look."""
         self.tools = tools
@@ -288,11 +290,12 @@ class Run:
         return rotation.step is Step.WAIT and polls.only_waits(rotation.waited, self.usual, timeout=timeout)
 
     async def learn_usual(self) -> None:
-        """How long the server's snapshots take, where it is not known yet."""
-        if self.usual is None:
-            with suppress(LedgerError):
-                earlier = await self.tools.ledger.history(self.server_id, limit=polls.REMEMBERED)
-                self.usual = polls.usual(one.creation.took for one in earlier)
+        """Read once how long the server's snapshots have taken."""
+        if self._has_past:
+            return
+        with suppress(LedgerError):
+            earlier = await self.tools.ledger.history(self.server_id, limit=polls.REMEMBERED)
+            self.usual, self._has_past = polls.usual(one.creation.took for one in earlier), True
 
     async def is_restored_by_hand(self) -> bool:
         """Whether `snaprotd restore` is at work on the server, which may still be shown as active.

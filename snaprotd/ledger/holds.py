@@ -10,7 +10,7 @@ from datetime import date, datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, delete, insert, or_, select
+from sqlalchemy import delete, insert, or_, select
 
 from snaprotd.core.errors import DeletionUnderWay, HeldSince
 from snaprotd.core.holds import FOREVER, RELEASED, Hold, hold_in_words, hold_of, told_by_ledger
@@ -20,7 +20,7 @@ from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import notes, statements
-from snaprotd.ledger.sql.prepared import Prepared, as_list, listed
+from snaprotd.ledger.sql.prepared import Prepared, as_list, listed, of_account
 from snaprotd.ledger.sql.schema import HOLDS, READABLE_WITH_HOLDS
 from snaprotd.ledger.sqlite import Connection
 
@@ -28,7 +28,7 @@ log = structlog.get_logger("snaprotd.ledger")
 
 _READ = select(HOLDS.c.snapshot_id, HOLDS.c.ids, HOLDS.c.name, HOLDS.c.until)
 _C = HOLDS.c
-_OURS = or_(_C.account == "", _C.account == bindparam("its_account"))
+_OURS = of_account(HOLDS)
 _MEANT = or_(_C.server_id.in_(listed("server_ids")), _C.snapshot_id.in_(listed("ids")), _C.name.in_(listed("names")))
 _SAID = Prepared(lambda: _READ.where(_OURS))
 _SAID_OF = Prepared(lambda: _READ.where(_OURS, _MEANT))

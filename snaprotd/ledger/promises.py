@@ -26,12 +26,9 @@ _BODY = TypeAdapter(ServerPower)
 _DAMAGED = tuple(func.typeof(column) != "integer" for column in (POWERS.c.asked, POWERS.c.released))
 _READ = select(*(column for column in POWERS.columns if column.name != "is_followed"))
 _FOLLOWED = Prepared(lambda: _READ.where(or_(POWERS.c.is_followed, POWERS.c.asked > POWERS.c.released, *_DAMAGED)))
-_KEPT = Prepared(lambda: _READ.where(POWERS.c.account == bindparam("account"), POWERS.c.server_id.in_(listed("ids"))))
-_OTHERS = Prepared(
-    lambda: select(POWERS.c.server_id).where(
-        POWERS.c.account == bindparam("account"), POWERS.c.server_id.in_(listed("ids"))
-    )
-)
+_ITS = (POWERS.c.account == bindparam("account"), POWERS.c.server_id.in_(listed("ids")))
+_KEPT = Prepared(lambda: _READ.where(*_ITS))
+_OTHERS = Prepared(lambda: select(POWERS.c.server_id).where(*_ITS))
 
 
 def row_of(kept: ServerPower) -> dict[str, Any]:
@@ -153,7 +150,7 @@ async def put(connection: Connection, record: ServerPower) -> None:
 
 async def held_off_in(connection: Connection, account: str, group: str, *, but: Collection[str]) -> str | None:
     """The label of a server of the group that a start is owed to; None where none is. None of these ids is its."""
-    rows = (await connection.execute(followed())).all()
+    rows = await connection.execute(followed())
     others = [read_power(row) for row in rows if row.account in ("", account) and row.server_id not in but]
     return next((one.label for one in others if one.terms.group == group and one.power.is_owed), None)
 

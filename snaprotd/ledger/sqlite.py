@@ -92,10 +92,6 @@ class Connection:
         """The first value of each row."""
         return [row[0] for row in await self.execute(statement)]
 
-    async def exec_driver_sql(self, text: str) -> Rows:
-        """As `execute`, of SQLite's own words."""
-        return await self.execute(Statement(text))
-
 
 def _carried_out(statements: Sequence[Statement], connection: sqlite3.Connection) -> Rows:
     """In one go, the rows of the last; and nothing of it stays open: what has a statement is not closed."""

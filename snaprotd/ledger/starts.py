@@ -81,8 +81,8 @@ class Starts:
         """The account that the ledger belongs to, as far as it tells."""
         async with self._transaction(writes=False) as connection:
             noted = {row.key: row.value for row in await connection.execute(notes.possession())}
-            rows = (await connection.execute(past.touched())).all()
-            powers = [promises.read_power(row) for row in (await connection.execute(promises.followed())).all()]
+            rows = await connection.execute(past.touched())
+            powers = [promises.read_power(row) for row in await connection.execute(promises.followed())]
         account = noted.get("account") or next((row.account for row in rows if row.account), "")
         email = noted.get("email") or next((one.power.whose for one in powers if one.power.whose), "")
         servers = frozenset(row.server_id for row in rows if row.account in ("", account))
@@ -105,8 +105,8 @@ class Starts:
     async def ids_noted(self) -> list[frozenset[str]]:
         """The ids that are one server's each, as far as was noted, and as they are kept with promises."""
         async with self._transaction(writes=False) as connection:
-            noted = (await connection.execute(notes.ids_noted())).all()
-            powers = [promises.read_power(row) for row in (await connection.execute(promises.followed())).all()]
+            noted = await connection.execute(notes.ids_noted())
+            powers = [promises.read_power(row) for row in await connection.execute(promises.followed())]
         return [*(read_ids(row.value) for row in noted), *(one.ids for one in powers if one.also)]
 
     async def go_by_noted_ids(self) -> None:
@@ -139,7 +139,7 @@ class Starts:
         it is left to whoever takes it up: it may still need the server off.
         """
         async with self._transaction(writes=False) as connection:
-            rows = (await connection.execute(promises.followed())).all()
+            rows = await connection.execute(promises.followed())
             elsewhere = await self._elsewhere(connection, grace)
         # Another account's server is not found in this one: its promise would be given up as if it were gone.
         ours = as_one(promises.read_power(row) for row in rows if self.is_ours(row.account))
@@ -156,7 +156,7 @@ class Starts:
     async def _elsewhere(self, connection: Connection, grace: float = 0.0) -> set[str]:
         """The servers that another process runs a rotation of."""
         living = statements.living(self.account, time.time(), self._lease(), grace=grace)
-        rows = (await connection.execute(living)).all()
+        rows = await connection.execute(living)
         return {row.server_id for row in rows if row.owner != self._owner}
 
     async def held_off_in(self, group: str, *, but: str) -> str | None:
@@ -221,7 +221,7 @@ class Starts:
     async def owed(self) -> list[ServerPower]:
         """The servers that a start is owed to as far as was seen, whoever sees to it."""
         async with self._transaction(writes=False) as connection:
-            rows = (await connection.execute(promises.followed())).all()
+            rows = await connection.execute(promises.followed())
         return [kept for kept in as_one(map(promises.read_power, rows)) if kept.power.is_owed]
 
     async def let_go(self, server_id: str, words: str, *, entry: Entry | None = None) -> ServerPower | None:

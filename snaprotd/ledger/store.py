@@ -308,7 +308,7 @@ class Ledger(History):
         ids = [its_id for one in snapshots if name_read(one.name) is None or not one.is_completed for its_id in one.ids]
         query = statements.naming(self.starts.account, server_ids, slots, ids)
         async with self._transaction(writes=False) as connection:
-            rows = (await connection.execute(query)).all() if snapshots else []
+            rows = await connection.execute(query) if snapshots else []
             lives = alive_until(await self._lives.known(connection, now), now)  # whoever asks is there now
             holds = await self.holds.said_of(connection, server_ids, snapshots)
         return Recollection(traces=statements.traces_in(rows), lives=lives, holds=holds)

@@ -119,11 +119,7 @@ class Inventory:
         """
         if not alone:
             return await self._snapshot_rounds[priority.is_urgent].ask(server_id, priority)
-        began = datetime.now(UTC)
-        seen = self._believed(server_id, await self._snapshots_of(server_id, priority=priority), began)
-        if isinstance(seen, Doubtful):
-            raise seen
-        return seen
+        return await self._read_alone(server_id, priority)
 
     async def server(self, server_id: str, *, priority: Priority = Priority.INVENTORY) -> Server:
         """The server as of now. Raises `NotFound` where the account has none of that id.
@@ -211,13 +207,10 @@ class Inventory:
         began = datetime.now(UTC)
 
         async def look(server_id: str) -> None:
-            seen = await _outcome(self._snapshots_of(server_id, priority=priority))
-            deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
+            deliver(server_id, await _outcome(self._read_alone(server_id, priority)))
 
-        if self._is_cheaper_singly(ids, "snapshots"):
-            await asyncio.gather(*map(look, sorted(ids)))
-            return
-        lists = await self._lists_at_once(priority=priority)
+        is_cheaper_singly = self._is_cheaper_singly(ids, "snapshots")
+        lists = None if is_cheaper_singly else await self._lists_at_once(priority=priority)
         if lists is None:
             await asyncio.gather(*map(look, sorted(ids)))
             return
@@ -247,6 +240,13 @@ class Inventory:
         return len(ids) <= max(self._few, pages)
 
     # -- lists ---------------------------------------------------------------------------------------------------
+
+    async def _read_alone(self, server_id: str, priority: Priority) -> tuple[Snapshot, ...]:
+        began = datetime.now(UTC)
+        seen = self._believed(server_id, await self._snapshots_of(server_id, priority=priority), began)
+        if isinstance(seen, Doubtful):
+            raise seen
+        return seen
 
     async def _snapshots_of(self, server_id: str, *, priority: Priority = Priority.INVENTORY) -> tuple[Snapshot, ...]:
         return tuple(await self._cloud.snapshots(server_id, priority=priority))

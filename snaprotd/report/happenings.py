@@ -20,8 +20,11 @@ from snaprotd.report.rows import BLOCKED
 API = "api"
 """The cause of what failed while the account could not be listed."""
 
-MAY_PASS = {"account_not_listed": timedelta(minutes=10), "ledger_unusable": timedelta(minutes=1)}
-MAY_PASS |= {"clock_differs": timedelta(minutes=10)}
+MAY_PASS = {
+    "account_not_listed": timedelta(minutes=10),
+    "clock_differs": timedelta(minutes=10),
+    "ledger_unusable": timedelta(minutes=1),
+}
 """What is not worth a message until it has lasted for so long."""
 TAKEN_UP_WITHIN = timedelta(minutes=2)
 """A start that is owed after a restart is taken up by then."""

@@ -38,6 +38,7 @@ from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.folder_lock import FolderLock
 from snaprotd.ledger.rows import FORMAT, written_rotation
 from snaprotd.ledger.sql import statements
+from snaprotd.ledger.sql.prepared import Statement
 from snaprotd.ledger.sql.schema import SCHEMA_VERSION
 from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
@@ -911,7 +912,7 @@ async def test_a_server_whose_open_row_cannot_be_read_is_refused_in_one_sentence
 async def test_what_is_committed_is_on_disk(path: Path) -> None:
     async with ledgers(path, "a") as (ours,), ours._transaction() as connection:
         pragmas = {
-            name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
+            name: (await connection.execute(Statement(f"PRAGMA {name}"))).scalar()
             for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
         }
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 10_000, "foreign_keys": 1}

@@ -9,7 +9,7 @@ import pytest
 from tests.support.fleet import Fleet, Night, live_through
 
 MARGIN = 1.05
-"""Over what was measured when a bound was set: sets of ids have another order in each process."""
+"""Over what was measured when a bound was set."""
 
 
 def assert_all_is_well(night: Night) -> None:

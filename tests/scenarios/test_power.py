@@ -24,6 +24,7 @@ from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.sql.prepared import Statement
 from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Reply, Request, World
@@ -541,11 +542,11 @@ class LedgerOnABadDisk(Ledger):
         async with super()._transaction(**how) as connection:
             try:
                 for pragma in BAD_DISKS.get(self.disk, ()):
-                    await connection.exec_driver_sql(pragma)
+                    await connection.execute(Statement(pragma))
                 yield connection
             finally:
                 for pragma in ("PRAGMA query_only = 0", f"PRAGMA max_page_count = {1 << 30}"):
-                    await connection.exec_driver_sql(pragma)
+                    await connection.execute(Statement(pragma))
 
 
 class BadNight(Night):

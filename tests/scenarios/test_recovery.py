@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from snaprotd.core.words import printable
+from snaprotd.ledger.sql.prepared import Statement
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import BusyWorld, Line, Watched, a_world, configure, daemon_on, entry, kill, logged, power
@@ -244,7 +245,7 @@ class ImpatientLedger(Ledger):
     async def open(cls, path: Path, **options: Any) -> Ledger:
         ledger = await super().open(path, **options)
         async with ledger._transaction() as connection:
-            await connection.exec_driver_sql("PRAGMA busy_timeout = 5")
+            await connection.execute(Statement("PRAGMA busy_timeout = 5"))
         return ledger
 
 

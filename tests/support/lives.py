@@ -31,6 +31,7 @@ from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.engine.tools import Drain, Tools
 from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.sql.prepared import Statement
 from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory
@@ -99,7 +100,7 @@ class MortalLedger(Ledger):
         """Rows changed so far, as far as that matters."""
         if not self.is_disk_full:
             return 0
-        return int((await connection.exec_driver_sql("SELECT total_changes()")).scalar())
+        return int((await connection.execute(Statement("SELECT total_changes()"))).scalar())
 
 
 class GatedTransport(WorldTransport):

@@ -68,7 +68,7 @@ class Desk:
         """None where nobody was told of anything yet, or it cannot be understood, which is told."""
         async with self._transaction(writes=False) as connection:
             written = await connection.scalar(select(META.c.value).where(META.c.key == TOLD))
-            rows = (await connection.execute(select(LETTERS).order_by(LETTERS.c.since))).all()
+            rows = await connection.execute(select(LETTERS).order_by(LETTERS.c.since))
         found = _read(written)
         if found is None:
             return None

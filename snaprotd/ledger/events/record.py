@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, bindparam, delete, func, or_, select
+from sqlalchemy import Select, bindparam, delete, func, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.core.words import printable
 from snaprotd.ledger.sql import statements
-from snaprotd.ledger.sql.prepared import Prepared
+from snaprotd.ledger.sql.prepared import Prepared, of_account
 from snaprotd.ledger.sql.schema import EVENTS
 from snaprotd.ledger.sqlite import Connection
 from snaprotd.logs import redactor
@@ -29,7 +29,7 @@ LONGEST = 2000
 """Letters of a text."""
 
 _LAST = Prepared(lambda: select(func.max(EVENTS.c.id)))
-_OURS = or_(EVENTS.c.account == "", EVENTS.c.account == bindparam("its_account"))
+_OURS = of_account(EVENTS)
 _AFTER = Prepared(
     lambda: select(EVENTS).where(_OURS, EVENTS.c.id > bindparam("after")).order_by(EVENTS.c.id).limit(bindparam("most"))
 )
@@ -78,7 +78,7 @@ class Events:
         """
         query = _AFTER(its_account=self._account(), after=id_, most=limit)
         async with self._transaction(writes=False) as connection:
-            rows = (await connection.execute(query)).all()
+            rows = await connection.execute(query)
             last = rows[-1].id if rows else await connection.scalar(_LAST())
         return _entries(rows), int(last or 0)
 

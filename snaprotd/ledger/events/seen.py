@@ -53,7 +53,7 @@ class Seen:
         """By the server's id."""
         query = select(SEEN.c.server_id, SEEN.c.snapshots).where(SEEN.c.account == self._account())
         async with self._transaction(writes=False) as connection:
-            rows = (await connection.execute(query)).all()
+            rows = await connection.execute(query)
         return {str(row.server_id): _read(row.snapshots) for row in rows}
 
     async def of(self, server_id: str) -> tuple[Sighting, ...]:

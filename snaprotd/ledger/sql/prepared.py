@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -60,6 +60,11 @@ def listed(name: str) -> Any:
     return select(func.json_each(bindparam(name)).table_valued("value").c.value)
 
 
+def of_account(table: Any) -> Any:
+    """The rows of the account that is given as `its_account`, and those that were written for none."""
+    return or_(table.c.account == "", table.c.account == bindparam("its_account"))
+
+
 def as_list(values: Collection[str]) -> str:
     """For a parameter of `listed`. However many they are, the statement's text is the same."""
     return json.dumps(list(values))
@@ -67,9 +72,6 @@ def as_list(values: Collection[str]) -> str:
 
 class Rows(list[Any]):
     """What a statement has answered: a named tuple for each row."""
-
-    def all(self) -> list[Any]:
-        return self
 
     def first(self) -> Any:
         """The first row; None where there is none."""

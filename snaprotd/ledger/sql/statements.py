@@ -25,7 +25,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from snaprotd.core.creation import Trace
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger.rows import FORMAT, needs_of, read_trace, written_rotation
-from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list, listed
+from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list, listed, of_account
 from snaprotd.ledger.sql.schema import POWERS, ROTATIONS
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -39,7 +39,7 @@ AT_ONCE = 100
 _T = TypeVar("_T")
 
 
-OURS = or_(ROTATIONS.c.account == "", ROTATIONS.c.account == bindparam("its_account"))
+OURS = of_account(ROTATIONS)
 """Of the account's servers: another one's may have the same ids. What was written for no account is this one's."""
 
 ITS_SERVER = ROTATIONS.c.server_id.in_(listed("server_ids"))

@@ -53,9 +53,8 @@ class OneServer:
                 missing = missing or error
                 continue
             if self._identities.is_contrary(server.ids):
-                await self._read_servers(
-                    priority=priority
-                )  # which tells whether the one that had the id is there still
+                # Which tells whether the one that had the id is there still.
+                await self._read_servers(priority=priority)
                 self._demand_its_own(server_id)
             self._identities.learn(server.ids)
             server = self._identities.certain(server)
