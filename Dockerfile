@@ -1,9 +1,9 @@
 # The image of snaprotd. How to build it, run it and look after it: deploy/container/README.md.
 
-# The only base. The tag takes in the fixes of Python and Debian with each build. For the same bytes every time pin the
-# digest too, which `docker buildx imagetools inspect python:3.13-slim-bookworm` shows:
-#   FROM docker.io/library/python:3.13-slim-bookworm@sha256:... AS base
-FROM docker.io/library/python:3.13-slim-bookworm AS base
+# The only base: Python 3.13.16, by its digest, so that it is the same bytes with each build. It has the fixes of Python
+# and Debian up to October 2026; for later ones put here what `docker buildx imagetools inspect python:3.13-slim-bookworm`
+# shows (the digest of the index, which is for each architecture), or leave out what follows the tag.
+FROM docker.io/library/python:3.13-slim-bookworm@sha256:a1165e272e578941b84abc79e4ab38a0305cd12803a5c4247979ac7655f4d641 AS base
 
 
 # What is installed is made here; of this stage only /opt/snaprotd is kept.

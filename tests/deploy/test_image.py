@@ -120,7 +120,7 @@ def _bases(text: str) -> list[str]:
 
 
 def _base_is_pinned(text: str) -> bool:
-    tag = r"[\w.-]+(/[\w.-]+)*:(?!latest\b)[\w.-]+(@sha256:[0-9a-f]{64})?"
+    tag = r"[\w.-]+(/[\w.-]+)*:(?!latest\b)[\w.-]+@sha256:[0-9a-f]{64}"
     return len(_bases(text)) == 1 and all(re.fullmatch(tag, base) for base in _bases(text))
 
 
@@ -150,7 +150,7 @@ def _is_left_to_root(text: str) -> bool:
 
 
 RULES: Mapping[str, Callable[[str], bool]] = {
-    "one base, pinned by its tag": _base_is_pinned,
+    "one base, pinned by its digest": _base_is_pinned,
     "what builds is not what is kept": lambda text: (
         len(stages(text)) > 1
         and all(any(option.startswith("--from=") for option in one.options) for one in of("COPY", text))
@@ -189,9 +189,10 @@ def test_the_image_keeps_to_every_rule() -> None:
 (BASE,) = _bases(DOCKERFILE)
 
 BREACHES: list[tuple[str, str, str]] = [
-    ("one base, pinned by its tag", f"FROM {BASE} AS base", "FROM python AS base"),
-    ("one base, pinned by its tag", f"FROM {BASE} AS base", "FROM python:latest AS base"),
-    ("one base, pinned by its tag", "FROM base AS build", "FROM python:3.13 AS build"),
+    ("one base, pinned by its digest", f"FROM {BASE} AS base", "FROM python AS base"),
+    ("one base, pinned by its digest", f"FROM {BASE} AS base", "FROM python:latest AS base"),
+    ("one base, pinned by its digest", f"FROM {BASE} AS base", f"FROM {BASE.partition('@')[0]} AS base"),
+    ("one base, pinned by its digest", "FROM base AS build", "FROM python:3.13 AS build"),
     ("what builds is not what is kept", "COPY --from=build /opt/snaprotd /opt/snaprotd", "COPY . /opt/snaprotd"),
     ("no user by name, and not root", "USER 65532:65532", "USER 0:0"),
     ("no user by name, and not root", "USER 65532:65532", "USER 65532"),
