@@ -39,6 +39,9 @@ PROBES_WAIT = 5.0
 NO_LATER_THAN = 2.0
 """Seconds by which a flood may delay a start."""
 
+A_BUSY_MACHINE = 60.0
+"""Seconds in which whatever is only prepared is ready for certain."""
+
 
 @asynccontextmanager
 async def visitors(port: int, *kinds: str) -> AsyncIterator[None]:
@@ -48,7 +51,7 @@ async def visitors(port: int, *kinds: str) -> AsyncIterator[None]:
     )
     assert flood.stdout is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(A_BUSY_MACHINE):
             assert await flood.stdout.readline() == b"flooding\n"
         yield
     finally:
@@ -86,7 +89,7 @@ async def holding_a_server_off(folder: Path, port: int) -> AsyncIterator[tuple[W
         web.holds = [hold := Hold(number=1, fits=lambda what: what == "create")]
         arguments = ("run", "--config", str(config))
         async with running(*arguments, output=folder / "log", program=("-c", OF_FEW_FILES)) as life:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(A_BUSY_MACHINE):
                 await hold.struck.wait()
             yield world, hold, life
 
