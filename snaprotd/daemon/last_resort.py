@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,8 +201,8 @@ async def _extend(systemd: ServiceNotifier) -> None:
 class _Starting:
     """The view of a daemon that has not begun: it is alive, and not ready."""
 
-    def exposition(self) -> bytes:
-        return b""
+    def exposition(self) -> Iterator[bytes]:
+        return iter(())
 
     def ailments(self) -> Sequence[str]:
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,7 +123,7 @@ class DaemonView:
 
     # -- what the probes ask -----------------------------------------------------------------------------------
 
-    def exposition(self) -> bytes:
+    def exposition(self) -> Iterator[bytes]:
         return self._metrics.exposition()
 
     def ailments(self) -> Sequence[str]:

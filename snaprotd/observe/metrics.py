@@ -1,4 +1,4 @@
-"""The metrics of the whole daemon, and how what happens moves them. Those of one server are the collector's."""
+"""The metrics of the whole daemon, and how what happens moves them. Those of one server are `series`'."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from snaprotd import logs
 from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.engine.board import Board
-from snaprotd.observe.collector import ServerCollector
+from snaprotd.observe.collector import BoardCollector
+from snaprotd.observe.series import ServerSeries
 from snaprotd.senders import Outcome
 
 SECONDS = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400)
@@ -208,9 +209,12 @@ class Metrics:
         self.requests = RequestMetrics(self.registry)
         self.notifications = NotificationMetrics(self.registry)
         self.registry.register(LogMetrics())
-        self.registry.register(ServerCollector(board))
+        self.registry.register(BoardCollector(board))
+        self._servers = ServerSeries(board)
         ProcessCollector(registry=self.registry)
 
-    def exposition(self) -> bytes:
-        """The text that Prometheus scrapes."""
-        return generate_latest(self.registry)
+    def exposition(self) -> Iterator[bytes]:
+        """The text that Prometheus scrapes, in pieces: between two of them others may have their turn."""
+        yield generate_latest(self.registry)
+        for piece in self._servers.pieces():
+            yield piece.encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -22,8 +22,8 @@ from snaprotd.web import pages
 class View(Protocol):
     """What the pages need to know of the daemon."""
 
-    def exposition(self) -> bytes:
-        """The metrics, in Prometheus' text format."""
+    def exposition(self) -> Iterator[bytes]:
+        """The metrics, in Prometheus' text format: pieces, after each of which others may have their turn."""
 
     def ailments(self) -> Sequence[str]:
         """What keeps the daemon from doing its job at all, in words; empty if it is healthy."""
@@ -115,6 +115,8 @@ class _Site:
 
     def __init__(self, view: View) -> None:
         self._view = view
+        self._writing = asyncio.Lock()
+        self._text = b""
         self._exposition: dict[bool, Response] = {}
         """As it was written last, compressed and not."""
         self._exposition_until = 0.0
@@ -161,22 +163,36 @@ class _Site:
         return _Json(told, headers=GUARDED)
 
     async def metrics(self, request: Request) -> Response:
-        """Written on the loop, of which it takes `SHARE` at the most, however many ask for it."""
+        """Written on the loop, in pieces, of which it takes `SHARE` at the most, however many ask for it."""
         began, wanted = asyncio.get_running_loop().time(), _takes_gzip(request)
-        if began >= self._exposition_until:
-            self._exposition = {}
-        if wanted not in self._exposition:
-            response = Response(self._view.exposition(), media_type=CONTENT_TYPE_LATEST)
-            self._exposition[wanted] = _packed(response, wanted)
-            took = asyncio.get_running_loop().time() - began
-            self._exposition_until = began + took / SHARE
-        return self._exposition[wanted]
+        async with self._writing:
+            if began >= self._exposition_until:
+                self._text, took = await _joined(self._view.exposition())
+                self._exposition, self._exposition_until = {}, began + took / SHARE
+            if wanted not in self._exposition:
+                response = Response(self._text, media_type=CONTENT_TYPE_LATEST)
+                self._exposition[wanted] = await asyncio.to_thread(_packed, response, wanted)
+            return self._exposition[wanted]
 
     async def healthz(self, _: Request) -> Response:
         return _verdict(self._view.ailments())
 
     async def readyz(self, _: Request) -> Response:
         return _verdict(self._view.unready(), self._view.remarks())
+
+
+async def _joined(pieces: Iterator[bytes]) -> tuple[bytes, float]:
+    """The whole, made one piece at a time, and the seconds of the loop that this took."""
+    time, took = asyncio.get_running_loop().time, 0.0
+    made: list[bytes] = []
+    while True:
+        began = time()
+        piece = next(pieces, None)
+        took += time() - began
+        if piece is None:
+            return b"".join(made), took
+        made.append(piece)
+        await asyncio.sleep(0)
 
 
 def _is_near(request: Request) -> bool:

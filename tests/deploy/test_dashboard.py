@@ -72,7 +72,7 @@ async def _a_busy_night(folder: Path) -> str:
     servers = f'[{{id: {server_id}, name: web, schedule: "@hourly", stop_first: true, keep: 1, retry: {{times: 0}}}}]'
     async with daemon_on(write_config(folder, servers), world) as watched:
         await asyncio.sleep(3 * 3600)
-        return watched.daemon.view.exposition().decode()
+        return b"".join(watched.daemon.view.exposition()).decode()
 
 
 @pytest.fixture(scope="module")

@@ -504,7 +504,7 @@ async def test_a_token_of_a_file_is_in_no_byte_either_and_neither_is_the_next_on
         file.write_text(f"{OTHER}\n")
         misfortune.known = OTHER
         await asyncio.sleep(600)  # the transport breaks once more meanwhile
-        page = daemon.view.exposition()
+        page = b"".join(daemon.view.exposition())
     said = refused + everything_said(capfdbinary)
     assert b"answered 401" in refused
     assert world.now() - world.created[-1].made_at < timedelta(minutes=5)

@@ -101,7 +101,7 @@ class Exposition:
 
     def __init__(self, watched: Watched) -> None:
         self.at = datetime.now(UTC)
-        self.text = watched.daemon.view.exposition().decode()
+        self.text = b"".join(watched.daemon.view.exposition()).decode()
         self.families = dict(_named(self.text))
 
     def value(self, name: str, labels: Labels | None = None) -> float | None:
@@ -832,6 +832,6 @@ def test_how_much_is_held_and_until_when_the_last_of_it(
 ) -> None:
     board = Board()
     board.servers["web"] = ServerFacts("1", holdings=Holdings(counts={}, holds=holds))
-    families = dict(_named(Metrics(board).exposition().decode()))
+    families = dict(_named(b"".join(Metrics(board).exposition()).decode()))
     found = {name: [one.value for one in families[f"snaprotd_{name}"].samples] for name in NAMES_OF_HOLDS}
     assert found == {"held": [number], "hold_until_timestamp_seconds": [] if until is None else [until]}

@@ -909,7 +909,7 @@ def is_shown(watched: daemons.Watched, log: io.StringIO, folder: Path) -> list[s
     """Where one of the tokens is to be seen."""
     places = {
         "log": log.getvalue(),
-        "metrics": watched.daemon.view.exposition().decode(),
+        "metrics": b"".join(watched.daemon.view.exposition()).decode(),
         "records": repr(watched.ended),
         "configuration": repr(watched.daemon.view.config),
         "remarks": "".join(watched.daemon.view.remarks()),

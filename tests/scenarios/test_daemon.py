@@ -553,7 +553,7 @@ async def test_what_the_list_says_is_absent_before_the_first_list_right_after_it
         assert not watched.daemon.view.unready()
         config(tmp_path, both[1])
         await asyncio.sleep(5)
-        assert "s12345" not in watched.daemon.view.exposition().decode()
+        assert "s12345" not in b"".join(watched.daemon.view.exposition()).decode()
 
 
 async def test_after_a_restart_the_last_success_is_known_at_once(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def entry(name: str, *keys: str, server_id: str = "12345", schedule: str = "10 3
 
 def about(watched: Watched, server: str) -> Series:
     """All that is shown of the server with this label."""
-    families = text_string_to_metric_families(watched.daemon.view.exposition().decode())
+    families = text_string_to_metric_families(b"".join(watched.daemon.view.exposition()).decode())
     return {
         (sample.name, tuple(sorted((key, value) for key, value in sample.labels.items() if key != "server"))): (
             sample.value

@@ -124,7 +124,7 @@ class Watched:
 
     def series(self, name: str) -> dict[tuple[str, ...], float]:
         """The values of one metric by the values of their labels, the server first."""
-        told = self.daemon.view.exposition().decode().splitlines()
+        told = b"".join(self.daemon.view.exposition()).decode().splitlines()
         lines = [line for line in told if line.startswith((f"{name}{{", f"{name} "))]  # to read all takes far longer
         families = text_string_to_metric_families("".join(f"{line}\n" for line in lines))
         samples = [sample for family in families for sample in family.samples]

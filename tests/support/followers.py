@@ -22,7 +22,7 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import Rotations
 from snaprotd.engine.tools import Tools
-from snaprotd.observe.collector import ServerCollector
+from snaprotd.observe.series import ServerSeries
 from snaprotd.simulator import Reply, Request
 from tests.support.harms import delete_ledger
 
@@ -72,10 +72,7 @@ class Process:
     @property
     def says_that_all_is_well(self) -> bool:
         """Neither a metric nor an error tells of a server that is off because of us."""
-        (family,) = [
-            one for one in ServerCollector(self.board).collect() if one.name == "snaprotd_server_stopped_by_us"
-        ]
-        return not self.error and not any(sample.value for sample in family.samples)
+        return not self.error and " 1.0" not in ServerSeries(self.board).stopped()
 
     # -- how it may end ----------------------------------------------------------------------------------------
 

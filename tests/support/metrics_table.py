@@ -1,4 +1,4 @@
-"""The table of docs/metrics.md, made from the registry of a daemon that looks after one server and knows all of it."""
+"""The table of docs/metrics.md, made from what a daemon tells that looks after one server and knows all of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime
 
 from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from snaprotd.engine.board import Board, Holdings, ServerFacts
 from snaprotd.observe.metrics import Metrics
@@ -40,7 +41,9 @@ def filled() -> Metrics:
 
 
 def families() -> list[Metric]:
-    return list(filled().registry.collect())
+    """As whoever scrapes it reads it."""
+    told = text_string_to_metric_families(b"".join(filled().exposition()).decode())
+    return [family for family in told if not family.name.endswith("_created")]
 
 
 def name_of(family: Metric) -> str:
@@ -61,7 +64,8 @@ def _row(family: Metric) -> str:
 
 def labels_of(family: Metric) -> list[str]:
     """The labels, each with its values where there are several for one server."""
-    names = dict.fromkeys(name for sample in family.samples for name in sample.labels if name != "le")
+    found = dict.fromkeys(name for sample in family.samples for name in sample.labels if name != "le")
+    names = sorted(found, key=lambda name: name != "server")
     return [_label(name, (sample.labels.get(name, "") for sample in family.samples)) for name in names]
 
 

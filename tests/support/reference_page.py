@@ -1,7 +1,7 @@
 """The tables in docs/ that are made from something else: `make docs` writes them.
 
 In configuration.md they come from the schema of the configuration, in runbook.md from the table of problems, in
-metrics.md from the registry.
+metrics.md from what is scraped.
 """
 
 from __future__ import annotations

@@ -1,0 +1,241 @@
+"""The series of each server, as text that is written anew only where what is known of the server has changed.
+
+Of ten thousand servers a scrape has three hundred thousand samples: an object for each would cost seconds. A server
+that is removed takes all of its series with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from itertools import islice
+
+from prometheus_client.utils import floatToGoString
+
+from snaprotd.core.holds import end_of
+from snaprotd.core.model import Owner, SnapshotState
+from snaprotd.core.rotation import Result
+from snaprotd.engine.board import Board, Holdings, ServerFacts
+
+MEGABYTE = 1024 * 1024
+"""The provider's `size_mb` in bytes. Whether it means 10^6 or 2^20 is not documented."""
+
+SKIPPED = ("in_flight", "paused", "window", "group")
+"""Why a slot was not run."""
+
+AT_ONCE = 100
+"""Servers whose text is written in one go, in a few milliseconds."""
+
+Sample = tuple[tuple[str, ...], float]
+"""The values of the labels beside `server`, and the sample's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Samples of one name, some for each server. None or no sample is absent, rather than 0."""
+
+    name: str
+    help: str
+    of: Callable[[ServerFacts], Iterable[Sample]]
+    labels: tuple[str, ...] = ()
+    """Beside `server`."""
+
+    @property
+    def head(self) -> str:
+        kind = "counter" if self.name.endswith("_total") else "gauge"
+        return f"# HELP {self.name} {self.help}\n# TYPE {self.name} {kind}\n"
+
+    def written(self, label: str, facts: ServerFacts) -> str:
+        """Its lines of one server, which has this label, escaped already."""
+        lines = []
+        for values, value in self.of(facts):
+            before, after = _around(self.name, self.labels, values)
+            lines.append(f"{before}{label}{after}{floatToGoString(value)}\n")  # type: ignore[no-untyped-call]
+        return "".join(lines)
+
+
+@lru_cache(maxsize=1000)
+def _around(name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> tuple[str, str]:
+    """What stands before and after the server's label. Labels are in the order of their names."""
+    known = dict(zip(labels, values, strict=True))
+    written = {one: f'{one}="{escaped(value)}"' for one, value in known.items()} | {"server": 'server="\0"'}
+    before, _, after = ",".join(written[one] for one in sorted(written)).partition("\0")
+    return f"{name}{{{before}", f"{after}}} "
+
+
+def escaped(value: str) -> str:
+    """As a label's value is written in Prometheus' text format."""
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _one(value: float | None) -> Iterable[Sample]:
+    return () if value is None else (((), value),)
+
+
+def _time(name: str, text: str, of: Callable[[ServerFacts], datetime | None]) -> Series:
+    def samples(facts: ServerFacts) -> Iterable[Sample]:
+        instant = of(facts)
+        return _one(None if instant is None else instant.timestamp())
+
+    return Series(name=name, help=text, of=samples)
+
+
+def _held(name: str, text: str, of: Callable[[Holdings], Iterable[Sample]], labels: tuple[str, ...] = ()) -> Series:
+    """Of what the provider's list says: absent before there was one."""
+    return Series(
+        name=name, help=text, labels=labels, of=lambda facts: () if facts.holdings is None else of(facts.holdings)
+    )
+
+
+def _size(holdings: Holdings) -> float | None:
+    return None if holdings.newest_size_mb is None else holdings.newest_size_mb * MEGABYTE
+
+
+SERIES = (
+    Series(
+        name="snaprotd_server_info",
+        help="Ties our label to the account.",
+        labels=("server_id", "server_name"),
+        of=lambda facts: [((facts.server_id, facts.server_name), 1)],
+    ),
+    Series(
+        name="snaprotd_server_missing",
+        help="1 if the account has no such server.",
+        of=lambda facts: _one(facts.missing),
+    ),
+    _time("snaprotd_next_run_timestamp_seconds", "When the next rotation is due.", lambda facts: facts.next_run),
+    Series(
+        name="snaprotd_expected_interval_seconds",
+        help="The longest time between two slots of the schedule.",
+        of=lambda facts: _one(facts.expected_interval),
+    ),
+    _time(
+        "snaprotd_last_attempt_timestamp_seconds",
+        "When the last rotation began.",
+        lambda facts: facts.last_attempt,
+    ),
+    _time(
+        "snaprotd_last_success_timestamp_seconds",
+        "When the last successful rotation ended.",
+        lambda facts: facts.last_success,
+    ),
+    _time(
+        "snaprotd_last_failure_timestamp_seconds",
+        "When the last rotation that failed ended.",
+        lambda facts: facts.last_failure,
+    ),
+    Series(
+        name="snaprotd_rotations_total",
+        help="Rotations ended.",
+        labels=("result",),
+        of=lambda facts: [((one,), facts.rotations.get(one, 0)) for one in Result],
+    ),
+    Series(
+        name="snaprotd_rotations_skipped_total",
+        help="Slots that came and were not run.",
+        labels=("reason",),
+        of=lambda facts: [((one,), facts.skipped.get(one, 0)) for one in SKIPPED],
+    ),
+    Series(
+        name="snaprotd_missed_slots_total",
+        help="Slots that passed while no daemon ran.",
+        labels=("action",),
+        of=lambda facts: [((one,), facts.missed.get(one, 0)) for one in ("ran_late", "skipped")],
+    ),
+    Series(
+        name="snaprotd_server_start_failures_total",
+        help="Start requests that did not bring the server up.",
+        of=lambda facts: _one(facts.start_failures),
+    ),
+    _held(
+        "snaprotd_snapshots",
+        "Snapshots the server holds.",
+        lambda one: [((owner, state), one.counts.get((owner, state), 0)) for owner in Owner for state in SnapshotState],
+        ("owner", "state"),
+    ),
+    _time(
+        "snaprotd_newest_completed_timestamp_seconds",
+        "When our newest completed snapshot was made.",
+        lambda facts: None if facts.holdings is None else facts.holdings.newest_completed,
+    ),
+    _held(
+        "snaprotd_newest_completed_size_bytes",
+        "Size of our newest completed snapshot.",
+        lambda one: _one(_size(one)),
+    ),
+    _held(
+        "snaprotd_blocked",
+        "1 if the server is full and nothing on it may be deleted.",
+        lambda one: _one(one.blocked),
+    ),
+    _held(
+        "snaprotd_prune_pending",
+        "Snapshots that retention no longer keeps and that are still there.",
+        lambda one: _one(one.prune_pending),
+    ),
+    _held(
+        "snaprotd_held",
+        "Snapshots that are held: no rotation deletes them before their day is over.",
+        lambda one: _one(len(one.holds)),
+    ),
+    _held(
+        "snaprotd_hold_until_timestamp_seconds",
+        "When the last of the holds ends; +Inf for one for ever.",
+        lambda one: _one(end_of(max(one.holds)) if one.holds else None),
+    ),
+)
+
+Known = list[object]
+
+
+def _known(facts: ServerFacts) -> Known:
+    """All that was known of it: what counts is a dictionary that goes on being changed."""
+    return [dict(one) if isinstance(one, dict) else one for one in vars(facts).values()]
+
+
+class ServerSeries:
+    """The series of the board's servers, kept as text."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._kept: dict[str, tuple[Known, tuple[str, ...]]] = {}
+        """By label: what was known when it was written, and the lines of each of `SERIES`."""
+
+    def pieces(self) -> Iterator[str]:
+        """The text, in pieces of which each takes some milliseconds: between two of them others may have their turn."""
+        servers = iter(list(self._board.servers.items()))
+        kept: dict[str, tuple[Known, tuple[str, ...]]] = {}
+        while some := list(islice(servers, AT_ONCE)):
+            kept |= {label: self._written(label, facts) for label, facts in some}
+            yield ""
+        self._kept = kept
+        for number, one in enumerate(SERIES):
+            yield one.head + "".join([texts[number] for _, texts in kept.values()])
+        yield self.stopped()
+
+    def _written(self, label: str, facts: ServerFacts) -> tuple[Known, tuple[str, ...]]:
+        known = _known(facts)
+        before = self._kept.get(label)
+        if before is not None and before[0] == known:
+            return before
+        its = escaped(label)
+        return known, tuple([one.written(its, facts) for one in SERIES])
+
+    def stopped(self) -> str:
+        """Which servers are off because of us.
+
+        A server that left the configuration while it was off stays visible until it is on again: under the label
+        that it had, or under its id where that is another server's now.
+        """
+        name, text = "snaprotd_server_stopped_by_us", "1 while we hold the server off, or owe it a start, as seen."
+        servers = self._board.servers
+        labels = {facts.server_id: label for label, facts in servers.items()}
+        held = {
+            labels.get(server_id, server_id if label in servers else label): 1.0
+            for server_id, label in self._board.held_off
+        }
+        values = dict.fromkeys(servers, 0.0) | held
+        lines = [f'{name}{{server="{escaped(label)}"}} {value}\n' for label, value in values.items()]
+        return f"# HELP {name} {text}\n# TYPE {name} gauge\n" + "".join(lines)

@@ -1,0 +1,158 @@
+"""The series of each server are kept as text: what has changed is told at the next scrape, nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from snaprotd.core.model import Owner, SnapshotState
+from snaprotd.core.rotation import Result
+from snaprotd.engine.board import Board, Holdings, ServerFacts
+from snaprotd.observe.series import AT_ONCE, SERIES, Series, ServerSeries
+
+THEN = datetime(2026, 5, 1, 3, 0, tzinfo=UTC)
+
+Change = Callable[[ServerFacts], object]
+
+
+def _holding(**known: object) -> Change:
+    def change(facts: ServerFacts) -> None:
+        facts.holdings = Holdings(**({"counts": {}} | known))  # type: ignore[arg-type]
+
+    return change
+
+
+def _set(name: str, value: object) -> Change:
+    return lambda facts: setattr(facts, name, value)
+
+
+def _count(name: str, key: str) -> Change:
+    def change(facts: ServerFacts) -> None:
+        getattr(facts, name)[key] += 1
+
+    return change
+
+
+CHANGES: dict[str, tuple[Change, str, float]] = {
+    "server_name": (_set("server_name", "web"), 'snaprotd_server_info{server="a",server_id="1",server_name="web"}', 1),
+    "missing": (_set("missing", True), 'snaprotd_server_missing{server="a"}', 1),
+    "next_run": (_set("next_run", THEN), 'snaprotd_next_run_timestamp_seconds{server="a"}', THEN.timestamp()),
+    "interval": (_set("expected_interval", 60.0), 'snaprotd_expected_interval_seconds{server="a"}', 60),
+    "attempt": (_set("last_attempt", THEN), 'snaprotd_last_attempt_timestamp_seconds{server="a"}', THEN.timestamp()),
+    "success": (_set("last_success", THEN), 'snaprotd_last_success_timestamp_seconds{server="a"}', THEN.timestamp()),
+    "failure": (_set("last_failure", THEN), 'snaprotd_last_failure_timestamp_seconds{server="a"}', THEN.timestamp()),
+    "rotations": (_count("rotations", Result.FAILURE), 'snaprotd_rotations_total{result="failure",server="a"}', 1),
+    "skipped": (_count("skipped", "window"), 'snaprotd_rotations_skipped_total{reason="window",server="a"}', 1),
+    "missed": (_count("missed", "ran_late"), 'snaprotd_missed_slots_total{action="ran_late",server="a"}', 1),
+    "start_failures": (_set("start_failures", 3), 'snaprotd_server_start_failures_total{server="a"}', 3),
+    "counts": (
+        _holding(counts={(Owner.FOREIGN, SnapshotState.FAILED): 2}),
+        'snaprotd_snapshots{owner="foreign",server="a",state="failed"}',
+        2,
+    ),
+    "newest": (
+        _holding(newest_completed=THEN),
+        'snaprotd_newest_completed_timestamp_seconds{server="a"}',
+        THEN.timestamp(),
+    ),
+    "size": (_holding(newest_size_mb=2), 'snaprotd_newest_completed_size_bytes{server="a"}', 2 * 1024 * 1024),
+    "blocked": (_holding(blocked=True), 'snaprotd_blocked{server="a"}', 1),
+    "pending": (_holding(prune_pending=2), 'snaprotd_prune_pending{server="a"}', 2),
+    "held": (_holding(holds=(date(2026, 6, 1),)), 'snaprotd_held{server="a"}', 1),
+    "until": (
+        _holding(holds=(date.max,)),
+        'snaprotd_hold_until_timestamp_seconds{server="a"}',
+        float("inf"),
+    ),
+}
+
+
+def board_of(*labels: str) -> Board:
+    board = Board()
+    board.show_only({str(number): label for number, label in enumerate(labels, 1)})
+    return board
+
+
+def written(series: ServerSeries) -> dict[str, float]:
+    """Each sample, by its name and labels as they are written."""
+    found = {}
+    for family in text_string_to_metric_families("".join(series.pieces())):
+        for sample in family.samples:
+            labels = ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}"] = sample.value
+    return found
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_has_changed_is_told_at_the_next_scrape(what: str) -> None:
+    change, sample, value = CHANGES[what]
+    board = board_of("a", "b")
+    series = ServerSeries(board)
+    before = written(series)
+    assert before.get(sample) != value
+    change(board.servers["a"])
+    after = written(series)
+    assert after[sample] == value
+    of_the_other = [name for name in before if 'server="b"' in name]
+    assert of_the_other
+    assert [after[name] for name in of_the_other] == [before[name] for name in of_the_other]
+
+
+def test_every_series_is_changed_by_one_of_these() -> None:
+    assert {sample.partition("{")[0] for _, sample, _ in CHANGES.values()} == {one.name for one in SERIES}
+
+
+def test_what_has_not_changed_is_not_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = board_of("a", "b")
+    board.servers["a"].rotations[Result.SUCCESS] += 1
+    series = ServerSeries(board)
+    written(series)
+    anew: list[str] = []
+    write = Series.written
+
+    def noted(self: Series, label: str, facts: ServerFacts) -> str:
+        anew.append(label)
+        return write(self, label, facts)
+
+    monkeypatch.setattr(Series, "written", noted)
+    written(series)
+    assert anew == []
+    board.servers["b"].missed["skipped"] += 1
+    written(series)
+    assert set(anew) == {"b"}
+
+
+def test_a_server_that_is_removed_takes_its_series_with_it() -> None:
+    board = board_of("a", "b")
+    series = ServerSeries(board)
+    written(series)
+    board.show_only({"1": "a"})
+    assert not [name for name in written(series) if 'server="b"' in name]
+
+
+def test_another_server_under_the_same_label_has_its_own_series() -> None:
+    board = board_of("a")
+    board.servers["a"].server_name = "old"
+    series = ServerSeries(board)
+    written(series)
+    board.show_only({"7": "a"})
+    assert 'snaprotd_server_info{server="a",server_id="7",server_name=""}' in written(series)
+
+
+async def test_others_have_their_turn_while_the_series_of_a_fleet_are_written() -> None:
+    board = board_of(*(f"web-{number}" for number in range(10 * AT_ONCE)))
+    assert len(list(ServerSeries(board).pieces())) >= 10 + len(SERIES)
+
+
+async def test_servers_may_come_and_go_between_two_pieces() -> None:
+    board = board_of(*(f"web-{number}" for number in range(3 * AT_ONCE)))
+    pieces, made = ServerSeries(board).pieces(), []
+    for number, piece in enumerate(pieces):
+        made.append(piece)
+        board.show_only({"1": "web-0", str(1000 + number): f"new-{number}"})
+        await asyncio.sleep(0)
+    assert list(text_string_to_metric_families("".join(made)))
