@@ -117,9 +117,33 @@ async def test_a_token_that_is_refused_is_one_message_for_all_servers(
         (told,) = outside.told
         assert (told["kind"], told["server"]) == ("failure", None)
         world.faults = []
+        await asyncio.sleep(4 * MINUTE)
+        assert "it concerned 5 servers: web-0" in outside.told[-1]["text"]
+        assert outside.told[-1]["text"].endswith("; still without a success: all of them")
         await asyncio.sleep(35 * MINUTE)
     assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
-    assert "for 5 servers too" in outside.told[1]["text"]
+
+
+async def test_a_refused_token_and_then_an_api_that_is_away_are_two_messages_and_one_end_through_a_restart_too(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01", "web-02")
+    path = configured(tmp_path, world, schedule="5 3 * * *")
+    async with daemon_on(path, world):
+        await asyncio.sleep(MINUTE)
+        world.faults = [Fault(kind="status", status=401, times=None)]
+        await asyncio.sleep(14 * MINUTE)
+    async with daemon_on(path, world):
+        await asyncio.sleep(5 * MINUTE)
+        assert len(outside.told) == 1, outside.words
+        world.faults = [Fault(kind="status", status=503, times=None)]
+        await asyncio.sleep(15 * MINUTE)
+        assert [one["kind"] for one in outside.told] == ["failure", "failure"], outside.words
+        assert [word in one for word, one in zip(("401", "503"), outside.words, strict=True)] == [True, True]
+        world.faults = []
+        await asyncio.sleep(5 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure", "failure", "recovery"], outside.words
+    assert "it concerned 2 servers: web-0" in outside.told[2]["text"]
 
 
 async def test_a_server_that_does_not_start_is_told_and_stops_the_heartbeat_until_it_runs(

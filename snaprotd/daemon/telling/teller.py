@@ -172,6 +172,8 @@ class Teller:
 
     def _look(self) -> None:
         self._notify.show(Kind.HELD_OFF, self._servers_off())
+        if not self._account.was_asked:
+            return  # what the process before this one has told of it is not over
         whole = of_whole(
             self._now(),
             config_mistakes=self._standing.mistakes,
