@@ -20,6 +20,7 @@ from snaprotd.daemon.telling import teller
 from snaprotd.simulator import Fault, World
 from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.channels import open_channels
+from tests.scenarios.test_power import LedgerOnABadDisk
 from tests.support.daemons import a_world, daemon_on, write_config
 from tests.support.receivers import secret
 from tests.support.world_transport import WorldTransport
@@ -47,6 +48,11 @@ class Outside:
     @property
     def told(self) -> list[dict[str, Any]]:
         return [json.loads(request.content) for request in self.asked[HOOK]]
+
+    @property
+    def pings(self) -> list[str]:
+        """To the check: what stands behind its URL."""
+        return [request.url.path.removeprefix(f"/{CHECK}") for request in self.asked[CHECK]]
 
     @property
     def words(self) -> list[str]:
@@ -100,9 +106,7 @@ async def test_a_failure_is_told_once_and_its_end_and_the_check_follows(
     assert "the last rotation ended as failure, at step wait" in failure["text"]
     assert "snaprotd now web-01" in failure["do"]
     assert recovery["text"].startswith("web-01: its rotation has succeeded: snaprotd-main-20250116T032500Z (after ")
-    pings = [request.url.path.removeprefix(f"/{CHECK}") for request in outside.asked[CHECK]]
-    assert pings[-1] == ""
-    assert "/fail" in pings
+    assert outside.pings == ["/fail", ""]
 
 
 async def test_a_token_that_is_refused_is_one_message_for_all_servers(
@@ -314,3 +318,26 @@ async def test_a_clock_that_differs_for_long_is_told_and_so_is_that_it_is_right_
         world.clock = right
         await asyncio.sleep(30 * MINUTE)
     assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
+
+
+@pytest.mark.parametrize("what", ["ledger", "api"])
+async def test_a_check_hears_of_slots_that_cannot_even_begin_and_of_the_success_after_it(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("snaprotd.wiring.assembly.Ledger", LedgerOnABadDisk)
+    world = a_world("web-01")
+    async with daemon_on(configured(tmp_path, world, schedule="5 3 * * *", retry="{times: 1, after: 40m}"), world):
+        await asyncio.sleep(MINUTE)
+        if what == "api":
+            world.faults = [Fault(kind="status", status=503, times=None)]
+        else:
+            monkeypatch.setattr(LedgerOnABadDisk, "disk", "full")
+        await asyncio.sleep(20 * MINUTE)
+        assert outside.pings == ["/fail"]
+        reason = outside.asked[CHECK][0].content.decode()
+        assert ("the account could not be listed" if what == "api" else "the ledger") in reason
+        world.faults = []
+        monkeypatch.setattr(LedgerOnABadDisk, "disk", "")
+        await asyncio.sleep(60 * MINUTE)
+    assert set(outside.pings[1:]) == {""}, "the end of it, and each success"
+    assert any("rid" in one.url.query.decode() for one in outside.asked[CHECK][1:])

@@ -9,7 +9,7 @@ twice as long as the one before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -219,11 +219,39 @@ def _some(names: Sequence[str]) -> str:
 
 
 def ping_of(event: Event, *, is_well: bool) -> Message | None:
-    """What the event means for a check of several servers: None where that is nothing.
+    """What the event means for a check of several servers: None where that is nothing, or is not known yet.
 
     Success is the end of a rotation while nothing else is going on: else one server's would hide another's trouble.
+    What a look has found is a failure when it is told, and a success when its end is: see `turns`.
     """
     is_success = event.kind is Kind.RECOVERY
-    if event.patience or (is_success and not (is_well and event.rotation)):
+    if not event.rotation and event.kind is not Kind.VANISHED:
         return None
-    return replace(_message(event, _named(event), parts=(event.id, "ping")), rotation=event.rotation)
+    return _ping(event, _named(event)) if is_well or not is_success else None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a look has found, for checks: a trouble that was just told, or its end."""
+
+    trouble: Event
+    ping: Message
+
+
+def turns(before: Told, after: Told) -> list[Turn]:
+    """Those that `messages_due` has told of. What rotations have begun and ended is pinged when they end."""
+    known = before.troubles
+    begun = [
+        one.event
+        for key, one in after.troubles.items()
+        if one.told_at is not None and key in known and known[key].told_at is None and not one.event.rotation
+    ]
+    over = [one for one in before.ended if one not in after.ended and not one.event.rotation]
+    return [
+        *(Turn(one, _ping(one, _named(one))) for one in begun),
+        *(Turn(one.trouble.event, _ping(one.event, f"it is over: {one.trouble.event.text}")) for one in over),
+    ]
+
+
+def _ping(event: Event, text: str) -> Message:
+    return replace(_message(event, text, parts=(event.id, "ping")), rotation=event.rotation)

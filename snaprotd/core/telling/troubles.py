@@ -71,8 +71,8 @@ class Told:
     """For how long the next messages are gathered."""
 
     def is_well(self, server_ids: Set[str] | None = None) -> bool:
-        """Whether nothing is going on with these servers, or with any, that is worth a word by now."""
-        subjects = (one.event.server for one in self.troubles.values() if one.tells or not one.event.patience)
+        """Whether nothing is going on with these servers, or with any: that was told or is a rotation's end."""
+        subjects = (one.event.server for one in self.troubles.values() if one.tells or one.event.rotation)
         return all(server_ids is not None and who is not None and who.id not in server_ids for who in subjects)
 
     def knows(self, event: Event) -> bool:
