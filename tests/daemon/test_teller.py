@@ -25,7 +25,7 @@ from tests.support.daemons import a_world, daemon_on, write_config
 from tests.support.receivers import secret
 from tests.support.world_transport import WorldTransport
 
-MINUTE = 60.0
+MINUTE, HOUR = 60.0, 3600.0
 HOOK, BEAT, CHECK = "hook-T0Q7ZK31", "beat-zX9kPq81", "check-8Yw2Lm4R"
 
 
@@ -34,6 +34,7 @@ class Outside:
 
     def __init__(self) -> None:
         self.is_away = False
+        self.says = b"OK"
         self.asked: dict[str, list[httpx.Request]] = {HOOK: [], BEAT: [], CHECK: []}
         self.times: list[float] = []
 
@@ -43,7 +44,7 @@ class Outside:
         self.asked[request.url.path.split("/")[1]].append(request)
         if BEAT in request.url.path:
             self.times.append(asyncio.get_running_loop().time())
-        return httpx.Response(200, content=_ok())
+        return httpx.Response(200, content=_body(self.says))
 
     @property
     def told(self) -> list[dict[str, Any]]:
@@ -59,8 +60,8 @@ class Outside:
         return [f"{one['kind']}: {one['text']}" for one in self.told]
 
 
-async def _ok() -> AsyncIterator[bytes]:
-    yield b"OK"
+async def _body(words: bytes) -> AsyncIterator[bytes]:
+    yield words
 
 
 @pytest.fixture
@@ -341,3 +342,40 @@ async def test_a_check_hears_of_slots_that_cannot_even_begin_and_of_the_success_
         await asyncio.sleep(60 * MINUTE)
     assert set(outside.pings[1:]) == {""}, "the end of it, and each success"
     assert any("rid" in one.url.query.decode() for one in outside.asked[CHECK][1:])
+
+
+async def test_another_interval_of_the_heartbeat_counts_at_once(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    path = configured(tmp_path, world, schedule="@yearly")
+    text = path.read_text()
+    path.write_text(text.replace("every: 5m", "every: 12h"))
+    async with daemon_on(path, world):
+        await asyncio.sleep(20 * MINUTE)
+        assert len(outside.times) == 1
+        path.write_text(text.replace("every: 5m", "every: 1m"))
+        await asyncio.sleep(10 * MINUTE)
+        assert 9 <= len(outside.times) <= 12
+        path.write_text(path.read_text().partition("heartbeat:")[0])
+        await asyncio.sleep(MINUTE)
+        before = len(outside.times)
+        await asyncio.sleep(HOUR)
+        assert len(outside.times) == before
+
+
+async def test_a_heartbeat_that_nobody_counts_is_shown_until_one_is_taken(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    outside.says = b"OK (not found)"
+    async with daemon_on(configured(tmp_path, world, schedule="@yearly"), world) as watched:
+        await asyncio.sleep(4 * MINUTE)
+        assert [one["server"] for one in (await watched.get("/api/status")).json()["problems"]] == ["web-01"]
+        await asyncio.sleep(4 * MINUTE)
+        told, _ = (await watched.get("/api/status")).json()["problems"]
+        assert told["text"] == "2 messages to heartbeat given up: HTTP 200, but not OK: OK (not found)"
+        assert watched.value("snaprotd_notifications_total", "heartbeat", "failed") == 2
+        outside.says = b"OK"
+        await asyncio.sleep(5 * MINUTE)
+        assert [one["server"] for one in (await watched.get("/api/status")).json()["problems"]] == ["web-01"]
