@@ -53,6 +53,8 @@ class AccountWatch:
         self._config = config
         self.failure: CloudError | None = None
         """Why the account could not be listed the last time, or None."""
+        self.was_asked = False
+        """It was asked for at least once: before that no failure is no good news."""
         self.has_answered = False
         """The provider has shown an account, even if some of it could not be relied on."""
         self._inventory = inventory
@@ -87,6 +89,7 @@ class AccountWatch:
     async def read(self) -> None:
         """List the whole account, and bring everything in line with it. A failure is logged and kept."""
         failure = self.failure = await self._refresh()
+        self.was_asked = True
         if failure is not None:
             log.error("the account could not be listed", error=str(failure))
             if not isinstance(failure, Doubtful):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 
@@ -10,9 +10,9 @@ import structlog
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Kind, Letter, Message
-from snaprotd.core.telling.edges import messages_due, ping_of
+from snaprotd.core.telling.edges import messages_due, ping_of, turns
 from snaprotd.core.telling.entries import Entry, entries_of
-from snaprotd.core.telling.troubles import Key, Told, forgotten, known_before, levelled, noted
+from snaprotd.core.telling.troubles import Key, Told, forgotten, kept_for_anybody, levelled, noted
 from snaprotd.observe.delivery import Channel, Delivery, heirs_of
 from snaprotd.observe.outbox import Desk, Outbox
 
@@ -52,6 +52,8 @@ class Notify:
         self._channels: Sequence[Channel] = ()
         self._channels_before: Sequence[Channel] = ()
         self._members: Mapping[str, Set[str]] = {}
+        self._held_back: set[str] = set()
+        """The checks that have not heard of a success, for something else was wrong just then."""
         self._unposted: list[Letter] = []
 
     def go_on(self, told: Told, cursor: int, letters: Sequence[Letter]) -> None:
@@ -79,10 +81,6 @@ class Notify:
         if server_ids is not None:
             self._told = forgotten(self._told, server_ids)
 
-    def remember(self, event: Event) -> None:
-        """It was told before this process began."""
-        self._told = known_before(self._told, event)
-
     def enter(self, entry: Entry) -> None:
         """Have it written down: nothing in the ledger makes it true."""
         if len(self._entries) < MOST_UNWRITTEN:
@@ -101,14 +99,34 @@ class Notify:
 
     def _ping(self, event: Event, told: Told) -> None:
         self._told = told
-        for channel in self._channels:
-            members = self._members.get(channel.name)
-            is_concerned = members is None or event.server is None or event.server.id in members
-            message = ping_of(event, is_well=told.is_well(members)) if channel.is_check and is_concerned else None
+        for channel, members in self._checks_of(event):
+            message = ping_of(event, is_well=told.is_well(members))
             if message is not None and message.kind in channel.on:
                 self._write(channel, message)
+            elif event.rotation and event.kind is Kind.RECOVERY:
+                self._held_back.add(channel.name)
+
+    def _checks_of(self, event: Event) -> Iterator[tuple[Channel, Set[str] | None]]:
+        """The checks that it concerns, and whose servers those are of."""
+        for channel in self._channels:
+            members = self._members.get(channel.name)
+            if channel.is_check and (members is None or event.server is None or event.server.id in members):
+                yield channel, members
+
+    def _ping_turns(self, before: Told) -> None:
+        """A check that hears of a trouble hears of its end too, where all is well then."""
+        for turn in turns(before, self._told):
+            is_end = turn.ping.kind is Kind.RECOVERY
+            for channel, members in self._checks_of(turn.trouble):
+                is_told = {turn.trouble.kind, turn.ping.kind} <= channel.on or (
+                    is_end and channel.name in self._held_back
+                )
+                if is_told and not (is_end and not self._told.is_well(members)):
+                    self._write(channel, turn.ping)
 
     def _write(self, channel: Channel, message: Message) -> None:
+        if message.kind is Kind.RECOVERY:
+            self._held_back.discard(channel.name)
         if len(self._unposted) < MOST_UNWRITTEN:
             message = replace(message, url=self._pages())
             self._unposted.append(Letter(channel=channel.name, message=message, since=self._now()))
@@ -123,9 +141,11 @@ class Notify:
         self._entries += entries[: MOST_UNWRITTEN - len(self._entries)]
         messages: Sequence[Message] = []
         if self._channels:
-            self._told, messages = messages_due(self._told, now)
+            before = self._told
+            self._told, messages = messages_due(before, now)
+            self._ping_turns(before)
         else:  # what lasts is told as soon as there is somebody to be told
-            self._told = replace(self._told, ended=(), once=())
+            self._told = kept_for_anybody(self._told, now)
         for message in messages:
             for channel in self._channels:
                 if not channel.is_check and message.kind in channel.on:

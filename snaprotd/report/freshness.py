@@ -66,14 +66,16 @@ class Freshness:
 
     @property
     def state(self) -> State:
-        if self.age is None or self.age >= self.critical:
+        """A server that is gone is critical though snapshots of it are listed still: nothing takes another of it."""
+        if not self.is_there or self.age is None or self.age >= self.critical:
             return State.CRITICAL
         return State.WARNING if self.age >= self.warning else State.OK
 
     @property
     def badness(self) -> tuple[State, float]:
         """Sort key: how old it is for its schedule."""
-        return self.state, float("inf") if self.age is None else self.age / max(1.0, self.critical)
+        age = self.age if self.age is not None and self.is_there else float("inf")
+        return self.state, age / max(1.0, self.critical)
 
     @property
     def words(self) -> str:

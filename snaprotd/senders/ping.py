@@ -6,6 +6,7 @@ Where every ping counts as success nothing else is sent: silence is what such a 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from snaprotd.senders.http import Exchange, NoAnswer, Reply, judged
 from snaprotd.senders.secrets import SecretError, SecretFile
 from snaprotd.senders.webhook import why_not_reached
 
+NOT_COUNTED = re.compile(r"\s*OK\s*\(", re.IGNORECASE)
 LONGEST_MESSAGE = 250
 """Letters of what stands in a URL."""
 
@@ -53,7 +55,7 @@ class Ping:
     async def beat(self) -> Answer:
         """Success, and nothing more: a GET of the URL as it is."""
         try:
-            return judged(await self._exchange.ask("GET", await self._url.url()))
+            return _judged_by_any(await self._exchange.ask("GET", await self._url.url()))
         except (SecretError, NoAnswer) as error:
             return failed(str(error))
 
@@ -73,6 +75,13 @@ def _is_uuid(text: str) -> bool:
         return bool(UUID(text))
     except ValueError:
         return False
+
+
+def _judged_by_any(reply: Reply) -> Answer:
+    """Whoever it is: Healthchecks says `OK (not found)`, or `OK (rate limited)`, of what it has not counted."""
+    if 200 <= reply.status < 300 and NOT_COUNTED.match(reply.text):
+        return failed(f"HTTP {reply.status}, but not OK: {reply.text}")
+    return judged(reply)
 
 
 def _judged_by_healthchecks(reply: Reply) -> Answer:

@@ -90,6 +90,14 @@ def test_each_server_is_judged_by_its_own_schedule(
     assert found[1].startswith(line)
 
 
+def test_a_server_that_is_gone_is_critical_though_its_snapshots_are_listed_still() -> None:
+    gone = replace(held("1", 3), server=None)
+    state, line = told(gone, DB)
+    assert state is State.CRITICAL
+    assert line.startswith("web is not in the account; 1 of 2 servers fresh, 1 paused | oldest=10800s")
+    assert told(gone, None)[1].startswith("web is not in the account; db/x is not in the account; 0 of 2 servers")
+
+
 def test_what_others_took_is_nothing_of_ours_to_restore_from() -> None:
     state, line = told(held("1", 3, name="by hand"), held("2", 600))
     assert state is State.CRITICAL
@@ -156,6 +164,11 @@ async def test_it_asks_the_provider_and_whatever_keeps_it_from_that_is_not_known
         assert (well.code, well.err) == (0, "")
         assert re.fullmatch(r"OK - 1 server fresh, oldest 2\.0 h \| oldest=72\d\ds;129600;259200\n", well.out)
         assert (await run("fresh", "web", "-w", "1h", "-c", "90m", "--config", path)).code == 2
+        gone = json.dumps([*json.loads(entries), {"id": 999, "name": "mail", "schedule": "@daily"}])
+        path = str(write_config(tmp_path, web.base_url, f"listen: off\nservers: {gone}\n"))
+        for names in ([], ["mail"]):
+            found = await run("fresh", *names, "--config", path)
+            assert (found.code, found.out.startswith("CRITICAL - mail is not in the account; ")) == (2, True)
         world.faults.append(Fault(kind="status", method="GET", path="*", status=401, times=None))
         refused = await run("fresh", "--config", path)
         assert (refused.code, refused.out.count("\n")) == (3, 1)

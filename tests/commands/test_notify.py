@@ -48,7 +48,7 @@ async def test_one_message_goes_to_each_channel_and_what_came_back_is_said(tmp_p
     assert "HTTP 200" in ended.out
     (told,) = (json.loads(one.body) for one in there.asked if HOOK in one.target)
     assert (told["kind"], told["severity"], told["server"]) == ("test", "ok", None)
-    assert [event for event, _, _ in rules.runs] == ["log"], "a test is no success of a check"
+    assert [event for event, _, _ in rules.runs] == ["log", "success"], "the other one is the heartbeat"
     assert HOOK not in ended.out
 
 
@@ -57,8 +57,19 @@ async def test_what_is_not_taken_is_a_failure_with_the_reason(tmp_path: Path) ->
         ended = await run("notify", "--test", "--config", configured(tmp_path, there, "a-check-123"))
     assert ended.code == 1
     assert "PROBLEM  webhook" in ended.out
+    assert "PROBLEM  heartbeat" in ended.out
     assert "HTTP 403: no /[token]" in ended.out
     assert HOOK not in ended.out + ended.err
+
+
+async def test_a_heartbeat_whose_check_is_not_there_is_a_failure_with_what_it_said(tmp_path: Path) -> None:
+    rules = Healthchecks()
+    async with receiver(lambda asked: answer(200) if HOOK in asked.target else rules(asked)) as there:
+        ended = await run("notify", "--test", "--config", configured(tmp_path, there, "another-check"))
+    assert ended.code == 1
+    heartbeat = ended.out.splitlines()[-1]
+    assert heartbeat.startswith("PROBLEM  heartbeat")
+    assert heartbeat.endswith("HTTP 200, but not OK: OK (not found)")
 
 
 async def test_a_receiver_that_answers_with_the_token_shows_it_to_nobody(tmp_path: Path) -> None:

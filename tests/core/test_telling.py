@@ -9,7 +9,7 @@ import pytest
 
 from snaprotd.core.telling import Event, Kind, Message, Who
 from snaprotd.core.telling.edges import messages_due, ping_of
-from snaprotd.core.telling.troubles import Told, forgotten, known_before, levelled, noted
+from snaprotd.core.telling.troubles import Told, Trouble, forgotten, kept_for_anybody, key_of, levelled, noted
 
 START = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -53,6 +53,12 @@ def lived(
         at += MINUTE / 2
     assert not waiting
     return told, messages
+
+
+def known_before(told: Told, event: Event) -> Told:
+    """After another process has told of it."""
+    trouble = Trouble(event=event, since=event.at, told_at=event.at, tells=1)
+    return replace(told, troubles={**told.troubles, key_of(event): trouble})
 
 
 def words(*events: Event, until: timedelta = HOUR) -> list[str]:
@@ -153,7 +159,91 @@ def test_one_cause_is_told_once_with_the_number_of_its_servers_and_so_is_its_end
     first, last = words(*story, by_itself, until=4 * HOUR)
     assert first == "failure: the token is refused"
     assert last.startswith("recovery: over after ")
-    assert "for 6 servers too: a, b, c, d, e, f: the token is refused" in last
+    assert ": the token is refused; it concerned 6 servers: a, b, c, d, e, f; still without a success: all" in last
+
+
+def whole(cause: str, at: timedelta = timedelta(0), **more: object) -> Event:
+    """Of no one server, as a look finds it."""
+    return event(Kind.FAILURE, "", at, cause=cause, text=f"{cause} fails", rotation="", **more)
+
+
+def works(cause: str, at: timedelta) -> Event:
+    return replace(succeeds("", at), cause=cause, rotation="")
+
+
+def test_the_end_of_a_cause_is_told_at_once_whatever_becomes_of_the_servers_that_it_has_hit() -> None:
+    hit = [fails(name, 2 * MINUTE, cause="token") for name in "abcdefghijklm"]
+    told, (_, end) = lived(whole("token"), *hit, works("token", HOUR), until=HOUR + 2 * MINUTE)
+    assert end.text.startswith(
+        "over after 60 min: token fails; it concerned 13 servers: a, b, c, d, e, f, g, h, i, j and 3"
+    )
+    assert not told.is_well()
+    made_good = [succeeds(one, 20 * HOUR) for one in "abcdefghijklm"]
+    told, messages = lived(*made_good, told=told, begins=2 * HOUR, until=DAY)
+    assert (told.is_well(), messages) == (True, []), "its end was told already"
+
+
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [
+        ([], ["failure: still, after 25 h: a: failure it is"]),
+        ([succeeds("a", 2 * HOUR)], []),
+        ([fails("a", 2 * HOUR)], ["failure: a: failure it is"]),
+        ([fails("a", 2 * HOUR, cause="token")], ["failure: failure it is; it concerns a"]),
+        ([whole("token", 2 * HOUR)], ["failure: token fails"]),
+        (
+            [fails("a", 2 * HOUR), succeeds("a", 4 * HOUR)],
+            ["failure: a: failure it is", "recovery: a: its rotation has succeeded (after 4 h)"],
+        ),
+    ],
+    ids=["is reminded of", "succeeds", "fails by itself", "has the cause again", "the cause is back", "its own end"],
+)
+def test_a_server_that_a_cause_has_hit_has_its_own_messages_after_it(later: list[Event], expected: list[str]) -> None:
+    story = [whole("token"), fails("a", cause="token"), works("token", HOUR), *later]
+    until = 20 * HOUR if later else 26 * HOUR
+    assert words(*story, until=until)[2:] == expected
+
+
+def test_a_cause_that_becomes_another_is_told_as_that_and_ends_once() -> None:
+    story = [
+        *(whole("token"), fails("a", MINUTE, cause="token")),
+        *(whole("api", HOUR, patience=10 * MINUTE), fails("b", HOUR, cause="api")),
+        fails("c", 2 * HOUR, cause="api"),
+    ]
+    assert words(*story, until=6 * HOUR) == ["failure: token fails; it concerns a", "failure: api fails; it concerns b"]
+    *_, end = words(*story, works("api", 3 * HOUR), until=6 * HOUR)
+    assert end == (
+        "recovery: over after 3 h: api fails; it concerned 3 servers: a, b, c; still without a success: all of them"
+    )
+
+
+def test_a_cause_that_changes_to_and_fro_is_told_more_and_more_rarely() -> None:
+    flapping = [whole(("token", "api")[number % 2], MINUTE * number * 2) for number in range(12 * 30)]
+    messages = words(*flapping, until=12 * HOUR)
+    assert 5 <= len(messages) <= 18
+    assert all(one.startswith("failure: ") for one in messages)
+
+
+def test_nobody_waits_for_the_success_of_a_server_that_is_no_longer_configured() -> None:
+    told, _ = lived(fails("a", cause="token"), fails("b", cause="token"), succeeds("a", HOUR), until=2 * HOUR)
+    _, (end,) = lived(told=forgotten(told, {"id-a"}), begins=2 * HOUR, until=3 * HOUR)
+    assert end.text.endswith("it concerned 1 server: a")
+
+
+def test_a_digest_counts_servers_and_not_messages() -> None:
+    gone = [event(Kind.VANISHED, "a", MINUTE * number / 10) for number in range(5)]
+    (digest,) = lived(*gone)[1]
+    assert digest.text.startswith("5 messages in one, of 1 server: a. The first: a: vanished it is")
+    (digest,) = lived(*gone, event(Kind.VANISHED, "b"))[1]
+    assert digest.text.startswith("6 messages in one, of 2 servers: a, b. The first: ")
+
+
+def test_a_server_that_has_had_a_cause_twice_is_counted_once() -> None:
+    twice = [
+        one(name, at * MINUTE, cause="token") for name in "ab" for one, at in ((fails, 1), (succeeds, 5), (fails, 9))
+    ]
+    *_, end = words(whole("token"), *twice, works("token", 30 * MINUTE))
+    assert "it concerned 2 servers: a, b; still" in end
 
 
 def test_the_end_of_a_cause_is_not_told_while_one_server_still_has_it() -> None:
@@ -199,6 +289,13 @@ def test_what_was_told_before_a_restart_is_not_told_again_and_its_end_is() -> No
     assert messages == []
     _, (end,) = lived(succeeds("a", 3 * HOUR), told=told, begins=3 * HOUR, until=4 * HOUR)
     assert end.kind is Kind.RECOVERY
+
+
+def test_what_has_vanished_is_kept_for_whoever_is_told_within_a_day_and_ends_are_not() -> None:
+    told = noted(noted(known_before(Told(), fails("a")), succeeds("a"), START), event(Kind.VANISHED, "a"), START)
+    _, messages = lived(told=kept_for_anybody(told, START + DAY - HOUR), begins=DAY, until=DAY + HOUR)
+    assert [one.kind for one in messages] == [Kind.VANISHED]
+    assert lived(told=kept_for_anybody(told, START + DAY), begins=DAY, until=DAY + HOUR)[1] == []
 
 
 def test_nobody_is_reminded_of_a_server_that_is_no_longer_configured() -> None:

@@ -20,11 +20,12 @@ from snaprotd.daemon.telling import teller
 from snaprotd.simulator import Fault, World
 from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.channels import open_channels
+from tests.scenarios.test_power import LedgerOnABadDisk
 from tests.support.daemons import a_world, daemon_on, write_config
 from tests.support.receivers import secret
 from tests.support.world_transport import WorldTransport
 
-MINUTE = 60.0
+MINUTE, HOUR = 60.0, 3600.0
 HOOK, BEAT, CHECK = "hook-T0Q7ZK31", "beat-zX9kPq81", "check-8Yw2Lm4R"
 
 
@@ -33,6 +34,7 @@ class Outside:
 
     def __init__(self) -> None:
         self.is_away = False
+        self.says = b"OK"
         self.asked: dict[str, list[httpx.Request]] = {HOOK: [], BEAT: [], CHECK: []}
         self.times: list[float] = []
 
@@ -42,19 +44,24 @@ class Outside:
         self.asked[request.url.path.split("/")[1]].append(request)
         if BEAT in request.url.path:
             self.times.append(asyncio.get_running_loop().time())
-        return httpx.Response(200, content=_ok())
+        return httpx.Response(200, content=_body(self.says))
 
     @property
     def told(self) -> list[dict[str, Any]]:
         return [json.loads(request.content) for request in self.asked[HOOK]]
 
     @property
+    def pings(self) -> list[str]:
+        """To the check: what stands behind its URL."""
+        return [request.url.path.removeprefix(f"/{CHECK}") for request in self.asked[CHECK]]
+
+    @property
     def words(self) -> list[str]:
         return [f"{one['kind']}: {one['text']}" for one in self.told]
 
 
-async def _ok() -> AsyncIterator[bytes]:
-    yield b"OK"
+async def _body(words: bytes) -> AsyncIterator[bytes]:
+    yield words
 
 
 @pytest.fixture
@@ -100,9 +107,7 @@ async def test_a_failure_is_told_once_and_its_end_and_the_check_follows(
     assert "the last rotation ended as failure, at step wait" in failure["text"]
     assert "snaprotd now web-01" in failure["do"]
     assert recovery["text"].startswith("web-01: its rotation has succeeded: snaprotd-main-20250116T032500Z (after ")
-    pings = [request.url.path.removeprefix(f"/{CHECK}") for request in outside.asked[CHECK]]
-    assert pings[-1] == ""
-    assert "/fail" in pings
+    assert outside.pings == ["/fail", ""]
 
 
 async def test_a_token_that_is_refused_is_one_message_for_all_servers(
@@ -117,9 +122,33 @@ async def test_a_token_that_is_refused_is_one_message_for_all_servers(
         (told,) = outside.told
         assert (told["kind"], told["server"]) == ("failure", None)
         world.faults = []
+        await asyncio.sleep(4 * MINUTE)
+        assert "it concerned 5 servers: web-0" in outside.told[-1]["text"]
+        assert outside.told[-1]["text"].endswith("; still without a success: all of them")
         await asyncio.sleep(35 * MINUTE)
     assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
-    assert "for 5 servers too" in outside.told[1]["text"]
+
+
+async def test_a_refused_token_and_then_an_api_that_is_away_are_two_messages_and_one_end_through_a_restart_too(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01", "web-02")
+    path = configured(tmp_path, world, schedule="5 3 * * *")
+    async with daemon_on(path, world):
+        await asyncio.sleep(MINUTE)
+        world.faults = [Fault(kind="status", status=401, times=None)]
+        await asyncio.sleep(14 * MINUTE)
+    async with daemon_on(path, world):
+        await asyncio.sleep(5 * MINUTE)
+        assert len(outside.told) == 1, outside.words
+        world.faults = [Fault(kind="status", status=503, times=None)]
+        await asyncio.sleep(15 * MINUTE)
+        assert [one["kind"] for one in outside.told] == ["failure", "failure"], outside.words
+        assert [word in one for word, one in zip(("401", "503"), outside.words, strict=True)] == [True, True]
+        world.faults = []
+        await asyncio.sleep(5 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure", "failure", "recovery"], outside.words
+    assert "it concerned 2 servers: web-0" in outside.told[2]["text"]
 
 
 async def test_a_server_that_does_not_start_is_told_and_stops_the_heartbeat_until_it_runs(
@@ -290,3 +319,63 @@ async def test_a_clock_that_differs_for_long_is_told_and_so_is_that_it_is_right_
         world.clock = right
         await asyncio.sleep(30 * MINUTE)
     assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
+
+
+@pytest.mark.parametrize("what", ["ledger", "api"])
+async def test_a_check_hears_of_slots_that_cannot_even_begin_and_of_the_success_after_it(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("snaprotd.wiring.assembly.Ledger", LedgerOnABadDisk)
+    world = a_world("web-01")
+    async with daemon_on(configured(tmp_path, world, schedule="5 3 * * *", retry="{times: 1, after: 40m}"), world):
+        await asyncio.sleep(MINUTE)
+        if what == "api":
+            world.faults = [Fault(kind="status", status=503, times=None)]
+        else:
+            monkeypatch.setattr(LedgerOnABadDisk, "disk", "full")
+        await asyncio.sleep(20 * MINUTE)
+        assert outside.pings == ["/fail"]
+        reason = outside.asked[CHECK][0].content.decode()
+        assert ("the account could not be listed" if what == "api" else "the ledger") in reason
+        world.faults = []
+        monkeypatch.setattr(LedgerOnABadDisk, "disk", "")
+        await asyncio.sleep(60 * MINUTE)
+    assert set(outside.pings[1:]) == {""}, "the end of it, and each success"
+    assert any("rid" in one.url.query.decode() for one in outside.asked[CHECK][1:])
+
+
+async def test_another_interval_of_the_heartbeat_counts_at_once(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    path = configured(tmp_path, world, schedule="@yearly")
+    text = path.read_text()
+    path.write_text(text.replace("every: 5m", "every: 12h"))
+    async with daemon_on(path, world):
+        await asyncio.sleep(20 * MINUTE)
+        assert len(outside.times) == 1
+        path.write_text(text.replace("every: 5m", "every: 1m"))
+        await asyncio.sleep(10 * MINUTE)
+        assert 9 <= len(outside.times) <= 12
+        path.write_text(path.read_text().partition("heartbeat:")[0])
+        await asyncio.sleep(MINUTE)
+        before = len(outside.times)
+        await asyncio.sleep(HOUR)
+        assert len(outside.times) == before
+
+
+async def test_a_heartbeat_that_nobody_counts_is_shown_until_one_is_taken(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    outside.says = b"OK (not found)"
+    async with daemon_on(configured(tmp_path, world, schedule="@yearly"), world) as watched:
+        await asyncio.sleep(4 * MINUTE)
+        assert [one["server"] for one in (await watched.get("/api/status")).json()["problems"]] == ["web-01"]
+        await asyncio.sleep(4 * MINUTE)
+        told, _ = (await watched.get("/api/status")).json()["problems"]
+        assert told["text"] == "2 messages to heartbeat given up: HTTP 200, but not OK: OK (not found)"
+        assert watched.value("snaprotd_notifications_total", "heartbeat", "failed") == 2
+        outside.says = b"OK"
+        await asyncio.sleep(5 * MINUTE)
+        assert [one["server"] for one in (await watched.get("/api/status")).json()["problems"]] == ["web-01"]

@@ -506,10 +506,93 @@ async def test_a_trouble_that_may_pass_keeps_no_success_from_a_check(patience: t
         notify.show(
             Kind.FAILURE, [replace(event(Kind.FAILURE, patience=patience, cause="api"), server=None, rotation="")]
         )
-        await asyncio.sleep(MINUTE)
+        await asyncio.sleep(2 * MINUTE)
         notify.tell(event(Kind.RECOVERY, "web-02"))
         await asyncio.sleep(MINUTE)
     assert [one.kind for one in there.taken] == ([Kind.RECOVERY] if patience else [Kind.FAILURE])
+
+
+def of_all(cause: str, *, minutes: float = 10) -> Event:
+    """As a look finds it: of no one server, and worth a word only when it has lasted."""
+    patience = timedelta(minutes=minutes)
+    return replace(event(Kind.FAILURE, patience=patience, cause=cause), server=None, rotation="")
+
+
+@pytest.mark.parametrize(
+    ("ends_after", "others", "fleet", "plain"),
+    [
+        (5, [], [], []),
+        (30, [], [Kind.FAILURE, Kind.RECOVERY], []),
+        (30, [(25, Kind.RECOVERY)], [Kind.FAILURE, Kind.RECOVERY], [Kind.RECOVERY]),
+        (5, [(2, Kind.RECOVERY)], [Kind.RECOVERY], [Kind.RECOVERY]),
+        (30, [(2, Kind.FAILURE)], [Kind.FAILURE, Kind.FAILURE], []),
+        (30, [(2, Kind.FAILURE), (25, Kind.RECOVERY)], [Kind.FAILURE, Kind.FAILURE, Kind.RECOVERY], [Kind.RECOVERY]),
+        (
+            30,
+            [(2, Kind.FAILURE), (45, Kind.RECOVERY)],
+            [Kind.FAILURE, Kind.FAILURE, Kind.RECOVERY],
+            [Kind.RECOVERY],
+        ),
+    ],
+    ids=[
+        "what passes is no ping",
+        "what lasts is a failure, and its end a success",
+        "a success meanwhile is told when all is well",
+        "a success before it is worth a word is told at once",
+        "its end is no success while a rotation has failed",
+        "the last thing to be well again is the look",
+        "the last thing to be well again is a rotation",
+    ],
+)
+async def test_a_check_hears_of_what_a_look_has_found_when_it_is_told_and_of_its_end(
+    ends_after: int, others: list[tuple[int, Kind]], fleet: list[Kind], plain: list[Kind]
+) -> None:
+    one, other = Receiver(), Receiver()
+    channels = (
+        channel("ping", one, is_check=True),
+        channel("ping-2", other, is_check=True, on=frozenset({Kind.RECOVERY})),
+    )
+    async with notifying(*channels) as notify:
+        away, began = of_all("api"), moment()
+        for minute in range(60):
+            await asyncio.sleep(began + minute * MINUTE - moment())
+            notify.show(Kind.FAILURE, [away] if minute < ends_after else [])
+            for at, kind in others:
+                if at == minute:
+                    notify.tell(event(kind))
+    assert [message.kind for message in one.taken] == fleet
+    assert [message.kind for message in other.taken] == plain
+    assert all(message.text for message in one.taken)
+
+
+async def test_the_check_of_a_policy_hears_of_what_is_wrong_with_all_and_with_its_own_servers() -> None:
+    own, others = Receiver(), Receiver()
+    async with notifying(channel("ping", own, is_check=True), channel("ping-2", others, is_check=True)) as notify:
+        notify.look_after({"web-01", "web-02"}, {"ping": {"web-01"}, "ping-2": {"web-02"}})
+        off = replace(event(Kind.HELD_OFF), rotation="")
+        for there in ([off], []):
+            notify.show(Kind.HELD_OFF, there)
+            await asyncio.sleep(5 * MINUTE)
+        assert [one.kind for one in own.taken] == [Kind.HELD_OFF, Kind.RECOVERY]
+        assert others.taken == []
+        for wrong in ([of_all("ledger_unusable", minutes=1)], []):
+            notify.show(Kind.FAILURE, wrong)
+            await asyncio.sleep(5 * MINUTE)
+        assert [one.kind for one in others.taken] == [Kind.FAILURE, Kind.RECOVERY]
+
+
+async def test_a_check_hears_of_a_ledger_that_cannot_be_written_and_of_its_end() -> None:
+    there, desk = Receiver(), InMemory()
+    async with notifying(channel("ping", there, is_check=True), desk=desk) as notify:
+        await asyncio.sleep(MINUTE)
+        desk.full_until = moment() + HOUR
+        notify.show(Kind.FAILURE, [of_all("ledger_unusable", minutes=1)])
+        await asyncio.sleep(HOUR)
+        assert [one.kind for one in there.taken] == [Kind.FAILURE]
+        notify.show(Kind.FAILURE, [])
+        await asyncio.sleep(5 * MINUTE)
+    assert [one.kind for one in there.taken] == [Kind.FAILURE, Kind.RECOVERY]
+    assert desk.letters == {}
 
 
 async def test_a_clock_that_is_days_ahead_gives_up_no_letter_that_was_hardly_tried() -> None:

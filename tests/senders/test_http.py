@@ -227,6 +227,18 @@ async def test_uptime_kuma_is_told_in_its_query_and_judged_by_its_own_word(
     assert told_there == [("down", "wéb-01: the last rotation failed"), ("up", "OK")]
 
 
+@pytest.mark.parametrize("words", ["OK (not found)", "OK (rate limited)", "  ok (not found)\n"])
+async def test_what_healthchecks_has_not_counted_is_no_success_of_a_plain_ping_either(
+    tmp_path: Path, words: str
+) -> None:
+    async with receiver(lambda _: answer(200, words)) as there:
+        plain = ping(tmp_path, f"{there.url}/p", Style.PLAIN)
+        for came_back in (await plain.beat(), await plain.send(RECOVERY)):
+            assert (came_back.outcome, "not OK" in came_back.said) == (Outcome.FAILED, True)
+    async with receiver(lambda _: answer(200, "whatever (it says)")) as there:
+        assert (await ping(tmp_path, f"{there.url}/p", Style.PLAIN).beat()).outcome is Outcome.SENT
+
+
 async def test_where_any_ping_is_success_neither_a_failure_nor_a_test_is_sent(tmp_path: Path) -> None:
     async with receiver() as there:
         for style in (Style.PLAIN, Style.UPTIME_KUMA):

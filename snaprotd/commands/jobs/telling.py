@@ -29,7 +29,7 @@ class Tried:
 
 
 async def send_tests(config: Config, environ: Mapping[str, str]) -> list[Tried]:
-    """Send each a message, and see what comes back. The heartbeat's check is only looked for: any GET is a beat."""
+    """Send each a message, and the heartbeat's check a beat, and see what comes back."""
     channels = open_channels(config, environ)
     message = Message(
         id=f"test-{uuid.uuid4().hex}",
@@ -40,12 +40,15 @@ async def send_tests(config: Config, environ: Mapping[str, str]) -> list[Tried]:
         text="a test of snaprotd's notifications: nothing has happened, and nothing is wrong",
         do="Nothing.",
     )
-    answers = await asyncio.gather(*(channel.sender.send(message) for channel in channels.told))
-    tried = [
-        Tried(name=channel.kind, whom=whom, is_good=answer.outcome is Outcome.SENT, said=answer.said)
-        for channel, whom, answer in zip(channels.told, _whom(config, channels), answers, strict=True)
+    sending = [channel.sender.send(message) for channel in channels.told]
+    ways = [*zip([channel.kind for channel in channels.told], _whom(config, channels), strict=True)]
+    if channels.heartbeat is not None and config.heartbeat is not None:
+        sending.append(channels.heartbeat.beat())
+        ways.append(("heartbeat", f"the URL in {config.heartbeat.url_file}"))
+    return [
+        Tried(name=name, whom=whom, is_good=answer.outcome is Outcome.SENT, said=answer.said)
+        for (name, whom), answer in zip(ways, await asyncio.gather(*sending), strict=True)
     ]
-    return [*tried, *[one for one in await look_at(config, environ) if one.name == "heartbeat"]]
 
 
 async def look_at(config: Config, environ: Mapping[str, str]) -> list[Tried]:

@@ -1,19 +1,20 @@
 """Which events are worth a message: the edges. Pure; the clock is an argument.
 
 A trouble is told when it begins, each day while it lasts, and when it is over. Those of one cause are told once, with
-the number of their servers, and so is their end. What begins or ends within a minute is told together, where it is much
-in one digest; while digests follow one another, each gathers for twice as long as the one before.
+the number of their servers; so is the end of their cause, whatever becomes of the servers then. What begins or ends
+within a minute is told together, where it is much in one digest; while digests follow one another, each gathers for
+twice as long as the one before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
 from snaprotd.core.telling import Event, Kind, Message
-from snaprotd.core.telling.troubles import GATHER, Ended, Told, Trouble, gathering
+from snaprotd.core.telling.troubles import GATHER, Ended, Told, Trouble, gathering, group_of, key_of
 from snaprotd.core.words import count, duration
 
 LONGEST_GATHER = timedelta(minutes=15)
@@ -32,17 +33,16 @@ def messages_due(told: Told, now: datetime) -> tuple[Told, list[Message]]:
     """What is to be sent now, and what was told after that."""
     told = _within_reason(told, now)
     told, messages = _reminded(told, now)
-    if told.gathers_until is None or now < told.gathers_until:
+    ends = _free(told)
+    if now < told.gathers_until if told.gathers_until is not None else not ends:
         return told, messages
     ripe = {key: one for key, one in told.troubles.items() if one.told_at is None and one.ripe_at <= now}
     joined = {key: at for key, one in ripe.items() if (at := _told_with_its_cause(told, one)) is not None}
     news = [one for key, one in ripe.items() if key not in joined]
-    waiting = {one.event.cause for one in told.troubles.values() if one.event.cause}
-    ends = [one for one in told.ended if one.trouble.event.cause not in waiting]
     found = [
         *_of_troubles(told, news, now, is_reminder=False),
         *_in_few([_once(event) for event in told.once], [event.id for event in told.once]),
-        *_of_ends(ends),
+        *_of_ends(told, ends),
     ]
     tellings = {key: joined.get(key, now) for key in ripe}
     troubles = {
@@ -75,6 +75,12 @@ def _within_reason(told: Told, now: datetime) -> Told:
         for key, one in told.troubles.items()
     }
     return replace(told, troubles=troubles)
+
+
+def _free(told: Told) -> list[Ended]:
+    """The ends that need wait for no other one of the same cause."""
+    waiting = {group_of(one.event.cause) for one in told.troubles.values() if one.event.cause}
+    return [one for one in told.ended if group_of(one.trouble.event.cause) not in waiting]
 
 
 def _told_with_its_cause(told: Told, one: Trouble) -> datetime | None:
@@ -119,7 +125,7 @@ def _of_one(one: Trouble, now: datetime, *, is_reminder: bool) -> Message:
 def _of_a_cause(alike: Sequence[Trouble], now: datetime, *, is_reminder: bool) -> Message:
     """The fleet's own word for it is the best, where there is one."""
     first = min(alike, key=lambda one: (one.event.server is not None, one.since))
-    names = [one.event.server.name for one in alike if one.event.server]
+    names = _names(one.event for one in alike)
     text = first.event.text
     if len(names) == 1:
         text = f"{text}; it concerns {names[0]}"
@@ -131,14 +137,15 @@ def _of_a_cause(alike: Sequence[Trouble], now: datetime, *, is_reminder: bool) -
     return replace(_message(first.event, text, parts=ids), server=whose, at=now if is_reminder else first.event.at)
 
 
-def _of_ends(ends: Sequence[Ended]) -> Iterator[_Found]:
-    for cause in dict.fromkeys(one.trouble.event.cause for one in ends if one.trouble.event.cause):
-        alike = [one for one in ends if one.trouble.event.cause == cause]
-        names = [one.trouble.event.server.name for one in alike if one.trouble.event.server]
+def _of_ends(told: Told, ends: Sequence[Ended]) -> Iterator[_Found]:
+    for cause in dict.fromkeys(group_of(one.trouble.event.cause) for one in ends if one.trouble.event.cause):
+        alike = [one for one in ends if group_of(one.trouble.event.cause) == cause]
         first = min(alike, key=lambda one: (one.trouble.event.server is not None, one.trouble.since))
-        whose = f", for {count(len(names), 'server')} too: {_some(names)}" if names else ""
-        length = _length(first.trouble, max(one.event.at for one in alike))
-        text = f"over after {length}{whose}: {first.trouble.event.text}"
+        text = f"over after {_length(first.trouble, max(one.event.at for one in alike))}: {first.trouble.event.text}"
+        if names := _names(one.trouble.event for one in alike):
+            text += f"; it concerned {count(len(names), 'server')}: {_some(names)}"
+        if left := _names(one.trouble.event for one in alike if key_of(one.trouble.event) in told.troubles):
+            text += f"; still without a success: {_some(left) if len(left) < len(names) else 'all of them'}"
         event = replace(first.event, server=None, severity="ok", do="")
         yield len(alike) > FEW, _message(event, text, parts=sorted(one.event.id for one in alike))
     own = [one for one in ends if not one.trouble.event.cause]
@@ -161,10 +168,11 @@ def _in_few(messages: Sequence[Message], ids: Sequence[str]) -> Iterator[_Found]
         yield from ((False, one) for one in messages)
         return
     first = messages[0]
-    names = [one.server.name for one in messages if one.server]
-    text = f"{count(len(messages), 'server')}: {_some(names)}. The first: {first.text}"
+    names = list(dict.fromkeys(one.server.name for one in messages if one.server))
+    whose = f"{count(len(names), 'server')}: {_some(names)}" if names else "none of them a server's own"
+    number = "" if len(names) == len(messages) else f"{len(messages)} messages in one, of "
     worst = "alarm" if any(one.severity == "alarm" for one in messages) else first.severity
-    do = SEE_ALL if first.kind is not Kind.RECOVERY else ""
+    text, do = f"{number}{whose}. The first: {first.text}", SEE_ALL if first.kind is not Kind.RECOVERY else ""
     yield True, replace(first, id=_id(ids), server=None, text=text[:LONGEST_TEXT], do=do, severity=worst)
 
 
@@ -197,6 +205,11 @@ def _length(one: Trouble, now: datetime) -> str:
     return duration(max(0.0, (now - one.since).total_seconds()))
 
 
+def _names(events: Iterable[Event]) -> Sequence[str]:
+    """Of the servers, each once."""
+    return list(dict.fromkeys(one.server.name for one in events if one.server))
+
+
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
@@ -206,11 +219,39 @@ def _some(names: Sequence[str]) -> str:
 
 
 def ping_of(event: Event, *, is_well: bool) -> Message | None:
-    """What the event means for a check of several servers: None where that is nothing.
+    """What the event means for a check of several servers: None where that is nothing, or is not known yet.
 
     Success is the end of a rotation while nothing else is going on: else one server's would hide another's trouble.
+    What a look has found is a failure when it is told, and a success when its end is: see `turns`.
     """
     is_success = event.kind is Kind.RECOVERY
-    if event.patience or (is_success and not (is_well and event.rotation)):
+    if not event.rotation and event.kind is not Kind.VANISHED:
         return None
-    return replace(_message(event, _named(event), parts=(event.id, "ping")), rotation=event.rotation)
+    return _ping(event, _named(event)) if is_well or not is_success else None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a look has found, for checks: a trouble that was just told, or its end."""
+
+    trouble: Event
+    ping: Message
+
+
+def turns(before: Told, after: Told) -> list[Turn]:
+    """Those that `messages_due` has told of. What rotations have begun and ended is pinged when they end."""
+    known = before.troubles
+    begun = [
+        one.event
+        for key, one in after.troubles.items()
+        if one.told_at is not None and key in known and known[key].told_at is None and not one.event.rotation
+    ]
+    over = [one for one in before.ended if one not in after.ended and not one.event.rotation]
+    return [
+        *(Turn(one, _ping(one, _named(one))) for one in begun),
+        *(Turn(one.trouble.event, _ping(one.event, f"it is over: {one.trouble.event.text}")) for one in over),
+    ]
+
+
+def _ping(event: Event, text: str) -> Message:
+    return replace(_message(event, text, parts=(event.id, "ping")), rotation=event.rotation)

@@ -216,7 +216,8 @@ def entries_of(told: Told, entered: Mapping[Key, Event], now: datetime) -> tuple
         for key, one in told.troubles.items()
         if not one.event.rotation and (one.ripe_at <= now or key in entered)
     }
-    begun = [_of_trouble(event) for key, event in lasting.items() if key not in entered]
+    known = {event.id for event in entered.values()}
+    begun = [_of_trouble(event) for event in lasting.values() if event.id not in known]
     over = [_of_its_end(event, now) for key, event in entered.items() if key not in lasting]
     return lasting, [*begun, *over]
 

@@ -15,6 +15,14 @@ from snaprotd.core.telling import ROTATIONS, Event, Kind
 GATHER = timedelta(minutes=1)
 """What begins or ends within it is told together."""
 
+LONGEST_PAUSE = timedelta(hours=1)
+"""Between two messages of one trouble that keeps changing."""
+ACCOUNT = frozenset({"api", "token"})
+"""Causes that become one another while they last: the account cannot be listed, for this reason or for that."""
+
+NEWS_FOR, MOST_ONCE = timedelta(hours=24), 100
+"""How long what is told once is kept for whoever is to be told, and how much of it."""
+
 Key = tuple[str, str]
 """What a trouble is about: rotations or power, and the server's id, or a cause for what is nobody's own."""
 
@@ -28,11 +36,19 @@ class Trouble:
     told_at: datetime | None = None
     """When it was told last; None before the first time."""
     tells: int = 0
+    quiet_until: datetime | None = None
+    """After a change, for one that changes again and again: told once more it waits for twice as long each time."""
 
     @property
     def ripe_at(self) -> datetime:
         """From when on it is worth a message."""
-        return self.since + self.event.patience
+        ripe_at = self.since + self.event.patience
+        return ripe_at if self.quiet_until is None else max(ripe_at, self.quiet_until)
+
+    @property
+    def is_left_over(self) -> bool:
+        """It was named with the end of its cause, and nobody was told of it by itself."""
+        return self.told_at is not None and not self.tells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +74,8 @@ class Told:
     """For how long the next messages are gathered."""
 
     def is_well(self, server_ids: Set[str] | None = None) -> bool:
-        """Whether nothing is going on with these servers, or with any, that is worth a word by now."""
-        subjects = (one.event.server for one in self.troubles.values() if one.tells or not one.event.patience)
+        """Whether nothing is going on with these servers, or with any: that was told or is a rotation's end."""
+        subjects = (one.event.server for one in self.troubles.values() if one.tells or one.event.rotation)
         return all(server_ids is not None and who is not None and who.id not in server_ids for who in subjects)
 
     def knows(self, event: Event) -> bool:
@@ -80,10 +96,10 @@ def noted(told: Told, event: Event, now: datetime) -> Told:
     return after if trouble.told_at is not None else gathering(after, now, trouble.ripe_at)
 
 
-def known_before(told: Told, event: Event) -> Told:
-    """As `noted`, of what another process has told already."""
-    trouble = Trouble(event=event, since=event.at, told_at=event.at, tells=1)
-    return replace(told, troubles={**told.troubles, key_of(event): trouble})
+def kept_for_anybody(told: Told, now: datetime) -> Told:
+    """Where nobody is told: no ends, and of what is told once only what is news still."""
+    once = tuple(one for one in told.once if one.at > now - NEWS_FOR)[-MOST_ONCE:]
+    return replace(told, ended=(), once=once)
 
 
 def levelled(told: Told, kind: Kind, there: Sequence[Event], now: datetime) -> Told:
@@ -110,15 +126,22 @@ def forgotten(told: Told, server_ids: Set[str]) -> Told:
 def key_of(event: Event) -> Key:
     """By which a trouble is known."""
     concern = "rotations" if event.kind in ROTATIONS else str(event.kind)
-    return concern, event.server.id if event.server else f"cause:{event.cause}"
+    return concern, event.server.id if event.server else f"cause:{group_of(event.cause)}"
+
+
+def group_of(cause: str) -> str:
+    """A word for all the causes that end together."""
+    return "account" if cause in ACCOUNT else cause
 
 
 def _again(before: Trouble, event: Event) -> Trouble:
-    """It is news only where it is of another kind or cause, or worse."""
+    """It is news only where it is of another kind or cause, or worse, or has outlasted its cause."""
     old = before.event
     is_worse = (old.severity, event.severity) == ("attention", "alarm")
-    if (old.kind, old.cause) != (event.kind, event.cause) or is_worse:
-        return replace(before, event=event, told_at=None)
+    if (old.kind, old.cause) != (event.kind, event.cause) or is_worse or before.is_left_over:
+        pause = min(GATHER * 2 ** min(before.tells, 10), LONGEST_PAUSE)
+        quiet_until = before.quiet_until if before.told_at is None else before.told_at + pause
+        return replace(before, event=event, told_at=None, quiet_until=quiet_until)
     return replace(before, event=replace(event, id=old.id, at=old.at))
 
 
@@ -131,14 +154,38 @@ def _recovered(told: Told, event: Event, now: datetime) -> Told:
 
 
 def _over(told: Told, key: Key, event: Event, now: datetime) -> Told:
-    troubles = dict(told.troubles)
-    trouble = troubles.pop(key)
-    after = replace(told, troubles=troubles)
-    if not trouble.tells:
+    trouble = told.troubles[key]
+    after = replace(told, troubles={other: one for other, one in told.troubles.items() if other != key})
+    if trouble.is_left_over:
+        return after
+    ended: list[Ended] = [Ended(trouble=trouble, event=event)]
+    was_told = bool(trouble.tells)
+    if trouble.event.server is None:
+        hit = _hit_by(after, trouble.event.cause)
+        was_told = was_told or any(one.tells for one in hit.values())
+        after = replace(after, troubles={**after.troubles, **_without_cause(hit, was_told=was_told, now=now)})
+        ended += [Ended(trouble=one, event=event) for one in hit.values()]
+    if not was_told:
         if event.at - trouble.ripe_at <= told.width:
             return after  # nobody was told that it began
+        ended = ended[:1]
         after = replace(after, once=(*after.once, trouble.event))  # nor could be: the process that could was dead
-    return gathering(replace(after, ended=(*told.ended, Ended(trouble=trouble, event=event))), now, now)
+    return gathering(replace(after, ended=(*told.ended, *ended)), now, now)
+
+
+def _hit_by(told: Told, cause: str) -> dict[Key, Trouble]:
+    """What servers have of a cause that is nobody's own."""
+    return {
+        key: one
+        for key, one in told.troubles.items()
+        if cause and one.event.server and group_of(one.event.cause) == group_of(cause)
+    }
+
+
+def _without_cause(hit: Mapping[Key, Trouble], *, was_told: bool, now: datetime) -> dict[Key, Trouble]:
+    """As each server's own, after their cause. Where that `was_told` they are named with its end."""
+    own = {key: replace(one, event=replace(one.event, cause="")) for key, one in hit.items()}
+    return {key: replace(one, told_at=now, tells=0) for key, one in own.items()} if was_told else own
 
 
 def gathering(told: Told, now: datetime, ripe_at: datetime) -> Told:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import structlog
@@ -29,13 +30,15 @@ from snaprotd.observe.metrics import NotificationMetrics
 from snaprotd.observe.notify import Notify
 from snaprotd.observe.outbox import Outbox
 from snaprotd.report.happenings import of_entry, of_servers_off, of_whole
-from snaprotd.senders import Outcome
+from snaprotd.senders import Answer, Outcome
 from snaprotd.wiring.channels import open_channels, same_channels
 
 log = structlog.get_logger("snaprotd.notify")
 
 AT_ONCE = 500
 """Entries of the ledger that are read in one go."""
+LOST_BEATS = 2
+"""Heartbeats in a row that were not taken, from which on it is shown: one may be lost on the way."""
 
 
 class Teller:
@@ -75,16 +78,20 @@ class Teller:
         self._channels = open_channels(config, environ)
         self._is_beating = True
         self._is_dumb = False
-        self._has_heartbeat = asyncio.Event()
+        self._may_beat = asyncio.Event()
+        """Who is told has changed."""
+        self._beats_lost = (0, "")
+        """How many heartbeats in a row were not taken, and why the last one was not."""
 
     def begin(self) -> None:
         """From now on."""
         self._channels = open_channels(self._config, self._environ)
         self._notify.begin(self._channels.told)
         self._targets = {}
+        self._beats_lost = (0, "")
+        self._may_beat.set()
         if self._channels.heartbeat is not None:
             self._metrics.expect("heartbeat")
-            self._has_heartbeat.set()
 
     def apply(self, config: Config) -> None:
         """Tell those whom another configuration names."""
@@ -95,7 +102,8 @@ class Teller:
     @property
     def given_up(self) -> Mapping[str, tuple[int, str]]:
         """For each channel how many messages were given up since the last that was sent, and why the last one."""
-        return self._delivery.given_up
+        is_heard = self._beats_lost[0] < LOST_BEATS
+        return self._delivery.given_up if is_heard else {**self._delivery.given_up, "heartbeat": self._beats_lost}
 
     def reloaded(self, servers: int) -> None:
         """Another configuration is in force."""
@@ -146,13 +154,14 @@ class Teller:
             for target in self._targets.values():
                 latest = self._board.of(target.server_id).latest
                 if latest is not None and latest.id not in told:
-                    self._remember(latest)
+                    self._tell_of_old(latest)
         self._has_gone_on = True
 
-    def _remember(self, latest: Rotation) -> None:
+    def _tell_of_old(self, latest: Rotation) -> None:
+        """It ended before there were events: nobody can have been told."""
         event = None if latest.result is Result.SUCCESS else of_entry(of_end(latest))
         if event is not None:
-            self._notify.remember(event)
+            self._notify.tell(event)
 
     async def _read_on(self) -> None:
         """Tell what the ledger has of new events, whoever wrote them."""
@@ -172,6 +181,8 @@ class Teller:
 
     def _look(self) -> None:
         self._notify.show(Kind.HELD_OFF, self._servers_off())
+        if not self._account.was_asked:
+            return  # what the process before this one has told of it is not over
         whole = of_whole(
             self._now(),
             config_mistakes=self._standing.mistakes,
@@ -197,22 +208,29 @@ class Teller:
     # -- heartbeat -----------------------------------------------------------------------------------------------
 
     async def beat(self) -> None:
-        """Say that the daemon is well every so often, as long as it is; for ever."""
+        """Say that the daemon is well every so often, as long as it is; for ever. A new interval counts at once."""
         while True:
-            await self._has_heartbeat.wait()
+            self._may_beat.clear()
             heartbeat, settings = self._channels.heartbeat, self._config.heartbeat
             if heartbeat is None or settings is None:
-                self._has_heartbeat.clear()
+                await self._may_beat.wait()
                 continue
             if not (ailments := self._ailments()):
-                answer = await heartbeat.beat()
-                self._metrics.tried("heartbeat", answer.outcome)
-                if answer.outcome is not Outcome.SENT:
-                    log.warning("the heartbeat was not taken", why=answer.said)
+                self._beaten(await heartbeat.beat())
             elif self._is_beating:
                 log.error("no heartbeat is sent any more", why=ailments)
             self._is_beating = not ailments
-            await asyncio.sleep(settings.every)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(settings.every):
+                    await self._may_beat.wait()
+
+    def _beaten(self, answer: Answer) -> None:
+        self._metrics.tried("heartbeat", answer.outcome)
+        if answer.outcome is Outcome.SENT:
+            self._beats_lost = (0, "")
+        else:
+            self._beats_lost = (self._beats_lost[0] + 1, answer.said)
+            log.warning("the heartbeat was not taken", why=answer.said)
 
     def _ailments(self) -> list[str]:
         """Why it is not well: its loop, its ledger, or a start is stuck."""
