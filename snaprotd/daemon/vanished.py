@@ -12,6 +12,7 @@ import structlog
 from snaprotd.config.settings import Target
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.model import Owner, Snapshot
+from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.telling.entries import Entry, Happened, of_vanished
 from snaprotd.core.telling.vanished import Sighting, Vanished, missing_of, seen_after
 from snaprotd.engine.board import Board
@@ -51,6 +52,8 @@ class VanishedWatch:
         """As the ledger has it; None before it was read."""
         self._missing: dict[tuple[str, str], float] = {}
         """Since when lists are without one, by its server's id and its name, by the loop's clock."""
+        self._looked_up: set[str] = set()
+        """Servers of which rotations have told what was taken last: lists have shown nothing of it."""
 
     async def look(self, targets: Iterable[Target]) -> None:
         """The account was just listed."""
@@ -69,6 +72,8 @@ class VanishedWatch:
             if number % 100 == 0:
                 await asyncio.sleep(0)
             if (assessment := self._assessment(target)) is not None and self._is_there(target):
+                if assessment.newest is None and target.server_id not in self._seen:
+                    await self._look_up(target.server_id)
                 lost, entries = await self._lost(_Look(target, assessment))
                 before = self._seen.get(target.server_id, ())
                 after = seen_after(before, _ours(assessment), lost)
@@ -80,6 +85,15 @@ class VanishedWatch:
             await self._ledger.seen.note(changed, gone=gone, vanished=vanished)
             self._seen = {one: kept for one, kept in (self._seen | changed).items() if one not in gone}
             self._show(vanished)
+
+    async def _look_up(self, server_id: str) -> None:
+        """What a rotation has taken last, in a ledger from before lists were noted: it may be all that there was."""
+        if server_id in self._looked_up or self._seen is None:
+            return
+        if taken := _taken_last(await self._ledger.history(server_id)):
+            await self._ledger.seen.note({server_id: taken})
+            self._seen[server_id] = taken
+        self._looked_up.add(server_id)
 
     def _is_there(self, target: Target) -> bool:
         """A server that is gone itself is another trouble, and is told by itself."""
@@ -125,6 +139,13 @@ class VanishedWatch:
 def _ours(assessment: Assessment) -> list[Snapshot]:
     decisions = assessment.plan.decisions
     return [one.snapshot for one in decisions if one.owner is Owner.MANAGED and one.snapshot.is_completed]
+
+
+def _taken_last(newest_first: Iterable[Rotation]) -> tuple[Sighting, ...]:
+    for one in newest_first:
+        if one.result in (Result.SUCCESS, Result.PARTIAL) and one.snapshot_id is not None:
+            return (Sighting(ids=(one.snapshot_id,), name=one.snapshot_name, taken=one.slot),)
+    return ()
 
 
 def _entry(target: Target, one: Sighting, now: datetime) -> Entry:

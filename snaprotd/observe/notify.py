@@ -12,7 +12,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Kind, Letter, Message
 from snaprotd.core.telling.edges import messages_due, ping_of, turns
 from snaprotd.core.telling.entries import Entry, entries_of
-from snaprotd.core.telling.troubles import Key, Told, forgotten, known_before, levelled, noted
+from snaprotd.core.telling.troubles import Key, Told, forgotten, kept_for_anybody, levelled, noted
 from snaprotd.observe.delivery import Channel, Delivery, heirs_of
 from snaprotd.observe.outbox import Desk, Outbox
 
@@ -81,10 +81,6 @@ class Notify:
         if server_ids is not None:
             self._told = forgotten(self._told, server_ids)
 
-    def remember(self, event: Event) -> None:
-        """It was told before this process began."""
-        self._told = known_before(self._told, event)
-
     def enter(self, entry: Entry) -> None:
         """Have it written down: nothing in the ledger makes it true."""
         if len(self._entries) < MOST_UNWRITTEN:
@@ -149,7 +145,7 @@ class Notify:
             self._told, messages = messages_due(before, now)
             self._ping_turns(before)
         else:  # what lasts is told as soon as there is somebody to be told
-            self._told = replace(self._told, ended=(), once=())
+            self._told = kept_for_anybody(self._told, now)
         for message in messages:
             for channel in self._channels:
                 if not channel.is_check and message.kind in channel.on:

@@ -9,7 +9,7 @@ import pytest
 
 from snaprotd.core.telling import Event, Kind, Message, Who
 from snaprotd.core.telling.edges import messages_due, ping_of
-from snaprotd.core.telling.troubles import Told, forgotten, known_before, levelled, noted
+from snaprotd.core.telling.troubles import Told, Trouble, forgotten, kept_for_anybody, key_of, levelled, noted
 
 START = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -53,6 +53,12 @@ def lived(
         at += MINUTE / 2
     assert not waiting
     return told, messages
+
+
+def known_before(told: Told, event: Event) -> Told:
+    """After another process has told of it."""
+    trouble = Trouble(event=event, since=event.at, told_at=event.at, tells=1)
+    return replace(told, troubles={**told.troubles, key_of(event): trouble})
 
 
 def words(*events: Event, until: timedelta = HOUR) -> list[str]:
@@ -283,6 +289,13 @@ def test_what_was_told_before_a_restart_is_not_told_again_and_its_end_is() -> No
     assert messages == []
     _, (end,) = lived(succeeds("a", 3 * HOUR), told=told, begins=3 * HOUR, until=4 * HOUR)
     assert end.kind is Kind.RECOVERY
+
+
+def test_what_has_vanished_is_kept_for_whoever_is_told_within_a_day_and_ends_are_not() -> None:
+    told = noted(noted(known_before(Told(), fails("a")), succeeds("a"), START), event(Kind.VANISHED, "a"), START)
+    _, messages = lived(told=kept_for_anybody(told, START + DAY - HOUR), begins=DAY, until=DAY + HOUR)
+    assert [one.kind for one in messages] == [Kind.VANISHED]
+    assert lived(told=kept_for_anybody(told, START + DAY), begins=DAY, until=DAY + HOUR)[1] == []
 
 
 def test_nobody_is_reminded_of_a_server_that_is_no_longer_configured() -> None:

@@ -4,6 +4,8 @@ at the provider is an alarm."""
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -240,6 +242,52 @@ async def test_what_vanishes_comes_back_and_vanishes_again_is_told_twice(
         del world.snapshots[kept.id]
         await asyncio.sleep(6 * MINUTE)
         assert kinds(await events(watched)) == ["vanished", "vanished"]
+
+
+def as_of_schema_3(watched: Watched) -> None:
+    """The ledger as a snaprotd has left it that knew no events."""
+    with closing(sqlite3.connect(watched.daemon._tools.ledger.name)) as connection, connection:
+        for table in ("events", "letters", "seen"):
+            connection.execute(f"DROP TABLE IF EXISTS {table}")
+        connection.execute("DELETE FROM meta WHERE key = 'told'")
+        connection.execute("UPDATE meta SET value = '3' WHERE key = 'schema'")
+
+
+async def test_what_stands_in_a_ledger_from_before_there_were_events_is_told_to_whoever_is_named_first(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [failing()]
+    path = configured(tmp_path, world, schedule="5 3 * * *")
+    text = path.read_text()
+    path.write_text(text.partition("notify:")[0])
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(20 * MINUTE)
+    as_of_schema_3(watched)
+    path.write_text(text)
+    async with daemon_on(path, world):
+        await asyncio.sleep(5 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure"]
+    assert outside.pings == ["/fail"]
+
+
+async def test_the_only_snapshot_that_is_gone_is_an_alarm_in_an_old_ledger_too(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01", "web-02")
+    path = configured(tmp_path, world, schedule="5 3 * * *")
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(20 * MINUTE)
+    as_of_schema_3(watched)
+    gone = min(world.snapshots)
+    server_id = world.snapshots.pop(gone).server_id
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(10 * MINUTE)
+        (told,) = await problems(watched)
+        assert (str(told["server_id"]), told["severity"]) == (server_id, "alarm")
+        assert f"{gone}, snaprotd-main-20250116T030500Z" in told["text"]
+        assert kinds(await events(watched)).count("vanished") == 1
+    assert [one["kind"] for one in outside.told] == ["vanished"]
 
 
 async def test_a_file_whose_name_is_no_utf_8_silences_nobody(

@@ -20,6 +20,9 @@ LONGEST_PAUSE = timedelta(hours=1)
 ACCOUNT = frozenset({"api", "token"})
 """Causes that become one another while they last: the account cannot be listed, for this reason or for that."""
 
+NEWS_FOR, MOST_ONCE = timedelta(hours=24), 100
+"""How long what is told once is kept for whoever is to be told, and how much of it."""
+
 Key = tuple[str, str]
 """What a trouble is about: rotations or power, and the server's id, or a cause for what is nobody's own."""
 
@@ -93,10 +96,10 @@ def noted(told: Told, event: Event, now: datetime) -> Told:
     return after if trouble.told_at is not None else gathering(after, now, trouble.ripe_at)
 
 
-def known_before(told: Told, event: Event) -> Told:
-    """As `noted`, of what another process has told already."""
-    trouble = Trouble(event=event, since=event.at, told_at=event.at, tells=1)
-    return replace(told, troubles={**told.troubles, key_of(event): trouble})
+def kept_for_anybody(told: Told, now: datetime) -> Told:
+    """Where nobody is told: nothing that is over, and of what nothing ends only what is news still."""
+    once = tuple(one for one in told.once if one.kind is Kind.VANISHED and one.at > now - NEWS_FOR)[-MOST_ONCE:]
+    return replace(told, ended=(), once=once)
 
 
 def levelled(told: Told, kind: Kind, there: Sequence[Event], now: datetime) -> Told:

@@ -154,13 +154,14 @@ class Teller:
             for target in self._targets.values():
                 latest = self._board.of(target.server_id).latest
                 if latest is not None and latest.id not in told:
-                    self._remember(latest)
+                    self._tell_of_old(latest)
         self._has_gone_on = True
 
-    def _remember(self, latest: Rotation) -> None:
+    def _tell_of_old(self, latest: Rotation) -> None:
+        """It ended before there were events: nobody can have been told."""
         event = None if latest.result is Result.SUCCESS else of_entry(of_end(latest))
         if event is not None:
-            self._notify.remember(event)
+            self._notify.tell(event)
 
     async def _read_on(self) -> None:
         """Tell what the ledger has of new events, whoever wrote them."""
