@@ -97,8 +97,8 @@ def noted(told: Told, event: Event, now: datetime) -> Told:
 
 
 def kept_for_anybody(told: Told, now: datetime) -> Told:
-    """Where nobody is told: no ends, and of what is told once only what is news still."""
-    once = tuple(one for one in told.once if one.at > now - NEWS_FOR)[-MOST_ONCE:]
+    """Where nobody is told: nothing that is over, and of what nothing ends only what is news still."""
+    once = tuple(one for one in told.once if one.kind is Kind.VANISHED and one.at > now - NEWS_FOR)[-MOST_ONCE:]
     return replace(told, ended=(), once=once)
 
 
