@@ -17,7 +17,7 @@ from sqlalchemy import StaticPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.ledger.address import demand_ours, files_of, name_of, open_private
+from snaprotd.ledger.address import Stands, demand_ours, files_of, name_of, open_private, stands_at
 from snaprotd.ledger.sql.prepared import Rows, Statement, row_of, written
 from snaprotd.ledger.sql.schema import migrate
 
@@ -121,6 +121,12 @@ class Database:
         """There is one at a time: what came before was given up."""
         self._ready: Driver | None = None
         self._is_gone = False
+        self.stands: Stands | None = None
+        """Which files it has open, or had last; None where it was never used."""
+
+    @property
+    def is_open(self) -> bool:
+        return self._ready is not None
 
     @asynccontextmanager
     async def begin(self, *, writes: bool = True) -> AsyncIterator[Connection]:
@@ -150,6 +156,19 @@ class Database:
             await self._undo(driver)
             raise
 
+    async def copy_to(self, file: Path) -> None:
+        """Write all that it shows into an empty file, from the files that it has open, wherever those are by now."""
+        if self._ready is None:
+            raise sqlite3.ProgrammingError("it is not open")
+        await self._ready.submit(partial(_carried_out, [Statement("VACUUM INTO :file", {"file": str(file)})]))
+
+    async def settle(self) -> bool:
+        """Have all that is in its log stand in its main file too. False where some of it is in use there."""
+        if self._ready is None:
+            return False
+        (told,) = await self._ready.submit(partial(_carried_out, [Statement("PRAGMA wal_checkpoint(PASSIVE)")]))
+        return bool(told.busy == 0 and told.log == told.checkpointed)
+
     async def dispose(self, *, for_good: bool = False) -> None:
         """Close it. It is opened again where it is used again, but `for_good`."""
         self._ready, self._is_gone = None, for_good
@@ -172,7 +191,7 @@ class Database:
             self._drivers.append(driver)
             await driver
             await self._configure(driver)
-            self._ready = driver
+            self._ready, self.stands = driver, stands_at(self.path)
         return self._ready
 
     async def _configure(self, driver: Driver) -> None:
@@ -181,6 +200,7 @@ class Database:
         for pragma in (f"busy_timeout={BUSY * 1000:g}", f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
             await driver.submit(partial(_carried_out, [Statement(f"PRAGMA {pragma}")]))
         await _use_wal(driver)
+        await driver.submit(partial(_carried_out, [_OPENS_THE_LOG]))
 
     def _stop_all(self) -> list[asyncio.Future[Any]]:
         stopped = [one.stop() for one in self._drivers]
@@ -189,6 +209,7 @@ class Database:
 
 
 _BEGIN, _BEGIN_TO_READ = map(Statement, ("BEGIN IMMEDIATE", "BEGIN"))
+_OPENS_THE_LOG = Statement("SELECT count(*) FROM sqlite_master")
 
 
 def _committed(connection: sqlite3.Connection) -> None:
@@ -246,7 +267,7 @@ async def open_database(path: Path, *, alone: bool) -> Database:
 
 
 async def _migrate(database: Database) -> None:
-    with _told(name_of(str(database.path))):
+    with told(name_of(str(database.path))):
         await database.migrate()
 
 
@@ -267,13 +288,14 @@ async def turn(lock: asyncio.Lock, name: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def transaction(database: Database, name: str, *, writes: bool = True) -> AsyncIterator[Connection]:
     """A transaction of the ledger called `name`. Raises `LedgerError`."""
-    with _told(name):
+    with told(name):
         async with database.begin(writes=writes) as connection:
             yield connection
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def told(name: str) -> Iterator[None]:
+    """What goes wrong with the ledger called `name` is a `LedgerError`."""
     try:
         yield
     except (sqlite3.Error, SQLAlchemyError, OSError, UnicodeError) as error:
@@ -285,6 +307,11 @@ def lacks_shared_memory(error: LedgerError) -> bool:
     """SQLite could not make the file that the users of a ledger share as their memory."""
     cause = getattr(error.__cause__, "orig", error.__cause__)
     return str(getattr(cause, "sqlite_errorname", "")).startswith("SQLITE_IOERR_SHM")
+
+
+def is_damage(error: BaseException) -> bool:
+    """What stands in the file is no database, or not a whole one."""
+    return str(getattr(error, "sqlite_errorname", "")).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 def _make_private(path: Path) -> None:
