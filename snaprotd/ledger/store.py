@@ -68,7 +68,7 @@ class Ledger(History):
         """What is owed to servers."""
         self.desk = Desk(self._transaction, self.events)
         self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
-        self.holds = Holds(self._transaction, lambda: self.starts.account, self.events)
+        self.holds = Holds(self._transaction, lambda: self.starts.account, self.events, self._place.settle)
         self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""

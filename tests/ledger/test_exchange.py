@@ -199,3 +199,21 @@ async def test_what_cannot_be_written_again_stays_open_and_is_told(path: Path, m
             assert await ledger.open_rotations() == [begun]
         assert await ledger.mend([begun]) is True
         await ledger.save(begun)
+
+
+@pytest.mark.parametrize("lose", [without_log, without_memory, without_both])
+async def test_what_a_person_has_said_is_in_the_file_itself_at_once_and_all_else_soon(
+    path: Path, lose: Callable[[Path], None]
+) -> None:
+    """The log is deleted, and everybody is killed before anyone has looked."""
+    async with ledgers(path, "me") as (ledger,):
+        await completed(ledger)
+        await ledger.probe(mark=True)
+        async with await Ledger.open(path, owner="command", lock=False) as command:
+            await command.holds.say(HELD_ONE, {"12345"}, HELD, NOW)
+        lose(path)
+        killed = path.parent / "killed"
+        shutil.copytree(path.parent, killed, ignore=lambda *_: ["killed"])
+    async with ledgers(killed / "state.db", "next") as (after,):
+        assert [one.ids for one in await after.holds.said()] == [("77",)]
+        assert len(await after.history()) == 1
