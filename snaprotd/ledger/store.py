@@ -77,13 +77,13 @@ class Ledger(History):
 
     @classmethod
     async def open(cls, path: Path, *, owner: str, lease: float = 60.0, lock: bool = True) -> Ledger:
-        """Open, create or migrate the SQLite ledger at `path`. `lease` is in seconds.
+        """Open, create or migrate the SQLite ledger at `path`. `lease` is in seconds. Without `lock`: rather to read.
 
         Raises `LedgerError` where the folder cannot be written, or is in use by a daemon on another host.
         """
         folder_lock = FolderLock.acquire(path) if lock else None
         try:
-            database = await open_database(path, alone=folder_lock is not None and folder_lock.was_alone)
+            database = await open_database(path, alone=bool(folder_lock and folder_lock.was_alone), to_read=not lock)
         except BaseException:
             if folder_lock is not None:
                 folder_lock.release()

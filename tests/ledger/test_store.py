@@ -915,7 +915,7 @@ async def test_what_is_committed_is_on_disk(path: Path) -> None:
             name: (await connection.execute(Statement(f"PRAGMA {name}"))).scalar()
             for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
         }
-    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 10_000, "foreign_keys": 1}
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5_000, "foreign_keys": 1}
 
 
 async def test_a_ledger_that_is_opened_again_is_as_it_was_left(path: Path) -> None:

@@ -16,7 +16,8 @@ from snaprotd.ledger.address import name_of, stands_at, written_of
 from snaprotd.ledger.files import exchange
 from snaprotd.ledger.files.exchange import Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
-from snaprotd.ledger.sqlite import Connection, Database, is_damage, open_database, told, transaction, turn
+from snaprotd.ledger.files.holder import who_writes
+from snaprotd.ledger.sqlite import Connection, Database, is_damage, is_lock, open_database, told, transaction, turn
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -45,8 +46,16 @@ class Place:
         async with turn(self._turns, self.name):
             if writes and not self._is_ours:
                 await self._put_back()
-            async with transaction(self._database, self.name, writes=writes) as begun:
-                yield begun
+            try:
+                async with transaction(self._database, self.name, writes=writes) as begun:
+                    yield begun
+            except LedgerError as error:
+                if not is_lock(error.__cause__):
+                    raise
+                who = await asyncio.to_thread(who_writes, self.path) or "another program"
+                raise LedgerError(
+                    f"the ledger {self.name} is kept from being written by {who}: database is locked"
+                ) from error
 
     async def see_to(self) -> None:
         """Put it back where it was exchanged."""
