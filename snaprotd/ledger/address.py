@@ -66,13 +66,21 @@ def note_in_force(folder: Path | None, places: Sequence[Path]) -> None:
 # -- what stands there -------------------------------------------------------------------------------------------------
 
 
-def file_of(path: Path) -> tuple[int, int] | None:
-    """Which file stands at the ledger's path; None where there is none, or an empty one."""
+Stands = tuple[tuple[int, int] | None, ...]
+"""Which files stand at a ledger's path: itself, its log and the memory that its users share."""
+
+
+def stands_at(path: Path) -> Stands:
+    """Which files those are now. They are not opened for it."""
+    return tuple(_which(path.with_name(f"{path.name}{ending}")) for ending in ("", "-wal", "-shm"))
+
+
+def _which(path: Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return (status.st_dev, status.st_ino) if status.st_size else None
+    return status.st_dev, status.st_ino
 
 
 def written_of(path: Path) -> tuple[tuple[int, int, int] | None, ...]:
@@ -86,20 +94,6 @@ def _state_of(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return (status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def clear_away(path: Path) -> None:
-    """Where the ledger's file is gone or empty: delete what is left beside it, which belongs to nothing any more.
-
-    Whoever has it open keeps what he has open. An empty file goes too: its other users are to see that it was lost. The
-    folder is made again where it is gone.
-    """
-    with suppress(FileNotFoundError):
-        if path.stat().st_size:
-            return
-    make_folder(path.parent)
-    for left in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
-        left.unlink(missing_ok=True)
 
 
 # -- whose they are ------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from sqlalchemy import delete, insert, or_, select
 
-from snaprotd.core.errors import DeletionUnderWay, HeldSince
+from snaprotd.core.errors import DeletionUnderWay, HeldSince, LedgerError
 from snaprotd.core.holds import FOREVER, RELEASED, Hold, hold_in_words, hold_of, told_by_ledger
 from snaprotd.core.model import DELETE_AGAIN_AFTER, Snapshot
 from snaprotd.core.rotation import Rotation
@@ -42,10 +42,13 @@ class Holds:
         transaction: Callable[..., AbstractAsyncContextManager[Connection]],
         account: Callable[[], str],
         events: Events,
+        settle: Callable[[], Awaitable[None]],
     ) -> None:
+        """`settle` brings what was written into the ledger's file itself: its log may be deleted."""
         self._transaction = transaction
         self._account = account
         self._events = events
+        self._settle = settle
 
     async def say(
         self, snapshot: Snapshot, server_ids: Collection[str], until: date, now: datetime, *, entry: Entry | None = None
@@ -74,6 +77,8 @@ class Holds:
             await connection.execute(insert(HOLDS).values(row))
             await connection.execute(notes.note("readable_by", str(READABLE_WITH_HOLDS)))
             await self._events.add(connection, [entry] if entry is not None else [])
+        with suppress(LedgerError):  # it is written
+            await self._settle()
 
     async def said(self) -> frozenset[Hold]:
         """All that was said of the account's snapshots."""

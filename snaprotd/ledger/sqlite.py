@@ -5,70 +5,31 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import aiosqlite
 import structlog
 from sqlalchemy import StaticPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.ledger.address import demand_ours, files_of, name_of, open_private
-from snaprotd.ledger.sql.prepared import Rows, Statement, row_of, written
-from snaprotd.ledger.sql.schema import migrate
-
-T = TypeVar("T")
+from snaprotd.ledger.address import Stands, demand_ours, files_of, name_of, open_private, stands_at
+from snaprotd.ledger.sql.driver import Driver, carried_out
+from snaprotd.ledger.sql.prepared import Rows, Statement, written
+from snaprotd.ledger.sql.schema import is_current, migrate
 
 log = structlog.get_logger("snaprotd.ledger")
 
-BUSY = 10.0
+BUSY = 5.0
 """Seconds for which one waits for another user of the file."""
+A_MOMENT = 0.1
+"""The same, as long as another has kept it locked for longer than that: many may want to write, and starts do."""
 ASK_AGAIN = 0.05
 LONGEST_TURN = 60.0
 """Seconds for which a transaction waits for those of its own process."""
-
-
-class Driver(aiosqlite.Connection):
-    """A connection that can be stopped at any moment and however often, and then is closed.
-
-    Where its making is cancelled the driver itself leaves it open until it is collected as garbage. For the answer of
-    a thread that has been stopped it would wait for ever, and so would the end of the process.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(self._open, iter_chunk_size=64)
-        self._thread.daemon = True
-        # Autocommit in the driver, so that the transactions are ours.
-        self._how = partial(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
-        self._opened: sqlite3.Connection | None = None
-        self._stopped: asyncio.Future[Any] | None = None
-
-    def _open(self) -> sqlite3.Connection:
-        self._opened = self._how()
-        return self._opened
-
-    def _close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-
-    def submit(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
-        """Have its thread do this, after what it was given before."""
-        if self._stopped is not None or self._opened is None:
-            raise sqlite3.ProgrammingError("the connection is closed")
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._tx.put_nowait((done, partial(work, self._opened)))
-        return done
-
-    def stop(self) -> asyncio.Future[Any] | None:
-        """Have it closed as soon as its thread has done what it was given to do."""
-        if self._stopped is None:
-            self._tx.put_nowait((None, self._close))
-            self._stopped = super().stop()
-        return self._stopped and asyncio.shield(self._stopped)  # whoever waits for it may be cancelled
 
 
 class Connection:
@@ -82,7 +43,7 @@ class Connection:
     async def execute(self, statement: Any) -> Rows:
         """Carry out a statement: one that was prepared, or any of SQLAlchemy's. The rows that it answers with."""
         before, self._before = self._before, ()
-        return await self._driver.submit(partial(_carried_out, (*before, written(statement))))
+        return await self._driver.submit(partial(carried_out, (*before, written(statement))))
 
     async def scalar(self, statement: Any) -> Any:
         """The first value; None where there is none."""
@@ -91,20 +52,6 @@ class Connection:
     async def scalars(self, statement: Any) -> list[Any]:
         """The first value of each row."""
         return [row[0] for row in await self.execute(statement)]
-
-
-def _carried_out(statements: Sequence[Statement], connection: sqlite3.Connection) -> Rows:
-    """In one go, the rows of the last; and nothing of it stays open: what has a statement is not closed."""
-    with closing(connection.cursor()) as cursor:
-        for one in statements:
-            if isinstance(one.values, Mapping) or not one.values:
-                cursor.execute(one.text, one.values)
-            else:
-                cursor.executemany(one.text, one.values)
-        if cursor.description is None:
-            return Rows()
-        make = row_of(tuple(column[0] for column in cursor.description))
-        return Rows(map(make, cursor.fetchall()))
 
 
 class Database:
@@ -121,6 +68,13 @@ class Database:
         """There is one at a time: what came before was given up."""
         self._ready: Driver | None = None
         self._is_gone = False
+        self._is_locked = False
+        self.stands: Stands | None = None
+        """Which files it has open, or had last; None where it was never used."""
+
+    @property
+    def is_open(self) -> bool:
+        return self._ready is not None
 
     @asynccontextmanager
     async def begin(self, *, writes: bool = True) -> AsyncIterator[Connection]:
@@ -132,7 +86,7 @@ class Database:
         driver = await self._connected()
         try:
             if writes:
-                await driver.submit(partial(_carried_out, [_BEGIN]))
+                await self._begin_to_write(driver)
                 yield Connection(driver)
             else:
                 yield Connection(driver, before=[_BEGIN_TO_READ])
@@ -141,14 +95,38 @@ class Database:
             await self._undo(driver)
             raise
 
-    async def migrate(self) -> None:
-        """Bring its tables to this version's. Raises what that raises."""
+    async def _begin_to_write(self, driver: Driver) -> None:
+        was_locked = self._is_locked
+        try:
+            await driver.submit(partial(carried_out, [_patience(A_MOMENT), _BEGIN] if was_locked else [_BEGIN]))
+        except sqlite3.OperationalError as error:
+            self._is_locked = is_lock(error)
+            raise
+        self._is_locked = False
+        if was_locked:
+            await driver.submit(partial(carried_out, [_patience(BUSY)]))
+
+    async def migrate(self, *, to_read: bool = False) -> None:
+        """Bring its tables to this version's. Raises what that raises. `to_read`: they are, if nobody need write."""
         driver = await self._connected()
         try:
-            await driver.submit(_migrated)
+            await driver.submit(partial(_migrated, to_read=to_read))
         except BaseException:
             await self._undo(driver)
             raise
+
+    async def copy_to(self, file: Path) -> None:
+        """Write all that it shows into an empty file, from the files that it has open, wherever those are by now."""
+        if self._ready is None:
+            raise sqlite3.ProgrammingError("it is not open")
+        await self._ready.submit(partial(carried_out, [Statement("VACUUM INTO :file", {"file": str(file)})]))
+
+    async def settle(self) -> bool:
+        """Have all that is in its log stand in its main file too. False where some of it is in use there."""
+        if self._ready is None:
+            return False
+        (told,) = await self._ready.submit(partial(carried_out, [Statement("PRAGMA wal_checkpoint(PASSIVE)")]))
+        return bool(told.busy == 0 and told.log == told.checkpointed)
 
     async def dispose(self, *, for_good: bool = False) -> None:
         """Close it. It is opened again where it is used again, but `for_good`."""
@@ -172,15 +150,17 @@ class Database:
             self._drivers.append(driver)
             await driver
             await self._configure(driver)
-            self._ready = driver
+            self._ready, self.stands = driver, stands_at(self.path)
         return self._ready
 
     async def _configure(self, driver: Driver) -> None:
         mode = "EXCLUSIVE" if self._alone else "NORMAL"
         await driver.submit(_decode)
-        for pragma in (f"busy_timeout={BUSY * 1000:g}", f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
-            await driver.submit(partial(_carried_out, [Statement(f"PRAGMA {pragma}")]))
+        await driver.submit(partial(carried_out, [_patience(BUSY)]))
+        for pragma in (f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
+            await driver.submit(partial(carried_out, [Statement(f"PRAGMA {pragma}")]))
         await _use_wal(driver)
+        await driver.submit(partial(carried_out, [_OPENS_THE_LOG]))
 
     def _stop_all(self) -> list[asyncio.Future[Any]]:
         stopped = [one.stop() for one in self._drivers]
@@ -189,6 +169,7 @@ class Database:
 
 
 _BEGIN, _BEGIN_TO_READ = map(Statement, ("BEGIN IMMEDIATE", "BEGIN"))
+_OPENS_THE_LOG = Statement("SELECT count(*) FROM sqlite_master")
 
 
 def _committed(connection: sqlite3.Connection) -> None:
@@ -201,10 +182,16 @@ def _rolled_back(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def _migrated(connection: sqlite3.Connection) -> None:
+def _patience(seconds: float) -> Statement:
+    return Statement(f"PRAGMA busy_timeout={seconds * 1000:g}")
+
+
+def _migrated(connection: sqlite3.Connection, *, to_read: bool) -> None:
     """By SQLAlchemy, which knows the tables."""
     engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool)
     with engine.connect() as its:
+        if to_read and is_current(its):
+            return
         its.exec_driver_sql("BEGIN IMMEDIATE")
         migrate(its)
         its.commit()
@@ -222,15 +209,17 @@ async def _all_done(stopped: list[asyncio.Future[Any]]) -> None:
         raise cancelled
 
 
-async def open_database(path: Path, *, alone: bool) -> Database:
+async def open_database(path: Path, *, alone: bool, to_read: bool = False) -> Database:
     """Open, create or migrate the ledger at `path`. `alone`: no other process has it.
+
+    `to_read`: where that is all, it need not be possible to write.
 
     Raises `LedgerError`, with nothing left open.
     """
     database = Database(path)
     try:
         try:
-            await _migrate(database)
+            await _migrate(database, to_read=to_read)
         except LedgerError as error:
             if not alone or not lacks_shared_memory(error):
                 raise
@@ -245,9 +234,9 @@ async def open_database(path: Path, *, alone: bool) -> Database:
     return database
 
 
-async def _migrate(database: Database) -> None:
-    with _told(name_of(str(database.path))):
-        await database.migrate()
+async def _migrate(database: Database, *, to_read: bool = False) -> None:
+    with told(name_of(str(database.path))):
+        await database.migrate(to_read=to_read)
 
 
 @asynccontextmanager
@@ -267,13 +256,14 @@ async def turn(lock: asyncio.Lock, name: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def transaction(database: Database, name: str, *, writes: bool = True) -> AsyncIterator[Connection]:
     """A transaction of the ledger called `name`. Raises `LedgerError`."""
-    with _told(name):
+    with told(name):
         async with database.begin(writes=writes) as connection:
             yield connection
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def told(name: str) -> Iterator[None]:
+    """What goes wrong with the ledger called `name` is a `LedgerError`."""
     try:
         yield
     except (sqlite3.Error, SQLAlchemyError, OSError, UnicodeError) as error:
@@ -285,6 +275,16 @@ def lacks_shared_memory(error: LedgerError) -> bool:
     """SQLite could not make the file that the users of a ledger share as their memory."""
     cause = getattr(error.__cause__, "orig", error.__cause__)
     return str(getattr(cause, "sqlite_errorname", "")).startswith("SQLITE_IOERR_SHM")
+
+
+def is_lock(error: BaseException | None) -> bool:
+    """Another one keeps it locked."""
+    return str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY")
+
+
+def is_damage(error: BaseException) -> bool:
+    """What stands in the file is no database, or not a whole one."""
+    return str(getattr(error, "sqlite_errorname", "")).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 def _make_private(path: Path) -> None:
@@ -314,9 +314,9 @@ async def _use_wal(driver: Driver) -> None:
     """
     for attempts_left in range(round(BUSY / ASK_AGAIN), -1, -1):
         try:
-            await driver.submit(partial(_carried_out, [Statement("PRAGMA journal_mode=WAL")]))
+            await driver.submit(partial(carried_out, [Statement("PRAGMA journal_mode=WAL")]))
             return
         except sqlite3.OperationalError as error:
-            if not attempts_left or not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+            if not attempts_left or not is_lock(error):
                 raise
         await asyncio.sleep(ASK_AGAIN)

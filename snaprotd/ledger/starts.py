@@ -17,8 +17,8 @@ from snaprotd.core.promise import ServerPower, Terms, as_one, joined
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger import promises
-from snaprotd.ledger.copies import Copies, Key
 from snaprotd.ledger.events.record import Events
+from snaprotd.ledger.files.copies import Copies, Key
 from snaprotd.ledger.rows import read_ids
 from snaprotd.ledger.sql import notes, past, statements
 from snaprotd.ledger.sqlite import Connection

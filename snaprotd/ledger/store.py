@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,22 +26,22 @@ from snaprotd.core.model import Snapshot
 from snaprotd.core.policy import Kind
 from snaprotd.core.promise import merged
 from snaprotd.core.rotation import Rotation
-from snaprotd.core.telling.entries import Deletion, Entry, of_deletion, of_end, of_late
+from snaprotd.core.telling.entries import Deletion, Entry, of_deletion, of_end, of_exchange, of_late
 from snaprotd.ledger import promises
-from snaprotd.ledger.address import clear_away, file_of, name_of, written_of
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
-from snaprotd.ledger.copies import Copies, Lives
 from snaprotd.ledger.events.desk import Desk
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.events.seen import Seen
-from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.files.copies import Copies, Lives
+from snaprotd.ledger.files.folder_lock import FolderLock
+from snaprotd.ledger.files.place import Place
 from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.marks import forget_other_marks, set_marks
 from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
-from snaprotd.ledger.sqlite import Connection, Database, open_database, transaction, turn
+from snaprotd.ledger.sqlite import Connection, Database, open_database
 from snaprotd.ledger.starts import Starts
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -55,25 +55,20 @@ class Ledger(History):
     """
 
     def __init__(self, database: Database, path: Path, *, owner: str, lease: float, lock: FolderLock | None) -> None:
-        self._database = database
-        self._path = path
-        self._turns = asyncio.Lock()
-        self._file = file_of(path)
-        self._looked_at: object = None
-        """How its files were when no table was found to be missing."""
-        self.name = name_of(str(path))
+        self._place = Place(path, database, lock)
+        self.name = self._place.name
         """What it is called wherever it is shown; without what may be secret of its address."""
         self._owner = owner
         self.lease = lease
         """Length of a lease, in seconds."""
         self._lock = lock
         self._held: dict[str, Lease] = {}
-        self.events = Events(self._begun, lambda: self.starts.account)
-        self.starts = Starts(self._begun, Copies(path), self.events, owner=owner, lease=lambda: self.lease)
+        self.events = Events(self._transaction, lambda: self.starts.account)
+        self.starts = Starts(self._transaction, Copies(path), self.events, owner=owner, lease=lambda: self.lease)
         """What is owed to servers."""
-        self.desk = Desk(self._begun, self.events)
-        self.seen = Seen(self._begun, lambda: self.starts.account, self.events)
-        self.holds = Holds(self._begun, lambda: self.starts.account, self.events)
+        self.desk = Desk(self._transaction, self.events)
+        self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
+        self.holds = Holds(self._transaction, lambda: self.starts.account, self.events, self._place.settle)
         self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
@@ -82,13 +77,13 @@ class Ledger(History):
 
     @classmethod
     async def open(cls, path: Path, *, owner: str, lease: float = 60.0, lock: bool = True) -> Ledger:
-        """Open, create or migrate the SQLite ledger at `path`. `lease` is in seconds.
+        """Open, create or migrate the SQLite ledger at `path`. `lease` is in seconds. Without `lock`: rather to read.
 
         Raises `LedgerError` where the folder cannot be written, or is in use by a daemon on another host.
         """
         folder_lock = FolderLock.acquire(path) if lock else None
         try:
-            database = await open_database(path, alone=folder_lock is not None and folder_lock.was_alone)
+            database = await open_database(path, alone=bool(folder_lock and folder_lock.was_alone), to_read=not lock)
         except BaseException:
             if folder_lock is not None:
                 folder_lock.release()
@@ -110,11 +105,7 @@ class Ledger(History):
         await self.close()
 
     async def close(self) -> None:
-        try:
-            await self._database.dispose(for_good=True)
-        finally:
-            if self._lock is not None:
-                self._lock.release()
+        await self._place.close()
 
     @property
     def is_sole_user(self) -> bool:
@@ -171,6 +162,8 @@ class Ledger(History):
                 await self.holds.demand_free(connection, deletion.snapshot, datetime.now(UTC))
             unknown, tenure = self._unknown.get(rotation.id), self._tenure()
             saved = await connection.scalar(statements.save(rotation, tenure, epoch=lease.epoch, unknown=unknown))
+            if saved is None and (anew := await self._claimed_again(connection, rotation)) is not None:
+                saved, lease = rotation.id, replace(lease, epoch=anew)  # its row was gone, and is nobody else's
             if saved is not None and rotation.power.asked:
                 await promises.write(connection, record, alone=alone)
             if saved is not None:
@@ -263,42 +256,57 @@ class Ledger(History):
             log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
 
     async def mend(self, rotations: Iterable[Rotation], *, mark: bool = False) -> bool:
-        """Where the file was lost under us, or a table of it: write again what this process holds. True then.
+        """Where the files were lost or exchanged under us, or a table: write again what this process holds. True then.
 
         Else `probe`. Raises what that raises.
         """
-        is_there = self._file == file_of(self._path)
-        if is_there and await self.probe(mark=mark):
+        await self._place.see_to()
+        if not await self.probe(mark=mark):
+            log.error("a table of the ledger was lost: it is written again from memory", ledger=self.name)
+            await self._place.open_anew()
+        elif not self._place.exchanges:
             return False
-        log.error("the ledger's file was lost, or a table of it: it is written again from memory", ledger=self.name)
-        async with turn(self._turns, self.name):
-            await self._database.dispose()  # before the next one is opened: they would share the memory of the users
-            if not is_there:
-                clear_away(self._path)
-                self.starts.copies.forget()
-            self._database = await open_database(self._path, alone=False)
-            self._file = file_of(self._path)
-        began = uptime()
+        self.starts.copies.forget()
         for rotation in rotations:
-            async with self._transaction() as connection:
-                await connection.execute(statements.claim(rotation, self._tenure(), account=self.starts.account))
-            await self.starts.save(self.starts.record_of(rotation))
-            self._hold(rotation.id, epoch=1, since=began)
+            await self._write_again(rotation)
+        told = [of_exchange(one.text, datetime.now(UTC)) for one in self._place.exchanges if not one.is_fellows]
+        await self.events.write(told)
+        self._place.exchanges.clear()
         return True
+
+    async def _write_again(self, rotation: Rotation) -> None:
+        """Have its row be there, under a lease of ours. What an old copy has for its server is over."""
+        began, is_elsewhere = uptime(), await self.starts.is_elsewhere(rotation.server_id)
+        async with self._transaction() as connection:
+            if not is_elsewhere:
+                ids, account = self.starts.ids_of(rotation.server_id), self.starts.account
+                others = await connection.execute(statements.in_the_way_of(rotation, ids, account=account))
+                await connection.execute(statements.set_aside([row.id for row in others if row.is_open]))
+            epoch = await self._claimed_again(connection, rotation)
+        if epoch is not None:
+            self._hold(rotation.id, epoch=epoch, since=began)
+        await self.starts.save(self.starts.record_of(rotation))
+
+    async def _claimed_again(self, connection: Connection, rotation: Rotation) -> int | None:
+        """The epoch of a row that is written anew; None where there is one, of its slot or of its server."""
+        account = self.starts.account
+        return await connection.scalar(statements.claim(rotation, self._tenure(), account=account))  # type: ignore[no-any-return]
 
     async def probe(self, *, mark: bool = True) -> bool:
         """Whether all tables are there, which is asked where anybody has written since. With `mark` a mark of life is
-        left then, in one row.
+        left then, in one row, and what stands in the log alone is brought into the file.
 
         Raises `LedgerError` where the ledger, or what is to stand beside it, cannot be written.
         """
-        if mark or written_of(self._path) != self._looked_at:
+        if mark or self._place.was_written:
             async with self._transaction() as connection:
                 if is_short(await connection.scalars(TABLE_NAMES)):
                     return False
                 if mark:
                     await self._lives.mark(connection)
-            self._looked_at = written_of(self._path)
+            if mark:
+                await self._place.settle()
+            self._place.looked()
         await asyncio.to_thread(self.starts.copies.demand)
         return True
 
@@ -338,11 +346,5 @@ class Ledger(History):
         """`since`: the uptime before the lease was written; it may have taken a while."""
         self._held[rotation_id] = Lease(epoch=epoch, valid_until=since + self.lease)
 
-    def _begun(self, **how: bool) -> AbstractAsyncContextManager[Connection]:
-        return self._transaction(**how)
-
-    @asynccontextmanager
-    async def _transaction(self, *, writes: bool = True) -> AsyncIterator[Connection]:
-        """One at a time: the file may be opened anew between two of them."""
-        async with turn(self._turns, self.name), transaction(self._database, self.name, writes=writes) as begun:
-            yield begun
+    def _transaction(self, *, writes: bool = True) -> AbstractAsyncContextManager[Connection]:
+        return self._place.begin(writes=writes)

@@ -72,7 +72,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "ledger_unusable": Kind(
             severity=ALARM,
             says="{why_the_ledger_cannot_be_used}",
-            do="See to the disk that the ledger is on: is it full, read-only or gone?",
+            do="See to the disk that the ledger is on: is it full, read-only or gone? "
+            "Where another program keeps it from being written, end that one.",
             alerts=("SnaprotdLedgerNotWritable",),
         ),
         "account_not_listed": Kind(

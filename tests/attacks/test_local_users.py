@@ -20,8 +20,8 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.ledger.address import make_folder, note_in_force, write_anew
-from snaprotd.ledger.copies import Lives
-from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.files.copies import Lives
+from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.salvage import salvaged
 from snaprotd.ledger.store import Ledger
 

@@ -20,12 +20,12 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.ledger.claims import Mark
-from snaprotd.ledger.copies import Copies
+from snaprotd.ledger.files.copies import Copies
 from snaprotd.ledger.promises import row_of
 from snaprotd.ledger.salvage import NoLedger, salvaged
 from snaprotd.ledger.store import Ledger
 from tests.support.daemons import Line, logged
-from tests.support.harms import delete_ledger
+from tests.support.harms import delete_ledger, edit
 
 NOW = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 OWED = ServerPower(
@@ -206,8 +206,7 @@ async def test_what_another_process_may_be_writing_again_is_waited_for(
     """It does so within seconds of the loss; it may need its server off."""
     await owing(path)
     async with await opened(path) as ledger:
-        delete_ledger(path)
-        await ledger.mend([])
+        edit(path, "DELETE FROM powers")
         assert [record.label for record in await ledger.starts.take_in()] == ["web"]
         assert [record.label for record in await ledger.starts.take_in()] == ["web"]
         assert await ledger.starts.owed() == []

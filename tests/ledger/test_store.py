@@ -35,7 +35,7 @@ from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import printable
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
-from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.rows import FORMAT, written_rotation
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.prepared import Statement
@@ -915,7 +915,7 @@ async def test_what_is_committed_is_on_disk(path: Path) -> None:
             name: (await connection.execute(Statement(f"PRAGMA {name}"))).scalar()
             for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
         }
-    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 10_000, "foreign_keys": 1}
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5_000, "foreign_keys": 1}
 
 
 async def test_a_ledger_that_is_opened_again_is_as_it_was_left(path: Path) -> None:
@@ -1259,7 +1259,7 @@ HOLD = """
 import sys
 from itertools import pairwise
 from pathlib import Path
-from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.files.folder_lock import FolderLock
 print(FolderLock.acquire(Path(sys.argv[1])).was_alone, flush=True)
 sys.stdin.read()
 """
@@ -1337,7 +1337,7 @@ def test_where_there_are_no_locks_nobody_is_taken_for_the_only_user(
 
 
 def test_a_living_process_is_known_though_somebody_removed_its_lock_file(path: Path) -> None:
-    code = f"from pathlib import Path; from snaprotd.ledger.folder_lock import FolderLock as L; \
+    code = f"from pathlib import Path; from snaprotd.ledger.files.folder_lock import FolderLock as L; \
 lock = L.acquire(Path({str(path)!r})); print(lock.was_alone, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
         assert living.stdout is not None

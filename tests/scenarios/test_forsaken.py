@@ -19,7 +19,7 @@ from snaprotd.config.settings import resolve
 from snaprotd.core.power import promised
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.claims import Claimed
-from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.store import Ledger
 from snaprotd.wiring.assembly import new_rotation
 from tests.support.daemons import a_world, configure, entry

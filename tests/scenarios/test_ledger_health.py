@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from snaprotd.core.rotation import Step
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
+from tests.ledger.test_locked import locked
 from tests.scenarios.test_power import DISKS, LedgerOnABadDisk
 from tests.support.daemons import Line, daemon_on, write_config
 
@@ -73,3 +75,30 @@ async def test_a_ledger_that_does_not_answer_is_told_and_asked_once(
         answers.set()
         await asyncio.sleep(60)
         assert watched.value("snaprotd_ledger_writable") == 1
+
+
+@pytest.mark.usefixtures("silence")
+async def test_another_program_that_keeps_it_locked_keeps_no_server_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snaprotd.ledger.sqlite.BUSY", 0.2)
+    monkeypatch.setattr("snaprotd.ledger.sqlite.A_MOMENT", 0.001)
+    world = World(snapshot_seconds=(60, 60))
+    world.add_server("web-01")
+    path = write_config(tmp_path, '[{id: 12345, name: web-01, schedule: "10 3 * * *", stop_first: true}]')
+    async with daemon_on(path, world) as watched:
+        await watched.reaches(Step.WAIT)
+        with locked(tmp_path / "state.db"):
+            await asyncio.sleep(120)
+            assert world.status_of("12345") == "active"
+            assert watched.value("snaprotd_ledger_writable") == 0
+            assert (await watched.get("/healthz")).status_code == 200
+            (problem, *_) = (await watched.daemon.view.status())["problems"]
+            assert "kept from being written by" in problem["text"]
+            assert "end that one" in problem["do"]
+            await asyncio.sleep(300)
+            assert (await watched.get("/healthz")).status_code == 200
+        await asyncio.sleep(120)
+        assert watched.value("snaprotd_ledger_writable") == 1
+        assert [one.result for one in await watched.daemon._tools.ledger.history()] == ["success"]
+    assert len(world.created) == 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from snaprotd.core import power
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Step
-from snaprotd.ledger.copies import Copies
+from snaprotd.core.telling.entries import Happened
+from snaprotd.ledger.files.copies import Copies
 from snaprotd.ledger.salvage import salvaged
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged
 from tests.support.harms import edit
@@ -35,7 +38,23 @@ def replaced(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("lose", [deleted, replaced])
+def without_log(path: Path) -> None:
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink()
+
+
+def old_copy(path: Path) -> None:
+    """As it was before anything had happened, and a while after."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM INTO ?", (str(path.parent / "old"),))
+    edit(path.parent / "old", "DELETE FROM rotations", "DELETE FROM powers", "DELETE FROM events")
+    shutil.move(path.parent / "old", path)
+
+
+LOSSES = pytest.mark.parametrize("lose", [deleted, replaced, without_log, old_copy])
+
+
+@LOSSES
 async def test_a_promise_is_written_again_within_seconds_and_kept_by_the_next_process(
     tmp_path: Path, log: list[Line], lose: Callable[[Path], None]
 ) -> None:
@@ -46,7 +65,7 @@ async def test_a_promise_is_written_again_within_seconds_and_kept_by_the_next_pr
     await watched.reaches(Step.WAIT)
     lose(tmp_path / "state.db")
     await asyncio.sleep(3.5)
-    assert len(logged(log, "the ledger's file was lost, or a table of it: it is written again from memory")) == 1
+    assert len(logged(log, "the ledger's files were exchanged or lost under this process")) == 1
     assert [record.server_id for record in salvaged(tmp_path / "state.db")] == ["12345"]
     await kill(watched)
     running.cancel()
@@ -59,7 +78,7 @@ async def test_a_promise_is_written_again_within_seconds_and_kept_by_the_next_pr
 
 
 @pytest.mark.usefixtures("few_ticks", "silence")
-@pytest.mark.parametrize("lose", [deleted, replaced])
+@LOSSES
 async def test_a_rotation_goes_on_over_the_loss_of_its_ledger_and_the_next_slots_run(
     tmp_path: Path, lose: Callable[[Path], None]
 ) -> None:
@@ -74,6 +93,9 @@ async def test_a_rotation_goes_on_over_the_loss_of_its_ledger_and_the_next_slots
         assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 0
         await asyncio.sleep(2 * HOUR)
         assert [ended.result for ended in watched.ended] == ["success"] * 3
+        ledger = watched.daemon._tools.ledger
+        assert [one.result for one in await ledger.history()] == ["success"] * 3
+        assert [one.kind for one in await ledger.events.newest(limit=9)].count(Happened.LEDGER_EXCHANGED) == 1
     assert len(world.created) == 3
     assert world.status_of("12345") == "active"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Rotation
-from snaprotd.ledger.copies import Copies
+from snaprotd.ledger.files.copies import Copies
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
 from snaprotd.ledger.salvage import salvaged
 

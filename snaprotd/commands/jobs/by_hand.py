@@ -18,7 +18,7 @@ from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.ledger.address import name_of
-from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.starts import RESTORE_LASTS
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Doubtful, NullObserver, Provider

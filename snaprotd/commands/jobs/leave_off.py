@@ -19,7 +19,7 @@ from snaprotd.core.telling.entries import Happened
 from snaprotd.core.words import Json, in_one_line, listed, zulu
 from snaprotd.daemon.last_resort import debts_of, ledgers_named
 from snaprotd.ledger.address import ledgers_in_force, name_of
-from snaprotd.ledger.folder_lock import FolderLock
+from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
 from snaprotd.report.rows import owed_row

@@ -21,6 +21,16 @@ from snaprotd.report.rows import lives_words
 
 Json = Mapping[str, Any]
 
+BAD = (
+    Happened.FAILURE,
+    Happened.HELD_OFF,
+    Happened.LAPSED,
+    Happened.LEDGER_EXCHANGED,
+    Happened.RELOAD_REFUSED,
+    Happened.VANISHED,
+)
+"""What has happened and should not have."""
+
 STYLES = {
     "alarm": "bold red",
     "attention": "yellow",
@@ -192,8 +202,7 @@ def _mood(entry: Entry) -> str:
     """The word by which it is coloured."""
     if entry.kind in (Happened.ROTATION, Happened.RECOVERY):
         return str(entry.details.get("result") or "success")
-    is_bad = entry.kind in (Happened.FAILURE, Happened.HELD_OFF, Happened.VANISHED, Happened.RELOAD_REFUSED)
-    return "failure" if is_bad or entry.kind is Happened.LAPSED else ""
+    return "failure" if entry.kind in BAD else ""
 
 
 def _off(rotation: Rotation, zone: str) -> str:

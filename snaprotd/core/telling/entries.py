@@ -46,6 +46,8 @@ class Happened(StrEnum):
     """What all servers need is not there: the token is refused, say."""
     BLOCKED = "blocked"
     HELD_OFF = "held_off"
+    LEDGER_EXCHANGED = "ledger_exchanged"
+    """The ledger's files were deleted or exchanged under a process."""
     RECOVERY = "recovery"
     """What one of the three before it has told of is over."""
 
@@ -204,6 +206,11 @@ def of_vanished(server_id: str, label: str, *, id_: str, name: str, taken: datet
         details={"label": label, "snapshot": name, "snapshot_id": plain_id(id_), "taken": zulu(taken)},
         key=f"vanished {server_id} {id_} {name} {at:%Y-%m-%dT%H}",
     )
+
+
+def of_exchange(what: str, at: datetime) -> Entry:
+    """The ledger's files were exchanged under this process; `what` was done about it."""
+    return Entry(at=at, kind=Happened.LEDGER_EXCHANGED, text=f"the ledger: {what}")
 
 
 def entries_of(told: Told, entered: Mapping[Key, Event], now: datetime) -> tuple[Mapping[Key, Event], list[Entry]]:

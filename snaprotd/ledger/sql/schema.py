@@ -161,6 +161,16 @@ def migrate(connection: Connection) -> None:
             connection.execute(insert(META).values(key=key, value=str(value)))
 
 
+def is_current(connection: Connection) -> bool:
+    """Whether nothing is to be done to it, as far as can be read. Raises what `migrate` raises."""
+    names = connection.execute(TABLE_NAMES).scalars().all()
+    if META.name not in names or (version := _number(connection, "schema", 0)) < SCHEMA_VERSION:
+        return False
+    if version > SCHEMA_VERSION:
+        _refuse_unreadable(connection, version)
+    return not is_short(names)
+
+
 TABLE_NAMES = text("SELECT name FROM sqlite_master WHERE type = 'table'")
 
 

@@ -9,17 +9,23 @@ by both. Two processes on one host may: the leases in the ledger keep them apart
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.address import open_private
+
+LONGEST = 10.0
+"""Seconds for which one waits for another process to put the ledger back."""
+ASK_AGAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,28 @@ class FolderLock:
         Nothing is made for it, and nothing stays locked.
         """
         return _is_free(path.with_name(path.name + ".lock")) and _is_free(path.absolute().parent)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Only one process at a time puts the ledger back. Raises `LedgerError`.
+
+        Another kind of lock on the same file, which has nothing to do with the shared one.
+        """
+        for attempts_left in range(round(LONGEST / ASK_AGAIN), -1, -1):
+            try:
+                fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if not isinstance(error, (BlockingIOError, PermissionError)):
+                    break  # a file system without locks
+                if not attempts_left:
+                    raise LedgerError("another process is at work on the ledger's files") from error
+            await asyncio.sleep(ASK_AGAIN)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
 
     def release(self) -> None:
         os.close(self.descriptor)

@@ -1,0 +1,133 @@
+"""The place of a ledger: its file as one process uses it, one transaction after the other, and puts it back."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from snaprotd.core.errors import LedgerError
+from snaprotd.ledger.address import name_of, stands_at, written_of
+from snaprotd.ledger.files import exchange
+from snaprotd.ledger.files.exchange import Exchange
+from snaprotd.ledger.files.folder_lock import FolderLock
+from snaprotd.ledger.files.holder import who_writes
+from snaprotd.ledger.sqlite import Connection, Database, is_damage, is_lock, open_database, told, transaction, turn
+
+log = structlog.get_logger("snaprotd.ledger")
+
+
+class Place:
+    """Raises `LedgerError` wherever the file cannot be used."""
+
+    def __init__(self, path: Path, database: Database, lock: FolderLock | None) -> None:
+        """`lock`: None for a process that is gone in a moment. It puts nothing back."""
+        self.path = path
+        self.name = name_of(str(path))
+        """What it is called wherever it is shown; without what may be secret of its address."""
+        self._database = database
+        self._lock = lock
+        self._turns = asyncio.Lock()
+        self._whole: Path | None = None
+        """What is to be put back still."""
+        self._looked_at: object = None
+        """How its files were when all was found to be well."""
+        self.exchanges: list[Exchange] = []
+        """What has happened to it, for whoever is to write again what it may lack."""
+
+    @asynccontextmanager
+    async def begin(self, *, writes: bool = True) -> AsyncIterator[Connection]:
+        """A transaction. One at a time: the file may be opened anew between two of them."""
+        async with turn(self._turns, self.name):
+            if writes and not self._is_ours:
+                await self._put_back()
+            try:
+                async with transaction(self._database, self.name, writes=writes) as begun:
+                    yield begun
+            except LedgerError as error:
+                if not is_lock(error.__cause__):
+                    raise
+                who = await asyncio.to_thread(who_writes, self.path) or "another program"
+                raise LedgerError(
+                    f"the ledger {self.name} is kept from being written by {who}: database is locked"
+                ) from error
+
+    async def see_to(self) -> None:
+        """Put it back where it was exchanged."""
+        if not self._is_ours:
+            async with turn(self._turns, self.name):
+                if not self._is_ours:
+                    await self._put_back()
+
+    async def open_anew(self) -> None:
+        """With the tables that it lacks."""
+        async with turn(self._turns, self.name):
+            await self._database.dispose()  # before the next one is opened: they would share the memory of the users
+            await self._open()
+
+    async def settle(self) -> None:
+        """Have all that was written stand in the file itself, and not in its log alone, which may be deleted."""
+        async with turn(self._turns, self.name):
+            with told(self.name):
+                await self._database.settle()
+
+    async def close(self) -> None:
+        try:
+            await self._database.dispose(for_good=True)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    @property
+    def was_written(self) -> bool:
+        """Whether anybody has, since `looked`."""
+        return written_of(self.path) != self._looked_at
+
+    def looked(self) -> None:
+        self._looked_at = written_of(self.path)
+
+    @property
+    def _is_ours(self) -> bool:
+        """What stands there is what this process has open; where it has nothing open just now, what it had."""
+        opened, there = self._database.stands, stands_at(self.path)
+        return opened is None or (opened == there if self._database.is_open else opened[0] == there[0])
+
+    async def _put_back(self) -> None:
+        opened = self._database.stands
+        if self._lock is None or opened is None:
+            raise LedgerError(f"the ledger {self.name} is being put back, for its files were exchanged: try again")
+        async with self._lock.alone():
+            self._whole = self._whole or await self._written_whole()
+            await self._database.dispose()
+            with told(self.name):
+                where = (self.path, self._whole, opened, datetime.now(UTC))
+                found = await asyncio.to_thread(exchange.put_in_place, *where)
+            self._whole = None
+            self.exchanges.append(found)
+            write = log.warning if found.is_fellows else log.error
+            write("the ledger's files were exchanged or lost under this process", ledger=self.name, what=found.text)
+            await self._open()
+
+    async def _written_whole(self) -> Path | None:
+        """A file with all that this process has open; None where that cannot be read, or it has nothing open.
+
+        Raises `LedgerError` where it cannot be written: then it stays open, and nothing is lost as long as we live.
+        """
+        try:
+            fresh = await asyncio.to_thread(exchange.make_room, self.path)
+            await self._database.copy_to(fresh)
+            await asyncio.to_thread(exchange.seal, fresh)
+        except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.ProgrammingError) or is_damage(error):
+                return None
+            what = f"the files of the ledger {self.name} were deleted or exchanged"
+            raise LedgerError(f"{what}, and it cannot be written again: {error}") from error
+        return fresh
+
+    async def _open(self) -> None:
+        self._database = await open_database(self.path, alone=False)
