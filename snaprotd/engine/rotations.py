@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
 import structlog
 
-from snaprotd.core.admission import resumed, why_too_late
+from snaprotd.core.admission import resumed
 from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.promise import ServerPower
-from snaprotd.core.rotation import STEPS, Failed, Rotation, Step, advance
+from snaprotd.core.rotation import Rotation, Step
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import TAKEN_UP_WITHIN, Keeper
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run
-from snaprotd.engine.tools import NO_PERMIT, Permit, Permits, Tools
+from snaprotd.engine.tools import NO_PERMIT, Permit, Permits, Tools, together
+from snaprotd.engine.turns.admission import Admission
+from snaprotd.engine.turns.groups import Groups
 from snaprotd.ledger.claims import Claim, Claimed, Mark
 from snaprotd.ledger.store import Ledger
 
@@ -33,68 +34,6 @@ MARK_EVERY = 14.0
 
 FINAL_PATIENCE = 600.0
 """Seconds that a process which must end goes on trying to start the servers it holds off."""
-
-
-STEPS_BEFORE_A_STOP = STEPS[: STEPS.index(Step.STOP) + 1]
-
-
-class Groups:
-    """Turns among the servers of a group: no two of them are held off at once, in whatever process.
-
-    Here they are one after the other; that nobody else holds one off is asked before, and proved when the stop is
-    promised (`Ledger.save`).
-    """
-
-    def __init__(self, tools: Tools, *, is_seen_to: Callable[[], bool] = lambda: True) -> None:
-        """`is_seen_to`: whether anybody may see to the starts that are owed; a daemon does."""
-        self._tools = tools
-        self._is_seen_to = is_seen_to
-        self._turns: dict[str, Permits] = {}
-        self._last: dict[str, str] = {}
-        """Of each group who had the last turn here."""
-
-    async def take(self, rotation: Rotation, show: Callable[[Rotation], None]) -> tuple[Permit, Rotation]:
-        """Wait for the rotation's turn; it has failed where it is too late for it then."""
-        group = rotation.policy.group
-        if not group or rotation.is_payable or rotation.begun or rotation.step not in STEPS_BEFORE_A_STOP:
-            return NO_PERMIT, rotation
-        turns, permit, after = self._turns.setdefault(group, Permits(1)), NO_PERMIT, ""
-        note = ""
-        while not self._tools.drain.requested.is_set():
-            if why := why_too_late(rotation, self._tools.now()):
-                has_waited = f"{why}; it has waited in group `{group}` for {after}"
-                rotation = _lapsed(rotation, has_waited) if after else rotation
-                break
-            if permit is NO_PERMIT:
-                after = self._last.get(group, "")
-                permit = await turns.take_within(self._tools.poll_interval) or NO_PERMIT
-            if permit is not NO_PERMIT:
-                after = await self._other(group, rotation)
-                if not after:
-                    self._last[group] = rotation.label
-                    return permit, rotation
-                if note and not self._is_seen_to():  # and a moment ago, when others may just have begun, it was off too
-                    rotation = _lapsed(rotation, f"{after}, of group `{group}`, is off, and nobody starts it")
-                    break
-                await self._tools.drain.sleep(self._tools.poll_interval, held_off=False)
-            note, before = f"waits in group `{group}` for {after}", note
-            if note != before:
-                log.info("waiting", reason=note, server=rotation.label, rotation=rotation.id)
-            show(replace(rotation, note=note, skipped="group"))
-        permit.give_back()
-        return NO_PERMIT, rotation
-
-    async def _other(self, group: str, rotation: Rotation) -> str:
-        """Who is held off meanwhile; empty for nobody."""
-        try:
-            return await self._tools.ledger.starts.held_off_in(group, but=rotation.server_id) or ""
-        except LedgerError as error:
-            log.error("whether a server of the group is held off cannot be told", group=group, error=str(error))
-            return "a ledger that can be read"
-
-
-def _lapsed(rotation: Rotation, why: str) -> Rotation:
-    return replace(advance(rotation, Failed(why)), skipped="group")
 
 
 async def run_in_turn(
@@ -147,6 +86,7 @@ class Rotations:
         self.keeper = Keeper(tools, board, serves=self.serves)
         self.permits = Permits(max_concurrent)
         self._groups = Groups(tools)
+        self._admission = Admission(tools, board)
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = finished
         self._marked_at = -MARK_EVERY
@@ -304,4 +244,5 @@ class Rotations:
         """A server that is held off waits for nobody."""
         turn, rotation = await self._groups.take(rotation, self._board.show)
         permit = NO_PERMIT if rotation.is_payable else await self.permits.take()
-        return await run_in_turn(rotation, self._tools, self._board.show, turn, permit)
+        share, rotation = await self._admission.take(rotation, self._board.show)
+        return await run_in_turn(rotation, self._tools, self._board.show, turn, together(permit, share))

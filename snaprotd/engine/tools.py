@@ -126,6 +126,16 @@ class Permit:
 NO_PERMIT = Permit(lambda: None)
 
 
+def together(*permits: Permit) -> Permit:
+    """All of them, given back at once."""
+
+    def give_back() -> None:
+        for one in permits:
+            one.give_back()
+
+    return Permit(give_back)
+
+
 class Permits:
     """So many rotations at once, in the order in which they came. The number can change while permits are out."""
 

@@ -22,7 +22,7 @@ from snaprotd.engine.board import Board, Holdings, ServerFacts
 MEGABYTE = 1024 * 1024
 """The provider's `size_mb` in bytes. Whether it means 10^6 or 2^20 is not documented."""
 
-SKIPPED = ("in_flight", "paused", "window", "group")
+SKIPPED = ("in_flight", "paused", "window", "group", "rate")
 """Why a slot was not run."""
 
 AT_ONCE = 100

@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from email.utils import formatdate
 from pathlib import Path
@@ -32,9 +32,13 @@ import pytest
 import structlog
 
 from snaprotd.config import file as config
+from snaprotd.config.settings import Config
+from snaprotd.core.creation import Creation
 from snaprotd.core.holds import snapshot_name
-from snaprotd.core.rotation import Result, Rotation
+from snaprotd.core.power import Power
+from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.daemon.life import Daemon
+from snaprotd.ledger.store import Ledger
 from tests.support.quick_account import FIRST_SERVER, LONGEST_PAGE, TOKEN, Asked, QuickAccount
 from tests.support.searches import SCRATCH
 from tests.support.virtual_time import START, run_virtually
@@ -71,6 +75,8 @@ class Fleet:
     allowed: float | None = None
     """Requests a second that the provider lets through."""
     latency: float = 0.1
+    has_past: bool = False
+    """The ledger knows of each server that is due how long a snapshot of it took, as after a first night."""
     nights: int = 1
     """The last of them is measured: the servers have as many more as a past."""
     apart: float = 7200.0
@@ -244,6 +250,28 @@ def _slots(fleet: Fleet) -> list[datetime]:
     return [FIRST_SLOT + number * timedelta(seconds=fleet.apart) for number in range(fleet.nights)]
 
 
+async def write_past(settings: Config, fleet: Fleet) -> None:
+    """A rotation of each server that is due, from the day before: its snapshot was seen done a moment after it was."""
+    slot = FIRST_SLOT - timedelta(days=1)
+    made = Creation(creates=1, took=fleet.snapshot_seconds + fleet.poll_interval / 6)
+    power = Power(off_for=fleet.need if fleet.stop_first else 0.0)
+    async with await Ledger.open(Path(settings.state), owner="the day before") as ledger:
+        for target in settings.named[: fleet.rotations]:
+            begun = Rotation.begin(
+                id=f"past-{target.server_id}",
+                server_id=target.server_id,
+                label=target.label,
+                slot=slot,
+                rules=settings.rules_of(target),
+                now=slot,
+                settle=settings.api.settle,
+            )
+            await ledger.claim(begun)
+            end = slot + timedelta(seconds=fleet.need)
+            done = replace(begun, step=Step.DONE, result=Result.SUCCESS, finished_at=end)
+            await ledger.save(replace(done, creation=made, power=power))
+
+
 async def live_through(folder: Path, fleet: Fleet) -> Night:
     """Run a daemon on the fleet, through its nights, on virtual time that stands at `START`; the last night's figures.
 
@@ -252,8 +280,11 @@ async def live_through(folder: Path, fleet: Fleet) -> Night:
     random.seed(fleet.servers)  # of what the client adds to a pause by chance
     account = an_account(fleet)
     ended: list[Rotation] = []
+    settings = config.load(write_config(folder, fleet), {})
+    if fleet.has_past:
+        await write_past(settings, fleet)
     daemon = Daemon(
-        config.load(write_config(folder, fleet), {}),
+        settings,
         {"VPS_API_TOKEN": TOKEN},
         on_finished=ended.append,
         transport=AccountTransport(account, fleet.latency),

@@ -22,8 +22,10 @@ from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper
-from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Groups, mend_ledger, run_in_turn
-from snaprotd.engine.tools import NO_PERMIT, Permit, Permits, Tools
+from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, mend_ledger, run_in_turn
+from snaprotd.engine.tools import NO_PERMIT, Permit, Permits, Tools, together
+from snaprotd.engine.turns.admission import Admission
+from snaprotd.engine.turns.groups import Groups
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claimed, ServerBusy
 from snaprotd.ledger.store import Ledger
@@ -176,6 +178,7 @@ class _ByHand:
         self._mends = mends
         self._permits = Permits(config.max_concurrent)
         self._groups = Groups(tools, is_seen_to=self._may_be_started)
+        self._admission = Admission(tools, board)
 
     def _may_be_started(self) -> bool:
         """Whether somebody may see to the starts that are owed: another process, or this one."""
@@ -200,6 +203,8 @@ class _ByHand:
         turn, waiting = await self._groups.take(self._new(target), show)
         permit = await self._permits.take()
         try:
+            share, waiting = await self._admission.take(waiting, show)
+            permit = together(permit, share)
             if waiting.error is not None:
                 raise SnaprotdError(f"{waiting.error}: nothing was done")
             return await self._run(await self._claimed(target), show, turn, permit, called_off)
@@ -211,7 +216,8 @@ class _ByHand:
         """A server that is held off waits for nobody."""
         turn, interrupted = await self._groups.take(interrupted, show)
         permit = NO_PERMIT if interrupted.is_payable else await self._permits.take()
-        return await self._run(interrupted, show, turn, permit)
+        share, interrupted = await self._admission.take(interrupted, show)
+        return await self._run(interrupted, show, turn, together(permit, share))
 
     def _new(self, target: Target, hold: date | None = None) -> Rotation:
         now = self._tools.now()
