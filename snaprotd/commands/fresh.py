@@ -91,7 +91,9 @@ def _judged(servers: tuple[str, ...], path: str | None, limits: Limits) -> tuple
         settings = load(path)
         account = wait_for(_read(settings, servers))
         targets = account.wanted_targets(settings)
-        return told_of(settings, targets, account.known, limits, account.now, account.doubt)
+        doubts = dict.fromkeys(account.doubt_of(one.server_id) for one in targets if not one.policy.paused)
+        doubt = "; ".join(filter(None, doubts)) or None
+        return told_of(settings, targets, account.known, limits, account.now, doubt)
     except TimeoutError:
         return _unknown(f"the provider has not answered within {PATIENCE:.0f} s")
     except (SnaprotdError, click.ClickException, OSError) as error:

@@ -67,7 +67,7 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
             now=account.now,
             machine=account.machine,
             count=count,
-            doubt=account.doubt,
+            doubt=account.doubt_of(target.server_id),
         )
         for target in targets
     ]
@@ -77,8 +77,8 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
         for one, target in zip(plans, targets, strict=True):
             one["group"] = nights.get(target.policy.group, "")
         show(plan_text(shown(plans), account.now, settings.limit))
-    if account.doubt is not None:
-        complain(account.doubt)
+    for doubt in dict.fromkeys(filter(None, map(account.doubt_of, account.wanted))):
+        complain(doubt)
     tell_what_is_forsaken(settings, path)
     return 0 if account.is_whole else FAILED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -68,6 +68,7 @@ class AccountWatch:
         self._discovered_at: float | None = None
         self._missing: frozenset[str] = frozenset()
         self._doubled: frozenset[str] = frozenset()
+        self._doubted: frozenset[str] = frozenset()
         self._recollections = Recollections(inventory, ledger, now)
         self._vanished = VanishedWatch(inventory, ledger, board, self.assessment, now)
         self._forget_at = asyncio.get_running_loop().time() + DOUBT
@@ -89,6 +90,7 @@ class AccountWatch:
     async def read(self) -> None:
         """List the whole account, and bring everything in line with it. A failure is logged and kept."""
         failure = self.failure = await self._refresh()
+        self._tell_doubts()
         self.was_asked = True
         if failure is not None:
             log.error("the account could not be listed", error=str(failure))
@@ -110,6 +112,16 @@ class AccountWatch:
                 await asyncio.sleep(0)
         if failure is None:
             await self._vanished.look(self._schedules.targets.values())
+
+    @property
+    def in_doubt(self) -> Mapping[str, str]:
+        """The servers whose lists could not be relied on the last time, and why, where the account could be listed."""
+        return self._inventory.in_doubt
+
+    def _tell_doubts(self) -> None:
+        for server_id in self.in_doubt.keys() - self._doubted:
+            log.error("the list of a server's snapshots is in doubt", id=server_id, error=self.in_doubt[server_id])
+        self._doubted = frozenset(self.in_doubt)
 
     async def _note_ids(self) -> None:
         try:

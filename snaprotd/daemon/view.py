@@ -230,6 +230,7 @@ class DaemonView:
             rate=self._tools.cloud.rate,
             inventory_listed_at=self._tools.inventory.last_success,
             account_error=self._account.error,
+            in_doubt=self._account.in_doubt,
             config_loaded_at=self._standing.loaded_at,
             ledger_path=self._tools.ledger.name,
             is_ending=self._standing.stop.is_set(),

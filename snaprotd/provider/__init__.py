@@ -5,11 +5,11 @@ Everything outside this room knows a provider by this module alone; which one it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from snaprotd.core.errors import Temporary
+from snaprotd.core.errors import CloudError, Temporary
 from snaprotd.core.model import Server, Snapshot
 from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.identity import Identities
@@ -32,6 +32,17 @@ class Doubtful(Temporary):
         super().__init__(message)
         self.readable = readable
         self.about = about
+
+
+FEW_IN_DOUBT = 3
+"""Servers whose lists may be in doubt before it is the account that is."""
+
+
+def are_of_few(errors: Mapping[str, Exception], *, among: int) -> bool:
+    """Whether these, by the ids of the servers whose lists were read, are some servers' own and not the account's."""
+    are_doubts = all(isinstance(one, Doubtful) for one in errors.values())
+    are_own = all(isinstance(one, CloudError) and not one.cause for one in errors.values())
+    return len(errors) <= FEW_IN_DOUBT and are_own and (are_doubts or len(errors) < among)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from snaprotd.core.errors import CloudError
 from snaprotd.core.model import DOUBT, Server, Snapshot, SnapshotState
-from snaprotd.provider import Doubtful, Priority, Provider
+from snaprotd.provider import Doubtful, Priority, Provider, are_of_few
 from snaprotd.provider.identity import Names, by_any_id, each_once, found_among
 from snaprotd.provider.memory import Memory
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
@@ -26,6 +26,7 @@ READ_AGAIN = 2
 """Times that a list of many pages is read again, before each server is asked for by itself."""
 
 T = TypeVar("T")
+_Seen = tuple[Snapshot, ...] | Exception
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,9 @@ class Inventory:
         self.listed: Callable[[Mapping[str, Server]], None] = lambda _: None
         """Told of each list of the account's servers when it has been read: what is known from before is no look."""
         self.last_success: datetime | None = None
-        """When the whole account was last listed completely."""
+        """When the whole account was last listed completely, but for those `in_doubt`."""
+        self.in_doubt: Mapping[str, str] = {}
+        """The few servers whose lists could not be relied on the last time, and why, where all the rest could."""
 
     def call(self, server_ids: Iterable[str]) -> None:
         """The ids by which servers are called from now on, wherever they have others as well."""
@@ -171,22 +174,21 @@ class Inventory:
         """List the whole account.
 
         Where something in it cannot be relied on, that is raised, but only after `known` has learnt all the rest;
-        nothing is forgotten then, and `last_success` stays.
+        nothing is forgotten then, and `last_success` stays. What concerns a few servers is not raised: `in_doubt`.
         """
-        began = datetime.now(UTC)
-        doubts: list[Exception] = []
+        began, doubt = datetime.now(UTC), None
         try:
             servers = await self.servers()
-        except Doubtful as doubt:
-            servers = doubt.readable
-            doubts.append(doubt)
+        except Doubtful as incomplete:
+            servers, doubt = incomplete.readable, incomplete
         lists = await self._lists_of_all(servers)
-        for server_id, seen in lists.items():
-            answer = seen if isinstance(seen, Exception) else self._believed(server_id, seen, began)
-            doubts += [answer] if isinstance(answer, Exception) else []
+        answers = {one: self._believed(one, seen, began) for one, seen in lists.items()}
+        errors = {one: error for one, error in answers.items() if isinstance(error, Exception)}
         self._learn_servers(servers)
-        if doubts:
-            raise doubts[0]
+        is_of_few = doubt is None and are_of_few(errors, among=len(lists))
+        self.in_doubt = {one: str(error) for one, error in errors.items()} if is_of_few else {}
+        if not is_of_few:
+            raise doubt or next(iter(errors.values()))
         for gone in self._known.keys() - lists.keys():
             del self._known[gone]
         for gone in self._known.keys() - {server.id for server in servers}:
@@ -218,7 +220,7 @@ class Inventory:
         untold = {one for one in ids if one not in self._cloud.identities and one not in lists}
         for server_id in ids - untold:
             seen = lists.get(self._names.shown(server_id), ())
-            deliver(server_id, seen if isinstance(seen, Exception) else self._believed(server_id, seen, began))
+            deliver(server_id, self._believed(server_id, seen, began))
         await asyncio.gather(*map(look, sorted(untold)))
 
     async def _answer_servers(self, ids: frozenset[str], priority: Priority, deliver: Deliver[Server]) -> None:
@@ -244,7 +246,7 @@ class Inventory:
     async def _read_alone(self, server_id: str, priority: Priority) -> tuple[Snapshot, ...]:
         began = datetime.now(UTC)
         seen = self._believed(server_id, await self._snapshots_of(server_id, priority=priority), began)
-        if isinstance(seen, Doubtful):
+        if isinstance(seen, Exception):
             raise seen
         return seen
 
@@ -259,11 +261,9 @@ class Inventory:
         self._listed["servers"] = len(servers)
         return servers
 
-    async def _lists_at_once(
-        self, *, priority: Priority = Priority.INVENTORY
-    ) -> dict[str, tuple[Snapshot, ...] | Exception] | None:
+    async def _lists_at_once(self, *, priority: Priority = Priority.INVENTORY) -> dict[str, _Seen] | None:
         """The whole account's snapshots by server, where there are any; None where none of it can be relied on."""
-        doubtful: dict[str, tuple[Snapshot, ...] | Exception] = {}
+        doubtful: dict[str, _Seen] = {}
         try:
             listed: Iterable[Snapshot] = await self._whole_list(priority=priority)
         except Doubtful as doubt:
@@ -287,7 +287,7 @@ class Inventory:
                     raise
         return await self._cloud.snapshots(priority=priority)
 
-    async def _lists_of_all(self, servers: Iterable[Server]) -> dict[str, tuple[Snapshot, ...] | Exception]:
+    async def _lists_of_all(self, servers: Iterable[Server]) -> dict[str, _Seen]:
         """The snapshots of every server: at once, or one after the other where that cannot be relied on."""
         lists = await self._lists_at_once()
         if lists is not None:
@@ -297,8 +297,10 @@ class Inventory:
 
     # -- what was seen -------------------------------------------------------------------------------------------
 
-    def _believed(self, server_id: str, seen: tuple[Snapshot, ...], began: datetime) -> tuple[Snapshot, ...] | Doubtful:
-        """What was seen of a server, recorded, unless it is a sudden emptiness."""
+    def _believed(self, server_id: str, seen: _Seen, began: datetime) -> _Seen:
+        """What was seen of a server, recorded, unless it is a sudden emptiness or nothing at all."""
+        if isinstance(seen, Exception):
+            return seen
         server_id = self._names.shown(server_id)
         held = self._known.get(server_id)
         had_some = held is not None and any(one.state is not SnapshotState.FAILED for one in held.snapshots)

@@ -42,6 +42,8 @@ class Found:
     known: Mapping[str, ServerHoldings]
     doubt: str | None
     """What of the list cannot be relied on."""
+    in_doubt: Mapping[str, str]
+    """The servers whose own lists cannot be relied on, and why."""
     now: datetime
     machine: Machine
     """The one that asks: hardly another than the daemon's."""
@@ -168,6 +170,8 @@ def _of_target(found: Found, target: Target) -> Finding:
     if server is None:
         text = "not in what could be read" if found.doubt else f"the account has no server {target.server_id}"
         return Finding(ok=False, text=f"{target.label}: {text}")
+    if (doubt := found.in_doubt.get(target.server_id)) is not None:
+        return Finding(ok=False, text=f"{target.label}: {server.name} is {server.status}; {doubt}")
     if held is None:
         return Finding(ok=False, text=f"{target.label}: {server.name} is {server.status}, its snapshots are not known")
     room = make_room(held.snapshots, config.rules_of(target), now=found.now)

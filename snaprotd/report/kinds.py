@@ -107,6 +107,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Take it out of the configuration, or put its id right: `snaprotd check --online` looks for every one.",
             alerts=("SnaprotdServerMissing",),
         ),
+        "list_in_doubt": Kind(
+            severity=ALARM,
+            says="what snapshots it has is not known for certain: {error}",
+            do="Ask the provider now what is wrong: `snaprotd check --online`; nothing of it is deleted meanwhile.",
+            unwatched="the next rotation fails on it, and SnaprotdRotationFailed tells",
+        ),
         "held_off_too_long": Kind(
             severity=ALARM,
             says="the server is held off by us for longer than its policy's time-outs allow",

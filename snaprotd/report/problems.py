@@ -111,6 +111,8 @@ class ServerSituation:
     """The one that the daemon runs on."""
     missing: bool
     """The account has no such server."""
+    in_doubt: str | None = None
+    """Why the list of its snapshots cannot be relied on."""
     left_out: Sequence[str] = ()
     """Further entries of the file that name it, by others of its ids, as they are written there."""
     running: Rotation | None
@@ -133,6 +135,8 @@ class ServerSituation:
 def of_server(situation: ServerSituation) -> Iterator[Problem]:
     if situation.missing:
         yield _there_is("missing", id=situation.target.server_id)
+    if situation.in_doubt is not None:
+        yield _there_is("list_in_doubt", error=situation.in_doubt)
     if situation.left_out:
         yield _there_is("named_twice", server=situation.target.label, other=listed(situation.left_out))
     yield from of_power(situation.running, situation.now)

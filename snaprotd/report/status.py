@@ -66,6 +66,8 @@ class Situation:
     inventory_listed_at: datetime | None
     account_error: str | None
     """Why the account could not be listed the last time, or None."""
+    in_doubt: Mapping[str, str] = field(default_factory=dict)
+    """Why the list of a server's snapshots cannot be relied on, by its id."""
     config_loaded_at: datetime
     ledger_path: str
     is_ending: bool
@@ -196,6 +198,7 @@ def _situation_of(
         left_out=_left_out(situation.config, target, server) if server is not None else (),
         machine=situation.machine,
         missing=bool(facts.missing),
+        in_doubt=situation.in_doubt.get(target.server_id),
         running=running,
         debt=situation.debts.get(target.server_id),
         set_aside=situation.set_aside.get(target.server_id),

@@ -177,6 +177,41 @@ async def test_it_asks_the_provider_and_whatever_keeps_it_from_that_is_not_known
 
 
 @pytest.mark.real_time
+async def test_the_list_of_one_server_that_cannot_be_relied_on_is_named_and_is_no_other_servers_doubt(
+    tmp_path: Path,
+) -> None:
+    world = World(speed=2000, token=TOKEN)
+    for name in ("web", "db"):
+        server = world.add_server(name)
+        made = datetime.now(UTC) - timedelta(hours=2)
+        world.add_snapshot(server, snapshot_name("main", made), created_at=made)
+    world.add_snapshot(server, None)  # type: ignore[arg-type]
+    entries = json.dumps(
+        [{"id": 12345 + n, "name": name, "schedule": "@daily"} for n, name in enumerate(("web", "db"))]
+    )
+    async with provider(world) as api:
+        path = str(write_config(tmp_path, api.base_url, f"listen: off\nservers: {entries}\n"))
+        for names, code in ((["web"], 0), (["db"], 3), ([], 3)):
+            found = await run("fresh", *names, "--config", path)
+            assert (found.code, "server db: the list of snapshots cannot be relied on" in found.out) == (
+                code,
+                code == 3,
+            )
+        online = await run("check", "--online", "--config", path)
+        assert online.code == 1
+        assert [line.split(":")[0] for line in online.out.splitlines() if "cannot be relied on" in line] == [
+            "PROBLEM  db"
+        ]
+        assert (await run("plan", "web", "--config", path)).code == 0
+        plan = await run("plan", "--json", "--config", path)
+        assert (plan.code, plan.err.count("server db: the list of snapshots cannot be relied on")) == (1, 1)
+        assert ["the account has no" in str(one["blocked"]) for one in json.loads(plan.out)["servers"]] == [
+            False,
+            False,
+        ]
+
+
+@pytest.mark.real_time
 async def test_a_provider_that_does_not_answer_is_not_known_before_the_monitor_gives_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

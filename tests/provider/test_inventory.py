@@ -421,6 +421,40 @@ async def test_a_refresh_learns_the_readable_part_and_tells_of_the_rest() -> Non
         assert inventory.last_success is None
 
 
+@pytest.mark.parametrize(("servers", "spoilt", "is_of_few"), [(1, 1, True), (3, 1, True), (9, 3, True), (9, 4, False)])
+async def test_the_lists_of_a_few_servers_are_their_own_doubt_and_those_of_more_are_the_accounts(
+    servers: int, spoilt: int, is_of_few: bool
+) -> None:
+    account = Account(servers)
+    async with opened(account) as inventory:
+        await inventory.refresh()
+        before = inventory.last_success
+        account.snapshots[:spoilt] = [entry(5 + id_, id_, name=None) for id_ in range(1, spoilt + 1)]
+        await asyncio.sleep(5)
+        if is_of_few:
+            await inventory.refresh()
+            assert sorted(inventory.in_doubt) == [str(id_) for id_ in range(1, spoilt + 1)]
+            assert inventory.last_success != before
+        else:
+            with pytest.raises(Doubtful):
+                await inventory.refresh()
+            assert (inventory.in_doubt, inventory.last_success) == ({}, before)
+        assert all(held.snapshots for held in inventory.known.values()), "what was seen before is kept"
+        account.snapshots[:spoilt] = [entry(5 + id_, id_) for id_ in range(1, spoilt + 1)]
+        await inventory.refresh()
+        assert inventory.in_doubt == {}
+
+
+async def test_an_account_that_refuses_each_list_is_no_servers_doubt() -> None:
+    account = Account(3)
+    async with opened(account) as inventory:
+        account.snapshots.append(None)  # so that each server is asked for by itself
+        account.broken = {"/snapshots/2": httpx.Response(403)}
+        with pytest.raises(Refused):
+            await inventory.refresh()
+        assert inventory.in_doubt == {}
+
+
 async def test_a_refresh_asks_server_by_server_where_one_snapshot_is_nobodys() -> None:
     account = Account(3)
     account.snapshots.append(None)

@@ -62,7 +62,14 @@ def test_check_online_tells_of_another_snaprotd_and_of_a_strange_name() -> None:
     def texts(holdings: ServerHoldings) -> list[str]:
         servers, known = {TARGET.server_id: SERVER}, {TARGET.server_id: holdings}
         found = Found(
-            config=CONFIG, targets=[TARGET], servers=servers, known=known, doubt=None, now=NOW, machine=Machine()
+            config=CONFIG,
+            targets=[TARGET],
+            servers=servers,
+            known=known,
+            doubt=None,
+            in_doubt={},
+            now=NOW,
+            machine=Machine(),
         )
         return [finding.text for finding in findings_of(found) if not finding.ok]
 

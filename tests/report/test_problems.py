@@ -139,6 +139,7 @@ def words(found: Iterable[Problem]) -> list[str]:
 OF_A_SERVER = {
     "all is well": (WELL, []),
     "no such server": (replace(WELL, missing=True), ["missing"]),
+    "a list that cannot be relied on": (replace(WELL, in_doubt="it has rubbish"), ["list_in_doubt"]),
     "another entry for it": (replace(WELL, left_out=["web-u (0b9c-8e)"]), ["named_twice"]),
     "off for a while": (held_off(), []),
     "asked to start once": (held_off(starts=1), []),

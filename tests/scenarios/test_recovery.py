@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,27 @@ async def test_one_unreadable_entry_stops_neither_the_servers_of_a_pattern_nor_r
         assert list(watched.daemon.view.unready()) == []
         assert results(watched) == ["success", "success"]
     assert sorted(one.server_id for one in world.created) == ["12345", new]
+
+
+async def test_the_list_of_one_server_that_cannot_be_relied_on_is_that_servers_problem_alone(
+    tmp_path: Path, silence: None
+) -> None:
+    world = a_world("web-01", "db-01")
+    for one in world.servers:
+        world.add_snapshot(one, "snaprotd-main-20250115T030000Z", created_at=datetime(2025, 1, 15, 3, tzinfo=UTC))
+    spoilt = world.add_snapshot("12346", None)  # type: ignore[arg-type]
+    path = configure(tmp_path, entry("0 3 * * *"), entry("0 3 * * *", server_id="12346"))
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(5 * MINUTE)
+        report = (await watched.get("/api/status")).json()
+        (told,) = report["problems"]
+        assert (told["server_id"], told["severity"]) == (12346, "alarm")
+        assert told["text"].startswith("what snapshots it has is not known for certain: the list of snapshots ")
+        assert report["inventory"]["error"] is None
+        assert {one["id"]: one["state"] for one in report["servers"]} == {12345: "ok", 12346: "alarm"}
+        del world.snapshots[spoilt.id]
+        await asyncio.sleep(2 * MINUTE)
+        assert (await watched.get("/api/status")).json()["problems"] == []
 
 
 @pytest.mark.parametrize("word", ["sto\ud800p", "\udfff"])

@@ -39,6 +39,8 @@ class Account:
     now: datetime
     doubt: str | None
     """What of the account's list cannot be relied on; the rest of it is as good as ever."""
+    in_doubt: Mapping[str, str]
+    """The servers whose own lists cannot be relied on, and why."""
     machine: Machine
 
     def wanted_targets(self, config: Config) -> list[Target]:
@@ -60,7 +62,14 @@ class Account:
         """What of that which was asked for is not there, or cannot be relied on."""
         if self.doubt is not None:
             return [self.doubt]
-        return [f"the account has no server {one}" for one in self.wanted if one not in self.servers]
+        doubted = [doubt for one in self.wanted if (doubt := self.doubt_of(one)) is not None]
+        return [*doubted, *(f"the account has no server {one}" for one in self.wanted if one not in self.servers)]
+
+    def doubt_of(self, server_id: str) -> str | None:
+        """What cannot be relied on of what is known of a server."""
+        label = next((target.label for target in self.targets if target.server_id == server_id), server_id)
+        why = self.in_doubt.get(server_id)
+        return self.doubt or (why and f"server {label}: {why}")
 
     @property
     def is_whole(self) -> bool:
@@ -146,6 +155,7 @@ def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: 
         wanted=tuple(ids_of_names(names, targets, servers, doubt)),
         now=datetime.now(UTC),
         doubt=doubt,
+        in_doubt=inventory.in_doubt,
         machine=this_machine(config.own_server),
     )
 
@@ -178,6 +188,7 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
             servers=inventory.seen_servers,
             known=await _as_the_ledger_knows(config, inventory, [target.server_id for target in targets]),
             doubt=doubt,
+            in_doubt=inventory.in_doubt,
             now=datetime.now(UTC),
             machine=this_machine(config.own_server),
             published_limit=cloud.capabilities.snapshot_limit,
