@@ -316,7 +316,7 @@ async def test_one_odd_value_blinds_neither_the_metrics_nor_a_page_nor_a_command
     shown_to = partial(people_plan_of, settings, now=account.now, machine=account.machine, count=3)
     plans = [shown_to(one, account.known.get(one.server_id)) for one in account.targets]
     show(plan_text(plans, account.now, settings.limit))
-    assert (account.doubt is not None) == is_doubtful
+    assert (account.doubt, "12345" in account.in_doubt) == (None, is_doubtful)
     assert "s12346" in capsys.readouterr().out
 
 
