@@ -48,6 +48,10 @@ class NotSent(Temporary):
     """The request never left this machine, for certain: there was no connection."""
 
 
+class HeldBack(NotSent):
+    """The provider has refused this a moment ago, and answers the others: it is asked again by itself, and later."""
+
+
 class CalledOff(NotSent):
     """What a rotation was waiting to ask was not asked: the process is to end, or the time of its step has run out."""
 

@@ -16,7 +16,17 @@ import structlog
 
 from snaprotd.core import power
 from snaprotd.core.admission import why_too_late
-from snaprotd.core.errors import Anothers, CloudError, GroupTaken, LedgerError, NotFound, NotSent, Temporary, Unclear
+from snaprotd.core.errors import (
+    Anothers,
+    Busy,
+    CloudError,
+    GroupTaken,
+    LedgerError,
+    NotFound,
+    NotSent,
+    Temporary,
+    Unclear,
+)
 from snaprotd.core.model import Server, ServerState, Snapshot, is_one_server
 from snaprotd.core.ownership import taken_since
 from snaprotd.core.policy import OnStopTimeout
@@ -307,7 +317,7 @@ async def _ask_to_start(debtor: Debtor, server: Server) -> Outcome:
     try:
         await debtor.tools.cloud.power(server, "start", guard=debtor.guard)
     except Temporary as error:
-        if _is_for_now(error) and error.retry_after is not None:
+        if _is_for_now(error) and not isinstance(error, Busy):
             debtor.update_power(power.start_put_off)
         raise
     return Waiting("the server has been asked to start")

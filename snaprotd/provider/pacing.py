@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
-from snaprotd.core.errors import LONGEST_PAUSE, LONGEST_PAUSE_WHILE_OFF
+from snaprotd.core.errors import LONGEST_PAUSE, LONGEST_PAUSE_WHILE_OFF, HeldBack
+from snaprotd.provider.apart import About, Apart, Group
 from snaprotd.provider.rate import LastHour, Rate, RateInForce
 
 PAUSE_UNTOLD = 5.0
@@ -64,6 +65,18 @@ class _Ticket:
         return self.granted.done() and not self.granted.cancelled()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Refusal:
+    """What one refusal that may be meant for all has done to all."""
+
+    about: About
+    at: float
+    lowered_to: float
+    """The part of the rate that it has left."""
+    pause_ends: float
+    urgent_pause_ends: float
+
+
 class Pace:
     """A queue that lets up to `rate` requests a second through, evenly and by priority, and none while a pause lasts.
 
@@ -74,11 +87,17 @@ class Pace:
     answered) goes before all others, needs no place, and is held up for a moment that grows with each refusal in a row
     to `LONGEST_PAUSE_WHILE_OFF`: a provider that refuses most requests, but not all, keeps no server off for long. The
     longest holds for one pause, and for all that follow one another while a request waits.
+
+    What is refused while all others are answered (`Apart`) holds up itself alone: what its first refusals have done to
+    all is taken back.
     """
 
     def __init__(self, rate: float, *, places: int) -> None:
         self._rate = Rate(configured=rate)
         self._refused = LastHour()
+        self._refused_alone = LastHour()
+        self._apart = Apart()
+        self._refusals_of_all: list[_Refusal] = []
         self._places = places
         self._granted_at = float("-inf")
         self._paused_until = 0.0
@@ -93,14 +112,43 @@ class Pace:
     def in_force(self) -> RateInForce:
         """How fast requests go out now."""
         now = asyncio.get_running_loop().time()
-        rate, configured = self._rate.at(now), self._rate.configured
-        return RateInForce(rate=rate, configured=configured, refused=self._refused.count(now))
+        return RateInForce(
+            rate=self._rate.at(now),
+            configured=self._rate.configured,
+            refused=self._refused.count(now),
+            refused_alone=self._refused_alone.count(now),
+            held_back=self._apart.held(now),
+        )
 
     def set_rate(self, rate: float) -> None:
         """Another rate is configured."""
         now = asyncio.get_running_loop().time()
         self._rate = self._rate.configured_as(rate, now)
         self._let_through(now)
+
+    @asynccontextmanager
+    async def turn_of(
+        self, about: About, priority: Priority, *, wanted: Callable[[], None] | None = None, waits: bool
+    ) -> AsyncIterator[float]:
+        """As `turn`. What is held back waits for that before it stands in the queue where it `waits`, else raises
+        `HeldBack`."""
+        while (left := self._held_for(about, priority)) > 0:
+            if not waits:
+                why = "is refused by the provider, which answers others"
+                raise HeldBack(f"{about.words} {why}: it is asked again in {left:.0f} s", retry_after=left)
+            await asyncio.sleep(min(left, ASKED_EVERY))
+            if wanted is not None:
+                wanted()
+        self._apart.tries(about, is_tried=True)
+        try:
+            async with self.turn(priority, wanted=wanted) as granted_at:
+                yield granted_at
+        finally:
+            self._apart.tries(about, is_tried=False)
+
+    def _held_for(self, about: About, priority: Priority) -> float:
+        now, rate = asyncio.get_running_loop().time(), self._rate.configured
+        return self._apart.held_for(about, now, rate, urgent=priority.is_urgent)
 
     @asynccontextmanager
     async def turn(self, priority: Priority, *, wanted: Callable[[], None] | None = None) -> AsyncIterator[float]:
@@ -120,23 +168,56 @@ class Pace:
             ticket.granted.cancel()
             self._let_through(loop.time())
 
-    def refused(self, sent_at: float) -> None:
-        """There were too many requests for the provider: this one, which had its turn at `sent_at`, and others."""
-        now = asyncio.get_running_loop().time()
-        self._refused.note(now)
-        self._rate = self._rate.refused(now, sent_at=sent_at)
+    def put_off(self, about: About, sent_at: float, seconds: float | None, *, too_many: bool) -> None:
+        """What had its turn at `sent_at` was refused for now, for so many `seconds`; None where that was not said.
 
-    def pause(self, seconds: float | None) -> None:
-        """Let nothing through for so long; None where the provider did not say. A longer pause stays in force."""
-        now, asked = asyncio.get_running_loop().time(), PAUSE_UNTOLD if seconds is None else seconds
+        `too_many`: because there were too many requests, this one and others.
+        """
+        now = asyncio.get_running_loop().time()
+        if too_many:
+            self._refused.note(now)
+        if alone := self._apart.refused(about, now, sent_at=sent_at, asked=seconds):
+            if too_many:
+                self._refused_alone.note(now)
+            self._take_back(alone, now)
+            return
+        before = self._rate.at(now)
+        if too_many:
+            self._rate = self._rate.refused(now, sent_at=sent_at)
+        ends, urgent_ends = self._pause(now, seconds)
+        lowered_to = self._rate.at(now) / before
+        one = _Refusal(about=about, at=now, lowered_to=lowered_to, pause_ends=ends, urgent_pause_ends=urgent_ends)
+        self._refusals_of_all = [*self._of_late(now), one]
+
+    def _pause(self, now: float, seconds: float | None) -> tuple[float, float]:
+        """Let nothing through for so long, and when that ends, for what is urgent too. A longer one stays in force."""
+        asked = PAUSE_UNTOLD if seconds is None else seconds
         self._refusals += now >= self._urgent_paused_until  # those that were under way together are one
         patience = min(self._refusals * PATIENCE_WHILE_OFF, LONGEST_PAUSE_WHILE_OFF)
-        self._paused_until = max(self._paused_until, now + min(asked, LONGEST_PAUSE))
-        self._urgent_paused_until = max(self._urgent_paused_until, now + min(asked, patience))
+        ends, urgent_ends = now + min(asked, LONGEST_PAUSE), now + min(asked, patience)
+        self._paused_until = max(self._paused_until, ends)
+        self._urgent_paused_until = max(self._urgent_paused_until, urgent_ends)
+        return ends, urgent_ends
 
-    def answered(self, sent_at: float) -> None:
+    def _take_back(self, alone: Collection[Group], now: float) -> None:
+        """These were refused alone: neither the rate nor a pause is for all."""
+        for one in self._of_late(now):
+            if not set(alone).isdisjoint(one.about.groups):
+                self._rate = self._rate.raised(now, by=one.lowered_to)
+        self._refusals_of_all = [one for one in self._of_late(now) if set(alone).isdisjoint(one.about.groups)]
+        self._paused_until = max((one.pause_ends for one in self._refusals_of_all), default=0.0)
+        self._urgent_paused_until = max((one.urgent_pause_ends for one in self._refusals_of_all), default=0.0)
+        self._refusals = min(self._refusals, len(self._refusals_of_all))
+        self._let_through(now)
+
+    def _of_late(self, now: float) -> list[_Refusal]:
+        """Those whose pause may last."""
+        return [one for one in self._refusals_of_all if now - one.at < LONGEST_PAUSE]
+
+    def answered(self, about: About, sent_at: float) -> None:
         """A request was answered, and no pause was asked for: not all are refused any more."""
         self._refusals = 0
+        self._apart.answered(about, sent_at=sent_at)
         self._rate = self._rate.let_through(asyncio.get_running_loop().time(), sent_at=sent_at)
 
     def _let_through(self, moment: float) -> None:

@@ -66,6 +66,13 @@ class Rate:
         lowered = max(self.at(now) * LOWERED_TO, min(SLOWEST, self.configured))
         return replace(self, lowered_to=lowered, lowered_at=now, climbs_since=None)
 
+    def raised(self, now: float, *, by: float) -> Rate:
+        """It should not have been lowered to that part of what it was."""
+        rate = self.at(now) / by
+        if rate >= self.configured:
+            return Rate(configured=self.configured)
+        return replace(self, lowered_to=rate, climbs_since=None if self.is_shut else now)
+
     def let_through(self, now: float, *, sent_at: float) -> Rate:
         """A request was answered as any other."""
         if not self.is_shut or sent_at <= self.lowered_at:
@@ -89,6 +96,10 @@ class RateInForce:
     configured: float
     refused: int
     """Requests that the provider has refused in the last hour because there were too many."""
+    refused_alone: int = 0
+    """Of these, what was refused while all others were answered."""
+    held_back: tuple[str, ...] = ()
+    """Which requests are refused so by now, in words: each is asked again at a pace of its own."""
 
 
 class LastHour:

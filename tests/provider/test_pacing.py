@@ -8,7 +8,11 @@ from itertools import pairwise
 
 import pytest
 
+from snaprotd.core.errors import HeldBack
+from snaprotd.provider.apart import About
 from snaprotd.provider.pacing import Pace, Priority
+
+ANY = About(kind="GET /", subject="*")
 
 
 class Queue:
@@ -23,6 +27,14 @@ class Queue:
 
     def at(self, name: str) -> float:
         return next(at for at, who in self.went if who == name)
+
+    def put_off(self, seconds: float | None) -> None:
+        """Something is refused for now, with no word of too many."""
+        self.pace.put_off(ANY, asyncio.get_running_loop().time(), seconds, too_many=False)
+
+    def refused(self, sent_at: float) -> None:
+        """There were too many requests; the provider does not mind if the next goes out at once."""
+        self.pace.put_off(ANY, sent_at, 0, too_many=True)
 
     async def ask(self, *names: str, as_: Priority = Priority.OPEN) -> None:
         """Have them stand in the queue, in this order."""
@@ -136,7 +148,7 @@ async def test_a_pause_has_an_end_and_a_near_one_for_what_is_urgent(
     asked: float | None, urgent: float, others: float
 ) -> None:
     queue = Queue(rate=1000)
-    queue.pace.pause(asked)
+    queue.put_off(asked)
     await queue.ask("get")
     await queue.ask("start", as_=Priority.START)
     await queue.empty()
@@ -147,14 +159,14 @@ async def test_who_waits_already_is_held_up_too() -> None:
     queue = Queue()
     await queue.ask("a", "b", "c")
     await asyncio.sleep(0.5)
-    queue.pace.pause(30)
+    queue.put_off(30)
     assert await queue.empty() == [(0, "a"), (30.5, "b"), (31.5, "c")]
 
 
 async def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
     queue = Queue()
-    queue.pace.pause(30)
-    queue.pace.pause(1)
+    queue.put_off(30)
+    queue.put_off(1)
     await queue.ask("a")
     assert await queue.empty() == [(30, "a")]
 
@@ -162,20 +174,20 @@ async def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
 async def test_pauses_that_follow_one_another_hold_nobody_up_for_longer_than_one() -> None:
     """The start of one server is refused every minute: neither the other starts nor the other looks wait for that."""
     queue = Queue()
-    queue.pace.pause(86400)
+    queue.put_off(86400)
     await queue.ask("get")
     await queue.ask("start", as_=Priority.START)
     for _ in range(40):
         await asyncio.sleep(50)
-        queue.pace.pause(86400)
+        queue.put_off(86400)
     assert await queue.empty() == [(2, "start"), (900, "get")]
 
 
 async def test_each_refusal_in_a_row_holds_up_what_is_urgent_for_longer_up_to_a_minute() -> None:
     queue = Queue(rate=1000)
     for number in range(40):
-        queue.pace.pause(86400)
-        queue.pace.pause(86400)  # of those that went out together, each is refused
+        queue.put_off(86400)
+        queue.put_off(86400)  # of those that went out together, each is refused
         await queue.ask(f"start {number}", as_=Priority.START)
         await queue.empty()
     out = [0.0] + [at for at, _ in queue.went]
@@ -185,12 +197,12 @@ async def test_each_refusal_in_a_row_holds_up_what_is_urgent_for_longer_up_to_a_
 async def test_an_answer_makes_the_pauses_of_what_is_urgent_short_again() -> None:
     queue = Queue(rate=1000)
     for number in range(10):
-        queue.pace.pause(86400)
+        queue.put_off(86400)
         await queue.ask(f"refused {number}", as_=Priority.START)
         await queue.empty()
-    queue.pace.answered(0)
+    queue.pace.answered(ANY, 0)
     since = asyncio.get_running_loop().time() - queue.began
-    queue.pace.pause(86400)
+    queue.put_off(86400)
     await queue.ask("start", as_=Priority.START)
     await queue.empty()
     assert queue.at("start") - since == 2
@@ -198,7 +210,7 @@ async def test_an_answer_makes_the_pauses_of_what_is_urgent_short_again() -> Non
 
 async def test_a_second_urgent_request_does_not_wait_for_the_same_pause_again() -> None:
     queue = Queue()
-    queue.pace.pause(86400)
+    queue.put_off(86400)
     await queue.ask("look", as_=Priority.START)
     await queue.empty()
     await queue.ask("start", as_=Priority.START)
@@ -207,7 +219,7 @@ async def test_a_second_urgent_request_does_not_wait_for_the_same_pause_again() 
 
 async def test_who_is_not_wanted_any_more_leaves_the_queue() -> None:
     queue = Queue()
-    queue.pace.pause(86400)
+    queue.put_off(86400)
     wanted = asyncio.get_running_loop().time() + 100
 
     def still_wanted() -> None:
@@ -231,18 +243,110 @@ async def test_who_gives_up_frees_the_place_that_it_had_and_none_that_it_had_not
     assert await queue.empty() == [(0, "a"), (1, "c"), (51, "d")]
 
 
+# -- what is refused alone -------------------------------------------------------------------------------------
+
+START = About(kind="start", subject="one", words="the start of one")
+
+
+async def refuse_start(queue: Queue, times: int, *, seconds: float = 1.0) -> None:
+    """Time and again, while others are answered."""
+    for _ in range(times):
+        await asyncio.sleep(100)
+        queue.pace.put_off(START, asyncio.get_running_loop().time(), seconds, too_many=True)
+        for number in range(6):
+            await asyncio.sleep(1)
+            other = About(kind="look", subject=f"other {number}")
+            queue.pace.answered(other, asyncio.get_running_loop().time() - 0.5)
+
+
+async def test_what_is_refused_alone_lowers_no_rate_and_what_it_has_done_to_all_is_taken_back() -> None:
+    queue = Queue(rate=5)
+    await refuse_start(queue, 1, seconds=86400)
+    assert queue.pace.in_force.rate < 4
+    await queue.ask("get")
+    await refuse_start(queue, 3, seconds=86400)
+    in_force = queue.pace.in_force
+    assert (in_force.rate, in_force.refused, in_force.refused_alone) == (5, 4, 3)
+    assert queue.pace.in_force.held_back == ("the start of one",)
+    await queue.empty()
+    assert queue.at("get") == pytest.approx(206, abs=1), "when it was refused again"
+    assert queue.pace.in_force.rate == 5
+
+
+async def test_what_others_were_refused_is_not_taken_back() -> None:
+    queue = Queue(rate=5)
+    queue.put_off(400)
+    queue.refused(0)
+    await refuse_start(queue, 1)
+    lowered = queue.pace.in_force.rate
+    await queue.ask("get")
+    await refuse_start(queue, 1)
+    assert lowered < queue.pace.in_force.rate < 5
+    await queue.empty()
+    assert queue.at("get") == pytest.approx(400, abs=1)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_is_held_back_waits_outside_the_queue_or_is_told_so(waits: bool) -> None:
+    queue = Queue(rate=5)
+    await refuse_start(queue, 6)
+    began = asyncio.get_running_loop().time()
+    queue.pace.put_off(START, began, 1.0, too_many=True)
+
+    async def start() -> float:
+        async with queue.pace.turn_of(START, Priority.START, waits=waits) as at:
+            return at
+
+    starting = asyncio.create_task(start())
+    await asyncio.sleep(0)
+    await queue.ask("other start", as_=Priority.START)
+    await queue.empty()
+    assert queue.at("other start") == began - queue.began
+    if waits:
+        assert await starting - began == pytest.approx(60, abs=1)
+    else:
+        with pytest.raises(HeldBack, match="the start of one is refused") as told:
+            await starting
+        assert told.value.retry_after == 60
+
+
+async def test_what_is_held_back_is_called_off_where_it_is_not_wanted_any_more() -> None:
+    queue = Queue(rate=5)
+    await refuse_start(queue, 9)
+    queue.pace.put_off(START, asyncio.get_running_loop().time(), 1.0, too_many=True)
+
+    def not_wanted() -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        async with asyncio.timeout(3), queue.pace.turn_of(START, Priority.START, wanted=not_wanted, waits=True):
+            raise AssertionError("it had its turn")
+
+
+async def test_where_all_is_refused_all_wait() -> None:
+    queue = Queue(rate=5)
+    for number in range(20):
+        about = About(kind="look", subject=f"{number % 4}")
+        queue.pace.put_off(about, asyncio.get_running_loop().time(), 30, too_many=True)
+        await asyncio.sleep(10)
+    assert queue.pace.in_force.held_back == ()
+    await queue.ask("get")
+    await queue.empty()
+    assert queue.at("get") == 220
+
+
 # -- the rate that is learnt -----------------------------------------------------------------------------------
 
 
 async def test_while_nothing_is_let_through_one_asks_at_a_time_whether_that_is_over_and_no_start_waits_for_it() -> None:
     queue = Queue(rate=10)
     await queue.ask("refused")
-    queue.pace.refused(queue.began)
+    queue.refused(queue.began)
     await queue.ask("get 1", "get 2", "get 3")
     await asyncio.sleep(7)
     await queue.ask("start 1", "start 2", as_=Priority.START)
     await asyncio.sleep(1)
-    queue.pace.answered(queue.began + 7)
+    queue.pace.answered(ANY, queue.began + 7)
     await queue.ask("get 4")
     seventh = 1 / 7
     at, names = zip(*await queue.empty(), strict=True)
@@ -253,8 +357,8 @@ async def test_while_nothing_is_let_through_one_asks_at_a_time_whether_that_is_o
 async def test_starts_go_at_half_of_what_is_configured_whatever_was_refused() -> None:
     queue = Queue(rate=10)
     for _ in range(40):
-        queue.pace.refused(asyncio.get_running_loop().time())
-        queue.pace.answered(asyncio.get_running_loop().time() + 0.001)
+        queue.refused(asyncio.get_running_loop().time())
+        queue.pace.answered(ANY, asyncio.get_running_loop().time() + 0.001)
         await asyncio.sleep(0.01)
     assert queue.pace.in_force.rate == pytest.approx(0.2, abs=0.1)
     await queue.ask("get", "look 1", "look 2")
@@ -277,7 +381,7 @@ async def test_refusals_are_told_for_an_hour() -> None:
     queue = Queue()
     for minute in (0, 30, 30, 59):
         await asyncio.sleep(queue.began + minute * 60 - asyncio.get_running_loop().time())
-        queue.pace.refused(asyncio.get_running_loop().time())
+        queue.refused(asyncio.get_running_loop().time())
     assert queue.pace.in_force.refused == 4
     await asyncio.sleep(120)
     assert queue.pace.in_force.refused == 3

@@ -90,6 +90,8 @@ class QuickAccount:
         self.power_seconds = power_seconds
         self.allowed = allowed
         self.limit = limit
+        self.refuses: Callable[[str, int | None], bool] = lambda kind, server: False
+        """Whether there are too many requests of that kind for that server, for the provider's taste."""
         self.servers = {one: QuickServer(id=one, name=f"s{one}") for one in range(FIRST_SERVER, FIRST_SERVER + servers)}
         self._servers = list(self.servers.values())
         self.journal: list[Asked] = []
@@ -142,7 +144,7 @@ class QuickAccount:
             kind, server, answer = self._kind(method, path, query, body)[0], None, THROTTLED
         else:
             kind, server, act = self._kind(method, path, query, body)
-            answer = act(now)
+            answer = THROTTLED if self.refuses(kind, server) else act(now)
         is_first = query.get("page", "1") == "1"
         self.journal.append(Asked(at=now, kind=kind, server=server, status=answer.status, is_first=is_first))
         return answer

@@ -16,6 +16,7 @@ from snaprotd import __version__
 from snaprotd.core.errors import Accepted, NotSent, Temporary, Unclear
 from snaprotd.core.model import EARLIEST
 from snaprotd.provider import Guard, Priority, RequestObserver
+from snaprotd.provider.apart import About
 from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.rate import RateInForce
@@ -47,6 +48,8 @@ class Call:
     method: str
     endpoint: str
     url: httpx.URL
+    ref: str | None = None
+    """The id in its path."""
     body: dict[str, Any] | None = None
     guard: Guard | None = None
     before: Guard | None = None
@@ -68,6 +71,19 @@ class Call:
 
     def __str__(self) -> str:
         return f"{self.method} {said(self.url.path)}"  # which may be the next page's, as the provider wrote it
+
+    @property
+    def about(self) -> About:
+        """By what it may be refused while others are answered."""
+        body = self.body or {}
+        action, server = body.get("action", ""), body.get("server_id") or self.url.params.get("server_id")
+        words = f"{self} ({action})" if action else f"{self} of server {server}" if server else str(self)
+        return About(kind=f"{self.method} {self.endpoint} {action}", subject=self._subject(server), words=words)
+
+    def _subject(self, server: object) -> str:
+        if server:
+            return f"server {server}"
+        return f"{self.endpoint.split('/')[1].removesuffix('s')} {self.ref}" if self.ref else "*"
 
     @property
     def changes(self) -> bool:
@@ -169,24 +185,24 @@ class Line:
         """One attempt, whatever its status. Waits for its turn first, then has `timeout` seconds in all."""
         wanted = call.ask_guard if call.guard is not None else None
         asked_at = asyncio.get_running_loop().time()
-        async with self._pace.turn(call.priority, wanted=wanted) as sent_at:
+        # What may be repeated is asked again anyway; what may not is worth waiting for.
+        waits = call.method == "POST"
+        async with self._pace.turn_of(call.about, call.priority, wanted=wanted, waits=waits) as sent_at:
             if (waited := sent_at - asked_at) > NOT_WORTH_TELLING:
                 self._observer.throttled(waited)
             call.traced, call.tunnelled, call.sent, call.status = False, False, False, 0
             call.ask_guard()
             reply = await self._attempt(call, token)
-            self._learn(reply, sent_at)
+            self._learn(call, reply, sent_at)
             return reply
 
-    def _learn(self, reply: Reply, sent_at: float) -> None:
+    def _learn(self, call: Call, reply: Reply, sent_at: float) -> None:
         """What the answer says of when, and how fast, one may go on."""
-        asked = reply.retry_after
-        if reply.status == 429:
-            self._pace.refused(sent_at)
-        if reply.status == 429 or (reply.status == 503 and asked is not None):
-            self._pace.pause(asked)
+        asked, too_many = reply.retry_after, reply.status == 429
+        if too_many or (reply.status == 503 and asked is not None):
+            self._pace.put_off(call.about, sent_at, asked, too_many=too_many)
         else:
-            self._pace.answered(sent_at)
+            self._pace.answered(call.about, sent_at)
 
     async def _attempt(self, call: Call, token: str) -> Reply:
         began, sent = asyncio.get_running_loop().time(), datetime.now(UTC)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from snaprotd.core.errors import Busy, CloudError, NotFound, Refused, Temporary
+from snaprotd.core.errors import Busy, CloudError, HeldBack, NotFound, Refused, Temporary
 from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
 from snaprotd.logs import redactor
 from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, Priority, RequestObserver, TokenOwner
@@ -272,7 +272,7 @@ class VpsOrg:
     ) -> Call:
         path = endpoint if ref is None else endpoint.replace("{id}", _checked(ref))
         url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
-        return Call(method=method, endpoint=endpoint, url=url, body=body, guard=guard, priority=priority)
+        return Call(method=method, endpoint=endpoint, url=url, ref=ref, body=body, guard=guard, priority=priority)
 
     async def _retried(self, call: Call, read: Callable[[Any], T]) -> T:
         """Ask until there is an answer; only for what may be carried out twice."""
@@ -334,7 +334,7 @@ def _because(subject: str, doubts: list[UnreadableError], complaint: str | None)
 
 def _pause_after(error: Temporary, attempt: int, *, urgent: bool) -> float | None:
     """Seconds until the next attempt; None where the next one is the caller's to plan, or the queue's."""
-    if isinstance(error, Busy):
+    if isinstance(error, Busy | HeldBack):
         return None
     if error.retry_after is None or urgent:
         jitter = random.uniform(0, JITTER)  # noqa: S311 - nothing secret

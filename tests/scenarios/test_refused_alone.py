@@ -1,0 +1,137 @@
+"""The provider answers 429 for ever to some of what is asked, and answers the rest: the rest does not suffer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from snaprotd.config import file as config
+from snaprotd.core.rotation import Rotation
+from snaprotd.daemon.life import Daemon
+from tests.support.fleet import FIRST_SLOT, LOOKS, AccountTransport, Fleet, an_account, write_config
+from tests.support.quick_account import FIRST_SERVER, TOKEN, Asked, QuickAccount
+
+pytestmark = pytest.mark.usefixtures("silence")
+
+MINUTE = 60.0
+MANY = Fleet(servers=40, stop_first=True)
+Refuses = Callable[[str, int | None], bool]
+READS = ("server", "snapshots of one")
+
+
+@dataclass
+class Struck:
+    """A daemon at work, and the account that it works on."""
+
+    daemon: Daemon
+    account: QuickAccount
+    ended: list[Rotation]
+
+    def results(self, *, but: set[int]) -> list[str | None]:
+        """Of all rotations but those of some servers, which may go on."""
+        return [str(one.result) for one in self.ended if int(one.server_id) not in but]
+
+    def downtimes(self, *, but: set[int]) -> list[float]:
+        return [seconds for server, seconds in self.account.downtimes if server not in but]
+
+    def refused(self) -> list[Asked]:
+        return [one for one in self.account.journal if one.status == 429]
+
+
+@asynccontextmanager
+async def struck(folder: Path, refuses: Refuses, fleet: Fleet = MANY) -> AsyncIterator[Struck]:
+    """The night has just begun."""
+    random.seed(1)
+    account, ended = an_account(fleet), list[Rotation]()
+    daemon = Daemon(
+        config.load(write_config(folder, fleet), {}),
+        {"VPS_API_TOKEN": TOKEN},
+        on_finished=ended.append,
+        transport=AccountTransport(account, fleet.latency),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for what, seconds in LOOKS.items():
+            patch.setattr(what, seconds)
+        running = asyncio.create_task(daemon.run())
+        try:
+            await asyncio.sleep(FIRST_SLOT.timestamp() - account.clock())
+            account.journal, account.refuses = [], refuses
+            yield Struck(daemon, account, ended)
+        finally:
+            account.refuses = lambda *_: False
+            daemon.stop()
+            await running
+
+
+def some(number: int) -> set[int]:
+    return {FIRST_SERVER + 4 * one for one in range(number)}
+
+
+ONE = {FIRST_SERVER}
+
+
+def assert_no_other_suffers(night: Struck, which: set[int]) -> None:
+    assert night.results(but=which) == ["success"] * (len(night.account.servers) - len(which))
+    assert max(night.downtimes(but=which)) <= MANY.need + 36
+
+
+@pytest.mark.parametrize("number", [1, 10])
+async def test_servers_whose_starts_are_refused_for_ever_keep_no_other_one_off(tmp_path: Path, number: int) -> None:
+    which = some(number)
+    async with struck(tmp_path, lambda kind, server: kind == "start" and server in which) as night:
+        await asyncio.sleep(30 * MINUTE)
+        assert_no_other_suffers(night, which)
+        for server in which:
+            asked = [one.at for one in night.refused() if one.server == server]
+            waits = [later - earlier for earlier, later in pairwise(asked)]
+            assert max(waits) <= 65, "it is asked again for ever"
+            assert all(wait >= 59 for wait in waits[8:]), "and seldom"
+        api = (await night.daemon.view.status())["api"]
+        assert api["rate"] == api["configured_rate"]
+        assert api["refused_last_hour"] == len(night.refused())
+        assert "what the provider refuses while it answers others: POST /api/v1/servers/" in api["note"]
+        night.account.refuses, normal_again = (lambda *_: False), night.account.clock()
+        while night.account.off_now():  # noqa: ASYNC110
+            await asyncio.sleep(1)
+        assert night.account.clock() - normal_again <= 65 + MANY.power_seconds
+
+
+FEWER = Fleet(servers=12, stop_first=True)
+OF_ONE: list[tuple[str, Callable[[str], bool], str, int]] = [
+    # what is refused of one server, what becomes of it, and how many are asked of it at the most
+    ("what is read of it", lambda kind: kind in READS, "success failure", 30),
+    ("deletions", lambda kind: kind == "delete", "partial", 10),
+    ("creation", lambda kind: kind == "create", "failure", 45),
+    ("its stop", lambda kind: kind == "stop", "failure", 15),
+]
+
+
+@pytest.mark.parametrize(("refuses", "result", "most"), [row[1:] for row in OF_ONE], ids=[row[0] for row in OF_ONE])
+async def test_what_is_refused_of_one_server_for_ever_is_no_others_trouble(
+    tmp_path: Path, refuses: Callable[[str], bool], result: str, most: int
+) -> None:
+    async with struck(tmp_path, lambda kind, server: server in ONE and refuses(kind), FEWER) as night:
+        await asyncio.sleep(33 * MINUTE)
+        assert_no_other_suffers(night, ONE)
+        assert [str(one.result) in result.split() for one in night.ended if int(one.server_id) in ONE] == [True]
+        assert len(night.refused()) <= most
+        assert not night.account.off_now()
+
+
+async def test_a_limit_is_learnt_beside_starts_that_are_refused_for_ever(tmp_path: Path) -> None:
+    which = some(3)
+    fleet = replace(FEWER, servers=20, allowed=3)
+    async with struck(tmp_path, lambda kind, server: kind == "start" and server in which, fleet) as night:
+        await asyncio.sleep(30 * MINUTE)
+        assert night.results(but=which) == ["success"] * (fleet.servers - len(which))
+        assert max(night.downtimes(but=which)) <= fleet.need + 60
+        begun = night.account.journal[0].at
+        others = [one for one in night.account.journal if one.at > begun + 60 and one.kind != "start"]
+        assert sum(one.status == 429 for one in others) * 50 <= len(others)
