@@ -57,7 +57,7 @@ class CalledOff(NotSent):
 
 
 class Outdated(CalledOff):
-    """What a deletion was decided on was seen too long ago when its turn came: look again. Nothing was sent."""
+    """What a request was decided on was seen too long ago when its turn came: look again. Nothing was sent."""
 
 
 class OutsideWindow(CalledOff):

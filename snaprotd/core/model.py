@@ -76,6 +76,8 @@ class Server:
     """Its further ids, exactly as the provider gave them: it is one server by any of them."""
     beside: tuple[str, ...] = ()
     """What was shown as its ids too, and tells no server from another."""
+    seen_at: float | None = field(default=None, compare=False)
+    """When the request went out that shows it, by the clock of the process's loop."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -145,7 +147,7 @@ class Snapshot:
     resists: bool = False
     """The last rotation could not delete it, where whoever looks has asked the ledger for that."""
     seen_at: float | None = field(default=None, compare=False)
-    """When the answer came that shows it, by the clock of the process's loop."""
+    """When the request went out that shows it, by the clock of the process's loop."""
     unchanged_for: float = field(default=0.0, compare=False)
     """Seconds for which whole lists have shown it in this state, where that is not completed. It is the same still."""
 

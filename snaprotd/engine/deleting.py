@@ -147,12 +147,12 @@ async def _delete(run: Run, decision: Decision, listed: Sequence[Snapshot], *, l
     except ForbiddenDeletion:
         tools.observer.deleted(run.rotation, success=False)
         raise
-    run.demand_to_delete()
+    run.looks.demand_to_delete()
     deletion = Deletion(snapshot=snapshot, reason=decision.reason, listed=listed)
     await run.save(lambda rotation: replace(rotation, deleting=snapshot.ids), deletion=deletion)
     log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=decision.reason)
     try:
-        await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard, before=run.demand_to_delete))
+        await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard, before=run.looks.demand_to_delete))
     except CloudError as error:
         if isinstance(error, CalledOff) or (isinstance(error, Busy) and run.rotation.waited < BUSY_FOR):
             run.update(lambda rotation: replace(rotation, deleting=()))  # nothing was carried out

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Collection
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from snaprotd.core.asking.evidence import Evidence, Use, serves
 from snaprotd.core.errors import Outdated
@@ -97,6 +97,13 @@ class Looks:
         self._listed: Look[tuple[Snapshot, ...]] = Look()
         self._judged: Look[tuple[Snapshot, ...]] = Look()
         self._alone = False
+        self.is_late = False
+        """The request that was to go out last did not: what it was decided by had become too old."""
+
+    def acted(self) -> None:
+        """A request of ours has gone out, or may have."""
+        self.is_late = False
+        self.outrun()
 
     def outrun(self) -> None:
         """What was seen is no evidence any more."""
@@ -109,7 +116,7 @@ class Looks:
         if seen is None:
             asked = Moment.now()
             seen = await self._asker.look_for(self._asker.server_id)
-            self._server.keep(seen, asked)
+            self._server.keep(seen, asked.at(seen.seen_at))
         return seen
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
@@ -137,13 +144,27 @@ class Looks:
         self._judged.keep(judged, self._listed.at)
         return judged
 
+    def demand_to_send(self, *, by_list: bool) -> None:
+        """Raise `Outdated` where the server was looked at too long ago to act on it; with `by_list` so for its list."""
+        is_known = self._evidence(self._server, Use.SEND) is not None
+        if not is_known or (by_list and self._evidence(self._listed, Use.SEND) is None):
+            self.outrun()
+            self._late("what it was decided by is too old, for its turn came late: there is another look first")
+
     def demand_to_delete(self) -> None:
-        """As `Run.demand_to_delete`. A list of all takes its time, and so does a turn."""
+        """Raise `Outdated` where the list is too old to delete by: the next one is read alone.
+
+        A list of all takes its time, and so does a turn.
+        """
         if self._evidence(self._listed, Use.DELETE) is None:
             self._alone = True
             self._listed.outrun()
             self._judged.outrun()
-            raise Outdated("the list of its snapshots was read too long ago to delete by it: it is read again")
+            self._late("the list of its snapshots was read too long ago to delete by it: it is read again")
+
+    def _late(self, why: str) -> NoReturn:
+        self.is_late = True
+        raise Outdated(why)
 
     def _evidence(self, look: Look[T], use: Use = Use.DECIDE) -> T | None:
         return look.evidence(use, poll_interval=self._asker.tools.poll_interval)

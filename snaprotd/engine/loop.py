@@ -18,6 +18,7 @@ from snaprotd.core.errors import (
     CloudError,
     LeaseLost,
     LedgerError,
+    Outdated,
     OutsideWindow,
     Permanent,
 )
@@ -73,6 +74,8 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
         raise
     except OutsideWindow as shut:
         return _outside(run, str(shut))
+    except Outdated as late:
+        return Waiting(run.rotation.note or str(late), soon=True)  # why it waits is what it was told before
     except CalledOff as call:
         return Waiting(str(call), soon=True)
     except CloudError as error:

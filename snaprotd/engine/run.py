@@ -55,7 +55,8 @@ class Run:
         self._ends_at: float | None = None
         self._looked_at = self._aged_at
         self._noted: Server | None = None
-        self._looks = Looks(self)
+        self.looks = Looks(self)
+        """What was seen, and whether it may be acted on still."""
         self.usual: float | None = None
         """Seconds that the server's snapshots take, as far as is known."""
         self._has_past = False
@@ -233,6 +234,16 @@ class Run:
         if not self._unguarded:
             self.tools.ledger.guard(self._rotation.id, self.tools.request_timeout)
 
+    def guard_stop(self) -> None:
+        """As `guard`. Raises `Outdated` where the server was looked at too long ago: it was seen running then."""
+        self.guard()
+        self.looks.demand_to_send(by_list=False)
+
+    def guard_creation(self) -> None:
+        """As `guard_stop`, and so for the list of its snapshots."""
+        self.guard()
+        self.looks.demand_to_send(by_list=True)
+
     async def ask(self, request: Awaitable[T]) -> T:
         """The answer to a request that changes something: unless it never left, the rotation has begun."""
         sent = True
@@ -243,33 +254,29 @@ class Run:
             raise
         finally:
             if sent:
-                self.outrun()
+                self.looks.acted()
                 self.update(lambda rotation: replace(rotation, begun=True))
 
     # -- what was seen, and what may be done by it ----------------------------------------------------------------
 
     def outrun(self) -> None:
         """What was seen is no evidence any more."""
-        self._looks.outrun()
+        self.looks.outrun()
 
     async def server(self, *, anew: bool = False) -> Server:
         """The server as of now; or, unless `anew`, as a step before this one has seen it a moment ago."""
-        return await self._looks.server(anew=anew)
+        return await self.looks.server(anew=anew)
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
         """The snapshots as of now."""
-        return await self._looks.snapshots()
+        return await self.looks.snapshots()
 
     async def snapshots_to_judge(self) -> tuple[Snapshot, ...]:
         """The snapshots, as seen just now or by a step before this one, each with what the ledger knows of it.
 
         A name alone tells nothing. Raises `LedgerError`.
         """
-        return await self._looks.snapshots_to_judge()
-
-    def demand_to_delete(self) -> None:
-        """Raise `Outdated` where the list that was last seen is too old to delete by: the next one is read alone."""
-        self._looks.demand_to_delete()
+        return await self.looks.snapshots_to_judge()
 
     async def look_for(self, server_id: str) -> Server:
         return await self.unless_called_off(self.tools.inventory.server(server_id, priority=self.priority))

@@ -32,6 +32,7 @@ from snaprotd.core.words import STRANGER
 from snaprotd.engine.deleting import make_room, prune, why_full
 from snaprotd.engine.run import Run
 from snaprotd.engine.switching import start, stop, untouchable
+from snaprotd.provider import Priority
 
 LOOK_AGAIN = 45.0
 """Seconds between two looks at a server that is held off while its snapshot is taken: one a minute, at the polls."""
@@ -164,12 +165,10 @@ async def _create(run: Run, server: Server, listed: tuple[Snapshot, ...]) -> Out
     rotation = run.rotation
     others = tuple(its_id for one in others_of_that_name(rotation, listed) for its_id in one.ids)
     await run.save_creation(creation.promised, had_others=bool(listed), passed_over=others)
+    guard, priority = run.guard_creation, min(run.priority, Priority.ACTION)
+    words = rotation.snapshot_name, rotation.description
     try:
-        made = await run.ask(
-            run.tools.cloud.create_snapshot(
-                server, rotation.snapshot_name, rotation.description, guard=run.guard, priority=run.priority
-            )
-        )
+        made = await run.ask(run.tools.cloud.create_snapshot(server, *words, guard=guard, priority=priority))
     except Accepted:
         run.update_creation(creation.accepted)
         raise

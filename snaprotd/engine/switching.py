@@ -54,7 +54,8 @@ async def stop(run: Run) -> Outcome:
         return Done()
     if server.is_untouchable:
         return untouchable(server)
-    if rotation.waited > rotation.policy.stop_timeout.total_seconds():
+    # What waits for its turn has not been asked for: for how long that may be is for the patience of the step.
+    if rotation.waited > rotation.policy.stop_timeout.total_seconds() and not run.looks.is_late:
         return await _stop_timed_out(run, server)
     if not server.is_active:
         return Waiting(f"the server is {server.status}")
@@ -84,7 +85,7 @@ async def _ask_to_stop(run: Run, server: Server, action: str, *, before: Rotatio
     sent it twice.
     """
     try:
-        await run.ask(run.tools.cloud.power(server, action, guard=run.guard))
+        await run.ask(run.tools.cloud.power(server, action, guard=run.guard_stop))
     except NotSent:
         run.update_power(power.not_now if before.held_off else power.not_sent, owed=owed)
         raise

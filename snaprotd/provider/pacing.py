@@ -30,8 +30,8 @@ class Priority(IntEnum):
     """A start that is due, with the look that it waits for."""
     DOWNTIME = 1
     """What else is asked for a server that is off because of us."""
-    DELETION = 2
-    """A deletion that was decided on a list that will soon be too old for it."""
+    ACTION = 2
+    """A stop, a snapshot or a deletion: what it was decided by will soon be too old for it."""
     OPEN = 3
     """Of a rotation that has begun."""
     NEW = 4

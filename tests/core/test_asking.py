@@ -8,7 +8,14 @@ from math import inf, nan
 
 import pytest
 
-from snaprotd.core.asking.evidence import OLDEST_READ_FOR_IT, OLDEST_TO_DELETE_BY, Evidence, Use, serves
+from snaprotd.core.asking.evidence import (
+    OLDEST_READ_FOR_IT,
+    OLDEST_TO_DELETE_BY,
+    OLDEST_TO_SEND_BY,
+    Evidence,
+    Use,
+    serves,
+)
 from snaprotd.core.asking.polls import next_poll, only_waits, usual, widening
 
 POLL = 15.0
@@ -21,6 +28,10 @@ POLL = 15.0
         (Use.DECIDE, POLL, False, True),
         (Use.DECIDE, POLL + 0.1, False, False),
         (Use.DECIDE, 0.0, True, False),
+        (Use.SEND, OLDEST_TO_SEND_BY, False, True),
+        (Use.SEND, OLDEST_TO_SEND_BY + 0.1, False, False),
+        (Use.SEND, 0.0, True, False),
+        (Use.SEND, -1.0, False, False),
         (Use.DELETE, 0.0, False, True),
         (Use.DELETE, OLDEST_TO_DELETE_BY, False, True),
         (Use.DELETE, OLDEST_TO_DELETE_BY + 0.1, False, False),
@@ -34,6 +45,12 @@ def test_a_step_acts_on_what_was_seen_a_moment_ago_and_not_after_anything_of_our
     use: Use, age: float, is_outrun: bool, enough: bool
 ) -> None:
     assert serves(Evidence(shown=(), age=age, is_outrun=is_outrun), use, poll_interval=POLL) is enough
+
+
+def test_what_is_put_into_the_queue_has_half_of_the_time_left_however_long_a_poll_is() -> None:
+    half = OLDEST_TO_SEND_BY / 2
+    assert serves(Evidence(shown=(), age=half), Use.DECIDE, poll_interval=600.0)
+    assert not serves(Evidence(shown=(), age=half + 0.1), Use.DECIDE, poll_interval=600.0)
 
 
 @pytest.mark.parametrize(("age", "enough"), [(0.0, True), (OLDEST_READ_FOR_IT, True), (OLDEST_READ_FOR_IT + 1, False)])

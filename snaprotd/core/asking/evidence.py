@@ -12,6 +12,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+OLDEST_TO_SEND_BY = 30.0
+"""Seconds: where a look is older when the bytes of a stop, or of a request for a snapshot, are about to go out, there
+is another one first."""
 OLDEST_TO_DELETE_BY = 2.0
 """Seconds: where a list is older when the bytes of a DELETE are about to go out, that of the server is read before."""
 OLDEST_READ_FOR_IT = 15.0
@@ -22,7 +25,9 @@ class Use(Enum):
     """What is to be done on the strength of a look."""
 
     DECIDE = "decide"
-    """To go on, to stop the server, to ask for its snapshot."""
+    """To go on, and to put a request into the queue."""
+    SEND = "send"
+    """To stop the server, or to ask for its snapshot, as the bytes go out."""
     DELETE = "delete"
 
 
@@ -32,7 +37,7 @@ class Evidence(Generic[T]):
 
     shown: T
     age: float
-    """Seconds since the answer came that showed it; of a list that came in pages, since the first that concerns it."""
+    """Seconds since the request went out that showed it; of a list in pages, that of the first which concerns it."""
     is_outrun: bool = False
     """Something of ours has gone out for the server since, or may have, or a wait has gone by."""
     is_for_a_deletion: bool = False
@@ -40,9 +45,11 @@ class Evidence(Generic[T]):
 
 
 def serves(evidence: Evidence[T], use: Use, *, poll_interval: float) -> bool:
-    """Whether a step may do that without another look. `poll_interval` in seconds: as old is what a poll has shown."""
-    if use is Use.DELETE:
-        oldest = OLDEST_READ_FOR_IT if evidence.is_for_a_deletion else OLDEST_TO_DELETE_BY
-    else:
-        oldest = poll_interval
+    """Whether a step may do that without another look. `poll_interval` in seconds: as old is what a poll has shown.
+
+    What is to be sent still has to wait for its turn: it is put into the queue with half of the time left.
+    """
+    for_deletion = OLDEST_READ_FOR_IT if evidence.is_for_a_deletion else OLDEST_TO_DELETE_BY
+    decides = min(poll_interval, OLDEST_TO_SEND_BY / 2)
+    oldest = {Use.DECIDE: decides, Use.SEND: OLDEST_TO_SEND_BY, Use.DELETE: for_deletion}[use]
     return not evidence.is_outrun and 0 <= evidence.age <= oldest

@@ -95,9 +95,11 @@ def read_page(body: Any) -> Page:
     return Page(entries=body["results"], next=following, has_count="count" in body, count=body.get("count"))
 
 
-def read_server(entry: Any, *, asked: str | None = None, known_as: Collection[str] = ()) -> Server:
+def read_server(
+    entry: Any, *, asked: str | None = None, known_as: Collection[str] = (), seen_at: float | None = None
+) -> Server:
     """`asked` is the id that the server was asked for by, where there is one: the answer must carry it, or another id
-    that the same server is known by.
+    that the same server is known by. `seen_at` is the request's.
     """
     if not isinstance(entry, dict):
         raise UnreadableError("a server that is no JSON object")
@@ -117,14 +119,15 @@ def read_server(entry: Any, *, asked: str | None = None, known_as: Collection[st
         hostname=hostname,
         ip_address=name_in(entry.get("ip_address")),
         also=refs[1:],
+        seen_at=seen_at,
     )
 
 
 def read_snapshot(
     entry: Any, *, asked: str | None = None, listed_at: datetime | None = None, seen_at: float | None = None
 ) -> Snapshot:
-    """`asked` is the id of the server whose snapshots were asked for, where there is one. `listed_at` and `seen_at`
-    are the answer's.
+    """`asked` is the id of the server whose snapshots were asked for, where there is one. `listed_at`
+    is the answer's, `seen_at` the request's.
 
     A snapshot without a readable id or name is refused: it might be one of ours that must be recognised. One without
     a status stays, in no known state: it holds a slot, and is neither kept as completed nor deleted.

@@ -55,6 +55,8 @@ class Call:
     before: Guard | None = None
     """Is asked as well, until an attempt has gone out: another one is the same request."""
     has_gone_out: bool = False
+    sent_at: float | None = None
+    """When the latest attempt went out, by the loop's clock."""
     priority: Priority = Priority.INVENTORY
     code: str = ""
     traced: bool = False
@@ -114,6 +116,7 @@ class Call:
             return
         self.ask_guard()
         self.sent = self.has_gone_out = True
+        self.sent_at = asyncio.get_running_loop().time()
 
     def lost(self, message: str, *, retry_after: float | None = None) -> Temporary:
         """The error for an attempt that was sent and got no usable answer."""

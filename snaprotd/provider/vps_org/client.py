@@ -10,7 +10,6 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -111,7 +110,7 @@ class VpsOrg:
     async def servers(self, *, priority: Priority = Priority.INVENTORY) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""
         servers, doubts, complaint = await self._list(
-            "/servers/", {}, lambda entry, _: answers.read_server(entry), priority=priority
+            "/servers/", {}, lambda entry, call: answers.read_server(entry, seen_at=call.sent_at), priority=priority
         )
         self.identities.learn_listed(servers)
         if doubts or complaint:
@@ -128,7 +127,11 @@ class VpsOrg:
     async def _server(self, server_id: str, *, priority: Priority) -> Server:
         call = self._call("GET", "/servers/{id}/", server_id, priority=priority)
         known_as = self.identities.of(server_id)
-        return await self._retried(call, lambda body: answers.read_server(body, asked=server_id, known_as=known_as))
+
+        def read(body: Any) -> Server:
+            return answers.read_server(body, asked=server_id, known_as=known_as, seen_at=call.sent_at)
+
+        return await self._retried(call, read)
 
     async def snapshots(
         self, server_id: str | None = None, *, priority: Priority = Priority.INVENTORY
@@ -163,7 +166,7 @@ class VpsOrg:
 
     async def delete_snapshot(self, snapshot_id: str, *, guard: Guard, before: Guard | None = None) -> None:
         """A snapshot that does not exist is success. `before`: as `guard`, until its bytes have gone out once."""
-        call = self._call("DELETE", "/snapshots/{id}/", snapshot_id, guard=guard, priority=Priority.DELETION)
+        call = self._call("DELETE", "/snapshots/{id}/", snapshot_id, guard=guard, priority=Priority.ACTION)
         call.before = before
         try:
             await self._retried(call, lambda _: None)
@@ -177,7 +180,7 @@ class VpsOrg:
         """
 
         def switch(ref: int | str) -> Awaitable[None]:
-            body, priority = {"action": action}, Priority.START if action == "start" else Priority.OPEN
+            body, priority = {"action": action}, Priority.START if action == "start" else Priority.ACTION
             call = self._call("POST", "/servers/{id}/power/", str(ref), body=body, guard=guard, priority=priority)
             return self._once(call, lambda _: None)
 
@@ -197,26 +200,26 @@ class VpsOrg:
     async def _snapshots(self, by: str | None, *, asked: str | None, priority: Priority) -> Listed[Snapshot]:
         query = {} if by is None else {"server_id": by}
 
-        def read(entry: Any, at: datetime | None) -> Snapshot:
-            return answers.read_snapshot(entry, asked=asked, listed_at=at, seen_at=asyncio.get_running_loop().time())
+        def read(entry: Any, call: Call) -> Snapshot:
+            return answers.read_snapshot(entry, asked=asked, listed_at=call.dated, seen_at=call.sent_at)
 
         return await self._list(SNAPSHOTS, query, read, priority=priority)
 
     async def _list(
-        self, endpoint: str, query: dict[str, str], read: Callable[[Any, datetime | None], T], *, priority: Priority
+        self, endpoint: str, query: dict[str, str], read: Callable[[Any, Call], T], *, priority: Priority
     ) -> Listed[T]:
         """All entries of a list by their ids, the entries that could not be read, and why the list is not complete.
 
-        `read` is given each entry, and what time the answer says it was.
+        `read` is given each entry, and the call that was answered with it.
         """
         entries: dict[str, T] = {}
         doubts: list[UnreadableError] = []
         counts: list[object] = []
-        async for page, at in self._pages(endpoint, query, priority=priority):
+        async for page, call in self._pages(endpoint, query, priority=priority):
             counts += [page.count] if page.has_count else []
             for entry in page.entries:
                 try:
-                    one = read(entry, at)
+                    one = read(entry, call)
                 except UnreadableError as error:
                     doubts.append(error)
                 else:
@@ -232,8 +235,8 @@ class VpsOrg:
 
     async def _pages(
         self, endpoint: str, query: dict[str, str], *, priority: Priority
-    ) -> AsyncIterator[tuple[answers.Page, datetime | None]]:
-        """The pages of a list, each with its answer's date, following `next` wherever it appears.
+    ) -> AsyncIterator[tuple[answers.Page, Call]]:
+        """The pages of a list, each with its call, following `next` wherever it appears.
 
         But never to another place with the token.
         """
@@ -251,7 +254,7 @@ class VpsOrg:
                 # It has become so short meanwhile that it has no such page any more.
                 raise Doubtful(f"the list at {endpoint} is incomplete: {error}") from error
             size += call.size
-            yield page, call.dated
+            yield page, call
             if page.next is None:
                 return
             call = self._call("GET", endpoint, priority=priority)
