@@ -19,11 +19,10 @@ from snaprotd.provider import Doubtful, Priority, Provider
 from snaprotd.provider.identity import Names, by_any_id, each_once, found_among
 from snaprotd.provider.memory import Memory
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
+from snaprotd.provider.whole import read_whole
 
 GATHER = 0.2
 """Seconds that questions which are not urgent wait for others, to share their requests."""
-READ_AGAIN = 2
-"""Times that a list of many pages is read again, before each server is asked for by itself."""
 
 T = TypeVar("T")
 
@@ -265,7 +264,8 @@ class Inventory:
         """The whole account's snapshots by server, where there are any; None where none of it can be relied on."""
         doubtful: dict[str, tuple[Snapshot, ...] | Exception] = {}
         try:
-            listed: Iterable[Snapshot] = await self._whole_list(priority=priority)
+            known = {server_id: held.snapshots for server_id, held in self._known.items()}
+            listed: Iterable[Snapshot] = await read_whole(self._cloud, self._names, known, priority=priority)
         except Doubtful as doubt:
             if doubt.about is None:
                 return None
@@ -276,16 +276,6 @@ class Inventory:
             by_server[one.server_id] = (*by_server.get(one.server_id, ()), one)
         self._listed["snapshots"] = sum(map(len, by_server.values()))
         return {**by_server, **doubtful}
-
-    async def _whole_list(self, *, priority: Priority) -> Iterable[Snapshot]:
-        """The list of all snapshots, read again where it changed between two of its pages, as it often does at work."""
-        for _ in range(READ_AGAIN):
-            try:
-                return await self._cloud.snapshots(priority=priority)
-            except Doubtful as doubt:
-                if doubt.about is not None:
-                    raise
-        return await self._cloud.snapshots(priority=priority)
 
     async def _lists_of_all(self, servers: Iterable[Server]) -> dict[str, tuple[Snapshot, ...] | Exception]:
         """The snapshots of every server: at once, or one after the other where that cannot be relied on."""
