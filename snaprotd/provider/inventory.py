@@ -19,7 +19,7 @@ from snaprotd.provider import Doubtful, Priority, Provider
 from snaprotd.provider.identity import Names, by_any_id, each_once, found_among
 from snaprotd.provider.memory import Memory
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
-from snaprotd.provider.whole import read_whole
+from snaprotd.provider.whole import read_whole, unless_refused
 
 GATHER = 0.2
 """Seconds that questions which are not urgent wait for others, to share their requests."""
@@ -208,8 +208,9 @@ class Inventory:
         async def look(server_id: str) -> None:
             deliver(server_id, await _outcome(self._read_alone(server_id, priority)))
 
-        is_cheaper_singly = self._is_cheaper_singly(ids, "snapshots")
-        lists = None if is_cheaper_singly else await self._lists_at_once(priority=priority)
+        lists = None
+        if not self._is_cheaper_singly(ids, "snapshots"):
+            lists = await unless_refused(self._lists_at_once(priority=priority), priority)
         if lists is None:
             await asyncio.gather(*map(look, sorted(ids)))
             return
@@ -226,7 +227,7 @@ class Inventory:
 
         found: Mapping[str, Server] = {}
         if not self._is_cheaper_singly(ids, "servers"):
-            found = by_any_id(await self._readable_servers(priority=priority))
+            found = by_any_id(await unless_refused(self._readable_servers(priority=priority), priority) or ())
         told = {one for one in ids & found.keys() if self._cloud.identities.holder(one) is None}
         for server_id in told:
             deliver(server_id, found[server_id].called(server_id))

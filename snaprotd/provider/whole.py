@@ -7,9 +7,10 @@ before, which was read already, and is in none. What was known before tells whic
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import TypeVar
 
-from snaprotd.core.errors import CloudError
+from snaprotd.core.errors import CloudError, HeldBack, NotSent, Temporary
 from snaprotd.core.model import Snapshot
 from snaprotd.provider import Doubtful, Priority, Provider, Shifted
 from snaprotd.provider.identity import Names
@@ -17,6 +18,7 @@ from snaprotd.provider.identity import Names
 READ_AGAIN = 2
 """Times that the list is read again, before each server is asked for by itself."""
 
+T = TypeVar("T")
 Known = Mapping[str, Iterable[Snapshot]]
 """What was last seen, by the servers' ids as they are shown."""
 
@@ -79,3 +81,20 @@ def is_explained(shifted: Shifted, lost: Iterable[str]) -> bool:
 
 def _was_there(one: Snapshot, shifted: Shifted) -> bool:
     return one.created_at is not None and shifted.began is not None and one.created_at <= shifted.began
+
+
+async def unless_refused(asked: Awaitable[T], priority: Priority) -> T | None:
+    """A list; None where it cannot be had, and each is worth asking for by itself.
+
+    That is so where only the list is refused, and where a server is off until it is answered.
+    """
+    try:
+        return await asked
+    except HeldBack:
+        return None
+    except NotSent:
+        raise
+    except Temporary:
+        if priority.is_urgent:
+            return None
+        raise
