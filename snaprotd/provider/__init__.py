@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from snaprotd.core.errors import CloudError, Temporary
@@ -32,6 +33,18 @@ class Doubtful(Temporary):
         super().__init__(message)
         self.readable = readable
         self.about = about
+
+
+class Shifted(Doubtful):
+    """A list of several pages has changed while it was read: what it does not show may have moved between two of them.
+
+    `count` entries were there when the first page was read, at `began` by the provider's clock, where it tells.
+    """
+
+    def __init__(self, message: str, *, readable: tuple[Any, ...], count: int, began: datetime | None) -> None:
+        super().__init__(message, readable=readable)
+        self.count = count
+        self.began = began
 
 
 FEW_IN_DOUBT = 3

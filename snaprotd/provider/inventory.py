@@ -19,11 +19,10 @@ from snaprotd.provider import Doubtful, Priority, Provider, are_of_few
 from snaprotd.provider.identity import Names, by_any_id, each_once, found_among
 from snaprotd.provider.memory import Memory
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
+from snaprotd.provider.whole import read_whole, unless_refused
 
 GATHER = 0.2
 """Seconds that questions which are not urgent wait for others, to share their requests."""
-READ_AGAIN = 2
-"""Times that a list of many pages is read again, before each server is asked for by itself."""
 
 T = TypeVar("T")
 _Seen = tuple[Snapshot, ...] | Exception
@@ -211,8 +210,9 @@ class Inventory:
         async def look(server_id: str) -> None:
             deliver(server_id, await _outcome(self._read_alone(server_id, priority)))
 
-        is_cheaper_singly = self._is_cheaper_singly(ids, "snapshots")
-        lists = None if is_cheaper_singly else await self._lists_at_once(priority=priority)
+        lists = None
+        if not self._is_cheaper_singly(ids, "snapshots"):
+            lists = await unless_refused(self._lists_at_once(priority=priority), priority)
         if lists is None:
             await asyncio.gather(*map(look, sorted(ids)))
             return
@@ -229,7 +229,7 @@ class Inventory:
 
         found: Mapping[str, Server] = {}
         if not self._is_cheaper_singly(ids, "servers"):
-            found = by_any_id(await self._readable_servers(priority=priority))
+            found = by_any_id(await unless_refused(self._readable_servers(priority=priority), priority) or ())
         told = {one for one in ids & found.keys() if self._cloud.identities.holder(one) is None}
         for server_id in told:
             deliver(server_id, found[server_id].called(server_id))
@@ -265,7 +265,8 @@ class Inventory:
         """The whole account's snapshots by server, where there are any; None where none of it can be relied on."""
         doubtful: dict[str, _Seen] = {}
         try:
-            listed: Iterable[Snapshot] = await self._whole_list(priority=priority)
+            known = {server_id: held.snapshots for server_id, held in self._known.items()}
+            listed: Iterable[Snapshot] = await read_whole(self._cloud, self._names, known, priority=priority)
         except Doubtful as doubt:
             if doubt.about is None:
                 return None
@@ -276,16 +277,6 @@ class Inventory:
             by_server[one.server_id] = (*by_server.get(one.server_id, ()), one)
         self._listed["snapshots"] = sum(map(len, by_server.values()))
         return {**by_server, **doubtful}
-
-    async def _whole_list(self, *, priority: Priority) -> Iterable[Snapshot]:
-        """The list of all snapshots, read again where it changed between two of its pages, as it often does at work."""
-        for _ in range(READ_AGAIN):
-            try:
-                return await self._cloud.snapshots(priority=priority)
-            except Doubtful as doubt:
-                if doubt.about is not None:
-                    raise
-        return await self._cloud.snapshots(priority=priority)
 
     async def _lists_of_all(self, servers: Iterable[Server]) -> dict[str, _Seen]:
         """The snapshots of every server: at once, or one after the other where that cannot be relied on."""

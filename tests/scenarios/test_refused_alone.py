@@ -125,6 +125,18 @@ async def test_what_is_refused_of_one_server_for_ever_is_no_others_trouble(
         assert not night.account.off_now()
 
 
+async def test_lists_that_are_refused_for_ever_keep_no_server_off(tmp_path: Path) -> None:
+    """Each is asked for by itself."""
+    async with struck(tmp_path, lambda *_: False, FEWER) as night:
+        await asyncio.sleep(2 * MINUTE)
+        assert len(night.account.off_now()) == FEWER.servers
+        night.account.refuses = lambda kind, _: kind in ("servers", "snapshots")
+        await asyncio.sleep(20 * MINUTE)
+        assert night.results(but=set()) == ["success"] * FEWER.servers
+        assert max(night.downtimes(but=set())) <= FEWER.need + 45
+        assert len(night.refused()) <= 100
+
+
 async def test_a_limit_is_learnt_beside_starts_that_are_refused_for_ever(tmp_path: Path) -> None:
     which = some(3)
     fleet = replace(FEWER, servers=20, allowed=3)

@@ -18,7 +18,15 @@ import httpx
 from snaprotd.core.errors import Busy, CloudError, HeldBack, NotFound, Refused, Temporary
 from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
 from snaprotd.logs import redactor
-from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, Priority, RequestObserver, TokenOwner
+from snaprotd.provider import (
+    Capabilities,
+    Doubtful,
+    Guard,
+    NullObserver,
+    Priority,
+    RequestObserver,
+    TokenOwner,
+)
 from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.identity import Identities
 from snaprotd.provider.rate import RateInForce
@@ -26,7 +34,7 @@ from snaprotd.provider.token import TokenSource
 from snaprotd.provider.vps_org import answers, refusals
 from snaprotd.provider.vps_org.body import UnreadableError, read_json, said
 from snaprotd.provider.vps_org.calls import SNAPSHOTS, Call, Line, Reply, Transport
-from snaprotd.provider.vps_org.one_server import Listed, OneServer, by_any_id
+from snaprotd.provider.vps_org.one_server import Incomplete, Listed, OneServer, answered, because, by_any_id
 
 MAX_PAGES = 1000
 MAX_LIST = 64 * 1024 * 1024
@@ -114,7 +122,7 @@ class VpsOrg:
         )
         self.identities.learn_listed(servers)
         if doubts or complaint:
-            raise Doubtful(_because("the list of servers", doubts, complaint), readable=tuple(servers))
+            raise Doubtful(because("the list of servers", doubts, complaint), readable=tuple(servers))
         return servers
 
     async def server(self, server_id: str, *, priority: Priority = Priority.INVENTORY) -> Server:
@@ -138,16 +146,9 @@ class VpsOrg:
     ) -> list[Snapshot]:
         """The snapshots of one server, or of the whole account. Raises `Doubtful` as `servers` does."""
         if server_id is None:
-            found, doubts, complaint = await self._snapshots(None, asked=None, priority=priority)
-        else:
-            found, doubts, complaint = await self._one.snapshots(_checked(server_id), priority=priority)
-        if doubts or complaint:
-            concerned = frozenset(one.server_id for one in doubts if one.server_id is not None)
-            limited = complaint is None and all(one.server_id is not None for one in doubts)
-            subject = "the list of snapshots" if server_id is None else f"the list of server {server_id}'s snapshots"
-            message = _because(subject, doubts, complaint)
-            raise Doubtful(message, readable=tuple(found), about=concerned if limited else None)
-        return found
+            return answered(await self._snapshots(None, asked=None, priority=priority), "the list of snapshots")
+        listed = await self._one.snapshots(_checked(server_id), priority=priority)
+        return answered(listed, f"the list of server {server_id}'s snapshots")
 
     async def create_snapshot(
         self, server: Server, name: str, description: str = "", *, guard: Guard, priority: Priority = Priority.INVENTORY
@@ -215,7 +216,9 @@ class VpsOrg:
         entries: dict[str, T] = {}
         doubts: list[UnreadableError] = []
         counts: list[object] = []
+        dates: list[datetime | None] = []
         async for page, call in self._pages(endpoint, query, priority=priority):
+            dates.append(call.dated)
             counts += [page.count] if page.has_count else []
             for entry in page.entries:
                 try:
@@ -230,8 +233,11 @@ class VpsOrg:
                 raise Doubtful(f"the list at {endpoint} is incomplete: it has more than {answers.MOST_ENTRIES} entries")
         gathered = len(entries) + len(doubts)
         wrong = [count for count in counts if count != gathered]
-        complaint = f"it is incomplete, {gathered} of {said(str(wrong[0]))} entries" if wrong else None
-        return list(entries.values()), doubts, complaint
+        if not wrong:
+            return list(entries.values()), doubts, None
+        first = counts[0] if len(counts) == len(dates) > 1 and type(counts[0]) is int else None
+        words = f"it is incomplete, {gathered} of {said(str(wrong[0]))} entries"
+        return list(entries.values()), doubts, Incomplete(words=words, count=first, began=dates[0])
 
     async def _pages(
         self, endpoint: str, query: dict[str, str], *, priority: Priority
@@ -248,11 +254,12 @@ class VpsOrg:
             seen.add(call.url)
             try:
                 page = await self._retried(call, answers.read_page)
-            except NotFound as error:
+            except NotFound:
                 if len(seen) == 1:
                     raise
-                # It has become so short meanwhile that it has no such page any more.
-                raise Doubtful(f"the list at {endpoint} is incomplete: {error}") from error
+                # It has become so short meanwhile that it has no such page any more, and counts what was there before.
+                yield answers.Page(entries=[], next=None, has_count=True, count="more"), call
+                return
             size += call.size
             yield page, call
             if page.next is None:
@@ -328,11 +335,6 @@ def _checked(ref: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", ref):
         return ref
     raise NotFound(f"{said(repr(ref))} is not an id of the provider's")
-
-
-def _because(subject: str, doubts: list[UnreadableError], complaint: str | None) -> str:
-    reasons = [*([complaint] if complaint else []), *(f"it has {doubt}" for doubt in doubts[:3])]
-    return f"{subject} cannot be relied on: {'; '.join(reasons)}"
 
 
 def _pause_after(error: Temporary, attempt: int, *, urgent: bool) -> float | None:

@@ -4,19 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Protocol, TypeVar
 
 from snaprotd.core.errors import Anothers, NotFound, Permanent
 from snaprotd.core.model import Server, Snapshot
-from snaprotd.provider import Doubtful, Priority
+from snaprotd.provider import Doubtful, Priority, Shifted
 from snaprotd.provider.identity import Identities
 from snaprotd.provider.vps_org.body import UnreadableError, said
 
 T = TypeVar("T")
-Listed = tuple[list[T], list[UnreadableError], str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incomplete:
+    """Why a list is not complete."""
+
+    words: str
+    count: int | None
+    """How many entries there were when its first page was read, where it has several and each has said so."""
+    began: datetime | None
+    """When that was, by the provider's clock."""
+
+
+Listed = tuple[list[T], list[UnreadableError], Incomplete | None]
 """The entries of a list, those that could not be read, and why it is not complete; None where it is."""
+
+
+def answered(listed: Listed[Snapshot], subject: str) -> list[Snapshot]:
+    """The entries of a list of snapshots. Raises `Doubtful`, with the `subject` in words, where they are not all."""
+    found, doubts, complaint = listed
+    if not doubts and not complaint:
+        return found
+    concerned = frozenset(one.server_id for one in doubts if one.server_id is not None)
+    limited = complaint is None and all(one.server_id is not None for one in doubts)
+    message, readable = because(subject, doubts, complaint), tuple(found)
+    if complaint is None or complaint.count is None or doubts:
+        raise Doubtful(message, readable=readable, about=concerned if limited else None)
+    raise Shifted(message, readable=readable, count=complaint.count, began=complaint.began)
+
+
+def because(subject: str, doubts: list[UnreadableError], complaint: Incomplete | None) -> str:
+    reasons = [*([complaint.words] if complaint else []), *(f"it has {doubt}" for doubt in doubts[:3])]
+    return f"{subject} cannot be relied on: {'; '.join(reasons)}"
 
 
 class ReadServer(Protocol):
