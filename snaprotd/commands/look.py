@@ -24,13 +24,15 @@ from snaprotd.commands.common import (
     wait_for,
     with_config,
 )
-from snaprotd.commands.jobs.account import nights_of, read_account
+from snaprotd.commands.jobs.account import Account, nights_of, read_account, read_capacity
 from snaprotd.commands.jobs.status_client import Place, Unreachable, default_place, read_status
+from snaprotd.commands.text.capacity import capacity_text
 from snaprotd.commands.text.tables import list_text, plan_text, status_text
 from snaprotd.commands.text.terminal import screen, show
 from snaprotd.config.settings import Config
-from snaprotd.core.errors import ConfigError
+from snaprotd.core.errors import ConfigError, SnaprotdError
 from snaprotd.core.words import Json
+from snaprotd.report.capacity import capacity_json, facts_of
 from snaprotd.report.rows import notes_on, people_plan_of, plan_of, shown, snapshot_rows
 
 WATCH_EVERY = 2.0
@@ -45,17 +47,21 @@ CODES = {"ok": 0, "attention": 1}
 @server_argument(many=True)
 @with_config
 @click.option("--next", "count", default=3, show_default=True, type=click.IntRange(0, 100), help="Runs to show.")
+@click.option("--capacity", is_flag=True, help="Show what a night takes, and whether it fits, instead.")
 @as_json
-def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) -> int:
+def plan(servers: tuple[str, ...], path: str | None, count: int, capacity: bool, as_json: bool) -> int:
     """Show the next runs, and what would be kept or deleted and why. Changes nothing.
 
     \b
     Example:
       snaprotd plan web-01 --next 5
+      snaprotd plan --capacity
     """
     begin()
     settings = load(path)
     account = wait_for(read_account(settings, os.environ, servers))
+    if capacity:
+        return _show_capacity(settings, account, as_json=as_json)
     targets = account.wanted_targets(settings)
     write = plan_of if as_json else people_plan_of
     nights = {} if as_json else wait_for(nights_of(settings, account.targets))
@@ -80,6 +86,20 @@ def plan(servers: tuple[str, ...], path: str | None, count: int, as_json: bool) 
     for doubt in dict.fromkeys(filter(None, map(account.doubt_of, account.wanted))):
         complain(doubt)
     tell_what_is_forsaken(settings, path)
+    return 0 if account.is_whole else FAILED
+
+
+def _show_capacity(settings: Config, account: Account, *, as_json: bool) -> int:
+    read = read_capacity(settings, account.targets, account.known, account.page_size)
+    if (foreseen := wait_for(read)) is None:
+        raise SnaprotdError("no slot lies ahead in the next week: there is no night to be looked at")
+    told = capacity_json(foreseen, account.targets, account.wanted)
+    if as_json:
+        print_json(told)
+    else:
+        show(capacity_text(facts_of(foreseen), shown(told)))
+    if account.doubt is not None:
+        complain(account.doubt)
     return 0 if account.is_whole else FAILED
 
 

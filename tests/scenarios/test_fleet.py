@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.support.fleet import Fleet, Night, live_through
+from tests.support.fleet import Fleet, Night, foreseen, live_through
 from tests.support.searches import the_rest
 
 MARGIN = 1.05
 """Over what was measured when a bound was set."""
 
 
+FORESEEN_WITHIN = {"seconds": 0.2, "requests": 0.6, "off": 0.05}
+"""The parts by which a night may be longer or shorter than `plan --capacity` foresees, and so on."""
+
+
 def assert_all_is_well(night: Night) -> None:
     assert night.succeeded == night.fleet.rotations, night
     assert night.left_off == 0
+    plan = foreseen(night.fleet)
+    assert night.seconds == pytest.approx(plan.seconds, rel=FORESEEN_WITHIN["seconds"])
+    assert night.downtime_median == pytest.approx(plan.off, rel=FORESEEN_WITHIN["off"])
+    assert night.downtime_worst <= plan.off_at_worst * (1 + FORESEEN_WITHIN["off"])
+
+
+def assert_requests_were_foreseen(night: Night) -> None:
+    """Of each rotation are as many assumed, which holds for fleets at work at about the usual rate."""
+    plan, asked = foreseen(night.fleet), Counter(int((one.at - night.asked[0].at) // 60) for one in night.asked)
+    assert len(night.asked) == pytest.approx(plan.requests, rel=FORESEEN_WITHIN["requests"])
+    assert max(asked.values()) == pytest.approx(plan.busiest_minute, rel=FORESEEN_WITHIN["requests"])
 
 
 @pytest.mark.usefixtures("silence")
@@ -32,6 +48,7 @@ async def test_a_night_in_which_all_are_at_work_at_once_asks_for_little_more_tha
 async def test_a_night_at_the_usual_rate_is_over_in_time_and_asks_little_of_each(tmp_path: Path) -> None:
     night = await live_through(tmp_path, Fleet(servers=40, has_past=True))
     assert_all_is_well(night)
+    assert_requests_were_foreseen(night)
     assert night.per_rotation <= 4.65 * MARGIN  # the goal: 9 of a thousand
     assert night.seconds <= 1.07 * 40 * 300 / 20 * MARGIN  # the goal: 1.05 of it
 
@@ -57,6 +74,7 @@ async def test_servers_that_are_stopped_for_it_are_off_hardly_longer_than_the_pr
     assert night.downtime_median <= 1.1 * fleet.need
     assert night.downtime_worst <= fleet.need + 22  # the goal: 20
     assert night.per_rotation <= 20 * MARGIN
+    assert_requests_were_foreseen(night)
 
 
 SLOWER = [

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from email.utils import formatdate
+from math import inf
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -33,6 +34,9 @@ import structlog
 
 from snaprotd.config import file as config
 from snaprotd.config.settings import Config
+from snaprotd.core.asking.budget import Budget, Past
+from snaprotd.core.asking.night import Due, play
+from snaprotd.core.asking.night import Night as Foreseen
 from snaprotd.core.creation import Creation
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.power import Power
@@ -180,6 +184,20 @@ FIGURES = (
     *("succeeded", "seconds", "per_rotation", "times_least", "rounds", "kinds", "refused", "refused_after_a_minute"),
     *("downtime_median", "downtime_worst", "left_off", "cpu"),
 )
+
+
+def foreseen(fleet: Fleet) -> Foreseen:
+    """The night as `plan --capacity` foresees it."""
+    pages = fleet._shared(fleet.servers, fleet.servers) + fleet._shared(fleet.servers, KEPT * fleet.servers)
+    rate = min(fleet.requests_per_second, fleet.allowed or fleet.requests_per_second)
+    budget = Budget(rate=rate, poll_interval=fleet.poll_interval, pages=pages)
+    past = Past()
+    past.snapshot, past.power = fleet.snapshot_seconds, fleet.power_seconds
+    due = [
+        Due(server_id=str(number), at=0.0, latest=inf, stops=fleet.stop_first, past=past)
+        for number in range(fleet.rotations)
+    ]
+    return play(due, budget, max_concurrent=fleet.max_concurrent)
 
 
 class AccountTransport(httpx.AsyncBaseTransport):

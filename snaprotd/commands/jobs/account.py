@@ -15,10 +15,12 @@ import structlog
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import ConfigError, LedgerError, UnknownServer
 from snaprotd.core.model import Machine, Server
+from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.machine import this_machine
 from snaprotd.provider import Doubtful, NullObserver
 from snaprotd.provider.inventory import Inventory, ServerHoldings
 from snaprotd.report.assessment import as_left
+from snaprotd.report.capacity import Capacity, capacity_of, warning_of
 from snaprotd.report.findings import Finding, Found, findings_of, token_finding
 from snaprotd.report.rows import ids_of, night_words
 from snaprotd.wiring.access import open_cloud
@@ -42,6 +44,8 @@ class Account:
     in_doubt: Mapping[str, str]
     """The servers whose own lists cannot be relied on, and why."""
     machine: Machine
+    page_size: int
+    """Entries on one page of its lists."""
 
     def wanted_targets(self, config: Config) -> list[Target]:
         """The targets that were named. Raises `UnknownServer` where one of those has no policy."""
@@ -81,7 +85,7 @@ async def read_account(config: Config, environ: Mapping[str, str], names: Sequen
     async with open_cloud(config, environ, NullObserver()) as cloud:
         inventory = Inventory(cloud, called=config.server_ids, foresees=True)
         doubt = await refresh(inventory)
-        account = _account(config, inventory, names, doubt)
+        account = _account(config, inventory, names, doubt, cloud.capabilities.page_size)
         return replace(account, known=await _as_the_ledger_knows(config, inventory, account.wanted))
 
 
@@ -124,6 +128,24 @@ async def usually_off(config: Config, server_ids: Collection[str]) -> dict[str, 
     return found
 
 
+async def read_capacity(
+    config: Config, targets: Sequence[Target], known: Mapping[str, ServerHoldings], page_size: int
+) -> Capacity | None:
+    """What the fullest night of the week ahead takes, by the last rotations where a ledger can be read here.
+
+    None where no slot lies ahead.
+    """
+    from snaprotd.wiring.assembly import open_ledger_to_read  # its library takes a while to load
+
+    latest: Mapping[str, Rotation] = {}
+    with suppress(LedgerError, ConfigError):
+        async with open_ledger_to_read(config) as ledger:
+            latest = await ledger.latest() if ledger is not None else {}
+    snapshots = sum(len(held.snapshots) for held in known.values())
+    sizes = {"servers": len(known), "snapshots": snapshots, "page_size": page_size}
+    return await asyncio.to_thread(capacity_of, config, targets, latest, **sizes, now=datetime.now(UTC))
+
+
 async def nights_of(config: Config, targets: Sequence[Target]) -> dict[str, str]:
     """Of each group what its turns mean for the length of a night, in words."""
     members: dict[str, list[Target]] = {}
@@ -145,7 +167,7 @@ async def refresh(inventory: Inventory) -> str | None:
     return None
 
 
-def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: str | None) -> Account:
+def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: str | None, page_size: int) -> Account:
     servers = servers_of(inventory)
     targets = resolve(config, servers)
     return Account(
@@ -157,6 +179,7 @@ def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: 
         doubt=doubt,
         in_doubt=inventory.in_doubt,
         machine=this_machine(config.own_server),
+        page_size=page_size,
     )
 
 
@@ -194,7 +217,9 @@ async def check_online(config: Config, environ: Mapping[str, str]) -> list[Findi
             published_limit=cloud.capabilities.snapshot_limit,
         )
         token = token_finding(name=owner.token_name, email=owner.email, permissions=owner.permissions)
-        return [token, *findings_of(found)]
+        capacity = await read_capacity(config, targets, inventory.known, cloud.capabilities.page_size)
+        warnings = [Finding(ok=True, note=True, text=text) for text in [warning_of(capacity)] if text]
+        return [token, *findings_of(found), *warnings]
 
 
 def no_policy(name: str, config: Config) -> str:
