@@ -104,10 +104,13 @@ async def test_an_alarm_that_lasts_is_told_with_a_reminder_and_its_end(
         assert outside.pings == ["/fail"]
         await asyncio.sleep(40 * MINUTE)
         assert [one["text"].startswith("still, after ") for one in outside.told] == [False, True]
+    world.faults = [Fault(kind="status", status=503, times=None)]
     async with daemon_on(path, world) as watched:
         if case == "certificate":
             mend = spoil(world, watched)
-        await asyncio.sleep(8 * MINUTE)
+        await asyncio.sleep(4 * MINUTE)
+        world.faults = []
+        await asyncio.sleep(4 * MINUTE)
         assert len(outside.told) == 2, "a restart ends nothing"
         mend()
         await asyncio.sleep(20 * MINUTE)
