@@ -55,6 +55,8 @@ class AccountWatch:
         """Why the account could not be listed the last time, or None."""
         self.was_asked = False
         """It was asked for at least once: before that no failure is no good news."""
+        self.is_listed = False
+        """The last list could be relied on, and all that follows from it is known."""
         self.has_answered = False
         """The provider has shown an account, even if some of it could not be relied on."""
         self._inventory = inventory
@@ -90,6 +92,7 @@ class AccountWatch:
     async def read(self) -> None:
         """List the whole account, and bring everything in line with it. A failure is logged and kept."""
         failure = self.failure = await self._refresh()
+        self.is_listed = self.is_listed and failure is None
         self._tell_doubts()
         self.was_asked = True
         if failure is not None:
@@ -111,6 +114,7 @@ class AccountWatch:
             if count % 100 == 0:
                 await asyncio.sleep(0)
         if failure is None:
+            self.is_listed = True
             await self._vanished.look(self._schedules.targets.values())
 
     @property

@@ -152,7 +152,7 @@ class Daemon:
             ledger=tools.ledger,
             metrics=metrics.notifications,
             now=tools.now,
-            pages=lambda: self.url,
+            pages=lambda: self._pages,
         )
         self.view = DaemonView(
             self._config,

@@ -139,6 +139,7 @@ class Ledger(History):
             if rotation.kind is Kind.LATE and not reopens:
                 await self.events.add(connection, [of_late(rotation)])
             count = await self._lives.count(connection)
+        self.set_aside = {one: why for one, why in self.set_aside.items() if one not in ids}
         self._hold(rotation.id, epoch=epoch, since=began)
         await self._lives.note(count)
         return Claimed(rotation)

@@ -90,12 +90,22 @@ class Notify:
         """Something has happened, which may have been a while ago."""
         self._ping(event, noted(self._told, event, min(self._now(), event.at)))
 
-    def show(self, kind: Kind, there: Sequence[Event]) -> None:
-        """All that there is of a kind: what was there before and is not any more is over."""
+    def show(self, kind: Kind, there: Sequence[Event], *, about: Set[str] = frozenset({""})) -> None:
+        """All that there is of a kind, and `about` this: what was there before and is not any more is over."""
         for event in there:
             if not self._told.knows(event):
                 self.tell(event)
-        self._told = levelled(self._told, kind, there, self._now())
+        self._told = levelled(self._told, kind, there, self._now(), about=about)
+
+    def is_implied(self, event: Event) -> bool:
+        """Whether the failure of its server's rotations says it already, and it was not there before that."""
+        return event.server is not None and self._told.fails(event.server.id) and not self._told.knows(event)
+
+    def tell_new(self, events: Sequence[Event]) -> None:
+        """Those of them that are not going on already."""
+        for event in events:
+            if not self._told.knows(event):
+                self.tell(event)
 
     def _ping(self, event: Event, told: Told) -> None:
         self._told = told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from snaprotd.core.errors import CloudError, Refused
@@ -26,6 +27,18 @@ MAY_PASS = {
     "ledger_unusable": timedelta(minutes=1),
 }
 """What is not worth a message until it has lasted for so long."""
+LISTED = {
+    "missing": timedelta(0),
+    "another_snaprotd": timedelta(0),
+    "too_old": timedelta(0),
+    "list_in_doubt": timedelta(minutes=20),
+}
+"""Alarms that lists of the account show, and how long each is given beyond the next list: what lasts is no mistake."""
+IMPLIED = frozenset({"too_old", "list_in_doubt"})
+"""Those of them that are no news where the server's rotations fail, which is told."""
+SPARE = timedelta(minutes=5)
+"""After the interval of lists, for the next one to be there."""
+CERTIFICATE_CHANGES_WITHIN = timedelta(minutes=10)
 TAKEN_UP_WITHIN = timedelta(minutes=2)
 """A start that is owed after a restart is taken up by then."""
 
@@ -92,6 +105,25 @@ def of_servers_off(running: Iterable[Rotation], debts: Iterable[ServerPower], no
             patience = TAKEN_UP_WITHIN
             found.append(_event(problem, id_=id_, at=now, kind=Kind.HELD_OFF, server=who, cause="", patience=patience))
     return found
+
+
+def of_alarm(problem: Problem, server: Who | None, now: datetime, *, every: float = 0.0, rotation: str = "") -> Event:
+    """An alarm of the page that no other event tells of. `every`: seconds between two lists that may show it.
+
+    `rotation`: where the next success of the server's rotations ends it, and no look.
+    """
+    patience = LISTED[problem.kind] + timedelta(seconds=every) + SPARE if problem.kind in LISTED else timedelta(0)
+    event = _event(
+        problem,
+        id_=f"{problem.kind}-{server.id if server else ''}-{now.isoformat()}",
+        at=now,
+        kind=Kind.FAILURE,
+        server=server,
+        cause="" if server else problem.kind,
+        patience=patience if server else CERTIFICATE_CHANGES_WITHIN,
+        rotation=rotation,
+    )
+    return replace(event, about=problem.kind)
 
 
 def of_whole(

@@ -78,6 +78,8 @@ class Event:
     """How long it must have lasted to be worth a message."""
     rotation: str = ""
     """The id of the rotation that has ended."""
+    about: str = ""
+    """The kind of a problem that is a trouble by itself, whatever else there is with the server; empty for all else."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,10 @@ class Told:
         subjects = (one.event.server for one in self.troubles.values() if one.tells or one.event.rotation)
         return all(server_ids is not None and who is not None and who.id not in server_ids for who in subjects)
 
+    def fails(self, server_id: str) -> bool:
+        """Whether a rotation of the server has failed, and none has succeeded since."""
+        return ("rotations", server_id) in self.troubles
+
     def knows(self, event: Event) -> bool:
         """Whether just this is going on already."""
         return key_of(event) in self.troubles or event in self.once
@@ -102,14 +106,21 @@ def kept_for_anybody(told: Told, now: datetime) -> Told:
     return replace(told, ended=(), once=once)
 
 
-def levelled(told: Told, kind: Kind, there: Sequence[Event], now: datetime) -> Told:
-    """After a look that shows all that there is of a kind and is no rotation's end: what it does not show is over."""
+def levelled(
+    told: Told, kind: Kind, there: Sequence[Event], now: datetime, *, about: Set[str] = frozenset({""})
+) -> Told:
+    """After a look that shows all that there is of a kind and is no rotation's end: what it does not show is over.
+
+    `about`: what it has looked for, as the events have it.
+    """
     for event in there:
         told = noted(told, event, now)
     shown = {key_of(event) for event in there}
     for key, one in told.troubles.items():
-        if one.event.kind is kind and not one.event.rotation and key not in shown:
-            told = _over(told, key, replace(one.event, kind=Kind.RECOVERY, at=now), now)
+        is_looked_for = one.event.kind is kind and not one.event.rotation and one.event.about in about
+        if is_looked_for and key not in shown:
+            text = f"it is over: {one.event.text}"
+            told = _over(told, key, replace(one.event, kind=Kind.RECOVERY, at=now, text=text), now)
     return told
 
 
@@ -125,7 +136,7 @@ def forgotten(told: Told, server_ids: Set[str]) -> Told:
 
 def key_of(event: Event) -> Key:
     """By which a trouble is known."""
-    concern = "rotations" if event.kind in ROTATIONS else str(event.kind)
+    concern = event.about or ("rotations" if event.kind in ROTATIONS else str(event.kind))
     return concern, event.server.id if event.server else f"cause:{group_of(event.cause)}"
 
 
@@ -148,7 +159,7 @@ def _again(before: Trouble, event: Event) -> Trouble:
 def _recovered(told: Told, event: Event, now: datetime) -> Told:
     subject = key_of(event)[1]
     for key, one in told.troubles.items():
-        if key[1] == subject and one.event.kind in event.ends:
+        if key[1] == subject and one.event.kind in event.ends and (one.event.rotation or not one.event.about):
             told = _over(told, key, event, now)
     return told
 

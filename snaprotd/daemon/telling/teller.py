@@ -22,6 +22,7 @@ from snaprotd.core.words import count
 from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.ledger_watch import LedgerWatch
 from snaprotd.daemon.slots.schedules import Schedules
+from snaprotd.daemon.telling.alarms import Alarms
 from snaprotd.daemon.view import Standing
 from snaprotd.engine.board import Board
 from snaprotd.ledger.store import Ledger
@@ -29,8 +30,9 @@ from snaprotd.observe.delivery import Delivery
 from snaprotd.observe.metrics import NotificationMetrics
 from snaprotd.observe.notify import Notify
 from snaprotd.observe.outbox import Outbox
-from snaprotd.report.happenings import of_entry, of_servers_off, of_whole
+from snaprotd.report.happenings import IMPLIED, LISTED, of_entry, of_servers_off, of_whole
 from snaprotd.senders import Answer, Outcome
+from snaprotd.web.keeping import Pages
 from snaprotd.wiring.channels import open_channels, same_channels
 
 log = structlog.get_logger("snaprotd.notify")
@@ -57,7 +59,7 @@ class Teller:
         ledger: Ledger,
         metrics: NotificationMetrics,
         now: Callable[[], datetime],
-        pages: Callable[[], str | None],
+        pages: Callable[[], Pages],
     ) -> None:
         self._config = config
         self._environ = environ
@@ -71,7 +73,14 @@ class Teller:
         self._ledger = ledger
         outbox = Outbox(ledger.desk)
         self._delivery = Delivery(outbox, metrics, now)
-        self._notify = Notify(self._delivery, outbox, ledger.desk, now, lambda: pages() or "")
+        self._notify = Notify(self._delivery, outbox, ledger.desk, now, lambda: pages().url or "")
+        self._alarms = Alarms(
+            schedules=schedules,
+            account=account,
+            certificate=lambda: pages().certificate,
+            set_aside=lambda: {board.called(one): why for one, why in ledger.set_aside.items()},
+            now=now,
+        )
         self._has_gone_on = False
         """What was told before, by whichever process, is known."""
         self._targets: Mapping[str, Target] = {}
@@ -133,6 +142,7 @@ class Teller:
             await self._read_on()
         except LedgerError as error:
             log.debug("what has happened is read later", error=str(error))  # told by who watches it
+        await self._alarms.look(self._config)
         self._look()
         await self._notify.post_due()
 
@@ -191,6 +201,15 @@ class Teller:
             clock_ahead=self._account.clock_ahead(),
         )
         self._notify.show(Kind.FAILURE, whole)
+        self._look_at_alarms()
+
+    def _look_at_alarms(self) -> None:
+        """What the page shows as an alarm, and no event tells of."""
+        self._notify.tell_new(self._alarms.of_rotations())
+        self._notify.show(Kind.FAILURE, self._alarms.of_pages(), about={"certificate_bad"})
+        if (there := self._alarms.of_servers) is not None:
+            news = [one for one in there if one.about not in IMPLIED or not self._notify.is_implied(one)]
+            self._notify.show(Kind.FAILURE, news, about=LISTED.keys())
 
     def _servers_off(self) -> list[Event]:
         """Whoever sees to them: a rotation of another process holds a server off as one of ours does."""

@@ -1,0 +1,176 @@
+"""A whole daemon tells people of what the page shows as an alarm and no event tells of: its beginning, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snaprotd.core.telling import edges
+from snaprotd.report.happenings import LISTED
+from snaprotd.report.kinds import ALARM, KINDS
+from snaprotd.simulator import Fault, World
+from tests.daemon.test_teller import HOUR, MINUTE, Outside, configured, outside
+from tests.support.daemons import Watched, a_world, daemon_on
+
+__all__ = ["outside"]
+
+pytestmark = pytest.mark.usefixtures("silence", "few_ticks")
+
+Spoil = Callable[[World, Watched], Callable[[], Any]]
+"""Brings an alarm about; what it answers ends it."""
+
+
+OF_THE_WHOLE = {"config_refused", "ledger_unusable", "account_not_listed"}
+OF_POWER = {"held_off_too_long", "not_starting", "start_owed", "start_in_doubt", "start_owed_elsewhere"}
+OF_A_ROTATION = {"failed", "blocked", "untouchable", "own_server"}
+"""The rotation that begins at the slot fails for it."""
+
+
+def test_each_alarm_of_the_page_has_somebody_who_tells_of_it() -> None:
+    alarms = {name for name, kind in KINDS.items() if kind.severity == ALARM}
+    by_itself = LISTED.keys() | {"set_aside", "certificate_bad", "vanished"}
+    assert alarms == by_itself | OF_THE_WHOLE | OF_POWER | OF_A_ROTATION
+
+
+def two_servers() -> World:
+    world = a_world("web-01", "web-02")
+    for one in world.servers:
+        world.add_snapshot(one, "snaprotd-main-20250115T030000Z", created_at=datetime(2025, 1, 15, 3, tzinfo=UTC))
+    return world
+
+
+def is_gone(world: World, watched: Watched) -> Callable[[], Any]:
+    kept = world.servers.pop("12346")
+    return lambda: world.servers.update({"12346": kept})
+
+
+def has_a_strangers(world: World, watched: Watched) -> Callable[[], Any]:
+    name = f"snaprotd-main-{world.clock():%Y%m%dT%H%M%SZ}"
+    added = world.add_snapshot("12346", name, created_at=world.clock())
+    return lambda: world.snapshots.pop(added.id)
+
+
+def is_in_doubt(world: World, watched: Watched) -> Callable[[], Any]:
+    added = world.add_snapshot("12346", None)  # type: ignore[arg-type]
+    return lambda: world.snapshots.pop(added.id)
+
+
+@dataclass
+class BadCertificate:
+    file: Path = Path("/etc/snaprotd/pages.crt")
+    ends_at: datetime | None = None
+    why_not: str = "does not fit its key"
+
+
+def has_a_bad_certificate(world: World, watched: Watched) -> Callable[[], Any]:
+    pages = watched.daemon._pages
+    pages.certificate = BadCertificate()  # type: ignore[assignment]
+    return lambda: setattr(pages, "certificate", None)
+
+
+CASES = {
+    "missing": (is_gone, "web-02: the account has no server 12346"),
+    "another snaprotd": (has_a_strangers, "web-02: not all that bears our name was taken here"),
+    "in doubt": (is_in_doubt, "web-02: what snapshots it has is not known for certain"),
+    "certificate": (has_a_bad_certificate, "the certificate of the pages does not fit its key"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_an_alarm_that_lasts_is_told_with_a_reminder_and_its_end(
+    tmp_path: Path, outside: Outside, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edges, "REMIND", timedelta(minutes=40))  # a day takes long
+    monkeypatch.setattr(edges, "TOGETHER", timedelta(minutes=1))
+    spoil, words = CASES[case]
+    world = two_servers()
+    path = configured(tmp_path, world, schedule="@yearly")
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(7 * MINUTE)
+        mend = spoil(world, watched)
+        await asyncio.sleep(5 * MINUTE)
+        assert outside.told == [], "it may pass"
+        await asyncio.sleep(35 * MINUTE)
+        (told,) = outside.told
+        assert (told["kind"], told["severity"]) == ("failure", "alarm")
+        assert told["text"].startswith(words)
+        assert outside.pings == ["/fail"]
+        await asyncio.sleep(40 * MINUTE)
+        assert [one["text"].startswith("still, after ") for one in outside.told] == [False, True]
+    world.faults = [Fault(kind="status", status=503, times=None)]
+    async with daemon_on(path, world) as watched:
+        if case == "certificate":
+            mend = spoil(world, watched)
+        await asyncio.sleep(4 * MINUTE)
+        world.faults = []
+        await asyncio.sleep(4 * MINUTE)
+        assert len(outside.told) == 2, "a restart ends nothing"
+        mend()
+        await asyncio.sleep(20 * MINUTE)
+    assert [one["kind"] for one in outside.told if "still, after" not in one["text"]] == ["failure", "recovery"]
+    assert "over" in outside.told[-1]["text"]
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_an_alarm_that_passes_is_not_told(tmp_path: Path, outside: Outside, case: str) -> None:
+    spoil, _ = CASES[case]
+    world = two_servers()
+    async with daemon_on(configured(tmp_path, world, schedule="@yearly"), world) as watched:
+        await asyncio.sleep(7 * MINUTE)
+        mend = spoil(world, watched)
+        await asyncio.sleep(2 * MINUTE)
+        mend()
+        await asyncio.sleep(HOUR)
+    assert outside.told == []
+
+
+@contextmanager
+def no_rotation_takes_any(world: World) -> Iterator[None]:
+    world.faults = [Fault(kind="ends", word="failed", method="POST", path="/snapshots/", times=None)]
+    yield
+    world.faults = []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_snapshot_that_is_too_old_is_told_once_where_no_failure_says_so_already(
+    tmp_path: Path, outside: Outside, fails: bool
+) -> None:
+    world = a_world("web-01")
+    old = datetime(2025, 1, 15, 3, 5, tzinfo=UTC) if fails else datetime(2025, 1, 14, 3, 5, tzinfo=UTC)
+    world.add_snapshot("12345", f"snaprotd-main-{old:%Y%m%dT%H%M%SZ}", created_at=old)
+    path = configured(tmp_path, world, schedule="5 4 * * *")
+    async with daemon_on(path, world):
+        if fails:
+            with no_rotation_takes_any(world):
+                await asyncio.sleep(2.5 * HOUR)
+            assert [one["kind"] for one in outside.told] == ["failure"], outside.words
+            assert "the last rotation ended as failure" in outside.told[0]["text"]
+            return
+        await asyncio.sleep(30 * MINUTE)
+        assert outside.words == ["failure: web-01: the newest snapshot is older than the schedule allows"]
+        await asyncio.sleep(HOUR)
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
+
+
+async def test_a_rotation_that_was_set_aside_is_told_and_the_next_success_is_its_end(
+    tmp_path: Path, outside: Outside
+) -> None:
+    world = a_world("web-01")
+    path = configured(tmp_path, world, schedule="25 3 * * *")
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(5 * MINUTE)
+        watched.daemon._tools.ledger.set_aside["12345"] = "its rotation r1 was set aside"
+        await asyncio.sleep(5 * MINUTE)
+        assert outside.words == ["failure: web-01: its rotation r1 was set aside"]
+    async with daemon_on(path, world):
+        await asyncio.sleep(5 * MINUTE)
+        assert len(outside.told) == 1, "a restart ends nothing"
+        await asyncio.sleep(30 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
