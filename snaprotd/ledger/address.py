@@ -85,10 +85,11 @@ def _which(path: Path) -> tuple[int, int] | None:
 
 def written_of(path: Path) -> tuple[tuple[int, int, int] | None, ...]:
     """What changes, of the ledger's file and of its log, when anybody writes to them. They are not opened for it."""
-    return tuple(_state_of(one) for one in (path, path.with_name(f"{path.name}-wal")))
+    return tuple(state_of(one) for one in (path, path.with_name(f"{path.name}-wal")))
 
 
-def _state_of(path: Path) -> tuple[int, int, int] | None:
+def state_of(path: Path) -> tuple[int, int, int] | None:
+    """What changes of a file when it is written. None where there is none."""
     try:
         status = os.stat(path)
     except OSError:

@@ -10,8 +10,13 @@ from typing import Any
 
 from sqlalchemy import select
 
+from snaprotd.core.creation import Recollection, alive_until
+from snaprotd.core.holds import name_read
+from snaprotd.core.model import Snapshot
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.claims import Mark
+from snaprotd.ledger.files.copies import Lives
+from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import past, statements
 from snaprotd.ledger.sql.marks import mark_in
@@ -27,6 +32,8 @@ class History(ABC):
     """The part of a ledger that only reads, and forgets old rotations. Raises what the ledger does."""
 
     starts: Starts
+    holds: Holds
+    _lives: Lives
 
     @abstractmethod
     def _transaction(self, *, writes: bool = True) -> AbstractAsyncContextManager[Connection]: ...
@@ -43,6 +50,17 @@ class History(ABC):
     async def told_of(self, server_ids: Collection[str], snapshot_ids: Collection[str]) -> list[Rotation]:
         """The rotations of a server that may have taken or deleted one of these snapshots, or have tried to."""
         return await self._bodies(statements.standing_in(self.starts.account, server_ids, snapshot_ids))
+
+    async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
+        """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""
+        slots = {made.slot for one in snapshots if (made := name_read(one.name))}
+        ids = [its_id for one in snapshots if name_read(one.name) is None or not one.is_completed for its_id in one.ids]
+        query = statements.naming(self.starts.account, server_ids, slots, ids)
+        async with self._transaction(writes=False) as connection:
+            rows = await connection.execute(query) if snapshots else []
+            lives = alive_until(await self._lives.known(connection, now), now)  # whoever asks is there now
+            holds = await self.holds.said_of(connection, server_ids, snapshots)
+        return Recollection(traces=statements.traces_in(rows), lives=lives, holds=holds)
 
     async def forget_old(self, spared: Collection[str] = (), keep: int = KEPT_HISTORY) -> None:
         """Forget the rotations of a server but for the newest `keep`, the last of each result, and those `spared`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import date, datetime
@@ -31,6 +31,7 @@ _C = HOLDS.c
 _OURS = of_account(HOLDS)
 _MEANT = or_(_C.server_id.in_(listed("server_ids")), _C.snapshot_id.in_(listed("ids")), _C.name.in_(listed("names")))
 _SAID = Prepared(lambda: _READ.where(_OURS))
+_PUT = Prepared(lambda: insert(HOLDS).prefix_with("OR REPLACE"), *HOLDS.c.keys())
 _SAID_OF = Prepared(lambda: _READ.where(_OURS, _MEANT))
 
 
@@ -75,7 +76,7 @@ class Holds:
             gone = HOLDS.c.snapshot_id.in_([snapshot.id, *(one.ids[0] for one in before)])
             await connection.execute(delete(HOLDS).where(self._ours(), gone))
             await connection.execute(insert(HOLDS).values(row))
-            await connection.execute(notes.note("readable_by", str(READABLE_WITH_HOLDS)))
+            await self._refuse_older(connection)
             await self._events.add(connection, [entry] if entry is not None else [])
         with suppress(LedgerError):  # it is written
             await self._settle()
@@ -93,12 +94,28 @@ class Holds:
         of = {"server_ids": as_list(server_ids), "ids": as_list(ids), "names": as_list(names)}
         return tuple(_holds(await connection.execute(_SAID_OF(its_account=self._account(), **of)))) if ids else ()
 
+    async def written(self, connection: Connection) -> list[Mapping[str, Any]]:
+        """The rows of all accounts, for `write_again`."""
+        return [row._asdict() for row in await connection.execute(select(HOLDS))]
+
+    async def write_again(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Have what was said be so again, whatever an old copy says of these snapshots."""
+        if rows:
+            async with self._transaction() as connection:
+                await connection.execute(_PUT.for_each(rows))
+                await self._refuse_older(connection)
+
     async def demand_free(self, connection: Connection, snapshot: Snapshot, now: datetime) -> None:
         """Raise `HeldSince` where somebody holds the snapshot, whatever the look said that decided over it."""
         said = await self.said_of(connection, [snapshot.server_id], [snapshot])
         until = told_by_ledger(said, [], snapshot)
         if until is not None and (held := hold_of(replace(snapshot, hold=until), now)) is not None:
             raise HeldSince(f"{snapshot.name} is {hold_in_words(held)} since a moment ago: it is not deleted")
+
+    @staticmethod
+    async def _refuse_older(connection: Connection) -> None:
+        """A snaprotd that knows no holds would delete what is held."""
+        await connection.execute(notes.note("readable_by", str(READABLE_WITH_HOLDS)))
 
     def _ours(self) -> Any:
         return HOLDS.c.account.in_(("", self._account()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,10 +19,7 @@ from typing import Any
 
 import structlog
 
-from snaprotd.core.creation import Recollection, alive_until
 from snaprotd.core.errors import LeaseLost, LedgerError
-from snaprotd.core.holds import name_read
-from snaprotd.core.model import Snapshot
 from snaprotd.core.policy import Kind
 from snaprotd.core.promise import merged
 from snaprotd.core.rotation import Rotation
@@ -69,6 +66,8 @@ class Ledger(History):
         self.desk = Desk(self._transaction, self.events)
         self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
         self.holds = Holds(self._transaction, lambda: self.starts.account, self.events, self._place.settle)
+        self._said: Sequence[Mapping[str, Any]] = ()
+        """What persons have said of holds, as of the last mark of life."""
         self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
@@ -268,6 +267,8 @@ class Ledger(History):
         elif not self._place.exchanges:
             return False
         self.starts.copies.forget()
+        if any(one.is_old for one in self._place.exchanges):
+            await self.holds.write_again(self._said)
         for rotation in rotations:
             await self._write_again(rotation)
         told = [of_exchange(one.text, datetime.now(UTC)) for one in self._place.exchanges if not one.is_fellows]
@@ -305,22 +306,12 @@ class Ledger(History):
                     return False
                 if mark:
                     await self._lives.mark(connection)
+                    self._said = await self.holds.written(connection)
             if mark:
                 await self._place.settle()
             self._place.looked()
         await asyncio.to_thread(self.starts.copies.demand)
         return True
-
-    async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
-        """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""
-        slots = {made.slot for one in snapshots if (made := name_read(one.name))}
-        ids = [its_id for one in snapshots if name_read(one.name) is None or not one.is_completed for its_id in one.ids]
-        query = statements.naming(self.starts.account, server_ids, slots, ids)
-        async with self._transaction(writes=False) as connection:
-            rows = await connection.execute(query) if snapshots else []
-            lives = alive_until(await self._lives.known(connection, now), now)  # whoever asks is there now
-            holds = await self.holds.said_of(connection, server_ids, snapshots)
-        return Recollection(traces=statements.traces_in(rows), lives=lives, holds=holds)
 
     # -- how far the schedules have been seen ------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Step
+from snaprotd.ledger.address import stands_at
 from snaprotd.ledger.store import Ledger
-from tests.ledger.test_store import claimed, completed, ledgers, rotation, sql
+from tests.ledger.test_store import claimed, completed, finished, ledgers, rotation, sql
 from tests.support.nouns import a_snapshot
 from tests.support.rotations import changed
 
@@ -59,8 +61,12 @@ def emptied(path: Path) -> None:
 def without_log_and_then_used(path: Path) -> None:
     """By another process, which makes another log."""
     without_both(path)
-    use = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript('CREATE TABLE theirs (x)')"
-    subprocess.run([sys.executable, "-c", use, path], check=True, timeout=60)
+    by_another(path, "CREATE TABLE theirs (x)")
+
+
+def by_another(path: Path, statement: str) -> None:
+    use = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])"
+    subprocess.run([sys.executable, "-c", use, path, statement], check=True, timeout=60)
 
 
 def an_old_copy(path: Path) -> None:
@@ -201,19 +207,133 @@ async def test_what_cannot_be_written_again_stays_open_and_is_told(path: Path, m
         await ledger.save(begun)
 
 
-@pytest.mark.parametrize("lose", [without_log, without_memory, without_both])
-async def test_what_a_person_has_said_is_in_the_file_itself_at_once_and_all_else_soon(
-    path: Path, lose: Callable[[Path], None]
-) -> None:
+WITHOUT_LOG = pytest.mark.parametrize("lose", [without_log, without_memory, without_both])
+
+
+def killed(path: Path) -> Path:
+    """What is left where everybody is killed now."""
+    left = path.parent / "killed"
+    shutil.copytree(path.parent, left, ignore=lambda *_: ["killed"])
+    return left / "state.db"
+
+
+@WITHOUT_LOG
+async def test_what_a_person_has_said_is_in_the_file_itself_at_once(path: Path, lose: Callable[[Path], None]) -> None:
     """The log is deleted, and everybody is killed before anyone has looked."""
     async with ledgers(path, "me") as (ledger,):
         await completed(ledger)
-        await ledger.probe(mark=True)
         async with await Ledger.open(path, owner="command", lock=False) as command:
             await command.holds.say(HELD_ONE, {"12345"}, HELD, NOW)
         lose(path)
-        killed = path.parent / "killed"
-        shutil.copytree(path.parent, killed, ignore=lambda *_: ["killed"])
-    async with ledgers(killed / "state.db", "next") as (after,):
+        left = killed(path)
+    async with ledgers(left, "next") as (after,):
         assert [one.ids for one in await after.holds.said()] == [("77",)]
+
+
+@WITHOUT_LOG
+async def test_all_else_is_in_it_with_the_next_mark_of_life(path: Path, lose: Callable[[Path], None]) -> None:
+    async with ledgers(path, "me") as (ledger,):
+        await completed(ledger)
+        await ledger.probe(mark=True)
+        lose(path)
+        left = killed(path)
+    async with ledgers(left, "next") as (after,):
         assert len(await after.history()) == 1
+
+
+# -- written over ------------------------------------------------------------------------------------------------------
+
+
+def written_over(path: Path) -> None:
+    """`cp old state.db`: the same file, and what it holds is another's."""
+    path.write_bytes((path.parent / "old").read_bytes())
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:8192])
+
+
+def nothing_left(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def garbled(path: Path) -> None:
+    path.write_bytes(b"this is no ledger" * 4000)
+
+
+OVERWRITTEN = pytest.mark.parametrize("lose", [written_over, cut, nothing_left, garbled])
+
+
+@OVERWRITTEN
+async def test_a_file_that_is_written_over_is_noticed_and_what_goes_on_now_stands_in_it_again(
+    path: Path, lose: Callable[[Path], None]
+) -> None:
+    async with ledgers(path, "me") as (ledger,):
+        await completed(ledger, rotation(day=-1))
+        await ledger.mend([], mark=True)
+        kept_copy(path)
+        await asyncio.sleep(20)
+        await ledger.holds.say(HELD_ONE, {"12345"}, HELD, NOW)
+        await completed(ledger, rotation(day=0))
+        begun = changed(await claimed(ledger, rotation(day=1)), step=Step.STOP)
+        assert await ledger.mend([begun], mark=True) is False
+        await ledger.save(begun)
+        lose(path)
+        assert await ledger.mend([begun]) is True
+        assert await ledger.mend([begun], mark=True) is False
+        await ledger.save(begun)
+        (told,) = await ledger.events.newest(limit=1)
+        assert "written over" in told.text
+        left = killed(path)
+    async with ledgers(left, "next") as (after,):
+        assert await after.open_rotations() == [begun]
+        assert [one.ids for one in await after.holds.said()] == [("77",)]
+        assert sql(left, "PRAGMA integrity_check") == [("ok",)]
+
+
+@OVERWRITTEN
+async def test_of_two_processes_one_writes_it_again_and_both_go_on_with_it(
+    path: Path, lose: Callable[[Path], None]
+) -> None:
+    async with ledgers(path, "one", "other") as (one, other):
+        await one.mend([], mark=True)
+        kept_copy(path)
+        await asyncio.sleep(20)
+        ours, theirs = await claimed(one, rotation("1")), await claimed(other, rotation("2"))
+        await one.mend([ours], mark=True)
+        await other.mend([theirs], mark=True)
+        lose(path)
+        assert await one.mend([ours]) is True
+        assert await other.mend([theirs]) is True
+        for _ in range(2):
+            assert (await one.mend([ours], mark=True), await other.mend([theirs], mark=True)) == (False, False)
+        await one.save(ours)
+        await other.save(theirs)
+        assert {each.id for each in await one.open_rotations()} == {ours.id, theirs.id}
+
+
+async def test_an_open_row_of_an_old_copy_is_over_where_another_rotation_of_its_server_runs(path: Path) -> None:
+    async with ledgers(path, "me") as (ledger,):
+        before = await claimed(ledger, rotation(day=0))
+        await ledger.mend([before], mark=True)
+        kept_copy(path)
+        await asyncio.sleep(120)
+        await ledger.save(finished(before))
+        begun = await claimed(ledger, rotation(day=1))
+        await ledger.mend([begun], mark=True)
+        written_over(path)
+        await ledger.mend([begun])
+        await ledger.save(begun)
+        assert await ledger.open_rotations() == [begun]
+
+
+async def test_to_look_into_the_file_lets_go_of_no_lock(path: Path) -> None:
+    """Who closes a file lets go of all locks that his process has on it. Then its next user would delete the log."""
+    async with ledgers(path, "me") as (ledger,):
+        await ledger.mend([], mark=True)
+        await claimed(ledger)
+        sql(path, "PRAGMA wal_checkpoint")
+        await ledger.mend([])
+        log = stands_at(path)[1]
+        by_another(path, "SELECT * FROM meta")
+        assert stands_at(path)[1] == log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -19,12 +20,13 @@ from snaprotd.core.rotation import Step
 from snaprotd.core.telling.entries import Happened
 from snaprotd.ledger.files.copies import Copies
 from snaprotd.ledger.salvage import salvaged
-from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill, logged
+from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill
 from tests.support.harms import edit
 from tests.support.promised import Promise, looked_after
 
 pytestmark = pytest.mark.usefixtures("one_clock")
 
+EXCHANGED = re.compile("the ledger's files? (were exchanged or lost|was written over)")
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -51,7 +53,15 @@ def old_copy(path: Path) -> None:
     shutil.move(path.parent / "old", path)
 
 
-LOSSES = pytest.mark.parametrize("lose", [deleted, replaced, without_log, old_copy])
+def written_over(path: Path) -> None:
+    """The same file, with what stood in it a while ago."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM INTO ?", (str(path.parent / "old"),))
+    edit(path.parent / "old", "DELETE FROM rotations", "DELETE FROM powers", "DELETE FROM meta WHERE key = 'lives'")
+    path.write_bytes((path.parent / "old").read_bytes())
+
+
+LOSSES = pytest.mark.parametrize("lose", [deleted, replaced, without_log, old_copy, written_over])
 
 
 @LOSSES
@@ -65,7 +75,7 @@ async def test_a_promise_is_written_again_within_seconds_and_kept_by_the_next_pr
     await watched.reaches(Step.WAIT)
     lose(tmp_path / "state.db")
     await asyncio.sleep(3.5)
-    assert len(logged(log, "the ledger's files were exchanged or lost under this process")) == 1
+    assert len([line for line in log if EXCHANGED.search(line["event"])]) == 1
     assert [record.server_id for record in salvaged(tmp_path / "state.db")] == ["12345"]
     await kill(watched)
     running.cancel()

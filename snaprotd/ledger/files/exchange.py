@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from errno import ENOSPC
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,6 +36,8 @@ class Exchange:
     text: str
     is_fellows: bool = False
     """Another process of ours has put it back already."""
+    is_old: bool = False
+    """What stands there now lacks what was written last."""
 
 
 def make_room(path: Path) -> Path:
@@ -45,10 +49,12 @@ def make_room(path: Path) -> Path:
     return fresh
 
 
-def seal(fresh: Path) -> None:
-    """Count that it is put back, and have it on the disk. Raises what SQLite raises, and `OSError`."""
+def seal(fresh: Path, known: int = 0) -> None:
+    """Count that it is put back, and have it on the disk; `known` is how often it was before, if an old copy does not
+    say. Raises what SQLite raises, and `OSError`.
+    """
     with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
-        number = _number(connection) + 1
+        number = max(_number(connection), known) + 1
         connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (PUT_BACK, str(number)))
     descriptor = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -77,12 +83,69 @@ def put_in_place(path: Path, fresh: Path | None, opened: Stands, now: datetime) 
         if fresh is not None:
             _clear_log(path)
         return _moved(path, fresh, "the files of its log (-wal, -shm) were deleted or exchanged")
-    if fresh is None or _put_back(path) >= _put_back(fresh):
-        if fresh is not None:
-            fresh.unlink()
+    if fresh is None:
+        return _moved(path, None, "another file was put in its place")
+    if _put_back(path) >= _put_back(fresh):
+        fresh.unlink()
         return Exchange("another process has put it back", is_fellows=True)
     aside = _kept_aside(path, now)
     return _moved(path, fresh, f"another file was put in its place, which is kept as {aside.name}: {STANDS_ASIDE}")
+
+
+# -- written over ------------------------------------------------------------------------------------------------------
+
+
+def noted_alone(path: Path) -> Mapping[str, str]:
+    """What is noted of the whole ledger in its file, without its log; nothing where that is no ledger."""
+    try:
+        with closing(_alone(path)) as connection:
+            return {str(key): str(value) for key, value in connection.execute("SELECT key, value FROM meta")}
+    except (sqlite3.Error, UnicodeError):
+        return {}
+
+
+def whole_of(path: Path, known: int) -> Path | None:
+    """A file with all that stands in the ledger's, without its log; None where that is not a whole ledger.
+
+    `known` is for `seal`. Raises `OSError` where it cannot be written.
+    """
+    fresh = make_room(path)
+    try:
+        with closing(_alone(path)) as connection:
+            (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if told != "ok" or not noted_alone(path):
+                return None
+            connection.execute("VACUUM INTO ?", (str(fresh),))
+        seal(fresh, known)
+    except (sqlite3.Error, UnicodeError) as error:
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+            raise OSError(ENOSPC, str(error)) from error
+        return None
+    return fresh
+
+
+def put_over(path: Path, fresh: Path | None, now: datetime) -> Exchange:
+    """Have `fresh` stand where the ledger was written over; where there is none, what stands there is kept aside.
+
+    Another file: whoever writes it over may be at it still. Raises `OSError`.
+    """
+    _clear_log(path)
+    what = "its file was written over by somebody"
+    if fresh is None:
+        aside = _aside(path, now)
+        path.replace(aside)
+        return replace(_moved(path, None, f"{what}, which is kept as {aside.name}"), is_old=True)
+    _moved(path, fresh, what)
+    lost = "what had been written to it since is lost, but for what this process knows: what it does, owes and holds"
+    return Exchange(f"{what}, {STANDS_ASIDE}; {lost}", is_old=True)
+
+
+def _alone(path: Path) -> sqlite3.Connection:
+    """Nothing is locked, and no log is read: the file as it is."""
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
 def _moved(path: Path, fresh: Path | None, what: str) -> Exchange:
@@ -100,7 +163,7 @@ def _moved(path: Path, fresh: Path | None, what: str) -> Exchange:
 
 def _kept_aside(path: Path, now: datetime) -> Path:
     """What stands there gets another name, with its log. Until another file is put over it, it stands there too."""
-    aside = path.with_name(f"{path.name}.exchanged-{now:%Y%m%dT%H%M%SZ}")
+    aside = _aside(path, now)
     for ending in ("", *LOG):
         _beside(aside, ending).unlink(missing_ok=True)
     try:
@@ -111,6 +174,10 @@ def _kept_aside(path: Path, now: datetime) -> Path:
         with suppress(FileNotFoundError):
             _beside(path, ending).rename(_beside(aside, ending))
     return aside
+
+
+def _aside(path: Path, now: datetime) -> Path:
+    return path.with_name(f"{path.name}.exchanged-{now:%Y%m%dT%H%M%SZ}")
 
 
 def _clear_log(path: Path) -> None:
@@ -134,5 +201,8 @@ def _put_back(path: Path) -> int:
 
 def _number(connection: sqlite3.Connection) -> int:
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (PUT_BACK,)).fetchone()
-    written = "" if row is None else str(row[0])
+    return number_in("" if row is None else str(row[0]))
+
+
+def number_in(written: str) -> int:
     return int(written) if written.isascii() and written.isdigit() and len(written) < 20 else 0

@@ -4,22 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.ledger.address import name_of, stands_at, written_of
+from snaprotd.ledger.address import Stands, name_of, stands_at, state_of, written_of
 from snaprotd.ledger.files import exchange
 from snaprotd.ledger.files.exchange import Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.files.holder import who_writes
+from snaprotd.ledger.rows import read_lives
 from snaprotd.ledger.sqlite import Connection, Database, is_damage, is_lock, open_database, told, transaction, turn
 
 log = structlog.get_logger("snaprotd.ledger")
+
+
+LOOKS = 5
+WRITTEN_WITHIN = 0.2
+"""Seconds between looks at a file that another process may be at work on."""
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """How far a ledger has come, by what it says itself."""
+
+    count: int
+    marked: datetime
+    put_back: int
+
+    def goes_on_from(self, before: _Standing | None, now: datetime) -> bool:
+        """Whether it may be what became of that one. A clock that was ahead has left marks to come: they go again."""
+        if before is None:
+            return True
+        return self.count >= before.count and (self.marked >= before.marked or before.marked > now)
+
+
+def _standing(noted: Mapping[str, str]) -> _Standing | None:
+    lives, count = read_lives(noted.get("lives")), noted.get("count", "0")
+    put_back = exchange.number_in(noted.get(exchange.PUT_BACK, ""))
+    return _Standing(int(count), lives[-1].end, put_back) if lives and count.isdecimal() else None
 
 
 class Place:
@@ -37,6 +65,10 @@ class Place:
         """What is to be put back still."""
         self._looked_at: object = None
         """How its files were when all was found to be well."""
+        self._settled: object = None
+        """How the file was when all that was written stood in it; None where that is not known."""
+        self._stood: _Standing | None = None
+        """And what it told of itself."""
         self.exchanges: list[Exchange] = []
         """What has happened to it, for whoever is to write again what it may lack."""
 
@@ -58,11 +90,14 @@ class Place:
                 ) from error
 
     async def see_to(self) -> None:
-        """Put it back where it was exchanged."""
-        if not self._is_ours:
-            async with turn(self._turns, self.name):
-                if not self._is_ours:
-                    await self._put_back()
+        """Put it back where it was exchanged, or written over."""
+        if self._is_ours and self._settled in (None, state_of(self.path)):
+            return
+        async with turn(self._turns, self.name):
+            if not self._is_ours:
+                await self._put_back()
+            elif await self._was_written_over():
+                await self._put_over()
 
     async def open_anew(self) -> None:
         """With the tables that it lacks."""
@@ -74,7 +109,10 @@ class Place:
         """Have all that was written stand in the file itself, and not in its log alone, which may be deleted."""
         async with turn(self._turns, self.name):
             with told(self.name):
-                await self._database.settle()
+                is_settled = await self._database.settle()
+            if is_settled:
+                noted = await asyncio.to_thread(exchange.noted_alone, self.path)
+                self._settled, self._stood = state_of(self.path), _standing(noted) or self._stood
 
     async def close(self) -> None:
         try:
@@ -97,21 +135,54 @@ class Place:
         opened, there = self._database.stands, stands_at(self.path)
         return opened is None or (opened == there if self._database.is_open else opened[0] == there[0])
 
+    async def _was_written_over(self) -> bool:
+        """What it says of itself is no ledger's, or was true once. Another process of ours may be at work on it."""
+        for _ in range(LOOKS):
+            state, noted = state_of(self.path), await asyncio.to_thread(exchange.noted_alone, self.path)
+            found = _standing(noted)
+            if found is not None and found.goes_on_from(self._stood, datetime.now(UTC)):
+                self._settled, self._stood = state, found
+                return False
+            await asyncio.sleep(WRITTEN_WITHIN)
+        return True
+
+    async def _put_over(self) -> None:
+        if self._lock is None:
+            raise LedgerError(f"the ledger {self.name} is being put back, for its file was written over: try again")
+        async with self._lock.alone():
+            if not self._is_ours:
+                await self._put_back_alone(self._database.stands or stands_at(self.path))
+                return
+            known = 0 if self._stood is None else self._stood.put_back
+            with told(self.name):
+                fresh = await asyncio.to_thread(exchange.whole_of, self.path, known)
+            with suppress(LedgerError):  # then nothing is left of it
+                fresh = fresh or await self._written_whole()
+            await self._database.dispose()
+            with told(self.name):
+                found = await asyncio.to_thread(exchange.put_over, self.path, fresh, datetime.now(UTC))
+            self.exchanges.append(found)
+            log.error("the ledger's file was written over by somebody", ledger=self.name, what=found.text)
+            await self._open()
+
     async def _put_back(self) -> None:
         opened = self._database.stands
         if self._lock is None or opened is None:
             raise LedgerError(f"the ledger {self.name} is being put back, for its files were exchanged: try again")
         async with self._lock.alone():
-            self._whole = self._whole or await self._written_whole()
-            await self._database.dispose()
-            with told(self.name):
-                where = (self.path, self._whole, opened, datetime.now(UTC))
-                found = await asyncio.to_thread(exchange.put_in_place, *where)
-            self._whole = None
-            self.exchanges.append(found)
-            write = log.warning if found.is_fellows else log.error
-            write("the ledger's files were exchanged or lost under this process", ledger=self.name, what=found.text)
-            await self._open()
+            await self._put_back_alone(opened)
+
+    async def _put_back_alone(self, opened: Stands) -> None:
+        self._whole = self._whole or await self._written_whole()
+        await self._database.dispose()
+        with told(self.name):
+            where = (self.path, self._whole, opened, datetime.now(UTC))
+            found = await asyncio.to_thread(exchange.put_in_place, *where)
+        self._whole = None
+        self.exchanges.append(found)
+        write = log.warning if found.is_fellows else log.error
+        write("the ledger's files were exchanged or lost under this process", ledger=self.name, what=found.text)
+        await self._open()
 
     async def _written_whole(self) -> Path | None:
         """A file with all that this process has open; None where that cannot be read, or it has nothing open.
@@ -131,3 +202,4 @@ class Place:
 
     async def _open(self) -> None:
         self._database = await open_database(self.path, alone=False)
+        self._settled, self._stood = None, None
