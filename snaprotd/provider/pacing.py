@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -51,17 +52,42 @@ class Priority(IntEnum):
         return self <= Priority.DOWNTIME
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class _Ticket:
     """Somebody who waits."""
 
     since: float
     priority: Priority
+    requests: int
     granted: asyncio.Future[float]
+    has_place: bool = False
 
-    @property
-    def had_its_turn(self) -> bool:
-        return self.granted.done() and not self.granted.cancelled()
+
+class Series:
+    """Requests that one turn has paid for: they go out one after the other, and wait for nobody else's."""
+
+    def __init__(self, requests: int, end: Callable[[], None]) -> None:
+        self._left = requests
+        self._end = end
+        self.is_whole = True
+        """None of them had to wait, nor was a pause asked for meanwhile."""
+
+    def end(self) -> None:
+        """What is asked from now on has to wait for a turn of its own."""
+        if self.is_whole:
+            self.is_whole = False
+            self._end()
+
+    def spend(self) -> bool:
+        """Whether one more may go out at once."""
+        self._left -= 1
+        if self._left < 0:
+            self.end()
+        return self.is_whole
+
+
+_SERIES: ContextVar[tuple[Pace, Series] | None] = ContextVar("_SERIES", default=None)
+"""Of the task that asks, and of those that it begins meanwhile."""
 
 
 class Pace:
@@ -81,6 +107,9 @@ class Pace:
         self._refused = LastHour()
         self._places = places
         self._granted_at = float("-inf")
+        self._paid_until = float("-inf")
+        """When what is sent in a series has had its time as well. What is urgent does not wait for that."""
+        self._series: set[Series] = set()
         self._paused_until = 0.0
         self._urgent_paused_until = 0.0
         self._refusals = 0
@@ -108,17 +137,53 @@ class Pace:
 
         `wanted` is called now and then meanwhile; what it raises ends the wait.
         """
-        loop = asyncio.get_running_loop()
-        ticket = _Ticket(since=loop.time(), priority=priority, granted=loop.create_future())
-        self._queues[priority].append(ticket)
-        self._let_through(loop.time())
+        pace, series = _SERIES.get() or (None, None)
+        if series is not None and pace is self and series.spend():
+            now = asyncio.get_running_loop().time()
+            self._rate = self._rate.sent(now)
+            yield now
+            return
+        ticket = self._stand(priority)
         try:
             yield await _granted(ticket, wanted)
         finally:
-            if ticket.had_its_turn and not priority.is_urgent:
-                self._places += 1
-            ticket.granted.cancel()
-            self._let_through(loop.time())
+            self._leave(ticket)
+
+    @asynccontextmanager
+    async def series(
+        self, priority: Priority, requests: int, *, wanted: Callable[[], None] | None = None
+    ) -> AsyncIterator[Series]:
+        """Wait for one turn that pays for so many requests: those that are asked within go out at once.
+
+        Others wait the longer for the next turn. What is sent beyond that number, or after a pause was asked for, has
+        to wait for a turn of its own.
+        """
+        ticket = self._stand(priority, requests)
+        series = Series(requests, lambda: self._leave(ticket))
+        try:
+            await _granted(ticket, wanted)
+            self._series.add(series)
+            before = _SERIES.set((self, series))
+            try:
+                yield series
+            finally:
+                _SERIES.reset(before)
+        finally:
+            self._series.discard(series)
+            series.end()
+
+    def _stand(self, priority: Priority, requests: int = 1) -> _Ticket:
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(since=loop.time(), priority=priority, requests=requests, granted=loop.create_future())
+        self._queues[priority].append(ticket)
+        self._let_through(loop.time())
+        return ticket
+
+    def _leave(self, ticket: _Ticket) -> None:
+        self._places += ticket.has_place
+        ticket.has_place = False
+        ticket.granted.cancel()
+        self._let_through(asyncio.get_running_loop().time())
 
     def refused(self, sent_at: float) -> None:
         """There were too many requests for the provider: this one, which had its turn at `sent_at`, and others."""
@@ -133,6 +198,8 @@ class Pace:
         patience = min(self._refusals * PATIENCE_WHILE_OFF, LONGEST_PAUSE_WHILE_OFF)
         self._paused_until = max(self._paused_until, now + min(asked, LONGEST_PAUSE))
         self._urgent_paused_until = max(self._urgent_paused_until, now + min(asked, patience))
+        for series in tuple(self._series):
+            series.end()
 
     def answered(self, sent_at: float) -> None:
         """A request was answered, and no pause was asked for: not all are refused any more."""
@@ -171,7 +238,8 @@ class Pace:
             unpaused = min(self._urgent_paused_until, ticket.since + LONGEST_PAUSE_WHILE_OFF)
         else:
             unpaused = min(self._paused_until, ticket.since + LONGEST_PAUSE)
-        return max(self._granted_at + self._interval(ticket.priority, now), unpaused)
+        last = self._granted_at if ticket.priority.is_urgent else max(self._granted_at, self._paid_until)
+        return max(last + self._interval(ticket.priority, now), unpaused)
 
     def _interval(self, priority: Priority, now: float) -> float:
         """Seconds after the last turn. While nothing is let through, one asks now and then whether that is over."""
@@ -182,13 +250,16 @@ class Pace:
         return max(1 / self._rate.at(now), patience if has_asked else 0)
 
     def _grant(self, ticket: _Ticket, now: float) -> None:
+        each, has_debt = 1 / self._rate.at(now), self._paid_until > now
+        self._paid_until = max(self._paid_until, now) + (ticket.requests - 1 + has_debt) * each
         self._granted_at = now
         self._rate = self._rate.sent(now)
         if not ticket.priority.is_urgent:
+            ticket.has_place = True
             self._places -= 1
             waiting = (one for one in self._queues if self._queues[one] and not one.is_urgent)
             others = (one for one in waiting if one is not ticket.priority)
-            self._passed_over = {one: self._passed_over.get(one, 0) + 1 for one in others}
+            self._passed_over = {one: self._passed_over.get(one, 0) + ticket.requests for one in others}
         ticket.granted.set_result(now)
 
 
