@@ -57,7 +57,14 @@ class CalledOff(NotSent):
 
 
 class Outdated(CalledOff):
-    """What a request was decided on was seen too long ago when its turn came: look again. Nothing was sent."""
+    """What a request was decided on was seen too long ago when its turn came: look again. Nothing was sent.
+
+    `soon`: at once; where that was of no use, at the next poll.
+    """
+
+    def __init__(self, message: str, *, soon: bool = True) -> None:
+        super().__init__(message)
+        self.soon = soon
 
 
 class OutsideWindow(CalledOff):

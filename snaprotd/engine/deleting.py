@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
+from snaprotd.core.asking.evidence import Use
 from snaprotd.core.errors import Busy, CalledOff, CloudError, Permanent, Refused
-from snaprotd.core.model import Snapshot, SnapshotState
+from snaprotd.core.model import Server, Snapshot, SnapshotState
 from snaprotd.core.ownership import taken_for
 from snaprotd.core.policy import WhenFull
 from snaprotd.core.retention import Decision, ForbiddenDeletion, plan_retention, refuse_deletion
@@ -21,6 +23,7 @@ from snaprotd.core.room import make_room as room_on
 from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Step, Waiting
 from snaprotd.core.telling.entries import Deletion
 from snaprotd.engine.run import Run
+from snaprotd.engine.switching import untouchable
 
 BUSY_FOR = 300.0
 """Seconds at a step after which a snapshot that is locked is passed over for this rotation."""
@@ -50,7 +53,8 @@ async def make_room(run: Run) -> Outcome:
         return Failed(f"blocked: {rotation.complaint}" if rotation.complaint else room.blocked)
     if not rotation.to_free:
         run.update(lambda rotation: replace(rotation, to_free=len(room.deletions)))
-    return await _free_one(run, room.deletions[0], snapshots)
+    server = await _its_server(run)
+    return untouchable(server) if server.is_untouchable else await _free_one(run, room.deletions[0], snapshots)
 
 
 async def _free_one(run: Run, first: Decision, listed: tuple[Snapshot, ...]) -> Outcome:
@@ -71,8 +75,8 @@ async def prune(run: Run) -> Outcome:
     untried = _to_prune(rotation, mine, snapshots, run.tools.now())
     if not untried:
         return _complain(run, snapshots)
-    server = await run.server()
-    if server.is_untouchable:  # perhaps from one of the very snapshots that are due
+    server = await _its_server(run)
+    if server.is_untouchable:
         return Waiting(f"the server is {server.status}: nothing is deleted meanwhile")
     return await _delete_first(run, untried, snapshots) or _complain(run, snapshots)
 
@@ -134,6 +138,15 @@ def why_full(rotation: Rotation, snapshots: tuple[Snapshot, ...], now: datetime)
 # -- one deletion ------------------------------------------------------------------------------------------------------
 
 
+async def _its_server(run: Run) -> Server:
+    """The server, which may be being restored, perhaps from one of the very snapshots that are due.
+
+    Raises `Outdated` where another look at the list is needed first.
+    """
+    run.looks.demand(Use.DELETE, by_server=False, is_to_queue=True)
+    return await run.looks.server(use=Use.DELETE)
+
+
 async def _delete(run: Run, decision: Decision, listed: Sequence[Snapshot], *, last_may_go: bool = False) -> str | None:
     """Delete one snapshot of those `listed` by the look just made; the error in words if that failed.
 
@@ -147,12 +160,13 @@ async def _delete(run: Run, decision: Decision, listed: Sequence[Snapshot], *, l
     except ForbiddenDeletion:
         tools.observer.deleted(run.rotation, success=False)
         raise
-    run.looks.demand_to_delete()
+    run.looks.demand(Use.DELETE, is_to_queue=True)
     deletion = Deletion(snapshot=snapshot, reason=decision.reason, listed=listed)
     await run.save(lambda rotation: replace(rotation, deleting=snapshot.ids), deletion=deletion)
     log.info("deleting a snapshot", snapshot=snapshot.name, snapshot_id=snapshot.id, reason=decision.reason)
+    door = partial(run.looks.demand, Use.DELETE)
     try:
-        await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard, before=run.looks.demand_to_delete))
+        await run.ask(tools.cloud.delete_snapshot(snapshot.id, guard=run.guard, before=door))
     except CloudError as error:
         if isinstance(error, CalledOff) or (isinstance(error, Busy) and run.rotation.waited < BUSY_FOR):
             run.update(lambda rotation: replace(rotation, deleting=()))  # nothing was carried out

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection
+from collections.abc import AsyncIterator, Awaitable, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Generic, NoReturn, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from snaprotd.core.asking.evidence import Evidence, Use, serves
 from snaprotd.core.errors import Outdated
 from snaprotd.core.model import Server, Snapshot
+from snaprotd.core.rotation import Rotation, Step
 from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import uptime
-from snaprotd.provider import Priority
+from snaprotd.provider import Priority, Series
+
+REQUESTS = 3
+"""Of one turn: the server, the list of its snapshots, and what is done by them."""
+TOO_LATE = 3
+"""Times in a row that a request is too late by its queue before it is looked and acted in one turn."""
 
 T = TypeVar("T")
 
@@ -46,8 +53,8 @@ class Look(Generic[T]):
     def __init__(self) -> None:
         self._seen: tuple[Moment, Evidence[T]] | None = None
 
-    def keep(self, shown: T, at: Moment, *, for_a_deletion: bool = False) -> None:
-        self._seen = at, Evidence(shown=shown, age=0.0, is_for_a_deletion=for_a_deletion)
+    def keep(self, shown: T, at: Moment) -> None:
+        self._seen = at, Evidence(shown=shown, age=0.0)
 
     @property
     def at(self) -> Moment:
@@ -58,12 +65,13 @@ class Look(Generic[T]):
         if self._seen is not None:
             self._seen = self._seen[0], replace(self._seen[1], is_outrun=True)
 
-    def evidence(self, use: Use, *, poll_interval: float) -> T | None:
+    def evidence(self, use: Use, *, poll_interval: float, is_to_queue: bool = False, took: float = 0.0) -> T | None:
         """What was seen, where that is enough for it; None where another look is needed."""
         if self._seen is None:
             return None
         at, seen = self._seen
-        return seen.shown if serves(replace(seen, age=at.age), use, poll_interval=poll_interval) else None
+        seen = replace(seen, age=at.age, took=took)
+        return seen.shown if serves(seen, use, poll_interval=poll_interval, is_to_queue=is_to_queue) else None
 
 
 class Asker(Protocol):
@@ -83,6 +91,11 @@ class Asker(Protocol):
     @property
     def priority(self) -> Priority: ...
 
+    @property
+    def rotation(self) -> Rotation: ...
+
+    def guard(self) -> None: ...
+
     async def look_for(self, server_id: str) -> Server: ...
 
     async def unless_called_off(self, asked: Awaitable[T]) -> T: ...
@@ -96,13 +109,21 @@ class Looks:
         self._server: Look[Server] = Look()
         self._listed: Look[tuple[Snapshot, ...]] = Look()
         self._judged: Look[tuple[Snapshot, ...]] = Look()
-        self._alone = False
-        self.is_late = False
+        self._late: list[Step] = []
+        """The step that looks again, as often as it was too late in a row."""
+        self._wants: Step | None = None
+        """The step that is to look and to act in one turn."""
+        self._turn: Series | None = None
+        self._took = 0.0
+
+    @property
+    def is_late(self) -> bool:
         """The request that was to go out last did not: what it was decided by had become too old."""
+        return bool(self._late)
 
     def acted(self) -> None:
         """A request of ours has gone out, or may have."""
-        self.is_late = False
+        self._late, self._wants = [], None
         self.outrun()
 
     def outrun(self) -> None:
@@ -110,23 +131,46 @@ class Looks:
         for one in (self._server, self._listed, self._judged):
             one.outrun()
 
-    async def server(self, *, anew: bool) -> Server:
-        """As `Run.server`."""
-        seen = None if anew else self._evidence(self._server)
-        if seen is None:
-            asked = Moment.now()
-            seen = await self._asker.look_for(self._asker.server_id)
-            self._server.keep(seen, asked.at(seen.seen_at))
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Around a visit: where the step was too late by the queue, one turn for its looks and what it does by them."""
+        asker = self._asker
+        if self._wants is not asker.rotation.step:
+            yield
+            return
+        priority = min(asker.priority, Priority.ACTION)
+        async with asker.tools.cloud.in_one_turn(REQUESTS, guard=asker.guard, priority=priority) as turn:
+            began = Moment.now()
+            server = asker.tools.cloud.server(asker.server_id, priority=priority)
+            await self._keep_server(asker.unless_called_off(server))
+            await self._keep_snapshots(priority, alone=True)
+            self._turn, self._took = turn, began.age
+            try:
+                yield
+            finally:
+                self._turn = None
+
+    async def server(self, *, anew: bool = False, use: Use = Use.DECIDE) -> Server:
+        """As `Run.server`; good enough to be put into the queue for `use`."""
+        seen = None if anew and self._turn is None else self._evidence(self._server, use, is_to_queue=True)
+        return seen or await self._keep_server(self._asker.look_for(self._asker.server_id))
+
+    async def _keep_server(self, asked: Awaitable[Server]) -> Server:
+        moment, seen = Moment.now(), await asked
+        self._server.keep(seen, moment.at(seen.seen_at))
         return seen
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
         """As `Run.snapshots`."""
+        seen = None if self._turn is None else self._evidence(self._listed)
+        return seen if seen is not None else await self._keep_snapshots(self._asker.priority)
+
+    async def _keep_snapshots(self, priority: Priority, *, alone: bool = False) -> tuple[Snapshot, ...]:
         asked, asker = Moment.now(), self._asker
-        look = asker.tools.inventory.snapshots(asker.server_id, priority=asker.priority, alone=self._alone)
+        look = asker.tools.inventory.snapshots(asker.server_id, priority=priority, alone=alone)
         listed = await asker.unless_called_off(look)
         times = [one.seen_at for one in listed if one.seen_at is not None]
-        self._listed.keep(listed, asked.at(min(times, default=None)), for_a_deletion=self._alone)
-        self._alone = False
+        self._listed.keep(listed, asked.at(min(times, default=None)))
         self._judged.outrun()
         return listed
 
@@ -144,27 +188,26 @@ class Looks:
         self._judged.keep(judged, self._listed.at)
         return judged
 
-    def demand_to_send(self, *, by_list: bool) -> None:
-        """Raise `Outdated` where the server was looked at too long ago to act on it; with `by_list` so for its list."""
-        is_known = self._evidence(self._server, Use.SEND) is not None
-        if not is_known or (by_list and self._evidence(self._listed, Use.SEND) is None):
-            self.outrun()
-            self._late("what it was decided by is too old, for its turn came late: there is another look first")
+    def demand(self, use: Use, *, by_server: bool = True, by_list: bool = True, is_to_queue: bool = False) -> None:
+        """Raise `Outdated` where the server, or the list of its snapshots, was seen too long ago to do that by it.
 
-    def demand_to_delete(self) -> None:
-        """Raise `Outdated` where the list is too old to delete by: the next one is read alone.
-
-        A list of all takes its time, and so does a turn.
+        Where it is too old before it queues (`is_to_queue`), or was so often in the end, no other look of its kind
+        would be new enough: the step has the next one in its own turn. Where that was too old too it waits for a poll.
         """
-        if self._evidence(self._listed, Use.DELETE) is None:
-            self._alone = True
-            self._listed.outrun()
-            self._judged.outrun()
-            self._late("the list of its snapshots was read too long ago to delete by it: it is read again")
+        by = [*([self._server] if by_server else []), *([self._listed] if by_list else [])]
+        if all(self._evidence(look, use, is_to_queue=is_to_queue) is not None for look in by):  # type: ignore[arg-type]
+            return
+        self.outrun()
+        step = self._asker.rotation.step
+        self._late = [*(one for one in self._late if one is step), step]
+        if is_to_queue or len(self._late) >= TOO_LATE:
+            self._wants = step
+        why = "what it was decided by was seen too long ago when its turn came: there is another look first"
+        raise Outdated(why, soon=self._turn is None)
 
-    def _late(self, why: str) -> NoReturn:
-        self.is_late = True
-        raise Outdated(why)
-
-    def _evidence(self, look: Look[T], use: Use = Use.DECIDE) -> T | None:
-        return look.evidence(use, poll_interval=self._asker.tools.poll_interval)
+    def _evidence(self, look: Look[T], use: Use = Use.DECIDE, *, is_to_queue: bool = False) -> T | None:
+        """In a turn of its own nothing queues any more."""
+        in_turn = self._turn is not None and self._turn.is_whole
+        took = self._took if in_turn else 0.0
+        poll_interval, queues = self._asker.tools.poll_interval, is_to_queue and use is not Use.DECIDE and not in_turn
+        return look.evidence(use, poll_interval=poll_interval, is_to_queue=queues, took=took)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from math import inf
 
@@ -69,13 +70,14 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
     """One visit of a step, with every foreseen error turned into an outcome."""
     run.begin_visit(is_start=step is start)
     try:
-        return await step(run)
+        async with nullcontext() if step is start else run.looks.turn():
+            return await step(run)
     except LeaseLost:
         raise
     except OutsideWindow as shut:
         return _outside(run, str(shut))
     except Outdated as late:
-        return Waiting(run.rotation.note or str(late), soon=True)  # why it waits is what it was told before
+        return Waiting(run.rotation.note or str(late), soon=late.soon)  # why it waits is what it was told before
     except CalledOff as call:
         return Waiting(str(call), soon=True)
     except CloudError as error:

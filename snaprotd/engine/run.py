@@ -15,6 +15,7 @@ import structlog
 from snaprotd.core import power
 from snaprotd.core.admission import why_not_now
 from snaprotd.core.asking import polls
+from snaprotd.core.asking.evidence import Use
 from snaprotd.core.creation import Creation
 from snaprotd.core.errors import CalledOff, LedgerError, NotSent, OutsideWindow
 from snaprotd.core.model import Server, Snapshot
@@ -237,12 +238,12 @@ class Run:
     def guard_stop(self) -> None:
         """As `guard`. Raises `Outdated` where the server was looked at too long ago: it was seen running then."""
         self.guard()
-        self.looks.demand_to_send(by_list=False)
+        self.looks.demand(Use.SEND, by_list=False)
 
     def guard_creation(self) -> None:
         """As `guard_stop`, and so for the list of its snapshots."""
         self.guard()
-        self.looks.demand_to_send(by_list=True)
+        self.looks.demand(Use.SEND)
 
     async def ask(self, request: Awaitable[T]) -> T:
         """The answer to a request that changes something: unless it never left, the rotation has begun."""

@@ -14,6 +14,7 @@ from functools import partial
 import structlog
 
 from snaprotd.core import creation
+from snaprotd.core.asking.evidence import Use
 from snaprotd.core.errors import Accepted, CloudError, Full, Permanent, Temporary, Unclear
 from snaprotd.core.holds import length_in_doubt
 from snaprotd.core.model import Server, Snapshot, SnapshotState
@@ -163,6 +164,7 @@ def _why_not_asked(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> Outco
 
 async def _create(run: Run, server: Server, listed: tuple[Snapshot, ...]) -> Outcome:
     rotation = run.rotation
+    run.looks.demand(Use.SEND, is_to_queue=True)
     others = tuple(its_id for one in others_of_that_name(rotation, listed) for its_id in one.ids)
     await run.save_creation(creation.promised, had_others=bool(listed), passed_over=others)
     guard, priority = run.guard_creation, min(run.priority, Priority.ACTION)

@@ -16,6 +16,7 @@ import structlog
 
 from snaprotd.core import power
 from snaprotd.core.admission import why_too_late
+from snaprotd.core.asking.evidence import Use
 from snaprotd.core.errors import (
     Anothers,
     Busy,
@@ -62,6 +63,7 @@ async def stop(run: Run) -> Outcome:
     if rotation.power.awaits_stop and (rotation.power.stop_acknowledged or rotation.stop_is_open):
         return Waiting("the server has been asked to stop and is still active")
     whose = await run.tools.inventory.owner()
+    run.looks.demand(Use.SEND, by_list=False, is_to_queue=True)
     try:
         await run.save_power(power.promised, run.tools.now(), whose=whose)
     except GroupTaken as taken:  # by another process, since this one has had its turn
@@ -142,6 +144,7 @@ def hard_stop_undone(rotation: Rotation, before: Rotation) -> Rotation:
 async def _stop_the_hard_way(run: Run, server: Server) -> Outcome:
     before = run.rotation
     owed = before.power.awaits_stop and (before.power.stop_acknowledged or before.stop_is_open)
+    run.looks.demand(Use.SEND, by_list=False, is_to_queue=True)
     await run.save(partial(hard_stop_begun, now=run.tools.now()))
     try:
         return await _ask_to_stop(run, server, "hard_stop", before=before, owed=owed)

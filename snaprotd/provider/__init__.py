@@ -6,6 +6,7 @@ Everything outside this room knows a provider by this module alone; which one it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.identity import Identities
 from snaprotd.provider.pacing import Priority as Priority
 from snaprotd.provider.rate import RateInForce
+from snaprotd.provider.series import Series as Series
 from snaprotd.provider.token import TokenSource
 
 Guard = Callable[[], None]
@@ -111,6 +113,12 @@ class Provider(Protocol):
     @property
     def rate(self) -> RateInForce:
         """How fast it is asked now: as configured, or slower where it has refused requests."""
+
+    def in_one_turn(self, requests: int, *, guard: Guard, priority: Priority) -> AbstractAsyncContextManager[Series]:
+        """Wait for a turn for so many requests: what this task asks within goes out at once, one after the other.
+
+        `guard` is called now and then while the turn is waited for. A pause that the provider asks for ends it.
+        """
 
     async def servers(self, *, priority: Priority = Priority.INVENTORY) -> list[Server]:
         """All servers of the account. Raises `Doubtful` where an entry cannot be read or the list is not complete."""

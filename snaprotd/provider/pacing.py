@@ -6,12 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
 
 from snaprotd.core.errors import LONGEST_PAUSE, LONGEST_PAUSE_WHILE_OFF, HeldBack
 from snaprotd.provider.apart import About, Apart, Group
 from snaprotd.provider.rate import LastHour, Rate, RateInForce
+from snaprotd.provider.series import Series
 
 PAUSE_UNTOLD = 5.0
 """Seconds to pause after a 429 without a Retry-After."""
@@ -52,17 +54,19 @@ class Priority(IntEnum):
         return self <= Priority.DOWNTIME
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class _Ticket:
     """Somebody who waits."""
 
     since: float
     priority: Priority
+    requests: int
     granted: asyncio.Future[float]
+    has_place: bool = False
 
-    @property
-    def had_its_turn(self) -> bool:
-        return self.granted.done() and not self.granted.cancelled()
+
+_SERIES: ContextVar[tuple[Pace, Series] | None] = ContextVar("_SERIES", default=None)
+"""Of the task that asks, and of those that it begins meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,9 @@ class Pace:
         self._refusals_of_all: list[_Refusal] = []
         self._places = places
         self._granted_at = float("-inf")
+        self._paid_until = float("-inf")
+        """When what is sent in a series has had its time as well. What is urgent does not wait for that."""
+        self._series: set[Series] = set()
         self._paused_until = 0.0
         self._urgent_paused_until = 0.0
         self._refusals = 0
@@ -130,8 +137,7 @@ class Pace:
     async def turn_of(
         self, about: About, priority: Priority, *, wanted: Callable[[], None] | None = None, waits: bool
     ) -> AsyncIterator[float]:
-        """As `turn`. What is held back waits for that before it stands in the queue where it `waits`, else raises
-        `HeldBack`."""
+        """As `turn`. What is held back waits for that first where it `waits`, else raises `HeldBack`."""
         while (left := self._held_for(about, priority)) > 0:
             if not waits:
                 why = "is refused by the provider, which answers others"
@@ -156,17 +162,53 @@ class Pace:
 
         `wanted` is called now and then meanwhile; what it raises ends the wait.
         """
-        loop = asyncio.get_running_loop()
-        ticket = _Ticket(since=loop.time(), priority=priority, granted=loop.create_future())
-        self._queues[priority].append(ticket)
-        self._let_through(loop.time())
+        pace, series = _SERIES.get() or (None, None)
+        if series is not None and pace is self and series.spend():
+            now = asyncio.get_running_loop().time()
+            self._rate = self._rate.sent(now)
+            yield now
+            return
+        ticket = self._stand(priority)
         try:
             yield await _granted(ticket, wanted)
         finally:
-            if ticket.had_its_turn and not priority.is_urgent:
-                self._places += 1
-            ticket.granted.cancel()
-            self._let_through(loop.time())
+            self._leave(ticket)
+
+    @asynccontextmanager
+    async def series(
+        self, priority: Priority, requests: int, *, wanted: Callable[[], None] | None = None
+    ) -> AsyncIterator[Series]:
+        """Wait for one turn that pays for so many requests: those that are asked within go out at once.
+
+        Others wait the longer for the next turn. What is sent beyond that number, or after a pause was asked for, has
+        to wait for a turn of its own.
+        """
+        ticket = self._stand(priority, requests)
+        series = Series(requests, lambda: self._leave(ticket))
+        try:
+            await _granted(ticket, wanted)
+            self._series.add(series)
+            before = _SERIES.set((self, series))
+            try:
+                yield series
+            finally:
+                _SERIES.reset(before)
+        finally:
+            self._series.discard(series)
+            series.end()
+
+    def _stand(self, priority: Priority, requests: int = 1) -> _Ticket:
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(since=loop.time(), priority=priority, requests=requests, granted=loop.create_future())
+        self._queues[priority].append(ticket)
+        self._let_through(loop.time())
+        return ticket
+
+    def _leave(self, ticket: _Ticket) -> None:
+        self._places += ticket.has_place
+        ticket.has_place = False
+        ticket.granted.cancel()
+        self._let_through(asyncio.get_running_loop().time())
 
     def put_off(self, about: About, sent_at: float, seconds: float | None, *, too_many: bool) -> None:
         """What had its turn at `sent_at` was refused for now, for so many `seconds`; None where that was not said.
@@ -197,6 +239,8 @@ class Pace:
         ends, urgent_ends = now + min(asked, LONGEST_PAUSE), now + min(asked, patience)
         self._paused_until = max(self._paused_until, ends)
         self._urgent_paused_until = max(self._urgent_paused_until, urgent_ends)
+        for series in tuple(self._series):
+            series.end()
         return ends, urgent_ends
 
     def _take_back(self, alone: Collection[Group], now: float) -> None:
@@ -252,7 +296,8 @@ class Pace:
             unpaused = min(self._urgent_paused_until, ticket.since + LONGEST_PAUSE_WHILE_OFF)
         else:
             unpaused = min(self._paused_until, ticket.since + LONGEST_PAUSE)
-        return max(self._granted_at + self._interval(ticket.priority, now), unpaused)
+        last = self._granted_at if ticket.priority.is_urgent else max(self._granted_at, self._paid_until)
+        return max(last + self._interval(ticket.priority, now), unpaused)
 
     def _interval(self, priority: Priority, now: float) -> float:
         """Seconds after the last turn. While nothing is let through, one asks now and then whether that is over."""
@@ -263,13 +308,16 @@ class Pace:
         return max(1 / self._rate.at(now), patience if has_asked else 0)
 
     def _grant(self, ticket: _Ticket, now: float) -> None:
+        each, has_debt = 1 / self._rate.at(now), self._paid_until > now
+        self._paid_until = max(self._paid_until, now) + (ticket.requests - 1 + has_debt) * each
         self._granted_at = now
         self._rate = self._rate.sent(now)
         if not ticket.priority.is_urgent:
+            ticket.has_place = True
             self._places -= 1
             waiting = (one for one in self._queues if self._queues[one] and not one.is_urgent)
             others = (one for one in waiting if one is not ticket.priority)
-            self._passed_over = {one: self._passed_over.get(one, 0) + 1 for one in others}
+            self._passed_over = {one: self._passed_over.get(one, 0) + ticket.requests for one in others}
         ticket.granted.set_result(now)
 
 

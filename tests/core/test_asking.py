@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from math import inf, nan
 
 import pytest
 
 from snaprotd.core.asking.evidence import (
-    OLDEST_READ_FOR_IT,
     OLDEST_TO_DELETE_BY,
     OLDEST_TO_SEND_BY,
     Evidence,
@@ -53,11 +51,18 @@ def test_what_is_put_into_the_queue_has_half_of_the_time_left_however_long_a_pol
     assert not serves(Evidence(shown=(), age=half + 0.1), Use.DECIDE, poll_interval=600.0)
 
 
-@pytest.mark.parametrize(("age", "enough"), [(0.0, True), (OLDEST_READ_FOR_IT, True), (OLDEST_READ_FOR_IT + 1, False)])
-def test_what_was_read_for_a_deletion_alone_is_good_for_it_until_its_turn_comes(age: float, enough: bool) -> None:
-    read = Evidence(shown=(), age=age, is_for_a_deletion=True)
-    assert serves(read, Use.DELETE, poll_interval=POLL) is enough
-    assert not serves(replace(read, is_outrun=True), Use.DELETE, poll_interval=POLL)
+@pytest.mark.parametrize(("use", "oldest"), [(Use.SEND, OLDEST_TO_SEND_BY), (Use.DELETE, OLDEST_TO_DELETE_BY)])
+def test_what_is_to_queue_has_half_of_its_time_for_that_and_what_was_asked_in_its_turn_may_have_taken_long(
+    use: Use, oldest: float
+) -> None:
+    def enough(age: float, *, took: float = 0.0, is_to_queue: bool = False) -> bool:
+        return serves(Evidence(shown=(), age=age, took=took), use, poll_interval=POLL, is_to_queue=is_to_queue)
+
+    assert enough(oldest / 2, is_to_queue=True)
+    assert not enough(oldest / 2 + 0.1, is_to_queue=True)
+    assert enough(oldest + 6, took=6.0)
+    assert not enough(oldest + 6.1, took=6.0)
+    assert not serves(Evidence(shown=(), age=0.0, took=6.0, is_outrun=True), use, poll_interval=POLL)
 
 
 @pytest.mark.parametrize(

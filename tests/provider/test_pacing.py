@@ -387,3 +387,58 @@ async def test_refusals_are_told_for_an_hour() -> None:
     assert queue.pace.in_force.refused == 3
     await asyncio.sleep(3600)
     assert queue.pace.in_force.refused == 0
+
+
+# -- several requests of one turn ------------------------------------------------------------------------------
+
+
+async def in_a_series(queue: Queue, *names: str, requests: int = 3, as_: Priority = Priority.ACTION) -> None:
+    async with queue.pace.series(as_, requests):
+        for name in names:
+            await queue._go(name, as_)
+
+
+async def test_one_turn_pays_for_several_requests_and_the_next_comes_so_much_later() -> None:
+    queue = Queue(takes=0.1)
+    await queue.ask("a")
+    bought = asyncio.create_task(in_a_series(queue, "look", "list", "delete"))
+    await asyncio.sleep(0)
+    await queue.ask("b", "c")
+    await bought
+    assert await queue.empty() == [(0, "a"), (1, "look"), (1.1, "list"), (1.2, "delete"), (4, "b"), (5, "c")]
+
+
+async def test_what_is_urgent_does_not_wait_for_what_a_series_has_paid_and_others_do_the_longer() -> None:
+    queue = Queue()
+    bought = asyncio.create_task(in_a_series(queue, "look", "list", "delete"))
+    await asyncio.sleep(0)
+    await queue.ask("b")
+    await queue.ask("poll", as_=Priority.DOWNTIME)
+    await queue.ask("start", as_=Priority.START)
+    await bought
+    went = await queue.empty()
+    assert went[:3] == [(0, "look"), (0, "list"), (0, "delete")]
+    assert went[3:] == [(1, "start"), (2, "poll"), (5, "b")]
+
+
+async def test_what_a_series_has_not_paid_for_and_what_comes_after_a_pause_has_a_turn_of_its_own() -> None:
+    queue = Queue(places=1, takes=0.1)
+    await in_a_series(queue, "one", "two", "three", requests=2)
+    async with queue.pace.series(Priority.ACTION, 2) as series:
+        await queue._go("four", Priority.ACTION)
+        queue.put_off(30)
+        assert not series.is_whole
+        await queue._go("five", Priority.ACTION)
+    assert queue.went == [(0, "one"), (0.1, "two"), (2, "three"), (3, "four"), (33.1, "five")]
+
+
+async def test_a_series_that_is_given_up_leaves_its_place_to_others() -> None:
+    queue = Queue(places=1, takes=50)
+    await queue.ask("a")
+    waits = asyncio.create_task(in_a_series(queue, "never"))
+    await asyncio.sleep(1)
+    waits.cancel()
+    await queue.ask("b", "c")
+    await queue.empty()
+    await in_a_series(queue, "last")
+    assert queue.went == [(0, "a"), (50, "b"), (100, "c"), (150, "last")]

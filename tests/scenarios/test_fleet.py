@@ -49,7 +49,7 @@ async def test_a_night_at_the_usual_rate_is_over_in_time_and_asks_little_of_each
     night = await live_through(tmp_path, Fleet(servers=40, has_past=True))
     assert_all_is_well(night)
     assert_requests_were_foreseen(night)
-    assert night.per_rotation <= 4.65 * MARGIN  # the goal: 9 of a thousand
+    assert night.per_rotation <= 5.1 * MARGIN  # the goal: 9 of a thousand; a deletion in a turn of its own costs three
     assert night.seconds <= 1.07 * 40 * 300 / 20 * MARGIN  # the goal: 1.05 of it
 
 
@@ -99,4 +99,4 @@ async def test_a_provider_that_is_slower_than_was_configured_keeps_no_server_off
 async def test_a_few_that_are_due_in_a_large_account_do_not_have_all_of_it_read_for_them(tmp_path: Path) -> None:
     night = await live_through(tmp_path, Fleet(servers=150, due=5, has_past=True))
     assert_all_is_well(night)
-    assert night.per_rotation <= 14.5  # the account's own reading is in it
+    assert night.per_rotation <= 16.5  # the account's own reading is in it, and for each deletion a list and a look

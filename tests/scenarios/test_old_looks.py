@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from math import inf
 from pathlib import Path
 
 import pytest
 
-from snaprotd.core.asking.evidence import OLDEST_TO_SEND_BY
+from snaprotd.core.asking.evidence import OLDEST_TO_DELETE_BY, OLDEST_TO_SEND_BY
+from snaprotd.core.rotation import Result, Step
 from snaprotd.simulator import Fault, Reply, Request, World
 from tests.support.daemons import a_world, configure, daemon_on, entry, look_around_less
 from tests.support.world_transport import WorldTransport
@@ -138,3 +140,69 @@ async def test_what_a_429_holds_up_goes_out_by_a_new_look_and_until_then_nothing
     assert len(ages.ages(refused)) == FIVE + 1
     assert max(ages.ages("stop", "create")) <= OLDEST_TO_SEND_BY
     assert max(later - sooner for sooner, later in pairwise(ages.times)) > 5 * MINUTE
+
+
+# -- deletions ---------------------------------------------------------------------------------------------------------
+
+
+def with_ours(world: World, *days: int) -> World:
+    """Each server has one of ours of each of these days of January."""
+    for server_id in world.servers:
+        for day in days:
+            made = datetime(2025, 1, day, 3, 10, tzinfo=UTC)
+            world.add_snapshot(server_id, f"snaprotd-main-202501{day:02}T031000Z", created_at=made)
+    return world
+
+
+SEVERAL = {"prune": ((13, 14, 15), "keep: 1", 3), "make_room": ((11, 12, 13, 14, 15), "keep: 4", 2)}
+"""What each server has, what is kept of it, and how many go: one for room, one when the new one is there."""
+
+
+@pytest.mark.parametrize("rate", [0.2, 1.0])
+@pytest.mark.parametrize("servers", [1, 4])
+@pytest.mark.parametrize("step", SEVERAL)
+async def test_no_deletion_goes_by_an_old_look_whatever_the_rate(
+    tmp_path: Path, step: str, servers: int, rate: float
+) -> None:
+    """A person who deletes the newest at the panel, or begins a restore, is seen up to two seconds before."""
+    days, key, going = SEVERAL[step]
+    world = with_ours(a_world(*(f"web-{one}" for one in range(servers)), snapshot_seconds=(60, 60)), *days)
+    ages = Ages(world)
+    async with daemon_on(a_fleet(tmp_path, world, rate, key), world, ages) as watched:
+        while len(watched.ended) < servers:  # noqa: ASYNC110
+            await asyncio.sleep(5)
+    assert [one.result for one in watched.ended] == [Result.SUCCESS] * servers, watched.ended
+    deletions = ages.ages("delete")
+    assert len(deletions) == servers * going
+    assert max(deletions) <= OLDEST_TO_DELETE_BY
+    apart = [later - sooner for sooner, later in pairwise(ages.times[:-1])]
+    assert sum(apart) / len(apart) >= 0.99 / rate
+
+
+async def test_a_provider_that_answers_slowly_has_its_deletions_all_the_same(tmp_path: Path) -> None:
+    world = with_ours(a_world(snapshot_seconds=(60, 60)), 13, 14, 15)
+    ages = Ages(world, latency=2.0)
+    async with daemon_on(a_fleet(tmp_path, world, 5.0, "keep: 1"), world, ages) as watched:
+        while not watched.ended:  # noqa: ASYNC110
+            await asyncio.sleep(5)
+    assert [one.result for one in watched.ended] == [Result.SUCCESS]
+    assert len(ages.ages("delete")) == 3
+    assert max(ages.ages("delete")) <= OLDEST_TO_DELETE_BY + 2 * 4.0
+
+
+async def test_no_room_is_made_while_the_server_is_restored_perhaps_from_what_would_go(tmp_path: Path) -> None:
+    """By hand, at the panel, in the seconds between the look and the deletion."""
+    world = with_ours(a_world(snapshot_seconds=(60, 60)), 11, 12, 13, 14, 15)
+
+    class Restores(Ages):
+        def _noted(self, request: Request, reply: Reply) -> None:
+            if request.path.endswith("/servers/12345/") and not self.acted:
+                world.servers["12345"].status = "restoring"
+
+    ages = Restores(world)
+    async with daemon_on(a_fleet(tmp_path, world, 0.2, "keep: 4", "retry: {times: 0}"), world, ages) as watched:
+        while not watched.ended:  # noqa: ASYNC110
+            await asyncio.sleep(5)
+    assert ages.acted == []
+    assert [(one.result, one.failed_step) for one in watched.ended] == [(Result.FAILURE, Step.MAKE_ROOM)]
+    assert "restoring" in str(watched.ended[0].error)

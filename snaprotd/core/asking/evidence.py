@@ -16,18 +16,16 @@ OLDEST_TO_SEND_BY = 30.0
 """Seconds: where a look is older when the bytes of a stop, or of a request for a snapshot, are about to go out, there
 is another one first."""
 OLDEST_TO_DELETE_BY = 2.0
-"""Seconds: where a list is older when the bytes of a DELETE are about to go out, that of the server is read before."""
-OLDEST_READ_FOR_IT = 15.0
-"""The same for a list that was read for that DELETE and nothing else, and has the next turn, whenever that is."""
+"""The same for a DELETE: the server must not be restored then, and whoever deletes others meanwhile must be seen."""
 
 
 class Use(Enum):
     """What is to be done on the strength of a look."""
 
     DECIDE = "decide"
-    """To go on, and to put a request into the queue."""
+    """To go on."""
     SEND = "send"
-    """To stop the server, or to ask for its snapshot, as the bytes go out."""
+    """To stop the server, or to ask for its snapshot."""
     DELETE = "delete"
 
 
@@ -40,16 +38,17 @@ class Evidence(Generic[T]):
     """Seconds since the request went out that showed it; of a list in pages, that of the first which concerns it."""
     is_outrun: bool = False
     """Something of ours has gone out for the server since, or may have, or a wait has gone by."""
-    is_for_a_deletion: bool = False
-    """It is the list of this server alone, read because another was too old to delete by."""
+    took: float = 0.0
+    """Seconds that the looks took which were made in the turn in which the request is to go out: no queue is in them.
+    So much older may it be, else nothing could be done at a provider that answers slowly."""
 
 
-def serves(evidence: Evidence[T], use: Use, *, poll_interval: float) -> bool:
-    """Whether a step may do that without another look. `poll_interval` in seconds: as old is what a poll has shown.
+def serves(evidence: Evidence[T], use: Use, *, poll_interval: float, is_to_queue: bool = False) -> bool:
+    """Whether that may be done without another look. `poll_interval` in seconds: as old is what a poll has shown.
 
-    What is to be sent still has to wait for its turn: it is put into the queue with half of the time left.
+    `is_to_queue`: it has to wait for its turn first, and half of the time is for that.
     """
-    for_deletion = OLDEST_READ_FOR_IT if evidence.is_for_a_deletion else OLDEST_TO_DELETE_BY
     decides = min(poll_interval, OLDEST_TO_SEND_BY / 2)
-    oldest = {Use.DECIDE: decides, Use.SEND: OLDEST_TO_SEND_BY, Use.DELETE: for_deletion}[use]
+    oldest = {Use.DECIDE: decides, Use.SEND: OLDEST_TO_SEND_BY, Use.DELETE: OLDEST_TO_DELETE_BY}[use]
+    oldest = (oldest / 2 if is_to_queue else oldest) + evidence.took
     return not evidence.is_outrun and 0 <= evidence.age <= oldest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -20,6 +21,7 @@ from snaprotd.provider.apart import About
 from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.pacing import Pace
 from snaprotd.provider.rate import RateInForce
+from snaprotd.provider.series import Series
 from snaprotd.provider.vps_org import answers
 from snaprotd.provider.vps_org.body import MAX_BODY, UnreadableError, said
 from snaprotd.way import Proxy, proxy_to, trusted
@@ -183,6 +185,10 @@ class Line:
     def adjust(self, *, requests_per_second: float, timeout: float) -> None:
         self._timeout = timeout
         self._pace.set_rate(requests_per_second)
+
+    def in_one_turn(self, requests: int, *, guard: Guard, priority: Priority) -> AbstractAsyncContextManager[Series]:
+        """As `Provider.in_one_turn`."""
+        return self._pace.series(priority, requests, wanted=guard)
 
     async def exchange(self, call: Call, token: str) -> Reply:
         """One attempt, whatever its status. Waits for its turn first, then has `timeout` seconds in all."""

@@ -88,6 +88,7 @@ class VpsOrg:
             observer=self._observer,
             transport=transport,
         )
+        self.in_one_turn = self._line.in_one_turn
 
     @property
     def clock(self) -> OtherClock:
