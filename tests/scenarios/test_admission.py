@@ -45,7 +45,10 @@ async def test_who_waits_is_shown_begins_in_its_turn_and_lapses_aloud(tmp_path: 
         await asyncio.sleep(12 * MINUTE)
         notes = sorted(one.note for one in watched.daemon.board.running.values() if one.step is Step.LOOK)
         assert notes[-2:] == [WAITS, WAITS]
-        await asyncio.sleep(110 * MINUTE)
+        while "12346" not in {one.server_id for one in watched.daemon.board.running.values() if one.note != WAITS}:  # noqa: ASYNC110
+            await asyncio.sleep(1)
+        assert world.status_of("12346") == "active", "it is let begin, and no longer shown as waiting"
+        await asyncio.sleep(100 * MINUTE)
         ended = {one.server_id: one for one in watched.ended}
         assert [ended[one].result for one in ("12345", "12346")] == [Result.SUCCESS] * 2
         assert ended["12347"].result is Result.FAILURE

@@ -54,7 +54,8 @@ class Admission:
                 if note and (why := why_too_late(rotation, self._tools.now())):
                     return NO_PERMIT, lapsed(rotation, f"{why}; it {note}", "rate")
                 if self._fits(rotation, past):
-                    show(rotation)
+                    if note:
+                        show(rotation)
                     return self._share(rotation, past), rotation
                 note = note or self._wait(rotation, show)
                 await self._tools.drain.sleep(ASKED_EVERY, held_off=False)
