@@ -19,6 +19,8 @@ PATIENCE_WHILE_OFF = 2.0
 """Seconds by which each refusal in a row holds up what is urgent for longer."""
 ASKED_EVERY = 2.0
 """Seconds after which who waits is asked again whether the request is still wanted."""
+LONGEST_APART = 0.5
+"""Seconds between two requests of one series at the most; where the rate is higher it has them as evenly as all."""
 PASSED_OVER = 9
 """Turns that others may have before a class that waits, and is not urgent, gets one: it has one in ten for certain."""
 
@@ -69,8 +71,13 @@ class Series:
     def __init__(self, requests: int, end: Callable[[], None]) -> None:
         self._left = requests
         self._end = end
+        self._due = self._apart = 0.0
         self.is_whole = True
         """None of them had to wait, nor was a pause asked for meanwhile."""
+
+    def begin(self, at: float, apart: float) -> None:
+        """The first may go out then, by the loop's clock, and each other `apart` seconds after the one before."""
+        self._due, self._apart = at, apart
 
     def end(self) -> None:
         """What is asked from now on has to wait for a turn of its own."""
@@ -78,11 +85,15 @@ class Series:
             self.is_whole = False
             self._end()
 
-    def spend(self) -> bool:
-        """Whether one more may go out at once."""
+    async def goes_on(self) -> bool:
+        """Wait until one more may go out; False where it has to wait for a turn of its own."""
         self._left -= 1
         if self._left < 0:
             self.end()
+        wait = self._due - asyncio.get_running_loop().time()
+        self._due += self._apart
+        if self.is_whole:
+            await asyncio.sleep(max(wait, 0.0))
         return self.is_whole
 
 
@@ -138,7 +149,7 @@ class Pace:
         `wanted` is called now and then meanwhile; what it raises ends the wait.
         """
         pace, series = _SERIES.get() or (None, None)
-        if series is not None and pace is self and series.spend():
+        if series is not None and pace is self and await series.goes_on():
             now = asyncio.get_running_loop().time()
             self._rate = self._rate.sent(now)
             yield now
@@ -153,7 +164,7 @@ class Pace:
     async def series(
         self, priority: Priority, requests: int, *, wanted: Callable[[], None] | None = None
     ) -> AsyncIterator[Series]:
-        """Wait for one turn that pays for so many requests: those that are asked within go out at once.
+        """Wait for one turn that pays for so many requests: those that are asked within wait for no other.
 
         Others wait the longer for the next turn. What is sent beyond that number, or after a pause was asked for, has
         to wait for a turn of its own.
@@ -161,7 +172,8 @@ class Pace:
         ticket = self._stand(priority, requests)
         series = Series(requests, lambda: self._leave(ticket))
         try:
-            await _granted(ticket, wanted)
+            at = await _granted(ticket, wanted)
+            series.begin(at, min(1 / self._rate.at(at), LONGEST_APART))
             self._series.add(series)
             before = _SERIES.set((self, series))
             try:
