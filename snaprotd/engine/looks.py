@@ -134,11 +134,12 @@ class Looks:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Around a visit: where the step was too late by the queue, one turn for its looks and what it does by them."""
-        asker = self._asker
-        if self._wants is not asker.rotation.step:
+        asker, step = self._asker, self._asker.rotation.step
+        if self._wants is not step:
             yield
             return
-        priority = min(asker.priority, Priority.ACTION)
+        # Only what a server that is off waits for goes before others: a stop is none of that, nor is a deletion.
+        priority = min(asker.priority, Priority.ACTION) if step is Step.SNAPSHOT else Priority.ACTION
         async with asker.tools.cloud.in_one_turn(REQUESTS, guard=asker.guard, priority=priority) as turn:
             began = Moment.now()
             server = asker.tools.cloud.server(asker.server_id, priority=priority)

@@ -115,7 +115,7 @@ class Provider(Protocol):
         """How fast it is asked now: as configured, or slower where it has refused requests."""
 
     def in_one_turn(self, requests: int, *, guard: Guard, priority: Priority) -> AbstractAsyncContextManager[Series]:
-        """Wait for a turn for so many requests: what this task asks within goes out at once, one after the other.
+        """Wait for a turn for so many requests: what this task asks within goes out one after the other.
 
         `guard` is called now and then while the turn is waited for. A pause that the provider asks for ends it.
         """

@@ -21,6 +21,8 @@ PATIENCE_WHILE_OFF = 2.0
 """Seconds by which each refusal in a row holds up what is urgent for longer."""
 ASKED_EVERY = 2.0
 """Seconds after which who waits is asked again whether the request is still wanted."""
+LONGEST_APART = 0.5
+"""Seconds between two requests of one series at the most; where the rate is higher it has them as evenly as all."""
 PASSED_OVER = 9
 """Turns that others may have before a class that waits, and is not urgent, gets one: it has one in ten for certain."""
 
@@ -163,7 +165,7 @@ class Pace:
         `wanted` is called now and then meanwhile; what it raises ends the wait.
         """
         pace, series = _SERIES.get() or (None, None)
-        if series is not None and pace is self and series.spend():
+        if series is not None and pace is self and await series.goes_on():
             now = asyncio.get_running_loop().time()
             self._rate = self._rate.sent(now)
             yield now
@@ -178,7 +180,7 @@ class Pace:
     async def series(
         self, priority: Priority, requests: int, *, wanted: Callable[[], None] | None = None
     ) -> AsyncIterator[Series]:
-        """Wait for one turn that pays for so many requests: those that are asked within go out at once.
+        """Wait for one turn that pays for so many requests: those that are asked within wait for no other.
 
         Others wait the longer for the next turn. What is sent beyond that number, or after a pause was asked for, has
         to wait for a turn of its own.
@@ -186,7 +188,8 @@ class Pace:
         ticket = self._stand(priority, requests)
         series = Series(requests, lambda: self._leave(ticket))
         try:
-            await _granted(ticket, wanted)
+            at = await _granted(ticket, wanted)
+            series.begin(at, min(1 / self._rate.at(at), LONGEST_APART))
             self._series.add(series)
             before = _SERIES.set((self, series))
             try:
