@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
-
-import structlog
+from dataclasses import dataclass, replace
 
 from snaprotd.core.admission import why_too_late
 from snaprotd.core.asking.budget import Budget, Past, fits, moments
@@ -15,13 +13,26 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.tools import NO_PERMIT, Permit, Permits, Tools
-from snaprotd.engine.turns.groups import is_still_to_stop, lapsed
-
-log = structlog.get_logger("snaprotd.rotations")
+from snaprotd.engine.turns.groups import is_still_to_stop, lapsed, say_that_it_waits
 
 ASKED_EVERY = 2.0
 """Seconds between two looks whether the next one fits in."""
 WAITS = "waits until what is asked about servers that are off leaves requests for it"
+
+
+@dataclass
+class _Waiting:
+    """Somebody in line."""
+
+    rotation: Rotation
+    show: Callable[[Rotation], None]
+    is_told: bool = False
+
+    def say_so(self) -> None:
+        if not self.is_told:
+            self.is_told = True
+            say_that_it_waits(self.rotation, WAITS)
+            self.show(replace(self.rotation, note=WAITS, skipped="rate"))
 
 
 class Admission:
@@ -35,7 +46,10 @@ class Admission:
         self._tools = tools
         self._board = board
         self._door = Permits(1)
-        self._in_line = 0
+        self._line: list[_Waiting] = []
+        """In the order in which they came; the first is at the door."""
+        self._is_shut = False
+        """Who was at the door last did not fit in."""
         self._begun: dict[str, Past] = {}
         """By the ids of their servers."""
 
@@ -45,29 +59,29 @@ class Admission:
             return self._share(rotation, Past()), rotation
         if not is_still_to_stop(rotation):
             return NO_PERMIT, rotation
-        note, self._in_line = self._wait(rotation, show) if self._in_line else "", self._in_line + 1
-        door = NO_PERMIT
+        waiting, door = _Waiting(rotation, show), NO_PERMIT
+        self._line.append(waiting)
+        if self._is_shut:
+            waiting.say_so()
         try:
             door = await self._door.take()
             past = await self._past(rotation)
             while not self._tools.drain.requested.is_set():
-                if note and (why := why_too_late(rotation, self._tools.now())):
-                    return NO_PERMIT, lapsed(rotation, f"{why}; it {note}", "rate")
-                if self._fits(rotation, past):
-                    if note:
+                if waiting.is_told and (why := why_too_late(rotation, self._tools.now())):
+                    return NO_PERMIT, lapsed(rotation, f"{why}; it {WAITS}", "rate")
+                self._is_shut = not self._fits(rotation, past)
+                if not self._is_shut:
+                    if waiting.is_told:
                         show(rotation)
                     return self._share(rotation, past), rotation
-                note = note or self._wait(rotation, show)
+                for one in self._line:
+                    one.say_so()
                 await self._tools.drain.sleep(ASKED_EVERY, held_off=False)
             return NO_PERMIT, rotation
         finally:
-            self._in_line -= 1
+            self._line.remove(waiting)
+            self._is_shut = self._is_shut and bool(self._line)
             door.give_back()
-
-    def _wait(self, rotation: Rotation, show: Callable[[Rotation], None]) -> str:
-        log.info("waiting", reason=WAITS, server=rotation.label, rotation=rotation.id)
-        show(replace(rotation, note=WAITS, skipped="rate"))
-        return WAITS
 
     def _fits(self, rotation: Rotation, past: Past) -> bool:
         tools, now = self._tools, self._tools.now()

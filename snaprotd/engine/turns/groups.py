@@ -64,7 +64,7 @@ class Groups:
                 await self._tools.drain.sleep(self._tools.poll_interval, held_off=False)
             note, before = f"waits in group `{group}` for {after}", note
             if note != before:
-                log.info("waiting", reason=note, server=rotation.label, rotation=rotation.id)
+                say_that_it_waits(rotation, note)
             show(replace(rotation, note=note, skipped="group"))
         permit.give_back()
         return NO_PERMIT, rotation
@@ -76,6 +76,12 @@ class Groups:
         except LedgerError as error:
             log.error("whether a server of the group is held off cannot be told", group=group, error=str(error))
             return "a ledger that can be read"
+
+
+def say_that_it_waits(rotation: Rotation, why: str) -> None:
+    """In the log: its loop, which says whose line it is, has not begun."""
+    whose = {"server": rotation.label, "slot": rotation.slot.isoformat(), "rotation": rotation.id}
+    log.info("waiting", reason=why, **whose, step=str(rotation.step))
 
 
 def lapsed(rotation: Rotation, why: str, skipped: str) -> Rotation:
