@@ -76,6 +76,11 @@ class Database:
     def is_open(self) -> bool:
         return self._ready is not None
 
+    @property
+    def keeps_others_out(self) -> bool:
+        """No other process can use it."""
+        return self._alone
+
     @asynccontextmanager
     async def begin(self, *, writes: bool = True) -> AsyncIterator[Connection]:
         """A transaction, which is undone where it does not come to its end.
@@ -224,7 +229,7 @@ async def open_database(path: Path, *, alone: bool, to_read: bool = False) -> Da
             if not alone or not lacks_shared_memory(error):
                 raise
             # The disk is full. What it promises can be read all the same, as long as nobody else uses it.
-            log.error("no other process can use the ledger before this one is restarted", error=str(error))
+            log.error("no other process can use the ledger before there is space", error=str(error))
             await database.dispose()
             database = Database(path, alone=True)
             await _migrate(database)

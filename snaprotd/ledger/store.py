@@ -308,6 +308,7 @@ class Ledger(History):
                     await self._lives.mark(connection)
                     self._said = await self.holds.written(connection)
             if mark:
+                await self._place.share()
                 await self._place.settle()
             self._place.looked()
         await asyncio.to_thread(self.starts.copies.demand)

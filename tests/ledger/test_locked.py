@@ -16,6 +16,7 @@ import pytest
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.store import Ledger
+from tests.ledger.test_copies import files_of_at_most
 from tests.ledger.test_store import claimed, ledgers, rotation
 
 HOLD = """
@@ -95,3 +96,19 @@ async def test_who_only_reads_waits_for_nobody(path: Path, monkeypatch: pytest.M
         with locked(path):
             async with await Ledger.open(path, owner="command", lock=False) as command:
                 assert await command.history() == [begun]
+
+
+async def test_a_ledger_that_was_opened_on_a_full_disk_is_shared_when_there_is_space(path: Path) -> None:
+    """SQLite cannot make the memory that processes share: until there is space, one has the ledger for itself."""
+    async with await Ledger.open(path, owner="before") as ledger:
+        await ledger.probe()
+    with files_of_at_most(16_384):
+        alone = await Ledger.open(path, owner="daemon")
+    async with alone:
+        with pytest.raises(LedgerError, match="locked"):
+            await Ledger.open(path, owner="command")
+        assert await alone.probe(mark=True)
+        async with await Ledger.open(path, owner="command") as other:
+            assert await other.history("12345") == []
+            assert await other.probe(mark=True)
+            assert await alone.probe(mark=True)

@@ -105,6 +105,14 @@ class Place:
             await self._database.dispose()  # before the next one is opened: they would share the memory of the users
             await self._open()
 
+    async def share(self) -> None:
+        """Let others use it too, where the disk was too full for that when it was opened."""
+        if self._database.keeps_others_out:
+            async with turn(self._turns, self.name):
+                await self._database.dispose()
+                self._database = await open_database(self.path, alone=True)
+                self._settled = None
+
     async def settle(self) -> None:
         """Have all that was written stand in the file itself, and not in its log alone, which may be deleted."""
         async with turn(self._turns, self.name):
