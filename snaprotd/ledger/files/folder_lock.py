@@ -72,20 +72,29 @@ class FolderLock:
         Another kind of lock on the same file, which has nothing to do with the shared one.
         """
         for attempts_left in range(round(LONGEST / ASK_AGAIN), -1, -1):
-            try:
-                fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._begins_work():
                 break
-            except OSError as error:
-                if not isinstance(error, (BlockingIOError, PermissionError)):
-                    break  # a file system without locks
-                if not attempts_left:
-                    raise LedgerError("another process is at work on the ledger's files") from error
+            if not attempts_left:
+                raise LedgerError("another process is at work on the ledger's files")
             await asyncio.sleep(ASK_AGAIN)
         try:
             yield
         finally:
+            _Folders.at_work.discard(self.folder)
             with suppress(OSError):
                 fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+
+    def _begins_work(self) -> bool:
+        """Not while another ledger of this process is at it: the lock would not keep that out."""
+        if self.folder in _Folders.at_work:
+            return False
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if isinstance(error, (BlockingIOError, PermissionError)):
+                return False  # else it is a file system without locks
+        _Folders.at_work.add(self.folder)
+        return True
 
     def release(self) -> None:
         os.close(self.descriptor)
@@ -97,6 +106,8 @@ class _Folders:
 
     held: ClassVar[dict[Path, tuple[int, int]]] = {}
     """The descriptor, and how many ledgers of ours there are."""
+    at_work: ClassVar[set[Path]] = set()
+    """Where a ledger of ours is being put back."""
 
     @classmethod
     def join(cls, folder: Path) -> bool:
