@@ -83,8 +83,6 @@ class MortalLedger(Ledger):
     gate: Gate = staticmethod(_open)
     is_disk_full = False
     """Then it can be read, and nothing that was written is kept."""
-    is_sole_user = False
-    """The lock tells processes apart, and these are one."""
 
     @asynccontextmanager
     async def _transaction(self, **how: bool) -> AsyncIterator[Connection]:
@@ -103,6 +101,13 @@ class MortalLedger(Ledger):
         if not self.is_disk_full:
             return 0
         return int((await connection.execute(Statement("SELECT total_changes()"))).scalar())
+
+
+class OneOfSeveral(MortalLedger):
+    """Of those that are several processes in a history."""
+
+    is_sole_user = False
+    """The lock tells processes apart, and they are one."""
 
 
 class GatedTransport(WorldTransport):
@@ -220,7 +225,7 @@ class Story:
         )
         async with AsyncExitStack() as at_the_end:  # whatever moment it is killed at, none of it stays open
             at_the_end.push_async_callback(cloud.aclose)
-            ledger: Any = await MortalLedger.open(self.ledger_path, owner=uuid.uuid4().hex)
+            ledger: Any = await OneOfSeveral.open(self.ledger_path, owner=uuid.uuid4().hex)
             at_the_end.push_async_callback(ledger.close)
             inventory = Inventory(cloud)
             at_the_end.push_async_callback(_let_go, inventory)
