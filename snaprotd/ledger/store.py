@@ -30,6 +30,7 @@ from snaprotd.ledger.events.desk import Desk
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.events.seen import Seen
 from snaprotd.ledger.files.copies import Copies, Lives
+from snaprotd.ledger.files.exchange import WRITTEN_BACK, Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.files.place import Place
 from snaprotd.ledger.history import History
@@ -66,7 +67,8 @@ class Ledger(History):
         self.desk = Desk(self._transaction, self.events)
         self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
         self.holds = Holds(self._transaction, lambda: self.starts.account, self.events, self._place.settle)
-        self._said: Sequence[Mapping[str, Any]] = ()
+        self._said: Sequence[Mapping[str, Any]] = ()  # of holds, as of then
+        self._marks = 0  # of life, which it had when it was looked at last; 0 where that is not known
         """What persons have said of holds, as of the last mark of life."""
         self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
@@ -159,6 +161,8 @@ class Ledger(History):
         began, record = uptime(), self.starts.record_of(rotation)
         async with self._transaction() as connection:
             if deletion is not None:
+                if await self._lives.marks(connection) < self._marks:  # a hold may be gone: it is written again
+                    raise LedgerError(f"the ledger {self.name} was put back to an older state")
                 await self.holds.demand_free(connection, deletion.snapshot, datetime.now(UTC))
             unknown, tenure = self._unknown.get(rotation.id), self._tenure()
             saved = await connection.scalar(statements.save(rotation, tenure, epoch=lease.epoch, unknown=unknown))
@@ -188,8 +192,7 @@ class Ledger(History):
 
     def guard(self, rotation_id: str, seconds: float = 0.0) -> None:
         """Raise `LeaseLost` unless the lease is good for `seconds` more, by a clock that no one sets."""
-        lease = self._held.get(rotation_id)
-        if lease is None or uptime() + seconds > lease.valid_until:
+        if (lease := self._held.get(rotation_id)) is None or uptime() + seconds > lease.valid_until:
             self._held.pop(rotation_id, None)
             raise LeaseLost(f"the lease of rotation {rotation_id} has run out")
 
@@ -251,8 +254,8 @@ class Ledger(History):
             return
         await connection.execute(statements.set_aside([row.id for row in rows]))
         for row in rows:
-            why = f"its rotation {row.id} in the ledger cannot be understood, and was set aside as it is"
-            self.set_aside[row.server_id] = why
+            what = f"its rotation {row.id} in the ledger cannot be understood"
+            self.set_aside[row.server_id] = f"{what}, and was set aside as it is"
             log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
 
     async def mend(self, rotations: Iterable[Rotation], *, mark: bool = False) -> bool:
@@ -267,6 +270,7 @@ class Ledger(History):
         elif not self._place.exchanges:
             return False
         self.starts.copies.forget()
+        self._marks = 0
         if any(one.is_old for one in self._place.exchanges):
             await self.holds.write_again(self._said)
         for rotation in rotations:
@@ -304,9 +308,12 @@ class Ledger(History):
             async with self._transaction() as connection:
                 if is_short(await connection.scalars(TABLE_NAMES)):
                     return False
-                if mark:
-                    await self._lives.mark(connection)
-                    self._said = await self.holds.written(connection)
+                marks = await (self._lives.mark if mark else self._lives.marks)(connection)
+                said = await self.holds.written(connection)
+            if marks < self._marks + mark and not self._place.exchanges:
+                self._place.exchanges.append(Exchange(WRITTEN_BACK, is_old=True))
+            if not self._place.exchanges:
+                self._marks, self._said = marks, said
             if mark:
                 await self._place.share()
                 await self._place.settle()

@@ -52,14 +52,15 @@ def test_what_is_put_into_the_queue_has_half_of_the_time_left_however_long_a_pol
 
 
 @pytest.mark.parametrize(("use", "oldest"), [(Use.SEND, OLDEST_TO_SEND_BY), (Use.DELETE, OLDEST_TO_DELETE_BY)])
-def test_what_is_to_queue_has_half_of_its_time_for_that_and_what_was_asked_in_its_turn_may_have_taken_long(
+def test_what_is_to_queue_has_a_part_of_its_time_for_that_and_what_was_asked_in_its_turn_may_have_taken_long(
     use: Use, oldest: float
 ) -> None:
     def enough(age: float, *, took: float = 0.0, is_to_queue: bool = False) -> bool:
         return serves(Evidence(shown=(), age=age, took=took), use, poll_interval=POLL, is_to_queue=is_to_queue)
 
-    assert enough(oldest / 2, is_to_queue=True)
-    assert not enough(oldest / 2 + 0.1, is_to_queue=True)
+    part = {Use.SEND: 0.5, Use.DELETE: 0.75}[use] * oldest
+    assert enough(part, is_to_queue=True)
+    assert not enough(part + 0.1, is_to_queue=True)
     assert enough(oldest + 6, took=6.0)
     assert not enough(oldest + 6.1, took=6.0)
     assert not serves(Evidence(shown=(), age=0.0, took=6.0, is_outrun=True), use, poll_interval=POLL)

@@ -16,6 +16,7 @@ import pytest
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Step
+from snaprotd.core.telling.entries import Deletion, Happened
 from snaprotd.ledger.address import stands_at
 from snaprotd.ledger.store import Ledger
 from tests.ledger.test_store import claimed, completed, finished, ledgers, rotation, sql
@@ -337,3 +338,47 @@ async def test_to_look_into_the_file_lets_go_of_no_lock(path: Path) -> None:
         log = stands_at(path)[1]
         by_another(path, "SELECT * FROM meta")
         assert stands_at(path)[1] == log
+
+
+# -- put back through SQLite itself ------------------------------------------------------------------------------------
+
+
+def restored(path: Path) -> None:
+    """`sqlite3 state.db ".restore old"`: in a transaction, while the daemon has it open."""
+    with closing(sqlite3.connect(path.parent / "old")) as old, closing(sqlite3.connect(path)) as ledger:
+        old.backup(ledger)
+
+
+def backed_up(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as ledger, closing(sqlite3.connect(path.parent / "old")) as old:
+        ledger.backup(old)
+
+
+@pytest.mark.parametrize("mark", [True, False])
+async def test_what_is_restored_by_sqlite_under_a_process_is_noticed_and_holds_stay(path: Path, mark: bool) -> None:
+    async with ledgers(path, "me") as (ledger,):
+        begun = await claimed(ledger)
+        assert await ledger.mend([begun], mark=True) is False
+        backed_up(path)
+        await ledger.holds.say(HELD_ONE, {"12345"}, HELD, NOW)
+        assert await ledger.mend([begun], mark=True) is False
+        restored(path)
+        with pytest.raises(LedgerError, match="put back to an older state"):
+            await ledger.save(begun, deletion=Deletion(snapshot=HELD_ONE, reason="", listed=(HELD_ONE,)))
+        assert await ledger.mend([begun], mark=mark) is True
+        assert [one.ids for one in await ledger.holds.said()] == [("77",)]
+        assert await ledger.open_rotations() == [begun]
+        told, _ = await ledger.events.after(0, limit=9)
+        assert told[-1].kind == Happened.LEDGER_EXCHANGED
+        assert await ledger.mend([begun], mark=True) is False
+        assert await ledger.mend([begun], mark=False) is False
+
+
+async def test_clocks_that_step_back_make_no_ledger_an_old_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ledgers(path, "one", "other") as (one, other):
+        await claimed(one)
+        for back in (0.0, 7.0, 3.0, 0.0, 500.0, 2.0, 86400.0, 0.0):
+            monkeypatch.setattr("snaprotd.ledger.files.copies.time.time", lambda back=back: NOW.timestamp() - back)
+            for ledger in (other, one):
+                assert await ledger.mend([], mark=True) is False
+                assert await ledger.mend([], mark=False) is False

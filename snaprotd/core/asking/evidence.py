@@ -29,6 +29,10 @@ class Use(Enum):
     DELETE = "delete"
 
 
+TO_QUEUE_WITHIN = {Use.SEND: 0.5, Use.DELETE: 0.75}
+"""The part of that time within which a request is put into the queue; the rest is for its turn to come."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence(Generic[T]):
     """What one look has shown of one server."""
@@ -46,9 +50,9 @@ class Evidence(Generic[T]):
 def serves(evidence: Evidence[T], use: Use, *, poll_interval: float, is_to_queue: bool = False) -> bool:
     """Whether that may be done without another look. `poll_interval` in seconds: as old is what a poll has shown.
 
-    `is_to_queue`: it has to wait for its turn first, and half of the time is for that.
+    `is_to_queue`: it has to wait for its turn first, and a part of the time is for that.
     """
     decides = min(poll_interval, OLDEST_TO_SEND_BY / 2)
     oldest = {Use.DECIDE: decides, Use.SEND: OLDEST_TO_SEND_BY, Use.DELETE: OLDEST_TO_DELETE_BY}[use]
-    oldest = (oldest / 2 if is_to_queue else oldest) + evidence.took
+    oldest = oldest * (TO_QUEUE_WITHIN.get(use, 1.0) if is_to_queue else 1.0) + evidence.took
     return not evidence.is_outrun and 0 <= evidence.age <= oldest

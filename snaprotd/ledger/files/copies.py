@@ -165,11 +165,19 @@ class Lives:
         """The lives as of `now`: those of an old copy are cut off there."""
         return (await self._read(connection, now))[0]
 
-    async def mark(self, connection: Connection) -> None:
-        """Leave a mark of life."""
+    async def mark(self, connection: Connection) -> int:
+        """Leave a mark of life. How many there are of all processes, by now: no clock has a part in that."""
         now = datetime.fromtimestamp(time.time(), UTC)
         lives, count, is_old = await self._read(connection, now)
         await self._write(connection, mark_of_life(lives, now), count, is_old=is_old)
+        marks = await self.marks(connection) + 1
+        await connection.execute(notes.note("marks", str(marks)))
+        return marks
+
+    @staticmethod
+    async def marks(connection: Connection) -> int:
+        """How many marks of life were left in it: fewer than there were where it was put back to what it was once."""
+        return _number(await connection.scalar(notes.MARKS))
 
     async def count(self, connection: Connection) -> int:
         """Count one more. The answer is for `note`, when the transaction is over."""

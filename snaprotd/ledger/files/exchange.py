@@ -24,6 +24,7 @@ PUT_BACK = "put back"
 """The key of that number, in the ledger's notes."""
 
 STANDS_ASIDE = "to restore a copy, stop snaprotd first"
+WRITTEN_BACK = f"somebody has put an older state into it, {STANDS_ASIDE}; what this process knows is written again"
 LOG = ("-wal", "-shm")
 PATIENCE = 5.0
 """Seconds for which another user of what stands there is waited for."""

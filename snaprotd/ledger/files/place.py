@@ -18,7 +18,6 @@ from snaprotd.ledger.files import exchange
 from snaprotd.ledger.files.exchange import Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.files.holder import who_writes
-from snaprotd.ledger.rows import read_lives
 from snaprotd.ledger.sqlite import Connection, Database, is_damage, is_lock, open_database, told, transaction, turn
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -34,20 +33,18 @@ class _Standing:
     """How far a ledger has come, by what it says itself."""
 
     count: int
-    marked: datetime
+    marks: int
     put_back: int
 
-    def goes_on_from(self, before: _Standing | None, now: datetime) -> bool:
-        """Whether it may be what became of that one. A clock that was ahead has left marks to come: they go again."""
-        if before is None:
-            return True
-        return self.count >= before.count and (self.marked >= before.marked or before.marked > now)
+    def goes_on_from(self, before: _Standing | None) -> bool:
+        """Whether it may be what became of that one. By counts: no clock is trusted for it."""
+        return before is None or (self.count >= before.count and self.marks >= before.marks)
 
 
 def _standing(noted: Mapping[str, str]) -> _Standing | None:
-    lives, count = read_lives(noted.get("lives")), noted.get("count", "0")
-    put_back = exchange.number_in(noted.get(exchange.PUT_BACK, ""))
-    return _Standing(int(count), lives[-1].end, put_back) if lives and count.isdecimal() else None
+    """None where nothing was ever noted: that is no ledger."""
+    count, marks, put_back = (exchange.number_in(noted.get(key, "")) for key in ("count", "marks", exchange.PUT_BACK))
+    return _Standing(count, marks, put_back) if "lives" in noted else None
 
 
 class Place:
@@ -148,7 +145,7 @@ class Place:
         for _ in range(LOOKS):
             state, noted = state_of(self.path), await asyncio.to_thread(exchange.noted_alone, self.path)
             found = _standing(noted)
-            if found is not None and found.goes_on_from(self._stood, datetime.now(UTC)):
+            if found is not None and found.goes_on_from(self._stood):
                 self._settled, self._stood = state, found
                 return False
             await asyncio.sleep(WRITTEN_WITHIN)

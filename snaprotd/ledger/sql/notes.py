@@ -13,6 +13,8 @@ from snaprotd.ledger.sql.prepared import Prepared, Statement
 from snaprotd.ledger.sql.schema import META
 
 LIVES = Prepared(lambda: select(META.c.key, META.c.value).where(or_(META.c.key == "lives", META.c.key == "count")))()
+MARKS = Prepared(lambda: select(META.c.value).where(META.c.key == "marks"))()
+"""How many marks of life were left in it."""
 
 
 def _note() -> Any:
