@@ -146,7 +146,8 @@ def _checked_url(path: Path, text: str) -> tuple[str, ...]:
 
 
 def _secret_parts(url: SplitResult) -> tuple[str, ...]:
-    parts = [*url.path.split("/"), *(value for _, value in parse_qsl(url.query))]
+    parts, values = url.path.split("/"), [value for _, value in parse_qsl(url.query) if len(value) >= SHORTEST]
     random = [part for part in parts if len(part) >= SHORTEST and re.search(r"\d|[a-z][A-Z]|[A-Z][a-z]", part)]
-    hidden = [*(random or [max(parts, key=len)]), *(unquote(one or "") for one in (url.username, url.password))]
+    known = [*random, *values] or [max(parts, key=len)]
+    hidden = [*known, *(unquote(one or "") for one in (url.username, url.password))]
     return tuple(part for part in hidden if len(part) >= SHORTEST)

@@ -139,6 +139,13 @@ async def test_no_answer_shows_the_url_or_the_key_however_the_receiver_writes_th
     assert redactor.known("our services at 127.0.0.1 are well") == "our services at 127.0.0.1 are well"
 
 
+async def test_what_stands_in_the_query_is_hidden_beside_a_path_that_seems_to_be_the_secret(tmp_path: Path) -> None:
+    async with receiver(lambda asked: answer(422, f"no {asked.target}")) as there:
+        came_back = await webhook(tmp_path, f"{there.url}/webhook2024/?key=correcthorsebattery&v=1").send(MESSAGE)
+    assert "correcthorse" not in came_back.said
+    assert "webhook2024" not in came_back.said
+
+
 async def test_with_a_hundred_channels_no_secret_is_pushed_out_of_what_is_hidden(tmp_path: Path) -> None:
     redactor.hide(lambda: ("Zq7-the-token-of-all-4Kd",))
     redactor.known("the first to be known")
