@@ -67,9 +67,9 @@ class Ledger(History):
         self.desk = Desk(self._transaction, self.events)
         self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
         self.holds = Holds(self._transaction, lambda: self.starts.account, self.events, self._place.settle)
-        self._said: Sequence[Mapping[str, Any]] = ()  # of holds, as of then
-        self._marks = 0  # of life, which it had when it was looked at last; 0 where that is not known
-        """What persons have said of holds, as of the last mark of life."""
+        self._said: Sequence[Mapping[str, Any]] = ()
+        """What persons have said of holds, as of the last look."""
+        self._marks = 0  # of life, which it had then; 0 where that is not known
         self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from snaprotd.config.settings import Config, Target
-from snaprotd.core.asking.budget import Budget, Past
+from snaprotd.core.asking.budget import Budget, Past, pages_of
 from snaprotd.core.asking.night import Begun, Due, Night, play
 from snaprotd.core.policy import Policy
 from snaprotd.core.rotation import Rotation
@@ -74,7 +74,7 @@ def capacity_of(
         return None
     first = min(slot + _delay(target) for target, slot in slots)
     due = [_due(target, slot, first, latest.get(target.server_id)) for target, slot in slots]
-    pages = -(-servers // page_size) - (-snapshots // page_size)
+    pages = pages_of(servers, snapshots, page_size)
     budget = Budget(rate=config.api.requests_per_second, poll_interval=config.poll_interval, pages=pages)
     night = play(due, budget, max_concurrent=config.max_concurrent)
     changes = () if fits(night) else tuple(_changes(due, budget, config.max_concurrent))

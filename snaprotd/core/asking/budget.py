@@ -82,6 +82,11 @@ class Budget:
         return max(int(max((there_are - shared) / OWN, there_are / (OWN + 2 * LOOKS))), 1)
 
 
+def pages_of(servers: int, snapshots: int, page_size: int) -> int:
+    """Of the lists of all servers and of all snapshots of an account."""
+    return -(-servers // page_size) - (-snapshots // page_size)
+
+
 def moments(rotation: Rotation, past: Past, now: datetime) -> tuple[float, ...]:
     """In how many seconds its snapshot, and then its start, will have to be asked for; none where that has passed.
 

@@ -168,8 +168,7 @@ class _Stage:
         while True:
             while self._starts and self._starts[0] <= at:
                 heappop(self._starts)
-            create = at + due.past.power
-            new = (create, create + due.past.snapshot)
+            new = _moments(at, due.past)
             if not self._starts:
                 break
             if len(self._starts) >= most_off:
@@ -181,8 +180,7 @@ class _Stage:
         return at
 
     def _off_from(self, at: float, past: Past) -> None:
-        create = at + past.power
-        start = create + past.snapshot
+        create, start = _moments(at, past)
         heappush(self._starts, start)
         insort(self._moments, create)
         insort(self._moments, start)
@@ -204,3 +202,9 @@ class _Stage:
         self.by_minute[first] += TO_BEGIN
         for minute in range(first, last + 1):
             self.by_minute[minute] += ((STOPPED if one.due.stops else LIVE) - TO_BEGIN) / (last + 1 - first)
+
+
+def _moments(at: float, past: Past) -> tuple[float, float]:
+    """When the snapshot, and then the start, is asked for of a server that is stopped `at` this time."""
+    create = at + past.power
+    return create, create + past.snapshot

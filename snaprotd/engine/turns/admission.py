@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from snaprotd.core.admission import why_too_late
-from snaprotd.core.asking.budget import Budget, Past, fits, moments
+from snaprotd.core.asking.budget import Budget, Past, fits, moments, pages_of
 from snaprotd.core.asking.polls import REMEMBERED
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Rotation
@@ -98,9 +98,10 @@ class Admission:
 
     @property
     def _pages(self) -> int:
-        """Of the lists of all servers and of all snapshots, as last seen."""
-        size, known = self._tools.cloud.capabilities.page_size, self._tools.inventory.known.values()
-        return -(-len(known) // size) - (-sum(len(one.snapshots) for one in known) // size)
+        """As last seen."""
+        known = self._tools.inventory.known.values()
+        snapshots = sum(len(one.snapshots) for one in known)
+        return pages_of(len(known), snapshots, self._tools.cloud.capabilities.page_size)
 
     async def _past(self, rotation: Rotation) -> Past:
         with suppress(LedgerError):
