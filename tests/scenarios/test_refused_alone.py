@@ -15,8 +15,8 @@ import pytest
 from snaprotd.config import file as config
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.life import Daemon
-from tests.support.fleet import FIRST_SLOT, LOOKS, AccountTransport, Fleet, an_account, write_config
-from tests.support.quick_account import FIRST_SERVER, TOKEN, Asked, QuickAccount
+from tests.support.fleet import FIRST_SLOT, Fleet, an_account, looking_after, write_config
+from tests.support.quick_account import FIRST_SERVER, Asked, QuickAccount
 
 pytestmark = pytest.mark.usefixtures("silence")
 
@@ -50,24 +50,14 @@ async def struck(folder: Path, refuses: Refuses, fleet: Fleet = MANY) -> AsyncIt
     """The night has just begun."""
     random.seed(1)
     account, ended = an_account(fleet), list[Rotation]()
-    daemon = Daemon(
-        config.load(write_config(folder, fleet), {}),
-        {"VPS_API_TOKEN": TOKEN},
-        on_finished=ended.append,
-        transport=AccountTransport(account, fleet.latency),
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        for what, seconds in LOOKS.items():
-            patch.setattr(what, seconds)
-        running = asyncio.create_task(daemon.run())
+    settings = config.load(write_config(folder, fleet), {})
+    async with looking_after(settings, fleet, account, ended) as (daemon, _):
+        await asyncio.sleep(FIRST_SLOT.timestamp() - account.clock())
+        account.journal, account.refuses = [], refuses
         try:
-            await asyncio.sleep(FIRST_SLOT.timestamp() - account.clock())
-            account.journal, account.refuses = [], refuses
             yield Struck(daemon, account, ended)
         finally:
             account.refuses = lambda *_: False
-            daemon.stop()
-            await running
 
 
 def some(number: int) -> set[int]:

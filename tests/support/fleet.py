@@ -18,7 +18,8 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from email.utils import formatdate
@@ -301,23 +302,28 @@ async def live_through(folder: Path, fleet: Fleet) -> Night:
     settings = config.load(write_config(folder, fleet), {})
     if fleet.has_past:
         await write_past(settings, fleet)
-    daemon = Daemon(
-        settings,
-        {"VPS_API_TOKEN": TOKEN},
-        on_finished=ended.append,
-        transport=AccountTransport(account, fleet.latency),
-    )
+    async with looking_after(settings, fleet, account, ended) as (_, running):
+        for slot in _slots(fleet):
+            night = await _live_through(slot, fleet, account, ended, running)
+    return night
+
+
+@asynccontextmanager
+async def looking_after(
+    settings: Config, fleet: Fleet, account: QuickAccount, ended: list[Rotation]
+) -> AsyncIterator[tuple[Daemon, asyncio.Task[int]]]:
+    """A daemon at work on the account, which adds to `ended` what has."""
+    transport = AccountTransport(account, fleet.latency)
+    daemon = Daemon(settings, {"VPS_API_TOKEN": TOKEN}, on_finished=ended.append, transport=transport)
     with pytest.MonkeyPatch.context() as patch:
         for what, seconds in LOOKS.items():
             patch.setattr(what, seconds)
         running = asyncio.create_task(daemon.run())
         try:
-            for slot in _slots(fleet):
-                night = await _live_through(slot, fleet, account, ended, running)
+            yield daemon, running
         finally:
             daemon.stop()
             await running
-    return night
 
 
 async def _live_through(
