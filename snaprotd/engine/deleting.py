@@ -37,7 +37,7 @@ log = structlog.get_logger("snaprotd.rotation")
 async def make_room(run: Run) -> Outcome:
     """Where the server is at the limit, delete as many of ours as it takes, if the policy allows that; else none."""
     rotation = run.rotation
-    snapshots = await run.snapshots_to_judge()
+    snapshots = await run.looks.snapshots_to_judge()
     room = _room(rotation, snapshots, run.tools.now())
     if room.free:
         return Done()
@@ -68,7 +68,7 @@ async def _free_one(run: Run, first: Decision, listed: tuple[Snapshot, ...]) -> 
 async def prune(run: Run) -> Outcome:
     """Delete what retention no longer keeps, one at a time, oldest first, looking before each."""
     rotation = run.rotation
-    snapshots = await run.snapshots_to_judge()
+    snapshots = await run.looks.snapshots_to_judge()
     mine = taken_for(rotation, snapshots)
     if mine is None or not mine.is_completed:
         return Waiting("the list does not show the new snapshot as completed: nothing is deleted on such a list")

@@ -152,7 +152,10 @@ class Looks:
                 self._turn = None
 
     async def server(self, *, anew: bool = False, use: Use = Use.DECIDE) -> Server:
-        """As `Run.server`; good enough to be put into the queue for `use`."""
+        """The server as of now; or, unless `anew`, as a step before this one has seen it a moment ago.
+
+        Good enough to be put into the queue for `use`.
+        """
         seen = None if anew and self._turn is None else self._evidence(self._server, use, is_to_queue=True)
         return seen or await self._keep_server(self._asker.look_for(self._asker.server_id))
 
@@ -162,7 +165,7 @@ class Looks:
         return seen
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
-        """As `Run.snapshots`."""
+        """The snapshots as of now."""
         seen = None if self._turn is None else self._evidence(self._listed)
         return seen if seen is not None else await self._keep_snapshots(self._asker.priority)
 
@@ -176,7 +179,10 @@ class Looks:
         return listed
 
     async def snapshots_to_judge(self) -> tuple[Snapshot, ...]:
-        """As `Run.snapshots_to_judge`."""
+        """The snapshots, as seen just now or by a step before this one, each with what the ledger knows of it.
+
+        A name alone tells nothing. Raises `LedgerError`.
+        """
         judged = self._evidence(self._judged)
         if judged is not None:
             return judged

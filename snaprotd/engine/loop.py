@@ -59,7 +59,7 @@ async def _visit_and_save(run: Run) -> None:
         _tell(before, run.rotation, outcome)
         longest = run.patience_left
     if not isinstance(outcome, Done) and not (isinstance(outcome, Waiting) and outcome.soon):
-        run.outrun()
+        run.looks.outrun()
     await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
         pause = _pause(run, outcome)

@@ -18,7 +18,7 @@ from snaprotd.core.asking import polls
 from snaprotd.core.asking.evidence import Use
 from snaprotd.core.creation import Creation
 from snaprotd.core.errors import CalledOff, LedgerError, NotSent, OutsideWindow
-from snaprotd.core.model import Server, Snapshot
+from snaprotd.core.model import Server
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.promise import taken_up
@@ -260,25 +260,6 @@ class Run:
 
     # -- what was seen, and what may be done by it ----------------------------------------------------------------
 
-    def outrun(self) -> None:
-        """What was seen is no evidence any more."""
-        self.looks.outrun()
-
-    async def server(self, *, anew: bool = False) -> Server:
-        """The server as of now; or, unless `anew`, as a step before this one has seen it a moment ago."""
-        return await self.looks.server(anew=anew)
-
-    async def snapshots(self) -> tuple[Snapshot, ...]:
-        """The snapshots as of now."""
-        return await self.looks.snapshots()
-
-    async def snapshots_to_judge(self) -> tuple[Snapshot, ...]:
-        """The snapshots, as seen just now or by a step before this one, each with what the ledger knows of it.
-
-        A name alone tells nothing. Raises `LedgerError`.
-        """
-        return await self.looks.snapshots_to_judge()
-
     async def look_for(self, server_id: str) -> Server:
         return await self.unless_called_off(self.tools.inventory.server(server_id, priority=self.priority))
 
@@ -288,7 +269,7 @@ class Run:
         Asked by what this process has seen of the server: its name and its address hardly change meanwhile.
         """
         policy = self._rotation.policy
-        server = await self.server() if policy.stop_first else None
+        server = await self.looks.server() if policy.stop_first else None
         return stops_itself(policy, server, self.tools.machine()) if server is not None else ""
 
     @property

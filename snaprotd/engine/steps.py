@@ -46,7 +46,7 @@ log = structlog.get_logger("snaprotd.rotation")
 
 async def look(run: Run) -> Outcome:
     """Is there anything to do, and may the server be touched at all?"""
-    snapshots = await run.snapshots_to_judge()
+    snapshots = await run.looks.snapshots_to_judge()
     if await run.is_restored_by_hand():
         return Failed("the server is being restored, by `snaprotd restore`: it was not touched", may_pass=True)
     if run.rotation.attempt > 1 and (left := _left_by_an_earlier_attempt(run, snapshots)) is not None:
@@ -57,7 +57,7 @@ async def look(run: Run) -> Outcome:
         run.update_creation(creation.seen, mine)
         return await _recall(run, snapshots)
     _tell_strangers(rotation, snapshots)
-    server = await run.server()
+    server = await run.looks.server()
     if why := await run.stops_itself():
         return Failed(why)
     if server.is_untouchable:
@@ -133,7 +133,7 @@ async def snapshot(run: Run) -> Outcome:
     """Ask for the snapshot, once. While the fate of a request is open, look for its snapshot and send no other."""
     rotation = run.rotation
     # What was asked for is known without the ledger, which may be unusable by now.
-    snapshots = await (run.snapshots() if rotation.creation.was_asked else run.snapshots_to_judge())
+    snapshots = await (run.looks.snapshots() if rotation.creation.was_asked else run.looks.snapshots_to_judge())
     mine = taken_for(rotation, snapshots)
     if mine is not None:
         run.update_creation(creation.made, mine.id)
@@ -143,7 +143,7 @@ async def snapshot(run: Run) -> Outcome:
     if len(snapshots) >= rotation.rules.limit:
         return Failed(why_full(rotation, snapshots, run.tools.now()))
     # Whom we have switched off somebody may have switched on since.
-    server = await run.server(anew=rotation.policy.stop_first)
+    server = await run.looks.server(anew=rotation.policy.stop_first)
     run.look(server)
     return _unfit(run.rotation, server) or await _create(run, server, snapshots)
 
@@ -199,7 +199,7 @@ async def _refused(run: Run, refusal: Full) -> Outcome:
     """One answer stands for bad parameters and for a full server: look which it was. Never ask again."""
     rotation = run.rotation
     try:
-        snapshots = await run.snapshots()
+        snapshots = await run.looks.snapshots()
     except CloudError:
         return Failed(str(refusal))
     mine = taken_for(rotation, snapshots)
@@ -233,7 +233,7 @@ async def wait(run: Run) -> Outcome:
         run.has_just_begun_it = False
         return Waiting("the snapshot is in progress")
     await _look_at_server(run)
-    mine = taken_for(run.rotation, await run.snapshots())
+    mine = taken_for(run.rotation, await run.looks.snapshots())
     rotation = run.rotation
     if mine is None:
         return _vanished(rotation)
@@ -255,7 +255,7 @@ async def _look_at_server(run: Run) -> None:
     power = run.rotation.power
     if power.is_payable and (power.running_for is not None or run.looked_ago >= LOOK_AGAIN):
         try:
-            run.look(await run.server())
+            run.look(await run.looks.server())
         except CloudError as error:
             log.warning("the server that is held off cannot be looked at", error=str(error))
 

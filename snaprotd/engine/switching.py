@@ -49,7 +49,7 @@ async def stop(run: Run) -> Outcome:
     rotation = run.rotation
     if not rotation.policy.stop_first:
         return Done()
-    server = await run.server()
+    server = await run.looks.server()
     run.look(server)
     if server.is_stopped:
         return Done()
