@@ -11,7 +11,7 @@ from math import inf
 import structlog
 
 from snaprotd.core.admission import why_not_now
-from snaprotd.core.asking.polls import OFTEN, next_poll, widening
+from snaprotd.core.asking.polls import OFTEN, next_look, next_poll
 from snaprotd.core.errors import (
     LONGEST_PAUSE,
     LONGEST_PAUSE_WHILE_OFF,
@@ -163,9 +163,7 @@ def _until_worth_a_visit(run: Run) -> float:
         waited = rotation.creation.asked_for(run.tools.now())
         wanted = next_poll(waited, run.usual, poll_interval=poll_interval, is_off=run.priority.is_urgent)
     elif run.priority.is_urgent and not rotation.is_refused_its_stop:
-        seen_for = rotation.power.running_for
-        wanted = widening(rotation.waited, poll_interval) if seen_for is None else poll_interval - seen_for
-        wanted -= poll_interval / OFTEN if seen_for is None else 0  # the tick before that, not the one after
+        wanted = next_look(rotation.waited, rotation.power.running_for, poll_interval=poll_interval)
     if wanted == poll_interval:
         return until_tick(poll_interval)
     return wanted + until_tick(poll_interval / OFTEN, after=wanted)

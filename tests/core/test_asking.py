@@ -14,7 +14,7 @@ from snaprotd.core.asking.evidence import (
     Use,
     serves,
 )
-from snaprotd.core.asking.polls import next_poll, only_waits, usual, widening
+from snaprotd.core.asking.polls import next_look, next_poll, only_waits, usual, widening
 
 POLL = 15.0
 
@@ -90,6 +90,24 @@ def polls(its_usual: float | None, *, until: float, is_off: bool = False) -> lis
         now += next_poll(now, its_usual, poll_interval=POLL, is_off=is_off)
         times.append(round(now, 1))
     return times
+
+
+@pytest.mark.parametrize(
+    ("waited", "seen_for", "wait"),
+    [
+        (0, None, 0),
+        (40, None, 5),
+        (3600, None, POLL - 5),
+        (40, 0.0, POLL),
+        (40, 12.0, 3),
+        (40, 15.0, 0),
+        (40, 90.0, 0),  # the look that makes it certain was refused for more than a minute
+    ],
+)
+def test_a_server_is_looked_at_again_at_a_tick_that_is_yet_to_come(
+    waited: float, seen_for: float | None, wait: float
+) -> None:
+    assert next_look(waited, seen_for, poll_interval=POLL) == wait
 
 
 def test_without_a_past_there_is_a_look_at_each_poll() -> None:

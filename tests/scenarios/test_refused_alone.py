@@ -97,7 +97,7 @@ async def test_servers_whose_starts_are_refused_for_ever_keep_no_other_one_off(t
 FEWER = Fleet(servers=12, stop_first=True)
 OF_ONE: list[tuple[str, Callable[[str], bool], str, int]] = [
     # what is refused of one server, what may become of it, and how many are asked of it at the most
-    ("what is read of it", lambda kind: kind in READS, "success partial failure", 30),
+    ("what is read of it", lambda kind: kind in READS, "success partial failure", 45),
     ("deletions", lambda kind: kind == "delete", "partial", 10),
     ("creation", lambda kind: kind == "create", "failure", 45),
     ("its stop", lambda kind: kind == "stop", "failure", 15),

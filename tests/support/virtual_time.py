@@ -28,6 +28,10 @@ SELDOM = 20
 """Turns of the loop after which the system is asked for events while there is other work: each time costs a call."""
 
 
+MOST_TURNS = 300_000
+"""Turns of the loop in which time may stand still: what asks again and again without a pause would hang for ever."""
+
+
 class VirtualSelector(selectors.DefaultSelector):
     """Waits for real events while a thread is at work, else moves the clock on by what it was to wait."""
 
@@ -36,8 +40,13 @@ class VirtualSelector(selectors.DefaultSelector):
         self._jump = jump
         self._busy = busy
         self._passed_over = 0
+        self._turns = 0
+        """Since time has moved."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._turns += 1
+        if self._turns > MOST_TURNS:
+            raise RuntimeError(f"the loop has gone round {MOST_TURNS} times and no time has passed: something spins")
         if timeout == 0 and not self._busy() and self._passed_over < SELDOM:
             self._passed_over += 1
             return []
@@ -47,6 +56,7 @@ class VirtualSelector(selectors.DefaultSelector):
         events = list(super().select(0))
         if not events and timeout > 0:
             self._jump(timeout)
+            self._turns = 0
         return events
 
 

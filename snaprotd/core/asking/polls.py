@@ -41,6 +41,17 @@ def next_poll(waited: float, its_usual: float | None, *, poll_interval: float, i
     return max(shortest, next(share * its_usual - waited for share in SHARES if share * its_usual > waited))
 
 
+def next_look(waited: float, seen_for: float | None, *, poll_interval: float) -> float:
+    """Seconds for which a server that is to run needs no look, after that there may be one at the next tick.
+
+    `waited`: seconds for which it has been waited for; `seen_for`: seconds since it was first seen running, which one
+    more look makes certain. Never below 0, however late that look is: there is a tick between two looks.
+    """
+    if seen_for is not None:
+        return max(0.0, poll_interval - seen_for)
+    return widening(waited, poll_interval) - poll_interval / OFTEN  # the tick before that, not the one after
+
+
 def only_waits(waited: float, its_usual: float | None, *, timeout: float) -> bool:
     """Whether a snapshot has been waited for so far beyond its usual time that it keeps nobody from beginning any more.
 
