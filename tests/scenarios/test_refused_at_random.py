@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
 SERVERS = [str(12345 + one) for one in range(12)]
 SOON = 1200.0
-"""Seconds. Undisturbed it takes 30, and a provider that never answers gets a request a minute. As chance has it, it takes
-60 to 850 here; were each pause kept that is asked for, it would be an hour and more."""
+"""Seconds. Undisturbed it takes 30, and a provider that never answers gets a request a minute. As chance has
+it, it takes 60 to 850 here; were each pause kept that is asked for, it would be an hour and more."""
 
 
 @pytest.fixture(autouse=True)
