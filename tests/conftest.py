@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -32,6 +33,28 @@ if os.path.isdir("/dev/shm"):
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--one-in", type=int, default=1, help="of the stories on virtual time run one in so many")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Stories on virtual time tell of rotations, and little of a Python: of these a part is enough on a second one."""
+    every = config.getoption("--one-in")
+    left_out = [one for one in items if _is_virtual(one) and zlib.crc32(one.nodeid.encode()) % every]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [one for one in items if one not in gone]
+
+
+def _is_virtual(item: pytest.Item) -> bool:
+    return (
+        isinstance(item, pytest.Function)
+        and inspect.iscoroutinefunction(item.obj)
+        and item.get_closest_marker("real_time") is None
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
@@ -41,10 +64,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     stage_of_module = pyfuncitem.funcargs.get("module_stage")
     if isinstance(stage_of_module, Stage):
         stage_of_module.runner.run(story)
-    elif pyfuncitem.get_closest_marker("real_time"):
-        asyncio.run(story)
-    else:
+    elif _is_virtual(pyfuncitem):
         run_virtually(story)
+    else:
+        asyncio.run(story)
     return True
 
 

@@ -35,8 +35,11 @@ def assert_requests_were_foreseen(night: Night) -> None:
 
 
 @pytest.mark.usefixtures("silence")
-async def test_a_night_in_which_all_are_at_work_at_once_asks_for_little_more_than_it_must(tmp_path: Path) -> None:
-    fleet = Fleet(servers=50, max_concurrent=1000, requests_per_second=1000, nights=2)
+@pytest.mark.parametrize("servers", [25, *the_rest((50,))])
+async def test_a_night_in_which_all_are_at_work_at_once_asks_for_little_more_than_it_must(
+    tmp_path: Path, servers: int
+) -> None:
+    fleet = Fleet(servers=servers, max_concurrent=1000, requests_per_second=1000, nights=2)
     night = await live_through(tmp_path, fleet)
     assert_all_is_well(night)
     assert night.times_least <= 1.3
@@ -55,8 +58,9 @@ async def test_a_night_at_the_usual_rate_is_over_in_time_and_asks_little_of_each
 
 ALL_AT_ONCE = [
     Fleet(servers=40, has_past=True, stop_first=True),
-    Fleet(servers=60, has_past=True, stop_first=True, max_concurrent=60),
+    Fleet(servers=30, has_past=True, stop_first=True, max_concurrent=30),
     *the_rest(
+        (Fleet(servers=60, has_past=True, stop_first=True, max_concurrent=60),),
         (Fleet(servers=100, has_past=True, stop_first=True),),
         (Fleet(servers=100, has_past=True, stop_first=True, max_concurrent=100),),
     ),
