@@ -81,12 +81,18 @@ class Drain:
             return
 
 
+THIS_TICK = 1e-3
+"""The part of `poll_interval` by which a timer may ring too early for its tick."""
+
+
 def until_tick(poll_interval: float, *, after: float = 0.0) -> float:
     """Seconds to the next of the ticks at which everything is polled, so that all share one list request.
 
-    Or from `after` so many seconds.
+    Or from `after` so many seconds. Never so few that it is this tick still, by a timer that rang too early: who was
+    not answered at once would come back at once.
     """
-    return poll_interval - (asyncio.get_running_loop().time() + after) % poll_interval
+    left = poll_interval - (asyncio.get_running_loop().time() + after) % poll_interval
+    return left if after + left > poll_interval * THIS_TICK else left + poll_interval
 
 
 @dataclass(kw_only=True)

@@ -21,6 +21,8 @@ PATIENCE_WHILE_OFF = 2.0
 """Seconds by which each refusal in a row holds up what is urgent for longer."""
 ASKED_EVERY = 2.0
 """Seconds after which who waits is asked again whether the request is still wanted."""
+A_MOMENT = 1e-3
+"""Seconds that are not worth a timer, which may ring a little too early."""
 LONGEST_APART = 0.5
 """Seconds between two requests of one series at the most; where the rate is higher it has them as evenly as all."""
 PASSED_OVER = 9
@@ -140,7 +142,7 @@ class Pace:
         self, about: About, priority: Priority, *, wanted: Callable[[], None] | None = None, waits: bool
     ) -> AsyncIterator[float]:
         """As `turn`. What is held back waits for that first where it `waits`, else raises `HeldBack`."""
-        while (left := self._held_for(about, priority)) > 0:
+        while (left := self._held_for(about, priority)) > A_MOMENT:
             if not waits:
                 why = "is refused by the provider, which answers others"
                 raise HeldBack(f"{about.words} {why}: it is asked again in {left:.0f} s", retry_after=left)
