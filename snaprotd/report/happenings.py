@@ -12,6 +12,7 @@ from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.telling import Event, Kind, Who
 from snaprotd.core.telling.edges import LONGEST_TEXT
 from snaprotd.core.telling.entries import Entry, Happened
+from snaprotd.core.telling.troubles import ACCOUNT
 from snaprotd.core.words import printable
 from snaprotd.logs import redactor
 from snaprotd.report.kinds import Problem
@@ -81,13 +82,23 @@ def _of_end(entry: Entry, who: Who, account_failure: CloudError | None) -> Event
     is_blocked = error.startswith(BLOCKED)
     if is_blocked:
         problem = Problem("blocked", {"who_holds_the_slots": error.removeprefix(BLOCKED)})
-    cause = "" if is_blocked else str(told.get("cause") or _cause_of_account(account_failure))
+    cause = "" if is_blocked else _cause_of_end(str(told.get("cause") or ""), account_failure)
     is_about = Kind.BLOCKED if is_blocked else Kind.FAILURE
     return _event(problem, id_=id_, at=entry.at, kind=is_about, server=who, cause=cause, rotation=id_)
 
 
+def _cause_of_end(its: str, failure: CloudError | None) -> str:
+    """Of a rotation that has failed for `its` cause: empty where that is its server's own, whatever else goes on."""
+    if its == Refused.cause:
+        return its
+    is_the_accounts = failure is not None and (its == failure.cause or {its, failure.cause} == ACCOUNT)
+    return _cause_of_account(failure) if its and is_the_accounts else ""
+
+
 def _cause_of_account(failure: CloudError | None) -> str:
-    return "" if failure is None else failure.cause or API
+    if failure is None:
+        return ""
+    return Refused.cause if isinstance(failure, Refused) else API
 
 
 def of_servers_off(running: Iterable[Rotation], debts: Iterable[ServerPower], now: datetime) -> list[Event]:

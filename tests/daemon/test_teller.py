@@ -379,3 +379,23 @@ async def test_a_heartbeat_that_nobody_counts_is_shown_until_one_is_taken(
         outside.says = b"OK"
         await asyncio.sleep(5 * MINUTE)
         assert [one["server"] for one in (await watched.get("/api/status")).json()["problems"]] == ["web-01"]
+
+
+@pytest.mark.parametrize("account", ["in doubt", "away"])
+async def test_a_servers_own_failure_is_told_as_that_whatever_the_account_has(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None, account: str
+) -> None:
+    world = a_world("web-01", "web-02")
+    world.faults = [Fault(kind="ends", word="failed", server_id="12345", method="POST", path="/snapshots/")]
+    async with daemon_on(configured(tmp_path, world, schedule="5 3 * * *"), world):
+        await asyncio.sleep(MINUTE)
+        if account == "in doubt":
+            world.servers[world.add_server("db-01")].ref = None  # type: ignore[assignment]
+        else:
+            world.faults.append(Fault(kind="status", status=503, path="/servers/", times=None))
+        await asyncio.sleep(29 * MINUTE)
+    (own, of_the_account) = sorted(outside.told, key=lambda one: one["server"] is None)
+    assert own["server"] == {"id": 12345, "name": "web-01"}, outside.words
+    assert "at step wait" in own["text"]
+    assert "the account could not be listed" in of_the_account["text"]
+    assert "concerns" not in of_the_account["text"]
