@@ -303,7 +303,7 @@ async def test_a_check_is_told_of_each_success_while_all_is_well_and_of_each_fai
     fleet, own = Receiver(), Receiver()
     channels = (channel("ping", fleet, is_check=True), channel("ping-2", own, is_check=True))
     async with notifying(*channels) as notify:
-        notify.look_after({"web-01", "web-02"}, {"ping-2": {"web-02"}})
+        notify.look_after({"ping-2": {"web-02"}})
         for kind, name in (
             (Kind.RECOVERY, "web-01"),
             (Kind.FAILURE, "web-01"),
@@ -568,7 +568,7 @@ async def test_a_check_hears_of_what_a_look_has_found_when_it_is_told_and_of_its
 async def test_the_check_of_a_policy_hears_of_what_is_wrong_with_all_and_with_its_own_servers() -> None:
     own, others = Receiver(), Receiver()
     async with notifying(channel("ping", own, is_check=True), channel("ping-2", others, is_check=True)) as notify:
-        notify.look_after({"web-01", "web-02"}, {"ping": {"web-01"}, "ping-2": {"web-02"}})
+        notify.look_after({"ping": {"web-01"}, "ping-2": {"web-02"}})
         off = replace(event(Kind.HELD_OFF), rotation="")
         for there in ([off], []):
             notify.show(Kind.HELD_OFF, there)
@@ -606,14 +606,3 @@ async def test_a_clock_that_is_days_ahead_gives_up_no_letter_that_was_hardly_tri
         await asyncio.sleep(10 * MINUTE)
         loop.set_wall_clock(0)
     assert there.ids == ["a"]
-
-
-async def test_nobody_is_forgotten_before_it_is_known_who_is_looked_after() -> None:
-    there = Receiver()
-    async with notifying(channel("webhook", there)) as notify:
-        notify.tell(event(Kind.FAILURE))
-        await asyncio.sleep(5 * MINUTE)
-        notify.look_after(None, {})
-        notify.tell(event(Kind.RECOVERY))
-        await asyncio.sleep(5 * MINUTE)
-    assert [one.kind for one in there.taken] == [Kind.FAILURE, Kind.RECOVERY]
