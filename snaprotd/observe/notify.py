@@ -12,7 +12,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Kind, Letter, Message
 from snaprotd.core.telling.edges import messages_due, ping_of, turns
 from snaprotd.core.telling.entries import Entry, entries_of
-from snaprotd.core.telling.troubles import Key, Told, kept_for_anybody, levelled, noted, renamed, set_apart
+from snaprotd.core.telling.troubles import Key, Told, gone_on, kept_for_anybody, levelled, noted, renamed, set_apart
 from snaprotd.observe.delivery import Channel, Delivery, heirs_of
 from snaprotd.observe.outbox import Desk, Outbox
 
@@ -59,7 +59,7 @@ class Notify:
     def go_on(self, told: Told, cursor: int, letters: Sequence[Letter]) -> None:
         """From where the process before this one has come to. Before it is known, nothing is written down."""
         self._kept, self._entered = (told, cursor), entries_of(told, {}, self._now())[0]
-        self._told = replace(told, troubles={**told.troubles, **self._told.troubles})
+        self._told = gone_on(told, self._told, self._now())
         self.cursor, self._may_keep = cursor, True
         self._delivery.post(letters, are_kept=True)
 

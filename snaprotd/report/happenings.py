@@ -107,12 +107,12 @@ def of_servers_off(running: Iterable[Rotation], debts: Iterable[ServerPower], no
     for rotation in running:
         who = Who(id=rotation.server_id, name=rotation.label)
         for problem in of_power(rotation, now):
-            id_ = f"off-{rotation.id}"
+            id_ = f"off-{rotation.id}-{now.isoformat()}"
             found.append(_event(problem, id_=id_, at=now, kind=Kind.HELD_OFF, server=who, cause=""))
     for debt in debts:
         who = Who(id=debt.server_id, name=debt.label)
         for problem in without_rotation(debt.label, debt=debt, set_aside=None, running=None):
-            id_ = f"owed-{debt.account}-{debt.server_id}-{debt.power.asked}"
+            id_ = f"owed-{debt.account}-{debt.server_id}-{now.isoformat()}"
             patience = TAKEN_UP_WITHIN
             found.append(_event(problem, id_=id_, at=now, kind=Kind.HELD_OFF, server=who, cause="", patience=patience))
     return found

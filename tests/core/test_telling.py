@@ -300,6 +300,14 @@ def test_what_a_look_no_longer_shows_is_over() -> None:
     assert (first.kind, last.kind, told.is_well()) == (Kind.HELD_OFF, Kind.RECOVERY, True)
 
 
+def test_what_is_over_and_begins_once_more_at_once_is_told_in_that_order() -> None:
+    off = event(Kind.HELD_OFF, "a", rotation="")
+    told, _ = messages_due(levelled(Told(), Kind.HELD_OFF, [off], START), START + 2 * MINUTE)
+    told = levelled(told, Kind.HELD_OFF, [], START + HOUR)
+    told = levelled(told, Kind.HELD_OFF, [event(Kind.HELD_OFF, "a", HOUR, rotation="")], START + HOUR)
+    assert [one.kind for one in messages_due(told, START + HOUR + 2 * MINUTE)[1]] == [Kind.RECOVERY, Kind.HELD_OFF]
+
+
 def test_a_look_at_the_whole_ends_no_servers_own_failure() -> None:
     told = noted(Told(), fails("a"), START)
     assert not levelled(told, Kind.FAILURE, [], START).is_well()

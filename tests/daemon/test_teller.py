@@ -16,6 +16,7 @@ import pytest
 from snaprotd.commands.jobs.now import rotate_now
 from snaprotd.commands.jobs.outlook import Wish, look_ahead
 from snaprotd.config.file import load
+from snaprotd.core.rotation import Step
 from snaprotd.daemon.telling import teller
 from snaprotd.simulator import Fault, World
 from snaprotd.wiring.access import open_cloud
@@ -164,6 +165,26 @@ async def test_a_server_that_does_not_start_is_told_and_stops_the_heartbeat_unti
     gaps = [later - sooner for sooner, later in zip(outside.times, outside.times[1:], strict=False)]
     assert max(gaps) > 15 * MINUTE
     assert gaps[-1] == pytest.approx(5 * MINUTE, abs=15)
+
+
+async def test_a_server_that_is_off_once_more_in_the_same_rotation_is_told_under_another_id(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [Fault(kind="start_never", server_id="12345", action="start", times=None)]
+    async with daemon_on(configured(tmp_path, world, schedule="5 3 * * *"), world) as watched:
+        await watched.reaches(Step.WAIT)
+        there = world.servers.pop("12345")
+        await watched.reaches(Step.START)
+        await asyncio.sleep(3 * MINUTE)
+        world.servers["12345"] = there
+        await asyncio.sleep(15 * MINUTE)
+        assert watched.ended == []
+        assert [one["kind"] for one in outside.told] == ["held_off", "recovery", "held_off"], outside.words
+        world.faults = []
+        await asyncio.sleep(20 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["held_off", "recovery"] * 2, outside.words
+    assert len({one["id"] for one in outside.told}) == 4
 
 
 @pytest.mark.usefixtures("one_clock", "silence", "few_ticks")

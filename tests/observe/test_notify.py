@@ -606,3 +606,21 @@ async def test_a_clock_that_is_days_ahead_gives_up_no_letter_that_was_hardly_tri
         await asyncio.sleep(10 * MINUTE)
         loop.set_wall_clock(0)
     assert there.ids == ["a"]
+
+
+async def test_what_is_found_before_the_last_process_is_known_is_what_that_has_told_of() -> None:
+    desk, there = InMemory(), Receiver()
+    off, other = (replace(event(Kind.HELD_OFF, name), rotation="") for name in ("web-01", "web-02"))
+    async with notifying(channel("webhook", there), desk=desk) as notify:
+        notify.show(Kind.HELD_OFF, [off])
+        await asyncio.sleep(5 * MINUTE)
+    assert desk.told is not None
+    async with delivering(desk=desk) as post:
+        notify = Notify(post.delivery, post.outbox, desk, now)
+        notify.begin([channel("webhook", there)])
+        notify.show(Kind.HELD_OFF, [replace(off, id="as it is found anew"), replace(other, id="another")])
+        notify.go_on(desk.told, desk.cursor, list(desk.letters.values()))
+        await asyncio.sleep(5 * MINUTE)
+        await notify.post_due()
+        await asyncio.sleep(MINUTE)
+    assert [one.server and one.server.name for one in there.taken] == ["web-01", "web-02"]

@@ -39,10 +39,10 @@ def messages_due(told: Told, now: datetime) -> tuple[Told, list[Message]]:
     ripe = {key: one for key, one in told.troubles.items() if one.told_at is None and one.ripe_at <= now}
     joined = {key: at for key, one in ripe.items() if (at := _told_with_its_cause(told, one)) is not None}
     news = [one for key, one in ripe.items() if key not in joined]
-    found = [
-        *_of_troubles(told, news, now, is_reminder=False),
+    found = [  # what has ended and begun once more is told in this order
         *_of_once(told.once),
         *_of_ends(told, ends),
+        *_of_troubles(told, news, now, is_reminder=False),
     ]
     tellings = {key: joined.get(key, now) for key in ripe}
     troubles = {

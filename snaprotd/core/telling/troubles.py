@@ -113,6 +113,17 @@ def noted(told: Told, event: Event, now: datetime) -> Told:
     return after if trouble.told_at is not None else gathering(after, now, trouble.ripe_at)
 
 
+def gone_on(before: Told, found: Told, now: datetime) -> Told:
+    """From what the process `before` has told, with what this one has `found` meanwhile: the same is the same still."""
+    told = replace(
+        before,
+        troubles={**found.troubles, **before.troubles},
+        ended=(*before.ended, *found.ended),
+        once=(*before.once, *found.once),
+    )
+    return told if found.gathers_until is None else gathering(told, now, found.gathers_until - found.width)
+
+
 def kept_for_anybody(told: Told, now: datetime) -> Told:
     """Where nobody is told: nothing that is over, and of what nothing ends only what is news still."""
     once = tuple(one for one in told.once if one.kind is Kind.VANISHED and one.at > now - NEWS_FOR)[-MOST_ONCE:]
