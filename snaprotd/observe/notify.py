@@ -81,6 +81,10 @@ class Notify:
         """As what was told has it."""
         return self._told.failing
 
+    def about(self, what: str) -> Mapping[str, str]:
+        """As what was told has it."""
+        return self._told.about(what)
+
     def rename(self, called: Callable[[str], str]) -> None:
         """Know servers by the ids by which they are `called` now."""
         self._told = renamed(self._told, called)

@@ -22,6 +22,9 @@ from snaprotd.report.rows import BLOCKED
 API = "api"
 """The cause of what failed while the account could not be listed."""
 
+LOST_SLOTS = "slots_lost"
+"""The kind of problem that slots which nobody saw are, where nothing is run in their place."""
+
 MAY_PASS = {
     "account_not_listed": timedelta(minutes=10),
     "clock_differs": timedelta(minutes=10),
@@ -64,7 +67,17 @@ def of_entry(entry: Entry, *, account_failure: CloudError | None = None) -> Even
         )
     if entry.kind in (Happened.ROTATION, Happened.LAPSED):
         return _of_end(entry, who, account_failure)
+    if entry.kind is Happened.MISSED and entry.details.get("is_lost") is True:
+        return _of_lost_slots(entry, who)
     return None
+
+
+def _of_lost_slots(entry: Entry, who: Who) -> Event:
+    """The next success of the server's rotations is the end of it, whatever else there is with them."""
+    problem = Problem(LOST_SLOTS, {"server": who.name, "slots": entry.text})
+    id_ = f"{LOST_SLOTS}-{who.id}-{entry.at.isoformat()}"
+    lost = _event(problem, id_=id_, at=entry.at, kind=Kind.FAILURE, server=who, cause="", rotation=id_)
+    return replace(lost, about=LOST_SLOTS)
 
 
 def _of_end(entry: Entry, who: Who, account_failure: CloudError | None) -> Event | None:

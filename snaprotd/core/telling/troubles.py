@@ -95,6 +95,11 @@ class Told:
         failures = (one.event for one in self.troubles.values() if one.event.kind in ROTATIONS)
         return {event.server.id for event in failures if event.server}
 
+    def about(self, what: str) -> Mapping[str, str]:
+        """What is going on that is `about` this, in words, by the server's id."""
+        events = (one.event for one in self.troubles.values() if one.event.about == what)
+        return {event.server.id: event.text for event in events if event.server}
+
     def knows(self, event: Event) -> bool:
         """Whether just this is going on already."""
         return key_of(event) in self.troubles or event in self.once

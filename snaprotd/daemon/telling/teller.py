@@ -31,7 +31,7 @@ from snaprotd.observe.delivery import Delivery
 from snaprotd.observe.metrics import NotificationMetrics
 from snaprotd.observe.notify import Notify
 from snaprotd.observe.outbox import Outbox
-from snaprotd.report.happenings import IMPLIED, LISTED, SPARE, of_entry, of_servers_off, of_whole
+from snaprotd.report.happenings import IMPLIED, LISTED, LOST_SLOTS, SPARE, of_entry, of_servers_off, of_whole
 from snaprotd.senders import Answer, Outcome
 from snaprotd.web.keeping import Pages
 from snaprotd.wiring.channels import open_channels, same_channels
@@ -89,6 +89,8 @@ class Teller:
         """Servers with a failure or an alarm that are not looked after, as far as whole lists tell, and since when."""
         self._left: Set[str] = frozenset()
         """Those of them for which that is certain."""
+        self._lost_slots: Mapping[str, str] = {}
+        """Those that the page shows, in words, by the server's id."""
         self._channels = open_channels(config, environ)
         self._is_beating = True
         self._is_dumb = False
@@ -148,6 +150,7 @@ class Teller:
         except LedgerError as error:
             log.debug("what has happened is read later", error=str(error))  # told by who watches it
         self._set_apart()
+        self._show_lost_slots()
         await self._alarms.look(self._config)
         self._look()
         await self._notify.post_due()
@@ -241,6 +244,13 @@ class Teller:
         self._left = {one for one, since in self._unseen.items() if moment - since >= patience}
         paused = {one for one in failing & at_work if self._targets[one].policy.paused}
         self._notify.set_apart(paused=paused, left=self._left, at_work=at_work)
+
+    def _show_lost_slots(self) -> None:
+        """What is told of them stands on the page until the same success ends it."""
+        lost = self._notify.about(LOST_SLOTS)
+        for one in self._lost_slots.keys() | lost.keys():
+            self._board.of(one).slots_lost = lost.get(one, "")
+        self._lost_slots = lost
 
     # -- heartbeat -----------------------------------------------------------------------------------------------
 
