@@ -15,7 +15,7 @@ class CloudError(SnaprotdError):
     """The provider's API did not do what was asked."""
 
     cause: ClassVar[str] = ""
-    """A word for what all servers meet alike; empty where it may be one server's own."""
+    """A word for what others may fail for too, so that it can be told from a server's own; empty where it is that."""
 
 
 LONGEST_PAUSE = 900.0
@@ -30,6 +30,8 @@ class Temporary(CloudError):
 
     `retry_after` is what the provider asked for, in seconds, where it did.
     """
+
+    cause = "api"
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -50,6 +52,8 @@ class NotSent(Temporary):
 
 class HeldBack(NotSent):
     """The provider has refused this a moment ago, and answers the others: it is asked again by itself, and later."""
+
+    cause = ""
 
 
 class CalledOff(NotSent):
@@ -78,9 +82,13 @@ class HeldSince(CalledOff):
 class Busy(Temporary):
     """Not carried out, and not now: something else is going on with the server. Ask again at the next poll."""
 
+    cause = ""
+
 
 class Permanent(CloudError):
     """Asking again will not help."""
+
+    cause = "refusal"
 
 
 class Full(Permanent):
@@ -88,6 +96,8 @@ class Full(Permanent):
 
     A provider may have one answer for both. `is_said`: in its words it is the number of snapshots.
     """
+
+    cause = ""
 
     def __init__(self, message: str, *, is_said: bool = False) -> None:
         super().__init__(message)
@@ -97,9 +107,13 @@ class Full(Permanent):
 class NotFound(Permanent):
     """The server or the snapshot does not exist, by the provider's own word and not by a proxy's."""
 
+    cause = ""
+
 
 class Anothers(Permanent):
     """The id is another server's by now: what was meant by it must not be asked of that one."""
+
+    cause = ""
 
 
 class Refused(Permanent):

@@ -127,7 +127,7 @@ class Rotation:
     may_pass: bool = False
     """What it failed for may have passed in a while."""
     cause: str = ""
-    """What it failed for, where several servers may, as the error's; else empty."""
+    """What it failed for, where others may too, as the error's; empty where it is this server's own."""
     result: Result | None = None
     finished_at: datetime | None = None
 

@@ -55,6 +55,8 @@ class ServerFacts:
     holdings: Holdings | None = None
     vanished: tuple[Vanished, ...] = ()
     """Snapshots of ours that are no longer at the provider, of the last weeks."""
+    slots_lost: str = ""
+    """Slots that passed since its last success, with nothing run in their place, in words."""
     start_failures: int = 0
     rotations: dict[Result, int] = field(default_factory=_tally)
     skipped: dict[str, int] = field(default_factory=_tally)

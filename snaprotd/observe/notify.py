@@ -12,7 +12,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Kind, Letter, Message
 from snaprotd.core.telling.edges import messages_due, ping_of, turns
 from snaprotd.core.telling.entries import Entry, entries_of
-from snaprotd.core.telling.troubles import Key, Told, forgotten, kept_for_anybody, levelled, noted
+from snaprotd.core.telling.troubles import Key, Told, gone_on, kept_for_anybody, levelled, noted, renamed, set_apart
 from snaprotd.observe.delivery import Channel, Delivery, heirs_of
 from snaprotd.observe.outbox import Desk, Outbox
 
@@ -59,7 +59,7 @@ class Notify:
     def go_on(self, told: Told, cursor: int, letters: Sequence[Letter]) -> None:
         """From where the process before this one has come to. Before it is known, nothing is written down."""
         self._kept, self._entered = (told, cursor), entries_of(told, {}, self._now())[0]
-        self._told = replace(told, troubles={**told.troubles, **self._told.troubles})
+        self._told = gone_on(told, self._told, self._now())
         self.cursor, self._may_keep = cursor, True
         self._delivery.post(letters, are_kept=True)
 
@@ -72,14 +72,26 @@ class Notify:
         self._channels, self._channels_before = channels, self._channels
         self._delivery.begin(channels)
 
-    def look_after(self, server_ids: Set[str] | None, members: Mapping[str, Set[str]]) -> None:
-        """`members` are the servers of each check that is told of some of them only, by the channel's name.
-
-        `server_ids` are all that are looked after; None as long as that is not known.
-        """
+    def look_after(self, members: Mapping[str, Set[str]]) -> None:
+        """`members` are the servers of each check that is told of some of them only, by the channel's name."""
         self._members = members
-        if server_ids is not None:
-            self._told = forgotten(self._told, server_ids)
+
+    @property
+    def failing(self) -> Set[str]:
+        """As what was told has it."""
+        return self._told.failing
+
+    def about(self, what: str) -> Mapping[str, str]:
+        """As what was told has it."""
+        return self._told.about(what)
+
+    def rename(self, called: Callable[[str], str]) -> None:
+        """Know servers by the ids by which they are `called` now."""
+        self._told = renamed(self._told, called)
+
+    def set_apart(self, *, paused: Set[str], left: Set[str], at_work: Set[str]) -> None:
+        """Servers that no other one's end waits for. See `troubles.set_apart`."""
+        self._told = set_apart(self._told, self._now(), paused=paused, left=left, at_work=at_work)
 
     def enter(self, entry: Entry) -> None:
         """Have it written down: nothing in the ledger makes it true."""
@@ -90,12 +102,14 @@ class Notify:
         """Something has happened, which may have been a while ago."""
         self._ping(event, noted(self._told, event, min(self._now(), event.at)))
 
-    def show(self, kind: Kind, there: Sequence[Event], *, about: Set[str] = frozenset({""})) -> None:
-        """All that there is of a kind, and `about` this: what was there before and is not any more is over."""
+    def show(
+        self, kind: Kind, there: Sequence[Event], *, about: Set[str] = frozenset({""}), of: Set[str] | None = None
+    ) -> None:
+        """All that there is of a kind, `about` this and `of` these: what was there before and is not now is over."""
         for event in there:
             if not self._told.knows(event):
                 self.tell(event)
-        self._told = levelled(self._told, kind, there, self._now(), about=about)
+        self._told = levelled(self._told, kind, there, self._now(), about=about, of=of)
 
     def is_implied(self, event: Event) -> bool:
         """Whether the failure of its server's rotations says it already, and it was not there before that."""

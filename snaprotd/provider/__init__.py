@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from snaprotd.core.errors import CloudError, Temporary
+from snaprotd.core.errors import CloudError, Refused, Temporary
 from snaprotd.core.model import Server, Snapshot
 from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.identity import Identities
@@ -30,6 +30,8 @@ class Doubtful(Temporary):
     `readable` are the entries that could be read. `about` are the servers that the doubt is limited to; None where
     it may be about any.
     """
+
+    cause = "doubt"
 
     def __init__(self, message: str, *, readable: tuple[Any, ...] = (), about: frozenset[str] | None = None) -> None:
         super().__init__(message)
@@ -56,7 +58,7 @@ FEW_IN_DOUBT = 3
 def are_of_few(errors: Mapping[str, Exception], *, among: int) -> bool:
     """Whether these, by the ids of the servers whose lists were read, are some servers' own and not the account's."""
     are_doubts = all(isinstance(one, Doubtful) for one in errors.values())
-    are_own = all(isinstance(one, CloudError) and not one.cause for one in errors.values())
+    are_own = all(isinstance(one, CloudError) and not isinstance(one, Refused) for one in errors.values())
     return len(errors) <= FEW_IN_DOUBT and are_own and (are_doubts or len(errors) < among)
 
 

@@ -12,6 +12,7 @@ from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.telling import Event, Kind, Who
 from snaprotd.core.telling.edges import LONGEST_TEXT
 from snaprotd.core.telling.entries import Entry, Happened
+from snaprotd.core.telling.troubles import ACCOUNT
 from snaprotd.core.words import printable
 from snaprotd.logs import redactor
 from snaprotd.report.kinds import Problem
@@ -20,6 +21,9 @@ from snaprotd.report.rows import BLOCKED
 
 API = "api"
 """The cause of what failed while the account could not be listed."""
+
+LOST_SLOTS = "slots_lost"
+"""The kind of problem that slots which nobody saw are, where nothing is run in their place."""
 
 MAY_PASS = {
     "account_not_listed": timedelta(minutes=10),
@@ -63,7 +67,17 @@ def of_entry(entry: Entry, *, account_failure: CloudError | None = None) -> Even
         )
     if entry.kind in (Happened.ROTATION, Happened.LAPSED):
         return _of_end(entry, who, account_failure)
+    if entry.kind is Happened.MISSED and entry.details.get("is_lost") is True:
+        return _of_lost_slots(entry, who)
     return None
+
+
+def _of_lost_slots(entry: Entry, who: Who) -> Event:
+    """The next success of the server's rotations is the end of it, whatever else there is with them."""
+    problem = Problem(LOST_SLOTS, {"server": who.name, "slots": entry.text})
+    id_ = f"{LOST_SLOTS}-{who.id}-{entry.at.isoformat()}"
+    lost = _event(problem, id_=id_, at=entry.at, kind=Kind.FAILURE, server=who, cause="", rotation=id_)
+    return replace(lost, about=LOST_SLOTS)
 
 
 def _of_end(entry: Entry, who: Who, account_failure: CloudError | None) -> Event | None:
@@ -81,13 +95,23 @@ def _of_end(entry: Entry, who: Who, account_failure: CloudError | None) -> Event
     is_blocked = error.startswith(BLOCKED)
     if is_blocked:
         problem = Problem("blocked", {"who_holds_the_slots": error.removeprefix(BLOCKED)})
-    cause = "" if is_blocked else str(told.get("cause") or _cause_of_account(account_failure))
+    cause = "" if is_blocked else _cause_of_end(str(told.get("cause") or ""), account_failure)
     is_about = Kind.BLOCKED if is_blocked else Kind.FAILURE
     return _event(problem, id_=id_, at=entry.at, kind=is_about, server=who, cause=cause, rotation=id_)
 
 
+def _cause_of_end(its: str, failure: CloudError | None) -> str:
+    """Of a rotation that has failed for `its` cause: empty where that is its server's own, whatever else goes on."""
+    if its == Refused.cause:
+        return its
+    is_the_accounts = failure is not None and (its == failure.cause or {its, failure.cause} == ACCOUNT)
+    return _cause_of_account(failure) if its and is_the_accounts else ""
+
+
 def _cause_of_account(failure: CloudError | None) -> str:
-    return "" if failure is None else failure.cause or API
+    if failure is None:
+        return ""
+    return Refused.cause if isinstance(failure, Refused) else API
 
 
 def of_servers_off(running: Iterable[Rotation], debts: Iterable[ServerPower], now: datetime) -> list[Event]:
@@ -96,12 +120,12 @@ def of_servers_off(running: Iterable[Rotation], debts: Iterable[ServerPower], no
     for rotation in running:
         who = Who(id=rotation.server_id, name=rotation.label)
         for problem in of_power(rotation, now):
-            id_ = f"off-{rotation.id}"
+            id_ = f"off-{rotation.id}-{now.isoformat()}"
             found.append(_event(problem, id_=id_, at=now, kind=Kind.HELD_OFF, server=who, cause=""))
     for debt in debts:
         who = Who(id=debt.server_id, name=debt.label)
         for problem in without_rotation(debt.label, debt=debt, set_aside=None, running=None):
-            id_ = f"owed-{debt.account}-{debt.server_id}-{debt.power.asked}"
+            id_ = f"owed-{debt.account}-{debt.server_id}-{now.isoformat()}"
             patience = TAKEN_UP_WITHIN
             found.append(_event(problem, id_=id_, at=now, kind=Kind.HELD_OFF, server=who, cause="", patience=patience))
     return found

@@ -18,6 +18,10 @@ ALARM, ATTENTION, OK = "alarm", "attention", "ok"
 """Somebody must act; somebody should look; nobody need do anything."""
 
 
+NOT_FOLLOWED = "its schedule was not followed: "
+"""How what is said of slots begins in whose place nothing is run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A kind of problem. `says` and `do` have the facts of the case in braces."""
@@ -166,6 +170,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             says="attempt {attempt} failed, at step {step}: {error}; tried again at {when}",
             do="Let it try again, or do so at once: `snaprotd now {server}`.",
             unwatched="SnaprotdRotationFailed tells if the last attempt fails too",
+        ),
+        "slots_lost": Kind(
+            severity=ATTENTION,
+            says=NOT_FOLLOWED + "{slots}",
+            do="Take a snapshot at once if the newest one is too old: `snaprotd now {server}`; `missed: run` in its "
+            "policy, with a `missed_within` that is long enough, does so by itself.",
+            alerts=("SnaprotdMissedSlots",),
         ),
         "too_slow": Kind(
             severity=ATTENTION,

@@ -20,7 +20,7 @@ from snaprotd.core.telling.entries import IS_GONE
 from snaprotd.core.telling.vanished import Vanished
 from snaprotd.core.words import clock, count, duration, listed
 from snaprotd.report.assessment import Assessment
-from snaprotd.report.kinds import Problem
+from snaprotd.report.kinds import NOT_FOLLOWED, Problem
 from snaprotd.report.rows import BLOCKED, blocked_words, not_started_words
 
 RENEWED_BY = timedelta(days=14)
@@ -128,6 +128,8 @@ class ServerSituation:
     """Seconds: the longest time between two slots."""
     assessment: Assessment | None
     """None before its snapshots have been listed."""
+    slots_lost: str = ""
+    """Slots that passed since its last success, with nothing run in their place, in words."""
     vanished: Sequence[Vanished] = ()
     """Snapshots of ours that are no longer at the provider."""
 
@@ -144,6 +146,9 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
         situation.target.label, debt=situation.debt, set_aside=situation.set_aside, running=situation.running
     )
     yield from _of_the_last_rotation(situation)
+    if situation.slots_lost:
+        slots = situation.slots_lost.removeprefix(NOT_FOLLOWED)
+        yield _there_is("slots_lost", server=situation.target.label, slots=slots)
     yield from _of_room(situation)
     if situation.assessment is not None and situation.assessment.strange_names:
         ids = _ids_in(situation.assessment, situation.now)

@@ -206,6 +206,7 @@ def _situation_of(
         retry_at=facts.retry_at,
         expected_interval=facts.expected_interval,
         assessment=situation.assessments.get(target.server_id),
+        slots_lost=facts.slots_lost,
         vanished=facts.vanished,
     )
 

@@ -229,7 +229,7 @@ NAMES = [f"{type(error).__name__} at {step}" for step, error, _ in CASES]
 def failed_for(error: CloudError) -> Failed:
     """A token may be another one in a while; what else the provider refuses for good it refuses then too."""
     refused = isinstance(error, Refused)
-    return Failed(str(error), may_pass=refused, cause="token" if refused else "")
+    return Failed(str(error), may_pass=refused, cause=error.cause)
 
 
 def waiting_for(error: CloudError) -> Waiting:
@@ -255,7 +255,7 @@ def test_every_error_is_waited_out_while_a_request_for_the_snapshot_is_open(
 
 @pytest.mark.parametrize("error", [Temporary("429", retry_after=33.0), Unclear("502", retry_after=33.0)])
 def test_the_provider_may_say_for_how_long_to_wait(error: CloudError) -> None:
-    assert judge(rotation(WAIT), error) == Waiting(str(error), retry_after=33.0)
+    assert judge(rotation(WAIT), error) == Waiting(str(error), retry_after=33.0, cause="api")
 
 
 # -- ages ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,17 @@ import pytest
 
 from snaprotd.core.telling import Event, Kind, Message, Who
 from snaprotd.core.telling.edges import messages_due, ping_of
-from snaprotd.core.telling.troubles import Told, Trouble, forgotten, kept_for_anybody, key_of, levelled, noted
+from snaprotd.core.telling.troubles import (
+    KEPT_OF_LEFT,
+    Told,
+    Trouble,
+    kept_for_anybody,
+    key_of,
+    levelled,
+    noted,
+    renamed,
+    set_apart,
+)
 
 START = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -224,10 +234,22 @@ def test_a_cause_that_changes_to_and_fro_is_told_more_and_more_rarely() -> None:
     assert all(one.startswith("failure: ") for one in messages)
 
 
-def test_nobody_waits_for_the_success_of_a_server_that_is_no_longer_configured() -> None:
+def apart(told: Told, at: timedelta, *, paused: str = "", left: str = "", at_work: str = "ab") -> Told:
+    named = {key: {of(name).id for name in names} for key, names in (("paused", paused), ("left", left))}
+    return set_apart(told, START + at, **named, at_work={of(name).id for name in at_work} - named["left"])
+
+
+@pytest.mark.parametrize("how", ["paused", "left"])
+def test_nobody_waits_for_the_success_of_a_server_that_is_paused_or_taken_out_and_its_own_is_told(how: str) -> None:
     told, _ = lived(fails("a", cause="token"), fails("b", cause="token"), succeeds("a", HOUR), until=2 * HOUR)
-    _, (end,) = lived(told=forgotten(told, {"id-a"}), begins=2 * HOUR, until=3 * HOUR)
+    assert lived(told=told, begins=2 * HOUR, until=3 * HOUR)[1] == [], "there is none to wait for"
+    told, messages = lived(told=apart(told, 2 * HOUR, **{how: "b"}), begins=2 * HOUR, until=3 * HOUR)
+    (end,) = [one for one in messages if one.kind is Kind.RECOVERY]
     assert end.text.endswith("it concerned 1 server: a")
+    told, messages = lived(fails("c", 4 * HOUR, cause="token"), told=told, begins=3 * HOUR, until=5 * HOUR)
+    assert [one.text for one in messages] == ["failure it is; it concerns c"], "that of b is its own by now"
+    _, (end,) = lived(succeeds("b", 6 * HOUR), told=apart(told, 6 * HOUR), begins=6 * HOUR, until=7 * HOUR)
+    assert end.text == "b: its rotation has succeeded (after 6 h)"
 
 
 def test_a_digest_counts_servers_and_not_messages() -> None:
@@ -278,6 +300,14 @@ def test_what_a_look_no_longer_shows_is_over() -> None:
     assert (first.kind, last.kind, told.is_well()) == (Kind.HELD_OFF, Kind.RECOVERY, True)
 
 
+def test_what_is_over_and_begins_once_more_at_once_is_told_in_that_order() -> None:
+    off = event(Kind.HELD_OFF, "a", rotation="")
+    told, _ = messages_due(levelled(Told(), Kind.HELD_OFF, [off], START), START + 2 * MINUTE)
+    told = levelled(told, Kind.HELD_OFF, [], START + HOUR)
+    told = levelled(told, Kind.HELD_OFF, [event(Kind.HELD_OFF, "a", HOUR, rotation="")], START + HOUR)
+    assert [one.kind for one in messages_due(told, START + HOUR + 2 * MINUTE)[1]] == [Kind.RECOVERY, Kind.HELD_OFF]
+
+
 def test_a_look_at_the_whole_ends_no_servers_own_failure() -> None:
     told = noted(Told(), fails("a"), START)
     assert not levelled(told, Kind.FAILURE, [], START).is_well()
@@ -298,14 +328,53 @@ def test_what_has_vanished_is_kept_for_whoever_is_told_within_a_day_and_ends_are
     assert lived(told=kept_for_anybody(told, START + DAY), begins=DAY, until=DAY + HOUR)[1] == []
 
 
-def test_nobody_is_reminded_of_a_server_that_is_no_longer_configured() -> None:
+def test_that_a_failing_server_is_taken_out_is_told_once_and_who_is_off_because_of_us_stays_so() -> None:
     told, _ = lived(fails("a"), fails("b"), event(Kind.HELD_OFF, "a", rotation=""), until=2 * MINUTE)
-    told = forgotten(told, {"id-b"})
+    told, (leaves,) = lived(told=apart(told, HOUR, left="a"), begins=HOUR, until=2 * HOUR)
+    assert (leaves.kind, leaves.severity, leaves.server) == (Kind.FAILURE, "attention", of("a"))
+    assert leaves.text == (
+        "a: it is not looked after any more, and nothing more is told of it; what stands is: failure it is"
+    )
+    assert apart(told, 3 * HOUR, left="a") is told
+    assert (told.is_well({"id-a"}), told.is_well({"id-b"})) == (False, False), "it is off"
     messages = lived(told=told, begins=DAY, until=DAY + HOUR)[1]
     assert sorted((one.kind, one.server and one.server.name) for one in messages) == [
         (Kind.FAILURE, "b"),
         (Kind.HELD_OFF, "a"),
-    ], "who is off because of us stays so"
+    ]
+
+
+def test_a_failing_server_that_is_put_back_is_reminded_of_and_has_its_end() -> None:
+    told, _ = lived(fails("a"), until=2 * MINUTE)
+    told, (_leaves,) = lived(told=apart(told, HOUR, left="a"), begins=HOUR, until=2 * DAY)
+    assert told.is_well({"id-a"}), "a check of it has nothing to wait for"
+    told, (still,) = lived(told=apart(told, 2 * DAY), begins=2 * DAY, until=2 * DAY + HOUR)
+    assert still.text == "still, after 2 d: a: failure it is"
+    _, (end,) = lived(succeeds("a", 3 * DAY - HOUR), told=told, begins=3 * DAY - HOUR, until=3 * DAY)
+    assert end.text.startswith("a: its rotation has succeeded (after ")
+
+
+def test_those_that_are_taken_out_are_in_no_digest_of_what_a_channel_may_not_have_chosen() -> None:
+    told, _ = lived(fails("a"), fails("b"), until=2 * MINUTE)
+    told = apart(told, HOUR, left="ab")
+    gone = [event(Kind.VANISHED, name, HOUR) for name in "cdef"]
+    messages = lived(*gone, told=told, begins=HOUR, until=2 * HOUR)[1]
+    assert [one.kind for one in messages] == [Kind.FAILURE, Kind.FAILURE, Kind.VANISHED]
+
+
+def test_what_stands_of_a_server_that_was_taken_out_is_not_kept_for_ever() -> None:
+    told, _ = lived(fails("a"), until=2 * MINUTE)
+    told = apart(told, HOUR, left="a")
+    assert apart(told, HOUR + KEPT_OF_LEFT, at_work="b").troubles
+    assert not apart(told, HOUR + KEPT_OF_LEFT + MINUTE, at_work="b").troubles
+
+
+def test_a_server_that_has_another_id_has_its_end() -> None:
+    told, _ = lived(fails("a"), event(Kind.HELD_OFF, "a", rotation=""), until=2 * MINUTE)
+    told = renamed(told, lambda one: f"{one}-now" if one == "id-a" else one)
+    success = replace(succeeds("a", HOUR), server=Who(id="id-a-now", name="a"))
+    told, (end,) = lived(success, told=told, begins=HOUR, until=2 * HOUR)
+    assert (end.kind, [one.event.kind for one in told.troubles.values()]) == (Kind.RECOVERY, [Kind.HELD_OFF])
 
 
 def test_a_clock_that_was_set_back_a_year_keeps_no_message_waiting() -> None:

@@ -16,6 +16,7 @@ import pytest
 from snaprotd.commands.jobs.now import rotate_now
 from snaprotd.commands.jobs.outlook import Wish, look_ahead
 from snaprotd.config.file import load
+from snaprotd.core.rotation import Step
 from snaprotd.daemon.telling import teller
 from snaprotd.simulator import Fault, World
 from snaprotd.wiring.access import open_cloud
@@ -164,6 +165,26 @@ async def test_a_server_that_does_not_start_is_told_and_stops_the_heartbeat_unti
     gaps = [later - sooner for sooner, later in zip(outside.times, outside.times[1:], strict=False)]
     assert max(gaps) > 15 * MINUTE
     assert gaps[-1] == pytest.approx(5 * MINUTE, abs=15)
+
+
+async def test_a_server_that_is_off_once_more_in_the_same_rotation_is_told_under_another_id(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.faults = [Fault(kind="start_never", server_id="12345", action="start", times=None)]
+    async with daemon_on(configured(tmp_path, world, schedule="5 3 * * *"), world) as watched:
+        await watched.reaches(Step.WAIT)
+        there = world.servers.pop("12345")
+        await watched.reaches(Step.START)
+        await asyncio.sleep(3 * MINUTE)
+        world.servers["12345"] = there
+        await asyncio.sleep(15 * MINUTE)
+        assert watched.ended == []
+        assert [one["kind"] for one in outside.told] == ["held_off", "recovery", "held_off"], outside.words
+        world.faults = []
+        await asyncio.sleep(20 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["held_off", "recovery"] * 2, outside.words
+    assert len({one["id"] for one in outside.told}) == 4
 
 
 @pytest.mark.usefixtures("one_clock", "silence", "few_ticks")
@@ -379,3 +400,23 @@ async def test_a_heartbeat_that_nobody_counts_is_shown_until_one_is_taken(
         outside.says = b"OK"
         await asyncio.sleep(5 * MINUTE)
         assert [one["server"] for one in (await watched.get("/api/status")).json()["problems"]] == ["web-01"]
+
+
+@pytest.mark.parametrize("account", ["in doubt", "away"])
+async def test_a_servers_own_failure_is_told_as_that_whatever_the_account_has(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None, account: str
+) -> None:
+    world = a_world("web-01", "web-02")
+    world.faults = [Fault(kind="ends", word="failed", server_id="12345", method="POST", path="/snapshots/")]
+    async with daemon_on(configured(tmp_path, world, schedule="5 3 * * *"), world):
+        await asyncio.sleep(MINUTE)
+        if account == "in doubt":
+            world.servers[world.add_server("db-01")].ref = None  # type: ignore[assignment]
+        else:
+            world.faults.append(Fault(kind="status", status=503, path="/servers/", times=None))
+        await asyncio.sleep(29 * MINUTE)
+    (own, of_the_account) = sorted(outside.told, key=lambda one: one["server"] is None)
+    assert own["server"] == {"id": 12345, "name": "web-01"}, outside.words
+    assert "at step wait" in own["text"]
+    assert "the account could not be listed" in of_the_account["text"]
+    assert "concerns" not in of_the_account["text"]

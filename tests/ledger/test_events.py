@@ -73,7 +73,7 @@ async def test_a_deletion_is_told_with_its_reason_and_the_list_it_was_decided_on
 
 
 async def test_a_slot_that_is_run_late_and_those_that_are_not_run_are_told(path: Path) -> None:
-    missed = of_missed("12345", "web", number=3, slots=[SLOT], why="nobody saw them", at=NOW)
+    missed = of_missed("12345", "web", number=3, slots=[SLOT], why="nobody saw them", is_lost=True, at=NOW)
     async with ledgers(path, "a") as (ours,):
         await ours.set_marks([], [missed])
         await ours.set_marks([], [missed])

@@ -303,7 +303,7 @@ async def test_a_check_is_told_of_each_success_while_all_is_well_and_of_each_fai
     fleet, own = Receiver(), Receiver()
     channels = (channel("ping", fleet, is_check=True), channel("ping-2", own, is_check=True))
     async with notifying(*channels) as notify:
-        notify.look_after({"web-01", "web-02"}, {"ping-2": {"web-02"}})
+        notify.look_after({"ping-2": {"web-02"}})
         for kind, name in (
             (Kind.RECOVERY, "web-01"),
             (Kind.FAILURE, "web-01"),
@@ -568,7 +568,7 @@ async def test_a_check_hears_of_what_a_look_has_found_when_it_is_told_and_of_its
 async def test_the_check_of_a_policy_hears_of_what_is_wrong_with_all_and_with_its_own_servers() -> None:
     own, others = Receiver(), Receiver()
     async with notifying(channel("ping", own, is_check=True), channel("ping-2", others, is_check=True)) as notify:
-        notify.look_after({"web-01", "web-02"}, {"ping": {"web-01"}, "ping-2": {"web-02"}})
+        notify.look_after({"ping": {"web-01"}, "ping-2": {"web-02"}})
         off = replace(event(Kind.HELD_OFF), rotation="")
         for there in ([off], []):
             notify.show(Kind.HELD_OFF, there)
@@ -608,12 +608,19 @@ async def test_a_clock_that_is_days_ahead_gives_up_no_letter_that_was_hardly_tri
     assert there.ids == ["a"]
 
 
-async def test_nobody_is_forgotten_before_it_is_known_who_is_looked_after() -> None:
-    there = Receiver()
-    async with notifying(channel("webhook", there)) as notify:
-        notify.tell(event(Kind.FAILURE))
+async def test_what_is_found_before_the_last_process_is_known_is_what_that_has_told_of() -> None:
+    desk, there = InMemory(), Receiver()
+    off, other = (replace(event(Kind.HELD_OFF, name), rotation="") for name in ("web-01", "web-02"))
+    async with notifying(channel("webhook", there), desk=desk) as notify:
+        notify.show(Kind.HELD_OFF, [off])
         await asyncio.sleep(5 * MINUTE)
-        notify.look_after(None, {})
-        notify.tell(event(Kind.RECOVERY))
+    assert desk.told is not None
+    async with delivering(desk=desk) as post:
+        notify = Notify(post.delivery, post.outbox, desk, now)
+        notify.begin([channel("webhook", there)])
+        notify.show(Kind.HELD_OFF, [replace(off, id="as it is found anew"), replace(other, id="another")])
+        notify.go_on(desk.told, desk.cursor, list(desk.letters.values()))
         await asyncio.sleep(5 * MINUTE)
-    assert [one.kind for one in there.taken] == [Kind.FAILURE, Kind.RECOVERY]
+        await notify.post_due()
+        await asyncio.sleep(MINUTE)
+    assert [one.server and one.server.name for one in there.taken] == ["web-01", "web-02"]

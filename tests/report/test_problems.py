@@ -50,7 +50,6 @@ NOT_ON_THE_PAGE = {
     "SnaprotdRestarts": "a daemon does not know of the lives before it",
     "SnaprotdSchedulerNotTicking": "/healthz says so, and whoever asks it restarts the daemon",
     "SnaprotdScheduleEnded": "it would be a mistake of ours",
-    "SnaprotdMissedSlots": "what is past cannot be made up for; too_old tells where it matters",
 }
 """Alerts of what is no problem of the page, with the reason."""
 
@@ -167,6 +166,7 @@ OF_A_SERVER = {
         ),
         ["failed"],
     ),
+    "slots that nobody saw": (replace(WELL, slots_lost="its schedule was not followed: 2 slots"), ["slots_lost"]),
     "a snapshot that took too long": (replace(WELL, latest=taking(1801.0)), ["too_slow"]),
     "a snapshot that took long enough": (replace(WELL, latest=taking(1800.0)), []),
     "a partial success": (replace(WELL, latest=replace(FAILED, result=Result.PARTIAL)), ["partial"]),

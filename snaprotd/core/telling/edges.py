@@ -39,10 +39,10 @@ def messages_due(told: Told, now: datetime) -> tuple[Told, list[Message]]:
     ripe = {key: one for key, one in told.troubles.items() if one.told_at is None and one.ripe_at <= now}
     joined = {key: at for key, one in ripe.items() if (at := _told_with_its_cause(told, one)) is not None}
     news = [one for key, one in ripe.items() if key not in joined]
-    found = [
-        *_of_troubles(told, news, now, is_reminder=False),
-        *_in_few([_once(event) for event in told.once], [event.id for event in told.once]),
+    found = [  # what has ended and begun once more is told in this order
+        *_of_once(told.once),
         *_of_ends(told, ends),
+        *_of_troubles(told, news, now, is_reminder=False),
     ]
     tellings = {key: joined.get(key, now) for key in ripe}
     troubles = {
@@ -93,13 +93,16 @@ def _told_with_its_cause(told: Told, one: Trouble) -> datetime | None:
 
 def _reminded(told: Told, now: datetime) -> tuple[Told, list[Message]]:
     before = now - REMIND
-    if not any(one.told_at is not None and one.told_at <= before for one in told.troubles.values()):
+    if not any(_was_told_by(before, one) for one in told.troubles.values()):
         return told, []
-    before += TOGETHER
-    due = {key: one for key, one in told.troubles.items() if one.told_at is not None and one.told_at <= before}
+    due = {key: one for key, one in told.troubles.items() if _was_told_by(before + TOGETHER, one)}
     messages = [message for _, message in _of_troubles(told, [*due.values()], now, is_reminder=True)]
     again = {key: replace(one, told_at=now, tells=one.tells + 1) for key, one in due.items()}
     return replace(told, troubles={**told.troubles, **again}), messages
+
+
+def _was_told_by(moment: datetime, one: Trouble) -> bool:
+    return one.left_at is None and one.told_at is not None and one.told_at <= moment
 
 
 _Found = tuple[bool, Message]
@@ -158,8 +161,11 @@ def _of_end(one: Ended) -> Message:
     return _message(event, f"{_named(one.event)} (after {_length(one.trouble, event.at)})", parts=(event.id, "over"))
 
 
-def _once(event: Event) -> Message:
-    return _message(event, _named(event), parts=(event.id, "0"))
+def _of_once(events: Sequence[Event]) -> Iterator[_Found]:
+    for kind in Kind:
+        alike = [event for event in events if event.kind is kind]
+        messages = [_message(event, _named(event), parts=(event.id, "0")) for event in alike]
+        yield from _in_few(messages, [event.id for event in alike])
 
 
 def _in_few(messages: Sequence[Message], ids: Sequence[str]) -> Iterator[_Found]:

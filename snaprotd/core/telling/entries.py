@@ -146,8 +146,10 @@ def of_late(rotation: Rotation) -> Entry:
     )
 
 
-def of_missed(server_id: str, label: str, *, number: int, slots: Sequence[datetime], why: str, at: datetime) -> Entry:
-    """Slots that are not run. `slots` are those that can be named."""
+def of_missed(
+    server_id: str, label: str, *, number: int, slots: Sequence[datetime], why: str, is_lost: bool, at: datetime
+) -> Entry:
+    """Slots that are not run. `slots` are those that can be named. `is_lost`: nothing is run in their place."""
     named = [zulu(one) for one in slots[-MOST_SLOTS:]]
     last = f", the last of them {named[-1]}" if named and number > 1 else f" of {named[-1]}" if named else ""
     return Entry(
@@ -155,7 +157,7 @@ def of_missed(server_id: str, label: str, *, number: int, slots: Sequence[dateti
         kind=Happened.MISSED,
         text=f"{count(number, 'slot')}{last}, not run: {why}",
         server_id=server_id,
-        details={"label": label, "number": number, "slots": named},
+        details={"label": label, "number": number, "slots": named, "is_lost": is_lost},
         key=f"missed {server_id} {named[-1]}" if named else "",
     )
 

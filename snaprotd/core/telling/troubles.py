@@ -6,7 +6,7 @@ A trouble begins, changes, and is over, whoever tells of it and however often. W
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -23,6 +23,9 @@ ACCOUNT = frozenset({"api", "token"})
 NEWS_FOR, MOST_ONCE = timedelta(hours=24), 100
 """How long what is told once is kept for whoever is to be told, and how much of it."""
 
+KEPT_OF_LEFT = timedelta(days=30)
+"""How long what stands of a server that is no longer looked after is kept: it may be put back."""
+
 Key = tuple[str, str]
 """What a trouble is about: rotations or power, and the server's id, or a cause for what is nobody's own."""
 
@@ -38,6 +41,9 @@ class Trouble:
     tells: int = 0
     quiet_until: datetime | None = None
     """After a change, for one that changes again and again: told once more it waits for twice as long each time."""
+
+    left_at: datetime | None = None
+    """Since when its server is not looked after any more, which was told; None while it is."""
 
     @property
     def ripe_at(self) -> datetime:
@@ -75,12 +81,24 @@ class Told:
 
     def is_well(self, server_ids: Set[str] | None = None) -> bool:
         """Whether nothing is going on with these servers, or with any: that was told or is a rotation's end."""
-        subjects = (one.event.server for one in self.troubles.values() if one.tells or one.event.rotation)
+        there = (one for one in self.troubles.values() if one.left_at is None)
+        subjects = (one.event.server for one in there if one.tells or one.event.rotation)
         return all(server_ids is not None and who is not None and who.id not in server_ids for who in subjects)
 
     def fails(self, server_id: str) -> bool:
         """Whether a rotation of the server has failed, and none has succeeded since."""
         return ("rotations", server_id) in self.troubles
+
+    @property
+    def failing(self) -> Set[str]:
+        """The ids of the servers with a failure, or an alarm, that is not over."""
+        failures = (one.event for one in self.troubles.values() if one.event.kind in ROTATIONS)
+        return {event.server.id for event in failures if event.server}
+
+    def about(self, what: str) -> Mapping[str, str]:
+        """What is going on that is `about` this, in words, by the server's id."""
+        events = (one.event for one in self.troubles.values() if one.event.about == what)
+        return {event.server.id: event.text for event in events if event.server}
 
     def knows(self, event: Event) -> bool:
         """Whether just this is going on already."""
@@ -100,6 +118,17 @@ def noted(told: Told, event: Event, now: datetime) -> Told:
     return after if trouble.told_at is not None else gathering(after, now, trouble.ripe_at)
 
 
+def gone_on(before: Told, found: Told, now: datetime) -> Told:
+    """From what the process `before` has told, with what this one has `found` meanwhile: the same is the same still."""
+    told = replace(
+        before,
+        troubles={**found.troubles, **before.troubles},
+        ended=(*before.ended, *found.ended),
+        once=(*before.once, *found.once),
+    )
+    return told if found.gathers_until is None else gathering(told, now, found.gathers_until - found.width)
+
+
 def kept_for_anybody(told: Told, now: datetime) -> Told:
     """Where nobody is told: nothing that is over, and of what nothing ends only what is news still."""
     once = tuple(one for one in told.once if one.kind is Kind.VANISHED and one.at > now - NEWS_FOR)[-MOST_ONCE:]
@@ -107,31 +136,86 @@ def kept_for_anybody(told: Told, now: datetime) -> Told:
 
 
 def levelled(
-    told: Told, kind: Kind, there: Sequence[Event], now: datetime, *, about: Set[str] = frozenset({""})
+    told: Told,
+    kind: Kind,
+    there: Sequence[Event],
+    now: datetime,
+    *,
+    about: Set[str] = frozenset({""}),
+    of: Set[str] | None = None,
 ) -> Told:
     """After a look that shows all that there is of a kind and is no rotation's end: what it does not show is over.
 
-    `about`: what it has looked for, as the events have it.
+    `about`: what it has looked for, as the events have it. `of`: the servers that it has looked at; None is all.
     """
     for event in there:
         told = noted(told, event, now)
     shown = {key_of(event) for event in there}
     for key, one in told.troubles.items():
         is_looked_for = one.event.kind is kind and not one.event.rotation and one.event.about in about
-        if is_looked_for and key not in shown:
+        is_looked_at = of is None or one.event.server is None or one.event.server.id in of
+        if is_looked_for and is_looked_at and key not in shown:
             text = f"it is over: {one.event.text}"
             told = _over(told, key, replace(one.event, kind=Kind.RECOVERY, at=now, text=text), now)
     return told
 
 
-def forgotten(told: Told, server_ids: Set[str]) -> Told:
-    """Without failures of servers that nobody looks after any more: there will be no news of them."""
-    kept = {
-        key: one
+def set_apart(told: Told, now: datetime, *, paused: Set[str], left: Set[str], at_work: Set[str]) -> Told:
+    """With the failures of servers whose success nobody can wait for as their own: no end of others' waits for them.
+
+    `paused` are those without slots. `left` are no longer looked after, for certain: that is told once. `at_work` are
+    looked after, paused or not: what stands of one that was put back is reminded of again, and its success is its end.
+    """
+    apart = {
+        key: _set_apart(one, now, paused=paused, left=left, at_work=at_work)
         for key, one in told.troubles.items()
-        if one.event.server is None or one.event.kind not in ROTATIONS or one.event.server.id in server_ids
+        if one.event.rotation and one.event.server
     }
-    return replace(told, troubles=kept)
+    changed = {key: one for key, one in apart.items() if one is not told.troubles[key]}
+    if not changed:
+        return told
+    leaving = [_of_leaving(one, now) for one in changed.values() if one and one.left_at == now and one.told_at]
+    after = {key: one for key, one in {**told.troubles, **changed}.items() if one is not None}
+    told = replace(told, troubles=after, once=(*told.once, *leaving))
+    return gathering(told, now, now) if leaving else told
+
+
+def _set_apart(one: Trouble, now: datetime, *, paused: Set[str], left: Set[str], at_work: Set[str]) -> Trouble | None:
+    """None where it has left too long ago to be put back."""
+    server_id = one.event.server.id if one.event.server else ""
+    if one.left_at is not None and server_id in at_work:
+        one = replace(one, left_at=None)
+    elif one.left_at is not None and now - one.left_at > KEPT_OF_LEFT:
+        return None
+    elif one.left_at is None and server_id in left:
+        one = replace(one, left_at=now)
+    if one.event.cause and (one.left_at is not None or server_id in paused):
+        one = replace(one, event=replace(one.event, cause=""))
+    return one
+
+
+def renamed(told: Told, called: Callable[[str], str]) -> Told:
+    """With the failures of servers under the ids by which they are `called` now."""
+    if all(called(one) == one for one in told.failing):
+        return told
+    troubles: dict[Key, Trouble] = {}
+    for one in told.troubles.values():
+        who = one.event.server
+        if one.event.kind in ROTATIONS and who is not None:
+            one = replace(one, event=replace(one.event, server=replace(who, id=called(who.id))))
+        troubles.setdefault(key_of(one.event), one)
+    return replace(told, troubles=troubles)
+
+
+def _of_leaving(one: Trouble, now: datetime) -> Event:
+    return replace(
+        one.event,
+        id=f"left {one.event.id} {now.isoformat()}",
+        at=now,
+        severity="attention",
+        text=f"it is not looked after any more, and nothing more is told of it; what stands is: {one.event.text}",
+        do="Put it back, if it was taken out of the configuration or the account by mistake.",
+    )
 
 
 def key_of(event: Event) -> Key:

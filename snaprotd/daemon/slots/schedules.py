@@ -162,7 +162,7 @@ class Schedules:
         self._metrics.taken_up(late.total_seconds())
         self.retries.lapse(target, "the next slot has come")
         if late <= LATE:
-            self._lapse(target, "the next slot has come")
+            self._lapse(target, "the next slot has come", is_lost=False)
         self._unclaimed.pop(server_id, None)  # else it is found, and counted, among those that were missed
         work = self._take_up_late(target, now) if late > LATE else self.take_up(target, slot, seen_until=slot)
         self._in_background(work, f"slot {slot} of {target.label}")
@@ -186,7 +186,7 @@ class Schedules:
         )
         if missed.skipped:
             facts.missed["skipped"] += missed.skipped
-            self._note_missed(target, missed.skipped, (), "nobody saw them in time")
+            self._note_missed(target, missed.skipped, (), "nobody saw them in time", is_lost=missed.run is None)
             log.warning("slots were missed", server=target.label, skipped=missed.skipped, running=str(missed.run))
         if missed.run is None:
             return [self._mark(target, max(self._seen[target.server_id], now - delay))]
@@ -256,11 +256,11 @@ class Schedules:
         self._unclaimed.pop(target.server_id, None)
         await self._set_marks([self._mark(target, seen_until)])
 
-    def _lapse(self, target: Target, why: str) -> None:
-        """What waits to be claimed is not run."""
+    def _lapse(self, target: Target, why: str, *, is_lost: bool = True) -> None:
+        """What waits to be claimed is not run. `is_lost`: nor is anything else now."""
         if (waiting := self._unclaimed.pop(target.server_id, None)) is not None:
             self.facts(target).missed["skipped"] += 1
-            self._note_missed(target, 1, [waiting[0]], why)
+            self._note_missed(target, 1, [waiting[0]], why, is_lost=is_lost)
             log.warning("a missed slot is not run", server=target.label, slot=waiting[0].isoformat(), reason=why)
 
     def _is_unclaimed(self, target: Target, slot: datetime, seen_until: datetime) -> bool:
@@ -286,9 +286,11 @@ class Schedules:
         self._lapse(target, "it is older than `missed_within`")
         await self._set_marks([self._mark(target, seen_until)])
 
-    def _note_missed(self, target: Target, number: int, slots: Sequence[datetime], why: str) -> None:
-        now = self._now()
-        self._missed.append(of_missed(target.server_id, target.label, number=number, slots=slots, why=why, at=now))
+    def _note_missed(
+        self, target: Target, number: int, slots: Sequence[datetime], why: str, *, is_lost: bool = True
+    ) -> None:
+        who, now, is_lost = (target.server_id, target.label), self._now(), is_lost and not target.policy.paused
+        self._missed.append(of_missed(*who, number=number, slots=slots, why=why, is_lost=is_lost, at=now))
 
     async def _set_marks(self, marks: list[Mark]) -> None:
         missed, self._missed = self._missed, []

@@ -6,8 +6,9 @@ Nothing waits for it: it is told of the end of a rotation, and looks at everythi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -30,7 +31,7 @@ from snaprotd.observe.delivery import Delivery
 from snaprotd.observe.metrics import NotificationMetrics
 from snaprotd.observe.notify import Notify
 from snaprotd.observe.outbox import Outbox
-from snaprotd.report.happenings import IMPLIED, LISTED, of_entry, of_servers_off, of_whole
+from snaprotd.report.happenings import IMPLIED, LISTED, LOST_SLOTS, SPARE, of_entry, of_servers_off, of_whole
 from snaprotd.senders import Answer, Outcome
 from snaprotd.web.keeping import Pages
 from snaprotd.wiring.channels import open_channels, same_channels
@@ -84,6 +85,12 @@ class Teller:
         self._has_gone_on = False
         """What was told before, by whichever process, is known."""
         self._targets: Mapping[str, Target] = {}
+        self._unseen: Mapping[str, float] = {}
+        """Servers with a failure or an alarm that are not looked after, as far as whole lists tell, and since when."""
+        self._left: Set[str] = frozenset()
+        """Those of them for which that is certain."""
+        self._lost_slots: Mapping[str, str] = {}
+        """Those that the page shows, in words, by the server's id."""
         self._channels = open_channels(config, environ)
         self._is_beating = True
         self._is_dumb = False
@@ -142,6 +149,8 @@ class Teller:
             await self._read_on()
         except LedgerError as error:
             log.debug("what has happened is read later", error=str(error))  # told by who watches it
+        self._set_apart()
+        self._show_lost_slots()
         await self._alarms.look(self._config)
         self._look()
         await self._notify.post_due()
@@ -182,6 +191,7 @@ class Teller:
                 self._notify.cursor = kept.cursor if kept is not None and kept.cursor <= last else 0
                 continue
             for entry in entries:
+                entry = replace(entry, server_id=entry.server_id and self._board.called(entry.server_id))
                 event = of_entry(entry, account_failure=self._account.failure)
                 if event is not None:
                     self._notify.tell(event)
@@ -209,7 +219,7 @@ class Teller:
         self._notify.show(Kind.FAILURE, self._alarms.of_pages(), about={"certificate_bad"})
         if (there := self._alarms.of_servers) is not None:
             news = [one for one in there if one.about not in IMPLIED or not self._notify.is_implied(one)]
-            self._notify.show(Kind.FAILURE, news, about=LISTED.keys())
+            self._notify.show(Kind.FAILURE, news, about=LISTED.keys(), of=self._targets.keys() | self._left)
 
     def _servers_off(self) -> list[Event]:
         """Whoever sees to them: a rotation of another process holds a server off as one of ours does."""
@@ -222,7 +232,25 @@ class Teller:
             name: {one.server_id for one in targets.values() if one.entry.ping == ping}
             for name, ping in self._channels.members.items()
         }
-        self._notify.look_after(targets.keys() if self._account.has_answered else None, members)
+        self._notify.look_after(members)
+
+    def _set_apart(self) -> None:
+        """Whose success nobody can wait for: one list that is short proves nothing, so it takes as long as two."""
+        self._notify.rename(self._board.called)
+        moment, failing, at_work = asyncio.get_running_loop().time(), self._notify.failing, self._targets.keys()
+        lacking = failing - at_work if self._account.is_listed else ()
+        self._unseen = {one: self._unseen.get(one, moment) for one in lacking}
+        patience = self._config.discover_interval + SPARE.total_seconds()
+        self._left = {one for one, since in self._unseen.items() if moment - since >= patience}
+        paused = {one for one in failing & at_work if self._targets[one].policy.paused}
+        self._notify.set_apart(paused=paused, left=self._left, at_work=at_work)
+
+    def _show_lost_slots(self) -> None:
+        """What is told of them stands on the page until the same success ends it."""
+        lost = self._notify.about(LOST_SLOTS)
+        for one in self._lost_slots.keys() | lost.keys():
+            self._board.of(one).slots_lost = lost.get(one, "")
+        self._lost_slots = lost
 
     # -- heartbeat -----------------------------------------------------------------------------------------------
 
