@@ -41,7 +41,7 @@ def messages_due(told: Told, now: datetime) -> tuple[Told, list[Message]]:
     news = [one for key, one in ripe.items() if key not in joined]
     found = [
         *_of_troubles(told, news, now, is_reminder=False),
-        *_in_few([_once(event) for event in told.once], [event.id for event in told.once]),
+        *_of_what_is_done(told.once),
         *_of_ends(told, ends),
     ]
     tellings = {key: joined.get(key, now) for key in ripe}
@@ -158,6 +158,12 @@ def _of_end(one: Ended) -> Message:
     return _message(event, f"{_named(one.event)} (after {_length(one.trouble, event.at)})", parts=(event.id, "over"))
 
 
+def _of_what_is_done(events: Sequence[Event]) -> Iterator[_Found]:
+    for kind in Kind:
+        own = [one for one in events if one.kind is kind]
+        yield from _in_few([_once(one) for one in own], [one.id for one in own])
+
+
 def _once(event: Event) -> Message:
     return _message(event, _named(event), parts=(event.id, "0"))
 
@@ -225,7 +231,7 @@ def ping_of(event: Event, *, is_well: bool) -> Message | None:
     What a look has found is a failure when it is told, and a success when its end is: see `turns`.
     """
     is_success = event.kind is Kind.RECOVERY
-    if not event.rotation and event.kind is not Kind.VANISHED:
+    if not event.rotation and (is_success or not event.once):
         return None
     return _ping(event, _named(event)) if is_well or not is_success else None
 
