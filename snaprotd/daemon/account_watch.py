@@ -13,6 +13,8 @@ import structlog
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.errors import CloudError, LedgerError
 from snaprotd.core.model import DOUBT, Server
+from snaprotd.core.telling.dropped import Matched
+from snaprotd.daemon.dropped import DroppedWatch
 from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.daemon.vanished import VanishedWatch
 from snaprotd.engine.board import Board, Holdings
@@ -72,6 +74,7 @@ class AccountWatch:
         self._doubled: frozenset[str] = frozenset()
         self._doubted: frozenset[str] = frozenset()
         self._recollections = Recollections(inventory, ledger, now)
+        self._dropped = DroppedWatch(inventory, ledger, now)
         self._vanished = VanishedWatch(inventory, ledger, board, self.assessment, now)
         self._forget_at = asyncio.get_running_loop().time() + DOUBT
         self._listed: dict[str, tuple[Server, float]] = {}
@@ -100,7 +103,7 @@ class AccountWatch:
             if not isinstance(failure, Doubtful):
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
         self.has_answered = True
-        self.targets()  # notes who is listed
+        targets = self.targets()
         await self._note_ids()
         await self._recollections.refresh(self._config.instance)
         if failure is None:
@@ -116,6 +119,12 @@ class AccountWatch:
         if failure is None:
             self.is_listed = True
             await self._vanished.look(self._schedules.targets.values())
+            await self._dropped.look(self._config, targets, self._schedules.targets.values())
+
+    @property
+    def dropped(self) -> Mapping[str, Matched]:
+        """The servers that a `match` had found and none finds any more, by id, as long as that is news."""
+        return self._dropped.dropped
 
     @property
     def in_doubt(self) -> Mapping[str, str]:

@@ -225,6 +225,7 @@ class DaemonView:
             debts={one.server_id: one for one in debts if one.account == account},
             foreign_debts=[one for one in self._board.debts.values() if one.account != account],
             set_aside={called(one): why for one, why in self._tools.ledger.set_aside.items()},
+            dropped=self._account.dropped,
             ledger_error=ledger_error,
             clock_ahead=self._tools.inventory.clock_ahead(),
             rate=self._tools.cloud.rate,

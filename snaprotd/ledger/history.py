@@ -19,7 +19,7 @@ from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import past, statements
-from snaprotd.ledger.sql.marks import mark_in
+from snaprotd.ledger.sql.marks import forget_other_marks, mark_in
 from snaprotd.ledger.sql.schema import MARKS, ROTATIONS
 from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.starts import Starts
@@ -29,7 +29,7 @@ KEPT_HISTORY = 500
 
 
 class History(ABC):
-    """The part of a ledger that only reads, and forgets old rotations. Raises what the ledger does."""
+    """The part of a ledger that only reads, and forgets. Raises what the ledger does."""
 
     starts: Starts
     holds: Holds
@@ -86,6 +86,11 @@ class History(ABC):
         async with self._transaction(writes=False) as connection:
             rows = await connection.execute(select(MARKS))
         return {mark.server_id: mark for mark in await statements.in_turns(rows, mark_in)}
+
+    async def keep_marks(self, server_ids: Collection[str]) -> None:
+        """Forget how far the schedules of all other servers were seen: one that comes back begins anew."""
+        async with self._transaction() as connection:
+            await connection.execute(forget_other_marks(server_ids))
 
     async def last_started(self) -> Mapping[str, datetime]:
         """For each server when its latest rotation began; none that a clock that was ahead has left to come."""

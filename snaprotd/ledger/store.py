@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from snaprotd.core.telling.entries import Deletion, Entry, of_deletion, of_end, 
 from snaprotd.ledger import promises
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.events.desk import Desk
+from snaprotd.ledger.events.matched import MatchedServers
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.events.seen import Seen
 from snaprotd.ledger.files.copies import Copies, Lives
@@ -37,7 +38,7 @@ from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.sql import statements
-from snaprotd.ledger.sql.marks import forget_other_marks, set_marks
+from snaprotd.ledger.sql.marks import set_marks
 from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
 from snaprotd.ledger.sqlite import Connection, Database, open_database
 from snaprotd.ledger.starts import Starts
@@ -66,6 +67,7 @@ class Ledger(History):
         """What is owed to servers."""
         self.desk = Desk(self._transaction, self.events)
         self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
+        self.matched = MatchedServers(self._transaction, lambda: self.starts.account, self.events)
         self.holds = Holds(self._transaction, lambda: self.starts.account, self.events, self._place.settle)
         self._said: Sequence[Mapping[str, Any]] = ()
         """What persons have said of holds, as of the last look."""
@@ -322,11 +324,6 @@ class Ledger(History):
         return True
 
     # -- how far the schedules have been seen ------------------------------------------------------------------
-
-    async def keep_marks(self, server_ids: Collection[str]) -> None:
-        """Forget how far the schedules of all other servers were seen: one that comes back begins anew."""
-        async with self._transaction() as connection:
-            await connection.execute(forget_other_marks(server_ids))
 
     async def set_marks(self, marks: list[Mark], missed: Sequence[Entry] = ()) -> None:
         """Note how far schedules were seen, and which slots were `missed` by that."""

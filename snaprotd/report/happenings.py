@@ -16,7 +16,7 @@ from snaprotd.core.telling.troubles import ACCOUNT
 from snaprotd.core.words import printable
 from snaprotd.logs import redactor
 from snaprotd.report.kinds import Problem
-from snaprotd.report.problems import of_daemon, of_power, without_rotation
+from snaprotd.report.problems import of_daemon, of_dropped, of_power, without_rotation
 from snaprotd.report.rows import BLOCKED
 
 API = "api"
@@ -54,6 +54,8 @@ def of_entry(entry: Entry, *, account_failure: CloudError | None = None) -> Even
     """
     if entry.server_id is None:
         return None
+    if entry.kind in (Happened.DROPPED, Happened.FOUND_AGAIN):
+        return _of_drop(entry)
     who = Who(id=entry.server_id, name=str(entry.details.get("label") or entry.server_id))
     if entry.kind is Happened.VANISHED:
         problem = Problem("vanished", {"server": who.name, "which": entry.text})
@@ -64,6 +66,7 @@ def of_entry(entry: Entry, *, account_failure: CloudError | None = None) -> Even
             kind=Kind.VANISHED,
             server=who,
             cause="",
+            once=True,
         )
     if entry.kind in (Happened.ROTATION, Happened.LAPSED):
         return _of_end(entry, who, account_failure)
@@ -78,6 +81,19 @@ def _of_lost_slots(entry: Entry, who: Who) -> Event:
     id_ = f"{LOST_SLOTS}-{who.id}-{entry.at.isoformat()}"
     lost = _event(problem, id_=id_, at=entry.at, kind=Kind.FAILURE, server=who, cause="", rotation=id_)
     return replace(lost, about=LOST_SLOTS)
+
+
+def _of_drop(entry: Entry) -> Event:
+    """A server that a `match` finds no more, or finds again: each is told once."""
+    told, server_id = entry.details, str(entry.server_id)
+    who = Who(id=server_id, name=str(told.get("label") or server_id))
+    id_, about = f"{entry.kind}-{server_id}-{entry.at.isoformat()}", "dropped"
+    if entry.kind is Happened.FOUND_AGAIN:
+        text, kind = entry.text, Kind.RECOVERY
+        return Event(id=id_, at=entry.at, kind=kind, server=who, text=text, severity="ok", about=about, once=True)
+    problem = of_dropped(who.name, server_id, told.get("called_now"))
+    event = _event(problem, id_=id_, at=entry.at, kind=Kind.FAILURE, server=who, cause="", once=True)
+    return replace(event, about=about)
 
 
 def _of_end(entry: Entry, who: Who, account_failure: CloudError | None) -> Event | None:
@@ -188,6 +204,7 @@ def _event(
     cause: str,
     rotation: str = "",
     patience: timedelta = timedelta(0),
+    once: bool = False,
 ) -> Event:
     told = problem.as_json()
     return Event(
@@ -201,4 +218,5 @@ def _event(
         cause=cause,
         patience=patience,
         rotation=rotation,
+        once=once,
     )

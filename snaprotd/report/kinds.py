@@ -112,6 +112,19 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Take it out of the configuration, or put its id right: `snaprotd check --online` looks for every one.",
             alerts=("SnaprotdServerMissing",),
         ),
+        "renamed": Kind(
+            severity=ALARM,
+            says="no snapshots are taken of it any more: server {id} is called {called_now}, which no `match` finds",
+            do="Name it in the configuration by its `id`, or give it back its name in the provider's panel; "
+            "where it was meant so do nothing: this goes after a week.",
+            unwatched="its series go with it, so that an alert cannot tell it from one that was taken out",
+        ),
+        "removed": Kind(
+            severity=ATTENTION,
+            says="no snapshots are taken of it any more: the account has no server {id} now, which a `match` had found",
+            do="Ask who deleted it, in the provider's panel; where it was meant so do nothing: this goes after a week.",
+            unwatched="its series go with it, so that an alert cannot tell it from one that was taken out",
+        ),
         "list_in_doubt": Kind(
             severity=ALARM,
             says="what snapshots it has is not known for certain: {error}",

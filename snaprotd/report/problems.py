@@ -178,6 +178,13 @@ def without_rotation(
         yield _there_is("set_aside", server=label, why_it_was_set_aside=set_aside)
 
 
+def of_dropped(label: str, server_id: str, called_now: str | None) -> Problem:
+    """Of a server that a `match` had found; `called_now` is None where the account has it no more."""
+    if called_now is None:
+        return _there_is("removed", server=label, id=server_id)
+    return _there_is("renamed", server=label, id=server_id, called_now=called_now)
+
+
 def _of_the_last_rotation(situation: ServerSituation) -> Iterator[Problem]:
     latest, policy, label = situation.latest, situation.target.policy, situation.target.label
     if latest is None:

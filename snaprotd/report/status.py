@@ -19,6 +19,7 @@ from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import STEPS, Rotation, Step
+from snaprotd.core.telling.dropped import Matched
 from snaprotd.core.telling.entries import Entry
 from snaprotd.core.words import Json, count, plain_id, zulu
 from snaprotd.engine.board import ServerFacts
@@ -57,6 +58,8 @@ class Situation:
     """Starts that are owed to servers of another account."""
     set_aside: Mapping[str, str] = field(default_factory=dict)
     """Why an open rotation was set aside, by the server's id."""
+    dropped: Mapping[str, Matched] = field(default_factory=dict)
+    """The servers that a `match` had found and none finds any more, by id, as long as that is news."""
     ledger_error: str | None
     """Why the ledger cannot be read or written, or None."""
     clock_ahead: float = 0.0
@@ -87,7 +90,7 @@ def status_report(situation: Situation) -> Json:
     running = {rotation.server_id: rotation for rotation in situation.running}
     servers = [_server(situation, target, running.pop(target.server_id, None)) for target in situation.targets]
     configured = {target.server_id for target in situation.targets}
-    others = dict.fromkeys([*running, *situation.debts, *situation.set_aside])
+    others = dict.fromkeys([*running, *situation.debts, *situation.set_aside, *situation.dropped])
     departed = [_departed(situation, one, running.get(one)) for one in others if one not in configured]
     general = [{"server": None, "server_id": None, **problem.as_json()} for problem in _general(situation)]
     found = [*general, *_problems_of(servers + departed)]
@@ -268,10 +271,13 @@ def _off_since(situation: Situation, server_id: str, running: Rotation | None) -
 
 
 def _departed(situation: Situation, server_id: str, running: Rotation | None) -> Json:
-    """A server that is not in the configuration, and that a rotation or a start that is owed goes on with."""
+    """A server that is not in the configuration: a rotation or a start that is owed goes on, or it was dropped."""
     debt, set_aside = situation.debts.get(server_id), situation.set_aside.get(server_id)
-    name = running.label if running else debt.label if debt else server_id
+    dropped = situation.dropped.get(server_id)
+    name = next((one.label for one in (running, debt, dropped) if one is not None), server_id)
     found = [*problems.without_rotation(name, debt=debt, set_aside=set_aside, running=running)]
+    if dropped is not None:
+        found.append(problems.of_dropped(name, server_id, dropped.called_now))
     if running is not None:
         found.insert(0, problems.of_departed(running, is_account_listed=situation.inventory_listed_at is not None))
     return {

@@ -32,7 +32,12 @@ def of(name: str) -> Who:
 def event(kind: Kind, name: str = "", at: timedelta = timedelta(0), **more: object) -> Event:
     """`name` is the server's; none is the fleet's."""
     text = {Kind.RECOVERY: "its rotation has succeeded"}.get(kind, f"{kind} it is")
-    given: dict[str, object] = {"text": text, "do": "Look.", "rotation": "r"} | more
+    given: dict[str, object] = {
+        "text": text,
+        "do": "Look.",
+        "rotation": "r",
+        "once": kind is Kind.VANISHED,
+    } | more
     return Event(
         id=f"{name}-{kind}-{at}",
         at=START + at,
@@ -113,6 +118,11 @@ def words(*events: Event, until: timedelta = HOUR) -> list[str]:
         ),
         ([event(Kind.VANISHED, "a"), succeeds("a", HOUR)], 2 * DAY, ["vanished: a: vanished it is"]),
         (
+            [fails("a"), event(Kind.RECOVERY, "a", HOUR, text="found again", once=True, rotation="", about="dropped")],
+            2 * HOUR,
+            ["failure: a: failure it is", "recovery: a: found again"],
+        ),
+        (
             [event(Kind.HELD_OFF, "a"), succeeds("a", HOUR)],
             2 * HOUR,
             ["held_off: a: held_off it is"],
@@ -134,6 +144,7 @@ def words(*events: Event, until: timedelta = HOUR) -> list[str]:
         "of another kind it is news",
         "worse is news, the same again is none",
         "vanished is told once",
+        "an end that is told once ends nothing else",
         "a rotation's success starts no server",
         "a server that runs again",
     ],

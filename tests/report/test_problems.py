@@ -26,7 +26,7 @@ from snaprotd.core.telling.vanished import Vanished
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
 from snaprotd.report.kinds import KINDS, Problem
-from snaprotd.report.problems import ServerSituation, of_daemon, of_departed, of_pages, of_server
+from snaprotd.report.problems import ServerSituation, of_daemon, of_departed, of_dropped, of_pages, of_server
 from snaprotd.web.certificate import Certificate
 from tests.support.nouns import a_server, a_snapshot
 
@@ -283,7 +283,14 @@ def every_problem() -> list[Problem]:
     servers = [problem for situation, _ in OF_A_SERVER.values() for problem in of_server(situation)]
     daemons = [problem for facts, _ in OF_THE_DAEMON.values() for problem in of_daemon(**{**FINE, **facts})]
     pages = [problem for refused, one, _ in OF_THE_PAGES.values() for problem in of_pages(refused, one, NOW)]
-    return [*servers, *daemons, *pages, *(of_departed(ROTATION, is_account_listed=yes) for yes in (True, False))]
+    dropped = [of_dropped("web-07", "12351", called_now) for called_now in ("db-07", None)]
+    return [
+        *servers,
+        *daemons,
+        *pages,
+        *dropped,
+        *(of_departed(ROTATION, is_account_listed=yes) for yes in (True, False)),
+    ]
 
 
 def test_every_kind_is_met_here() -> None:

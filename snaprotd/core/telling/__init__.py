@@ -26,7 +26,7 @@ class Kind(StrEnum):
     BLOCKED = "blocked"
     """The slots of a server are taken by what may not be deleted."""
     VANISHED = "vanished"
-    """A snapshot of ours is no longer at the provider. It is told once, and nothing ends it."""
+    """A snapshot of ours is no longer at the provider."""
     TEST = "test"
 
 
@@ -80,6 +80,8 @@ class Event:
     """The id of the rotation that has ended."""
     about: str = ""
     """The kind of a problem that is a trouble by itself, whatever else there is with the server; empty for all else."""
+    once: bool = False
+    """It is told once, and nothing ends it: what it tells of is done, and does not last."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -231,7 +231,7 @@ def ping_of(event: Event, *, is_well: bool) -> Message | None:
     What a look has found is a failure when it is told, and a success when its end is: see `turns`.
     """
     is_success = event.kind is Kind.RECOVERY
-    if not event.rotation and event.kind is not Kind.VANISHED:
+    if not event.rotation and (is_success or not event.once):
         return None
     return _ping(event, _named(event)) if is_well or not is_success else None
 

@@ -107,10 +107,10 @@ class Told:
 
 def noted(told: Told, event: Event, now: datetime) -> Told:
     """What is going on after the event. Told again, it changes nothing."""
+    if event.once:
+        return told if event in told.once else gathering(replace(told, once=(*told.once, event)), now, now)
     if event.kind is Kind.RECOVERY:
         return _recovered(told, event, now)
-    if event.kind is Kind.VANISHED:
-        return told if told.knows(event) else gathering(replace(told, once=(*told.once, event)), now, now)
     key = key_of(event)
     before = told.troubles.get(key)
     trouble = Trouble(event=event, since=now) if before is None else _again(before, event)
@@ -131,7 +131,7 @@ def gone_on(before: Told, found: Told, now: datetime) -> Told:
 
 def kept_for_anybody(told: Told, now: datetime) -> Told:
     """Where nobody is told: nothing that is over, and of what nothing ends only what is news still."""
-    once = tuple(one for one in told.once if one.kind is Kind.VANISHED and one.at > now - NEWS_FOR)[-MOST_ONCE:]
+    once = tuple(one for one in told.once if one.once and one.at > now - NEWS_FOR)[-MOST_ONCE:]
     return replace(told, ended=(), once=once)
 
 

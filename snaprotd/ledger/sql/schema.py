@@ -140,6 +140,15 @@ SEEN = Table(
 )
 """The completed snapshots of ours that were seen last of each server."""
 
+MATCHED = Table(
+    "matched",
+    TABLES,
+    Column("account", String(255), primary_key=True),
+    Column("server_id", String(64), primary_key=True),
+    Column("body", Text, nullable=False),
+)
+"""The servers that a `match` has found, and those of them that none finds any more."""
+
 
 def migrate(connection: Connection) -> None:
     """Bring the schema to `SCHEMA_VERSION`, in one transaction.
