@@ -30,6 +30,7 @@ from snaprotd.ledger.events.desk import Desk
 from snaprotd.ledger.events.matched import MatchedServers
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.events.seen import Seen
+from snaprotd.ledger.files.aside import Aside
 from snaprotd.ledger.files.copies import Copies, Lives
 from snaprotd.ledger.files.exchange import WRITTEN_BACK, Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
@@ -65,7 +66,7 @@ class Ledger(History):
         self.events = Events(self._transaction, lambda: self.starts.account)
         self.starts = Starts(self._transaction, Copies(path), self.events, owner=owner, lease=lambda: self.lease)
         """What is owed to servers."""
-        self.desk = Desk(self._transaction, self.events)
+        self.desk = Desk(self._transaction, self.events, Aside(path))
         self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
         self.matched = MatchedServers(self._transaction, lambda: self.starts.account, self.events)
         self.holds = Holds(self._transaction, lambda: self.starts.account, self.events, self._place.settle)

@@ -228,12 +228,13 @@ def entries_of(told: Told, entered: Mapping[Key, Event], now: datetime) -> tuple
         if not one.event.rotation and (one.ripe_at <= now or key in entered)
     }
     known = {event.id for event in entered.values()}
-    begun = [_of_trouble(event) for event in lasting.values() if event.id not in known]
+    begun = [of_trouble(event) for event in lasting.values() if event.id not in known]
     over = [_of_its_end(event, now) for key, event in entered.items() if key not in lasting]
     return lasting, [*begun, *over]
 
 
-def _of_trouble(event: Event) -> Entry:
+def of_trouble(event: Event) -> Entry:
+    """That it has begun."""
     return Entry(
         at=event.at,
         kind=Happened(str(event.kind)),

@@ -23,6 +23,9 @@ ACCOUNT = frozenset({"api", "token"})
 NEWS_FOR, MOST_ONCE = timedelta(hours=24), 100
 """How long what is told once is kept for whoever is to be told, and how much of it."""
 
+OF_LEDGER = "ledger_unusable"
+"""The cause of what the ledger itself cannot hold while it lasts."""
+
 Key = tuple[str, str]
 """What a trouble is about: rotations or power, and the server's id, or a cause for what is nobody's own."""
 
