@@ -38,6 +38,7 @@ from snaprotd.ledger.files.place import Place
 from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
+from snaprotd.ledger.set_aside import SetAside
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.marks import set_marks
 from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
@@ -76,7 +77,8 @@ class Ledger(History):
         self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
-        self.set_aside: dict[str, str] = {}
+        self._aside = SetAside(self.starts)
+        self.set_aside = self._aside.why
         """The servers of which an open rotation could not be understood, and what is told of each."""
 
     @classmethod
@@ -143,7 +145,7 @@ class Ledger(History):
             if rotation.kind is Kind.LATE and not reopens:
                 await self.events.add(connection, [of_late(rotation)])
             count = await self._lives.count(connection)
-        self.set_aside = {one: why for one, why in self.set_aside.items() if one not in ids}
+        self._aside.forget(ids)
         self._hold(rotation.id, epoch=epoch, since=began)
         await self._lives.note(count)
         return Claimed(rotation)
@@ -237,6 +239,7 @@ class Ledger(History):
             lease=self.lease,
         )
         async with self._transaction(writes=False) as connection:
+            await self._aside.read(connection)
             if not await connection.execute(query):
                 return []
         async with self._transaction() as connection:
@@ -246,20 +249,11 @@ class Ledger(History):
             self._unknown |= {row.id: unknown for row in ours if (unknown := unknown_in(row.body))}
             taken = await connection.execute(statements.take(understood, self._tenure())) if understood else ()
             epochs = {row.id: row.epoch for row in taken}
-            await self._set_aside(connection, [row for row in rows if row.id not in epochs])
+            await self._aside.close(connection, [row for row in rows if row.id not in epochs])
             with_power = [await self._with_power(connection, understood[one]) for one in epochs]
         for rotation in with_power:
             self._hold(rotation.id, epoch=epochs[rotation.id], since=began)
         return with_power
-
-    async def _set_aside(self, connection: Connection, rows: Sequence[Any]) -> None:
-        if not rows:
-            return
-        await connection.execute(statements.set_aside([row.id for row in rows]))
-        for row in rows:
-            what = f"its rotation {row.id} in the ledger cannot be understood"
-            self.set_aside[row.server_id] = f"{what}, and was set aside as it is"
-            log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
 
     async def mend(self, rotations: Iterable[Rotation], *, mark: bool = False) -> bool:
         """Where the files were lost or exchanged under us, or a table: write again what this process holds. True then.
