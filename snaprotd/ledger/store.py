@@ -70,11 +70,12 @@ class Ledger(History):
         self.desk = Desk(self._transaction, self.events, Aside(path))
         self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
         self.matched = MatchedServers(self._transaction, lambda: self.starts.account, self.events)
-        self.holds = Holds(self._transaction, lambda: self.starts.account, self.events, self._place.settle)
+        self._lives = Lives(path, self.events)
+        holding = (self.events, self._lives, self._place.settle)
+        self.holds = Holds(self._transaction, lambda: self.starts.account, *holding)
         self._said: Sequence[Mapping[str, Any]] = ()
         """What persons have said of holds, as of the last look."""
         self._marks = 0  # of life, which it had then; 0 where that is not known
-        self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
         self._aside = SetAside(self.starts)
@@ -261,6 +262,7 @@ class Ledger(History):
         Else `probe`. Raises what that raises.
         """
         await self._place.see_to()
+        self._lives.is_known_old = any(one.is_old for one in self._place.exchanges)
         if not await self.probe(mark=mark):
             log.error("a table of the ledger was lost: it is written again from memory", ledger=self.name)
             await self._place.open_anew()

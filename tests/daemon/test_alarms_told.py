@@ -37,7 +37,7 @@ OF_A_ROTATION = {"failed", "blocked", "untouchable", "own_server"}
 
 def test_each_alarm_of_the_page_has_somebody_who_tells_of_it() -> None:
     alarms = {name for name, kind in KINDS.items() if kind.severity == ALARM}
-    by_itself = LISTED.keys() | {"set_aside", "certificate_bad", "vanished", "renamed"}
+    by_itself = LISTED.keys() | {"set_aside", "certificate_bad", "vanished", "renamed", "ledger_old"}
     assert alarms == by_itself | OF_THE_WHOLE | OF_POWER | OF_A_ROTATION
 
 

@@ -52,6 +52,8 @@ class Happened(StrEnum):
     HELD_OFF = "held_off"
     LEDGER_EXCHANGED = "ledger_exchanged"
     """The ledger's files were deleted or exchanged under a process."""
+    LEDGER_OLD = "ledger_old"
+    """The ledger is an old copy that was put back, or a new one in place of one that was lost."""
     RECOVERY = "recovery"
     """What one of the three before it has told of is over."""
 
@@ -215,6 +217,13 @@ def of_vanished(server_id: str, label: str, *, id_: str, name: str, taken: datet
 def of_exchange(what: str, at: datetime) -> Entry:
     """The ledger's files were exchanged under this process; `what` was done about it."""
     return Entry(at=at, kind=Happened.LEDGER_EXCHANGED, text=f"the ledger: {what}")
+
+
+def of_old_copy(counted: int, beside: int, at: datetime) -> Entry:
+    """The ledger has counted so much, and what stands beside it more."""
+    what = "an old copy" if counted else "a new one, or a very old copy"
+    text = f"the ledger is {what}: it lacks {beside - counted} of the {beside} claims, requests for snapshots and holds"
+    return Entry(at=at, kind=Happened.LEDGER_OLD, text=text, details={"counted": counted, "beside": beside})
 
 
 def entries_of(told: Told, entered: Mapping[Key, Event], now: datetime) -> tuple[Mapping[Key, Event], list[Entry]]:
