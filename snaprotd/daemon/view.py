@@ -6,13 +6,14 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.config.web_file import WebFile, read_web_file
 from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
+from snaprotd.core.telling.entries import Entry
 from snaprotd.core.words import Json, count
 from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.ledger_watch import LedgerWatch
@@ -21,6 +22,7 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.tools import Tools
 from snaprotd.logs import redactor
 from snaprotd.observe.metrics import Metrics
+from snaprotd.report.happenings import OF_LEDGER
 from snaprotd.report.rows import shown
 from snaprotd.report.status import Situation, report_head, server_report, status_report
 from snaprotd.web.keeping import Pages
@@ -66,6 +68,8 @@ class Standing:
         return [] if self.refused is None else [redactor.clean(str(self.refused))]
 
 
+LEDGER_NEWS_FOR = timedelta(days=1)
+"""How long the page tells of what has befallen the ledger's files."""
 EVENTS_SHOWN = 30
 """Of one server."""
 
@@ -98,6 +102,7 @@ class DaemonView:
         self._ledger_watch = ledger_watch
         self._pages = pages
         self._web_file: WebFile | None = None
+        self._ledger_news: Sequence[Entry] = ()
         self._report: Json | None = None
         self._reported_at = 0.0
 
@@ -197,8 +202,10 @@ class DaemonView:
     async def _open_rotations(self) -> tuple[Sequence[Rotation], str | None]:
         """Those that this process runs, and those of others: a `now` beside the daemon is a rotation too."""
         ours = dict(self._board.running)
+        since = self._tools.now() - LEDGER_NEWS_FOR
         try:
             found = {one.id: one for one in await self._tools.ledger.open_rotations(but=ours)}
+            self._ledger_news = await self._tools.ledger.events.newest(kinds=OF_LEDGER, since=since, limit=EVENTS_SHOWN)
         except LedgerError as error:
             return tuple(ours.values()), str(error)
         return tuple(one for one in (found | ours).values() if not one.is_finished), self._ledger_watch.error
@@ -227,6 +234,7 @@ class DaemonView:
             set_aside={called(one): why for one, why in self._tools.ledger.set_aside.items()},
             dropped=self._account.dropped,
             ledger_error=ledger_error,
+            ledger_news=list(reversed(self._ledger_news)),
             clock_ahead=self._tools.inventory.clock_ahead(),
             rate=self._tools.cloud.rate,
             inventory_listed_at=self._tools.inventory.last_success,

@@ -18,6 +18,7 @@ from snaprotd.core.model import DELETE_AGAIN_AFTER, Snapshot
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger.events.record import Events
+from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import notes, statements
 from snaprotd.ledger.sql.prepared import Prepared, as_list, listed, of_account
@@ -43,9 +44,11 @@ class Holds:
         transaction: Callable[..., AbstractAsyncContextManager[Connection]],
         account: Callable[[], str],
         events: Events,
+        lives: Lives,
         settle: Callable[[], Awaitable[None]],
     ) -> None:
         """`settle` brings what was written into the ledger's file itself: its log may be deleted."""
+        self._lives = lives
         self._transaction = transaction
         self._account = account
         self._events = events
@@ -78,6 +81,8 @@ class Holds:
             await connection.execute(insert(HOLDS).values(row))
             await self._refuse_older(connection)
             await self._events.add(connection, [entry] if entry is not None else [])
+            count = await self._lives.count(connection)  # an old copy that lacks it is to be told
+        await self._lives.note(count)
         with suppress(LedgerError):  # it is written
             await self._settle()
 

@@ -30,6 +30,7 @@ from snaprotd.ledger.events.desk import Desk
 from snaprotd.ledger.events.matched import MatchedServers
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.events.seen import Seen
+from snaprotd.ledger.files.aside import Aside
 from snaprotd.ledger.files.copies import Copies, Lives
 from snaprotd.ledger.files.exchange import WRITTEN_BACK, Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
@@ -37,6 +38,7 @@ from snaprotd.ledger.files.place import Place
 from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
+from snaprotd.ledger.set_aside import SetAside
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.marks import set_marks
 from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
@@ -65,17 +67,19 @@ class Ledger(History):
         self.events = Events(self._transaction, lambda: self.starts.account)
         self.starts = Starts(self._transaction, Copies(path), self.events, owner=owner, lease=lambda: self.lease)
         """What is owed to servers."""
-        self.desk = Desk(self._transaction, self.events)
+        self.desk = Desk(self._transaction, self.events, Aside(path))
         self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
         self.matched = MatchedServers(self._transaction, lambda: self.starts.account, self.events)
-        self.holds = Holds(self._transaction, lambda: self.starts.account, self.events, self._place.settle)
+        self._lives = Lives(path, self.events)
+        holding = (self.events, self._lives, self._place.settle)
+        self.holds = Holds(self._transaction, lambda: self.starts.account, *holding)
         self._said: Sequence[Mapping[str, Any]] = ()
         """What persons have said of holds, as of the last look."""
         self._marks = 0  # of life, which it had then; 0 where that is not known
-        self._lives = Lives(path)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
-        self.set_aside: dict[str, str] = {}
+        self._aside = SetAside(self.starts)
+        self.set_aside = self._aside.why
         """The servers of which an open rotation could not be understood, and what is told of each."""
 
     @classmethod
@@ -142,7 +146,7 @@ class Ledger(History):
             if rotation.kind is Kind.LATE and not reopens:
                 await self.events.add(connection, [of_late(rotation)])
             count = await self._lives.count(connection)
-        self.set_aside = {one: why for one, why in self.set_aside.items() if one not in ids}
+        self._aside.forget(ids)
         self._hold(rotation.id, epoch=epoch, since=began)
         await self._lives.note(count)
         return Claimed(rotation)
@@ -236,6 +240,7 @@ class Ledger(History):
             lease=self.lease,
         )
         async with self._transaction(writes=False) as connection:
+            await self._aside.read(connection)
             if not await connection.execute(query):
                 return []
         async with self._transaction() as connection:
@@ -245,20 +250,11 @@ class Ledger(History):
             self._unknown |= {row.id: unknown for row in ours if (unknown := unknown_in(row.body))}
             taken = await connection.execute(statements.take(understood, self._tenure())) if understood else ()
             epochs = {row.id: row.epoch for row in taken}
-            await self._set_aside(connection, [row for row in rows if row.id not in epochs])
+            await self._aside.close(connection, [row for row in rows if row.id not in epochs])
             with_power = [await self._with_power(connection, understood[one]) for one in epochs]
         for rotation in with_power:
             self._hold(rotation.id, epoch=epochs[rotation.id], since=began)
         return with_power
-
-    async def _set_aside(self, connection: Connection, rows: Sequence[Any]) -> None:
-        if not rows:
-            return
-        await connection.execute(statements.set_aside([row.id for row in rows]))
-        for row in rows:
-            what = f"its rotation {row.id} in the ledger cannot be understood"
-            self.set_aside[row.server_id] = f"{what}, and was set aside as it is"
-            log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
 
     async def mend(self, rotations: Iterable[Rotation], *, mark: bool = False) -> bool:
         """Where the files were lost or exchanged under us, or a table: write again what this process holds. True then.
@@ -266,6 +262,7 @@ class Ledger(History):
         Else `probe`. Raises what that raises.
         """
         await self._place.see_to()
+        self._lives.is_known_old = any(one.is_old for one in self._place.exchanges)
         if not await self.probe(mark=mark):
             log.error("a table of the ledger was lost: it is written again from memory", ledger=self.name)
             await self._place.open_anew()

@@ -16,7 +16,7 @@ from snaprotd.core.telling.troubles import ACCOUNT
 from snaprotd.core.words import printable
 from snaprotd.logs import redactor
 from snaprotd.report.kinds import Problem
-from snaprotd.report.problems import of_daemon, of_dropped, of_power, without_rotation
+from snaprotd.report.problems import of_daemon, of_dropped, of_ledger, of_power, without_rotation
 from snaprotd.report.rows import BLOCKED
 
 API = "api"
@@ -38,6 +38,8 @@ LISTED = {
     "list_in_doubt": timedelta(minutes=20),
 }
 """Alarms that lists of the account show, and how long each is given beyond the next list: what lasts is no mistake."""
+OF_LEDGER = frozenset({Happened.LEDGER_EXCHANGED, Happened.LEDGER_OLD})
+"""What has befallen the ledger's files."""
 IMPLIED = frozenset({"too_old", "list_in_doubt"})
 """Those of them that are no news where the server's rotations fail, which is told."""
 SPARE = timedelta(minutes=5)
@@ -52,6 +54,9 @@ def of_entry(entry: Entry, *, account_failure: CloudError | None = None) -> Even
 
     `account_failure`: why the account cannot be listed just now, where it cannot.
     """
+    if entry.kind in OF_LEDGER:
+        id_ = f"{entry.kind}-{entry.at.isoformat()}"
+        return _event(of_ledger(entry), id_=id_, at=entry.at, kind=Kind.FAILURE, server=None, cause="", once=True)
     if entry.server_id is None:
         return None
     if entry.kind in (Happened.DROPPED, Happened.FOUND_AGAIN):

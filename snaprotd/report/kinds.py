@@ -80,6 +80,20 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "Where another program keeps it from being written, end that one.",
             alerts=("SnaprotdLedgerNotWritable",),
         ),
+        "ledger_exchanged": Kind(
+            severity=ATTENTION,
+            says="{what}",
+            do="See who deletes or exchanges its files, and stop snaprotd before a copy is put back; "
+            "this goes when nothing of it has happened for a day.",
+            unwatched="it is put back; SnaprotdLedgerNotWritable tells where that cannot be",
+        ),
+        "ledger_old": Kind(
+            severity=ALARM,
+            says="{what}; what was held since may be held no more",
+            do="See with `snaprotd list` what is held, and hold again what is to stay, as with `snaprotd hold {held}`; "
+            "this goes after a day.",
+            unwatched="it has happened once, and does not last: the events of the ledger tell of it",
+        ),
         "account_not_listed": Kind(
             severity=ALARM,
             says="the account could not be listed: {error}",

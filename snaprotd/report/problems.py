@@ -16,7 +16,7 @@ from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.policy import Policy, stops_itself
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
-from snaprotd.core.telling.entries import IS_GONE
+from snaprotd.core.telling.entries import IS_GONE, Entry
 from snaprotd.core.telling.vanished import Vanished
 from snaprotd.core.words import clock, count, duration, listed
 from snaprotd.report.assessment import Assessment
@@ -49,6 +49,7 @@ def of_daemon(
     foreign_debts: Sequence[ServerPower] = (),
     given_up: Mapping[str, tuple[int, str]] = MappingProxyType({}),
     clock_ahead: float = 0.0,
+    ledger_news: Sequence[Entry] = (),
 ) -> Iterator[Problem]:
     """What is wrong with no one server of ours. `clock_ahead`: of the provider's, in seconds; negative is behind it."""
     for debt in foreign_debts:
@@ -62,6 +63,7 @@ def of_daemon(
         yield _there_is("config_refused", mistake=first, more=more)
     if ledger_error is not None:
         yield _there_is("ledger_unusable", why_the_ledger_cannot_be_used=ledger_error)
+    yield from {entry.kind: of_ledger(entry) for entry in ledger_news}.values()
     if account_error is not None:
         yield _there_is("account_not_listed", error=account_error)
     elif not is_account_listed:
@@ -72,6 +74,11 @@ def of_daemon(
         ahead = clock_ahead > 0
         which = {"ahead_or_behind": "ahead of" if ahead else "behind", "early_or_late": "early" if ahead else "late"}
         yield _there_is("clock_differs", time=duration(abs(clock_ahead)), **which)
+
+
+def of_ledger(entry: Entry) -> Problem:
+    """What has befallen the ledger's files, as its events tell."""
+    return _there_is(str(entry.kind), what=entry.text)
 
 
 class Certificate(Protocol):

@@ -62,6 +62,8 @@ class Situation:
     """The servers that a `match` had found and none finds any more, by id, as long as that is news."""
     ledger_error: str | None
     """Why the ledger cannot be read or written, or None."""
+    ledger_news: Sequence[Entry] = ()
+    """What has befallen its files of late."""
     clock_ahead: float = 0.0
     """Seconds by which our clock is ahead of the provider's; negative where it is behind."""
     rate: RateInForce
@@ -133,9 +135,9 @@ def server_report(
 
     `let_go` says who let go of a start that was owed to it, when and why; empty where nobody has.
     """
-    running = next((one for one in situation.running if one.server_id == target.server_id), None)
+    running = {one.server_id: one for one in situation.running}
     return {
-        **_server(situation, target, running),
+        **_server(situation, target, running.get(target.server_id)),
         "policy": {
             key: {"value": as_written(key, getattr(target.policy, key)), "from": origin}
             for key, origin in target.entry.origins.items()
@@ -148,14 +150,13 @@ def server_report(
 
 def past_rotation(rotation: Rotation) -> Json:
     """A row of the history, with what `history --json` leaves out."""
-    steps = [*rotation.trail]
     return {
         **history_row(rotation),
         "failed_step": rotation.failed_step,
         "seconds": _seconds_between(rotation.started_at, rotation.finished_at),
         "off_since": zulu(rotation.power.went_off_at) if rotation.power.off_for > 0 else None,
         "off_seconds": round(rotation.power.off_for),
-        "steps": [{"step": one.step, "seconds": round(one.seconds)} for one in steps],
+        "steps": [{"step": one.step, "seconds": round(one.seconds)} for one in rotation.trail],
     }
 
 
@@ -302,6 +303,7 @@ def _general(situation: Situation) -> Iterable[Problem]:
         foreign_debts=situation.foreign_debts,
         given_up=situation.given_up,
         clock_ahead=situation.clock_ahead,
+        ledger_news=situation.ledger_news,
     )
     yield from problems.of_pages(situation.web_refused, situation.certificate, situation.now)
 

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +20,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.ledger.address import make_folder, note_in_force, write_anew
+from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.salvage import salvaged
@@ -113,7 +114,7 @@ async def test_a_count_beside_the_ledger_follows_no_link(tmp_path: Path, monkeyp
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / f"counted-by-state.db.{os.getpid()}.7").symlink_to(victim)
-    await Lives(tmp_path / "state.db").note(1)
+    await Lives(tmp_path / "state.db", cast(Events, None)).note(1)
     assert victim.read_text() == "precious"
     assert modes_below(tmp_path)[tmp_path / "counted-by-state.db"] == 0o600
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,8 +16,10 @@ from snaprotd.core.telling import edges
 from snaprotd.report.happenings import LISTED
 from snaprotd.report.kinds import ALARM, KINDS
 from snaprotd.simulator import Fault, World
+from tests.daemon.test_events import events, kinds
 from tests.daemon.test_teller import HOUR, MINUTE, Outside, configured, outside
-from tests.support.daemons import Watched, a_world, daemon_on
+from tests.scenarios.test_power import LedgerOnABadDisk
+from tests.support.daemons import Watched, a_world, daemon_on, kill
 
 __all__ = ["outside"]
 
@@ -35,7 +37,7 @@ OF_A_ROTATION = {"failed", "blocked", "untouchable", "own_server"}
 
 def test_each_alarm_of_the_page_has_somebody_who_tells_of_it() -> None:
     alarms = {name for name, kind in KINDS.items() if kind.severity == ALARM}
-    by_itself = LISTED.keys() | {"set_aside", "certificate_bad", "vanished", "renamed"}
+    by_itself = LISTED.keys() | {"set_aside", "certificate_bad", "vanished", "renamed", "ledger_old"}
     assert alarms == by_itself | OF_THE_WHOLE | OF_POWER | OF_A_ROTATION
 
 
@@ -174,3 +176,83 @@ async def test_a_rotation_that_was_set_aside_is_told_and_the_next_success_is_its
         assert len(outside.told) == 1, "a restart ends nothing"
         await asyncio.sleep(30 * MINUTE)
     assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
+
+
+# -- the ledger itself -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bad_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """What the ledger's disk is like from then on; nothing is noted outside the test's own folders."""
+    monkeypatch.setattr("snaprotd.wiring.assembly.Ledger", LedgerOnABadDisk)
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "run"))
+    return lambda disk: monkeypatch.setattr(LedgerOnABadDisk, "disk", disk)
+
+
+def old_notes(folder: Path) -> list[str]:
+    return [one.name for one in folder.rglob("*told-*")]
+
+
+@asynccontextmanager
+async def killed_in_the_end(path: Path, world: World) -> AsyncIterator[Watched]:
+    watched = Watched(path, world)
+    running = asyncio.create_task(watched.daemon.run())
+    await watched.daemon.started.wait()
+    yield watched
+    await kill(watched)
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside the ledger", "in another folder"])
+@pytest.mark.parametrize("disk", ["full", "read-only"])
+async def test_that_the_ledger_can_be_written_again_is_told_by_the_process_that_follows(
+    tmp_path: Path, outside: Outside, bad_disk: Callable[[str], None], disk: str, beside: bool
+) -> None:
+    world = a_world("web-01")
+    path = configured(tmp_path, world, schedule="@yearly")
+    if not beside:
+        (tmp_path / "told-of-state.db").mkdir()
+    async with killed_in_the_end(path, world):
+        await asyncio.sleep(3 * MINUTE)
+        bad_disk(disk)
+        await asyncio.sleep(10 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure"], outside.words
+    bad_disk("")
+    for _ in range(2):
+        async with daemon_on(path, world) as watched:
+            await asyncio.sleep(5 * MINUTE)
+            assert kinds(await events(watched)) == ["failure", "recovery"]
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
+    assert outside.pings == ["/fail", ""]
+    assert old_notes(tmp_path) == [] if beside else ["told-of-state.db"]
+
+
+async def test_what_a_receiver_did_not_take_before_a_restart_is_sent_after_it(
+    tmp_path: Path, outside: Outside, bad_disk: Callable[[str], None]
+) -> None:
+    world = a_world("web-01")
+    path = configured(tmp_path, world, schedule="@yearly")
+    async with killed_in_the_end(path, world):
+        await asyncio.sleep(3 * MINUTE)
+        bad_disk("full")
+        outside.is_away = True
+        await asyncio.sleep(10 * MINUTE)
+    outside.is_away = False
+    bad_disk("")
+    for _ in range(2):
+        async with daemon_on(path, world):
+            await asyncio.sleep(5 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[" * 5000, '{"trouble": {"event": 1}}', "\udcff"])
+async def test_a_note_that_makes_no_sense_is_left_out(
+    tmp_path: Path, outside: Outside, bad_disk: Callable[[str], None], note: str
+) -> None:
+    world = a_world("web-01")
+    path = configured(tmp_path, world, schedule="@yearly")
+    (tmp_path / "told-of-state.db").write_bytes(note.encode(errors="surrogateescape"))
+    async with daemon_on(path, world):
+        await asyncio.sleep(5 * MINUTE)
+    assert outside.told == []

@@ -4,17 +4,20 @@ at the provider is an alarm."""
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.daemon.test_teller import MINUTE, Outside, configured, outside
 from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, kill, write_config
+from tests.support.nouns import a_snapshot
 
 __all__ = ["outside"]
 
@@ -115,7 +118,45 @@ async def test_a_ledger_that_was_lost_under_the_daemon_tells_what_comes_after(
         Path(watched.daemon._tools.ledger.name).unlink()  # noqa: ASYNC240
         await asyncio.sleep(45 * MINUTE)
         assert "rotation" in kinds(await events(watched))
-    assert [one["kind"] for one in outside.told] == ["failure", "recovery"]
+        (told,) = await problems(watched)
+        assert told["severity"] == "attention"
+        assert "its file was deleted: it was written again, whole" in told["text"]
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(5 * MINUTE)
+        assert len(await problems(watched)) == 1, "over a restart too"
+        await asyncio.sleep(24 * HOUR)
+        assert await problems(watched) == [], "for a day"
+    told_of = [(one["kind"], one["severity"], one["server"] and one["server"]["name"]) for one in outside.told]
+    assert told_of[:3] == [
+        ("failure", "alarm", "web-01"),
+        ("failure", "attention", None),
+        ("recovery", "ok", "web-01"),
+    ]
+
+
+async def test_an_old_copy_that_was_put_back_while_nobody_lived_is_told_though_it_lacks_a_hold_alone(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    ledger, copy = tmp_path / "state.db", tmp_path / "copy"
+    path = configured(tmp_path, world, schedule="5 3 * * *")
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(20 * MINUTE)
+        account = watched.daemon._tools.ledger.starts.account
+    shutil.copy(ledger, copy)
+    async with await Ledger.open(ledger, owner="hold", lock=False) as hold:
+        hold.starts.account = account
+        await hold.holds.say(a_snapshot("801", "x", datetime.now(UTC)), ["12345"], date(2030, 1, 1), datetime.now(UTC))
+    shutil.copy(copy, ledger)
+    for _ in range(2):
+        async with daemon_on(path, world) as watched:
+            await asyncio.sleep(5 * MINUTE)
+            (told,) = await problems(watched)
+            assert told["severity"] == "alarm"
+            assert "the ledger is an old copy: it lacks 1 of the " in told["text"]
+            assert "snaprotd hold" in told["do"]
+            assert kinds(await events(watched)).count("ledger_old") == 1
+    assert [(one["kind"], one["severity"]) for one in outside.told] == [("failure", "alarm")]
 
 
 async def test_a_file_that_is_refused_and_one_that_is_taken_are_events(

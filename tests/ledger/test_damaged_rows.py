@@ -136,3 +136,33 @@ async def test_a_mark_that_cannot_be_read_is_left_out(path: Path, value: Any) ->
         assert marks["2"].seen_until == SLOT
         assert "1" not in marks or marks["1"].seen_until.tzinfo is not None
         await ledger.set_marks([Mark(server_id="1", seen_until=SLOT, schedule="@daily")])
+
+
+async def test_what_was_set_aside_is_known_to_the_next_process_until_another_rotation_of_its_server(path: Path) -> None:
+    await with_two_servers(path)
+    damage(path, "UPDATE rotations SET body = ? WHERE id = 'of 1'", "{")
+    for _ in range(3):
+        async with await opened(path) as ledger:
+            assert "1" not in {one.server_id for one in await ledger.take_over(everything=True)}
+            assert ledger.set_aside.keys() == {"1"}
+            assert "its rotation of 1 in the ledger cannot be understood" in ledger.set_aside["1"]
+    async with await opened(path) as daemon:
+        await daemon.take_over(everything=True)
+        async with await opened(path) as now:
+            await now.claim(a_rotation("1", id="next", slot=SLOT + timedelta(days=1)))
+        await daemon.take_over()
+        assert daemon.set_aside == {}, "whoever has dealt with it"
+    async with await opened(path) as ledger:
+        await ledger.take_over(everything=True)
+        assert ledger.set_aside == {}
+
+
+async def test_one_that_was_set_aside_under_another_id_of_its_server_is_followed_under_this_one(path: Path) -> None:
+    await with_two_servers(path)
+    damage(path, "UPDATE rotations SET body = ? WHERE id = 'of 1'", "{")
+    async with await opened(path) as ledger:
+        ledger.starts.ids_of = lambda one: frozenset({"1", "uuid-1"} if one in ("1", "uuid-1") else {one})
+        await ledger.take_over(everything=True)
+        assert ledger.set_aside.keys() == {"1"}
+        await ledger.claim(a_rotation("uuid-1", id="next", slot=SLOT + timedelta(days=1)))
+        assert ledger.set_aside == {}

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +16,7 @@ from snaprotd.core.creation import Creation
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.model import Snapshot
 from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.store import Ledger
 from tests.ledger.test_store import SLOT, rotation, sql
@@ -174,7 +175,7 @@ async def test_what_is_counted_at_once_is_noted_beside_the_ledger_at_once(
 ) -> None:
     noted: list[str] = []
     monkeypatch.setattr("snaprotd.ledger.files.copies.write_anew", lambda _, text: noted.append(text))
-    lives = Lives(path)
+    lives = Lives(path, cast(Events, None))
     await asyncio.gather(*(lives.note(count) for count in range(1, 101)))
     assert noted == ["1", "100"]
 
@@ -187,7 +188,7 @@ async def test_a_note_that_failed_is_made_for_the_next_one_too(path: Path, monke
         raise OSError
 
     monkeypatch.setattr("snaprotd.ledger.files.copies.write_anew", fail)
-    lives = Lives(path)
+    lives = Lives(path, cast(Events, None))
     await asyncio.gather(*(lives.note(count) for count in (1, 2, 3)))
     assert noted == ["1", "3", "3"]
 

@@ -22,6 +22,7 @@ from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.core.telling.entries import of_exchange, of_old_copy
 from snaprotd.core.telling.vanished import Vanished
 from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
@@ -233,6 +234,8 @@ FINE = {
 OF_THE_DAEMON: dict[str, tuple[dict[str, Any], list[str]]] = {
     "all is well": ({}, []),
     "ending": ({"is_ending": True}, ["ending"]),
+    "files that were exchanged, twice": ({"ledger_news": [of_exchange("x", NOW)] * 2}, ["ledger_exchanged"]),
+    "an old copy": ({"ledger_news": [of_old_copy(11, 12, NOW)]}, ["ledger_old"]),
     "a bad file": ({"config_mistakes": ["c.yaml:1:1: bad"]}, ["config_refused"]),
     "no ledger": ({"ledger_error": "the ledger s.db cannot be used: disk I/O error"}, ["ledger_unusable"]),
     "not listed any more": ({"account_error": "answered 500"}, ["account_not_listed"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,12 @@ from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
-from snaprotd.core.rotation import STEPS
+from snaprotd.core.rotation import STEPS, Step
 from snaprotd.core.telling.entries import Happened
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from snaprotd.web.certificate import Certificate
-from tests.support.daemons import Watched, daemon_on, power, write_config
+from tests.support.daemons import Watched, daemon_on, kill, power, write_config
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -403,6 +405,26 @@ async def test_a_rotation_that_was_set_aside_is_an_alarm(tmp_path: Path) -> None
         told = {(one["server"], one["severity"], one["text"]) for one in report["problems"]}
         assert ("web", "alarm", "its rotation r1 was set aside") in told
         assert ("999", "alarm", "its rotation r2 was set aside") in told
+
+
+async def test_a_rotation_that_was_set_aside_is_an_alarm_after_a_restart_too(tmp_path: Path) -> None:
+    world = World()
+    server_id = a_server(world)
+    config = write_config(tmp_path, f"[{{id: {server_id}, name: web, {NIGHTLY}}}]")
+    watched = Watched(config, world)
+    running = asyncio.create_task(watched.daemon.run())
+    await watched.daemon.started.wait()
+    await watched.daemon.rotate(server_id)
+    await watched.reaches(Step.WAIT)
+    await kill(watched)
+    await asyncio.gather(running, return_exceptions=True)
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.execute("UPDATE rotations SET body = '{' WHERE is_open")
+    for _ in range(2):
+        async with daemon_on(config, world) as watched:
+            await asyncio.sleep(MINUTE)
+            found = [one for one in (await report_of(watched))["problems"] if "set aside" in one["text"]]
+            assert [(one["server"], one["severity"]) for one in found] == [("web", "alarm")]
 
 
 async def test_a_paused_server_is_neither_late_nor_has_it_a_next_run(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ class Happened(StrEnum):
     HELD_OFF = "held_off"
     LEDGER_EXCHANGED = "ledger_exchanged"
     """The ledger's files were deleted or exchanged under a process."""
+    LEDGER_OLD = "ledger_old"
+    """The ledger is an old copy that was put back, or a new one in place of one that was lost."""
     RECOVERY = "recovery"
     """What one of the three before it has told of is over."""
 
@@ -219,6 +221,13 @@ def of_exchange(what: str, at: datetime) -> Entry:
     return Entry(at=at, kind=Happened.LEDGER_EXCHANGED, text=f"the ledger: {what}")
 
 
+def of_old_copy(counted: int, beside: int, at: datetime) -> Entry:
+    """The ledger has counted so much, and what stands beside it more."""
+    what = "an old copy" if counted else "a new one, or a very old copy"
+    text = f"the ledger is {what}: it lacks {beside - counted} of the {beside} claims, requests for snapshots and holds"
+    return Entry(at=at, kind=Happened.LEDGER_OLD, text=text, details={"counted": counted, "beside": beside})
+
+
 def entries_of(told: Told, entered: Mapping[Key, Event], now: datetime) -> tuple[Mapping[Key, Event], list[Entry]]:
     """What of all that is going on has an entry of its own by now, and the entries since it was `entered`.
 
@@ -230,12 +239,13 @@ def entries_of(told: Told, entered: Mapping[Key, Event], now: datetime) -> tuple
         if not one.event.rotation and (one.ripe_at <= now or key in entered)
     }
     known = {event.id for event in entered.values()}
-    begun = [_of_trouble(event) for event in lasting.values() if event.id not in known]
+    begun = [of_trouble(event) for event in lasting.values() if event.id not in known]
     over = [_of_its_end(event, now) for key, event in entered.items() if key not in lasting]
     return lasting, [*begun, *over]
 
 
-def _of_trouble(event: Event) -> Entry:
+def of_trouble(event: Event) -> Entry:
+    """That it has begun."""
     return Entry(
         at=event.at,
         kind=Happened(str(event.kind)),

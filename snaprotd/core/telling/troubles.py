@@ -26,6 +26,9 @@ NEWS_FOR, MOST_ONCE = timedelta(hours=24), 100
 KEPT_OF_LEFT = timedelta(days=30)
 """How long what stands of a server that is no longer looked after is kept: it may be put back."""
 
+OF_LEDGER = "ledger_unusable"
+"""The cause of what the ledger itself cannot hold while it lasts."""
+
 Key = tuple[str, str]
 """What a trouble is about: rotations or power, and the server's id, or a cause for what is nobody's own."""
 

@@ -26,7 +26,9 @@ from sqlalchemy import delete
 from snaprotd.core.creation import Life, cut_off, mark_of_life
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, merged
+from snaprotd.core.telling.entries import Entry, of_old_copy
 from snaprotd.ledger.address import demand_ours, make_folder, write_anew
+from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.promises import read_power, row_of
 from snaprotd.ledger.rows import read_lives, written_lives
 from snaprotd.ledger.sql import notes
@@ -150,16 +152,20 @@ class Copies:
 class Lives:
     """When the ledger was there to know of whatever was taken, and how much it has counted.
 
-    Counted is each claim, and each request for a snapshot: whoever has all of those knows which snapshots are ours.
+    Counted is each claim, and each request for a snapshot: whoever has all of those knows which snapshots are ours. And
+    each hold, and each that was let go.
     """
 
-    def __init__(self, ledger: Path) -> None:
+    def __init__(self, ledger: Path, events: Events) -> None:
+        self._events = events
         self._file = ledger.with_name(f"counted-by-{ledger.name}")
         self._counted = 0
         """By this process."""
         self._stands = 0
         """What was noted beside the ledger last."""
         self._noting = asyncio.Lock()
+        self.is_known_old = False
+        """That what stands there was put over the ledger under this process is told by whoever saw it."""
 
     async def known(self, connection: Connection, now: datetime) -> tuple[Life, ...]:
         """The lives as of `now`: those of an old copy are cut off there."""
@@ -168,8 +174,8 @@ class Lives:
     async def mark(self, connection: Connection) -> int:
         """Leave a mark of life. How many there are of all processes, by now: no clock has a part in that."""
         now = datetime.fromtimestamp(time.time(), UTC)
-        lives, count, is_old = await self._read(connection, now)
-        await self._write(connection, mark_of_life(lives, now), count, is_old=is_old)
+        lives, count, lacks = await self._read(connection, now)
+        await self._write(connection, mark_of_life(lives, now), count, lacks=lacks)
         marks = await self.marks(connection) + 1
         await connection.execute(notes.note("marks", str(marks)))
         return marks
@@ -181,24 +187,26 @@ class Lives:
 
     async def count(self, connection: Connection) -> int:
         """Count one more. The answer is for `note`, when the transaction is over."""
-        lives, count, is_old = await self._read(connection, datetime.fromtimestamp(time.time(), UTC))
-        await self._write(connection, lives, count + 1, is_old=is_old)
+        lives, count, lacks = await self._read(connection, datetime.fromtimestamp(time.time(), UTC))
+        await self._write(connection, lives, count + 1, lacks=lacks)
         return count + 1
 
-    async def _read(self, connection: Connection, now: datetime) -> tuple[tuple[Life, ...], int, bool]:
-        """The lives, the count, and whether it is an old copy, which is to count on from ours."""
+    async def _read(self, connection: Connection, now: datetime) -> tuple[tuple[Life, ...], int, Entry | None]:
+        """The lives, the count, and what is told of an old copy, which is to count on from ours."""
         beside = await asyncio.to_thread(self._beside)
         noted = {row.key: row.value for row in await connection.execute(notes.LIVES)}
         lives, count = read_lives(noted.get("lives")), _number(noted.get("count"))
-        return (lives, count, False) if count >= beside else (cut_off(lives, now), beside, True)
+        if count >= beside:
+            return lives, count, None
+        return cut_off(lives, now), beside, of_old_copy(count, beside, now)
 
-    @staticmethod
-    async def _write(connection: Connection, lives: tuple[Life, ...], count: int, *, is_old: bool) -> None:
+    async def _write(self, connection: Connection, lives: tuple[Life, ...], count: int, *, lacks: Entry | None) -> None:
         rows = {"lives": written_lives(lives), "count": str(count)}
         await connection.execute(notes.NOTE.for_each({"key": key, "value": value} for key, value in rows.items()))
-        if is_old:
+        if lacks is not None:
             await connection.execute(delete(SEEN))  # what has gone since then may be our own doing
-            log.warning("the ledger is an old copy, or a new one: what it lacks is ours by the names of snapshots")
+            await self._events.add(connection, [] if self.is_known_old else [lacks])
+            log.error("what the ledger lacks is ours by the names of snapshots", what=lacks.text)
 
     async def note(self, count: int) -> None:
         """Have it stand beside the ledger too, if there is any. Where that fails, no copy of a moment ago is told."""
