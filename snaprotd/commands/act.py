@@ -71,8 +71,8 @@ def _what_is_lost(chosen: ByHand) -> list[str]:
     if found.newer is not None and found.newer.created_at is not None:
         newer = ago(found.newer.created_at.isoformat(), found.now)
         lines.append(f"WARNING: there is a newer one: snapshot {found.newer.id}, {found.newer.name}, {newer}")
-    if not chosen.sees_ledger:
-        lines.append("WARNING: there is no ledger here: it is not known whether a rotation of the server is going on")
+    if chosen.why_unseen:
+        lines.append(f"WARNING: {chosen.why_unseen}: it is not known whether a rotation of the server is going on")
     return lines
 
 

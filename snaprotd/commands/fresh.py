@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -44,6 +44,11 @@ class _WrongUsage(click.UsageError):
     """A state that is not known: the usual 2 would be read as critical."""
 
     exit_code = State.UNKNOWN
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """For whoever types it as ever, and in the one line of standard output that a monitor shows."""
+        super().show(file)
+        click.echo(_unknown(self.format_message())[1])
 
 
 class _ForMonitors(click.Command):
@@ -91,9 +96,8 @@ def _judged(servers: tuple[str, ...], path: str | None, limits: Limits) -> tuple
         settings = load(path)
         account = wait_for(_read(settings, servers))
         targets = account.wanted_targets(settings)
-        doubts = dict.fromkeys(account.doubt_of(one.server_id) for one in targets if not one.policy.paused)
-        doubt = "; ".join(filter(None, doubts)) or None
-        return told_of(settings, targets, account.known, limits, account.now, doubt)
+        doubts = {one.server_id: why for one in targets if (why := account.doubt_of(one.server_id)) is not None}
+        return told_of(settings, targets, account.known, limits, account.now, doubts, account.clock_ahead)
     except TimeoutError:
         return _unknown(f"the provider has not answered within {PATIENCE:.0f} s")
     except (SnaprotdError, click.ClickException, OSError) as error:

@@ -28,13 +28,13 @@ class OtherClock:
         most, least = (received - date).total_seconds(), (sent - date).total_seconds() - DATES_ARE_ROUND
         self._ahead.append((asyncio.get_running_loop().time(), max(least, min(0.0, most))))
 
-    def ahead(self) -> float:
+    def ahead(self, *, agreeing: int = AGREEING) -> float:
         """By how many seconds ours is ahead, negative where it is behind: as little as the last answers allow for.
 
-        Zero where they do not agree, or none has come for a while.
+        Zero where they do not agree, or fewer than `agreeing` have come for a while.
         """
         since = asyncio.get_running_loop().time() - CURRENT
         told = [ahead for at, ahead in self._ahead if at >= since]
-        if len(told) < AGREEING:
+        if len(told) < agreeing:
             return 0.0
         return max(0.0, min(told)) or min(0.0, max(told))

@@ -6,9 +6,11 @@ import asyncio
 import json
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -44,10 +46,15 @@ def held(server_id: str, hours: float, **more: Any) -> ServerHoldings:
 
 
 def told(
-    web: ServerHoldings | None, db: ServerHoldings | None, *, limits: Limits = FACTORS, doubt: str | None = None
+    web: ServerHoldings | None,
+    db: ServerHoldings | None,
+    *,
+    limits: Limits = FACTORS,
+    doubts: Mapping[str, str] = MappingProxyType({}),
+    clock_ahead: timedelta = timedelta(0),
 ) -> tuple[State, str]:
     known = {one: holdings for one, holdings in (("1", web), ("2", db)) if holdings is not None}
-    state, line = told_of(CONFIG, TARGETS, known, limits, NOW, doubt)
+    state, line = told_of(CONFIG, TARGETS, known, limits, NOW, doubts, clock_ahead.total_seconds())
     prefix = f"{state.name} - "
     assert line.startswith(prefix)
     assert re.fullmatch(r"[^|]* \| oldest=(U|\d+s);\d+;\d+", line)  # one bar: what follows is data
@@ -132,20 +139,48 @@ def test_what_cannot_be_trusted_makes_nothing_fresh(more: dict[str, Any]) -> Non
 
 
 def test_what_a_list_that_cannot_be_relied_on_shows_is_not_taken_for_the_whole() -> None:
-    state, line = told(WEB, DB, doubt="the list is cut short, 1 | 2")
+    state, line = told(WEB, DB, doubts=dict.fromkeys("12", "the list is cut short, 1 | 2"))
     assert state is State.UNKNOWN
     assert line.startswith("the list is cut short, 1 / 2; 2 servers fresh")
 
 
+@pytest.mark.parametrize("web", [held("1", 40), held("1", 90), replace(held("1", 3), server=None), None])
+def test_a_list_that_cannot_be_relied_on_says_of_nobody_that_there_is_nothing(web: ServerHoldings | None) -> None:
+    assert told(web, DB, doubts={"1": "the list is cut short"}) == (
+        State.UNKNOWN,
+        "the list is cut short; 1 of 2 servers fresh, 1 paused | oldest=U;129600;259200",
+    )
+
+
+def test_what_is_not_known_of_one_server_hides_nothing_that_is_of_another() -> None:
+    state, line = told(None, held("2", 600), doubts={"1": "the list is cut short"})
+    assert state is State.CRITICAL
+    assert line.startswith("the list is cut short; db/x 600.0 h (limit 504.0 h); 0 of 2 servers fresh, 1 paused | ")
+    assert told(None, held("2", 300), doubts={"1": "the list is cut short"})[0] is State.UNKNOWN
+
+
+def test_a_clock_that_is_behind_makes_nothing_fresh_and_one_that_is_wrong_is_told_of() -> None:
+    days = timedelta(days=3)
+    state, line = told(WEB, DB, clock_ahead=-days)
+    assert state is State.CRITICAL
+    assert line.startswith("the clock of this machine is 3 d behind the provider's; web 75.1 h (limit 72.0 h); 1 of 2")
+    to_come = held("1", -30)  # by the clock that is behind, and taken 42 hours ago
+    assert told(to_come, DB, clock_ahead=-days)[1].split("; ")[1] == "web 42.0 h (limit 36.0 h)"
+    state, line = told(WEB, DB, clock_ahead=days)
+    assert state is State.OK
+    assert line.startswith("the clock of this machine is 3 d ahead of the provider's; 2 servers fresh")
+    assert told(WEB, DB, clock_ahead=timedelta(seconds=59)) == told(WEB, DB)
+
+
 def test_many_that_are_stale_are_counted() -> None:
     config = parse("servers:\n" + "".join(f"- {{id: {n}, schedule: '@daily'}}\n" for n in range(1, 41)), "c.yaml", {})
-    state, line = told_of(config, resolve(config, []), {}, FACTORS, NOW, None)
+    state, line = told_of(config, resolve(config, []), {}, FACTORS, NOW, {})
     assert (state, len(line) < 400) == (State.CRITICAL, True)
     assert "; and 35 more; 0 of 40 servers fresh | " in line
 
 
 def test_nobody_to_look_after_is_not_all_is_well() -> None:
-    assert told_of(CONFIG, TARGETS[2:], {}, FACTORS, NOW, None) == (
+    assert told_of(CONFIG, TARGETS[2:], {}, FACTORS, NOW, {}) == (
         State.UNKNOWN,
         "UNKNOWN - no server is looked after, 1 paused",
     )
@@ -174,6 +209,19 @@ async def test_it_asks_the_provider_and_whatever_keeps_it_from_that_is_not_known
         assert (refused.code, refused.out.count("\n")) == (3, 1)
         assert refused.out.startswith("UNKNOWN - ")
         assert "401" in refused.out
+
+
+@pytest.mark.real_time
+async def test_a_machine_whose_clock_has_stopped_does_not_find_old_snapshots_fresh(tmp_path: Path) -> None:
+    world = World(token=TOKEN, clock=lambda: datetime.now(UTC) + timedelta(days=3))
+    server = world.add_server("web")
+    made = datetime.now(UTC) - timedelta(hours=2)
+    world.add_snapshot(server, snapshot_name("main", made), created_at=made)
+    async with provider(world) as api:
+        more = f"listen: off\nservers: [{{id: {server}, name: web, schedule: '@daily'}}]\n"
+        told = await run("fresh", "--config", str(write_config(tmp_path, api.base_url, more)))
+    assert (told.code, told.err) == (2, "")
+    assert re.match(r"CRITICAL - the clock of this machine is \d d behind [^;]*; web 7[34]\.\d h", told.out)
 
 
 @pytest.mark.real_time
@@ -240,5 +288,5 @@ async def test_a_provider_that_does_not_answer_is_not_known_before_the_monitor_g
 )
 async def test_wrong_usage_and_a_file_that_cannot_be_read_are_not_known_either(arguments: tuple[str, ...]) -> None:
     told = await run(*arguments)
-    assert told.code == 3
-    assert (told.out.startswith("UNKNOWN - ")) is ("--config" in arguments)
+    assert (told.code, told.out.startswith("UNKNOWN - "), told.out.count("\n")) == (3, True, 1)
+    assert told.err.startswith("Usage: ") is ("--config" not in arguments)

@@ -63,6 +63,42 @@ async def test_what_persons_did_is_told_with_who_they_were(tmp_path: Path) -> No
         assert world.snapshots_of("12345") == []
 
 
+@pytest.mark.real_time
+@pytest.mark.parametrize("damaged", ["sqlite_schema", "rotations"])
+async def test_a_ledger_that_is_damaged_keeps_nobody_from_what_it_may_be_needed_for(
+    tmp_path: Path, damaged: str
+) -> None:
+    world = World(token=TOKEN, speed=600)
+    world.add_server("web-01")
+    theirs = world.add_snapshot("12345", "before-the-upgrade")
+    async with provider(world) as api:
+        path = str(write_config(tmp_path, api.base_url, SERVERS))
+        assert (await run("now", "web-01", "--hold", "none", "--config", path)).code == 0
+        ledger = tmp_path / "state.db"
+        with closing(sqlite3.connect(ledger)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            query = "SELECT rootpage FROM sqlite_schema WHERE tbl_name = ?"
+            pages = [page for (page,) in connection.execute(query, [damaged])] or [1]
+        with ledger.open("r+b") as file:
+            for page in pages:
+                file.seek(4096 * (page - 1))
+                file.write(b"?" * 4096)
+        restored = await run("restore", str(theirs.id), "--yes", "--config", path)
+        assert (restored.code, restored.out.splitlines()[-1]) == (
+            0,
+            "web-01 is active, restored from before-the-upgrade.",
+        )
+        assert re.search(rf"WARNING: the ledger {ledger}[^?]*: it is\s+not known whether a rotation", restored.out)
+        deleted = await run("delete", str(theirs.id), "--yes", "--config", path)
+        assert deleted.code == 0
+        unrecorded = f"this is not recorded, and `snaprotd history --events` will not show it: the ledger {ledger}"
+        is_lost = damaged == "sqlite_schema"
+        assert [unrecorded in told for told in (restored.err, deleted.err)] == [is_lost, is_lost]
+        held = await run("hold", str(world.snapshots_of("12345")[0].id), "--config", path)
+        assert (held.code, f"the ledger {ledger}" in held.err) == (1, True)
+    assert theirs.id not in world.snapshots
+
+
 @pytest.mark.parametrize(
     ("text", "at"),
     [

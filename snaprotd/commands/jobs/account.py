@@ -17,7 +17,7 @@ from snaprotd.core.errors import ConfigError, LedgerError, UnknownServer
 from snaprotd.core.model import Machine, Server
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.machine import this_machine
-from snaprotd.provider import Doubtful, NullObserver
+from snaprotd.provider import Doubtful, NullObserver, Provider
 from snaprotd.provider.inventory import Inventory, ServerHoldings
 from snaprotd.report.assessment import as_left
 from snaprotd.report.capacity import Capacity, capacity_of, warning_of
@@ -46,6 +46,8 @@ class Account:
     machine: Machine
     page_size: int
     """Entries on one page of its lists."""
+    clock_ahead: float
+    """Seconds by which this machine's clock is ahead of the provider's, by its answers; negative where it is behind."""
 
     def wanted_targets(self, config: Config) -> list[Target]:
         """The targets that were named. Raises `UnknownServer` where one of those has no policy."""
@@ -85,7 +87,7 @@ async def read_account(config: Config, environ: Mapping[str, str], names: Sequen
     async with open_cloud(config, environ, NullObserver()) as cloud:
         inventory = Inventory(cloud, called=config.server_ids, foresees=True)
         doubt = await refresh(inventory)
-        account = _account(config, inventory, names, doubt, cloud.capabilities.page_size)
+        account = _account(config, inventory, names, doubt, cloud)
         return replace(account, known=await _as_the_ledger_knows(config, inventory, account.wanted))
 
 
@@ -167,7 +169,7 @@ async def refresh(inventory: Inventory) -> str | None:
     return None
 
 
-def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: str | None, page_size: int) -> Account:
+def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: str | None, cloud: Provider) -> Account:
     servers = servers_of(inventory)
     targets = resolve(config, servers)
     return Account(
@@ -179,7 +181,8 @@ def _account(config: Config, inventory: Inventory, names: Sequence[str], doubt: 
         doubt=doubt,
         in_doubt=inventory.in_doubt,
         machine=this_machine(config.own_server),
-        page_size=page_size,
+        page_size=cloud.capabilities.page_size,
+        clock_ahead=cloud.clock.ahead(agreeing=1),
     )
 
 

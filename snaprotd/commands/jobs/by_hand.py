@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
@@ -84,20 +84,23 @@ async def is_forsaken(config: Config, ledger: Ledger | None, rotation: Rotation)
 class ByHand:
     """One snapshot, found, and what may be done with it."""
 
-    def __init__(self, config: Config, cloud: Provider, ledger: Ledger | None, found: Found) -> None:
+    def __init__(
+        self, config: Config, cloud: Provider, ledger: Ledger | None, found: Found, *, why_unseen: str = ""
+    ) -> None:
         self.found = found
+        self.why_unseen = why_unseen
+        """Why it cannot be known that no rotation of the server is open; empty where it can."""
         self._config = config
         self._cloud = cloud
         self._ledger = ledger
 
-    @property
-    def sees_ledger(self) -> bool:
-        """Whether it can be known that no rotation of the server is open."""
-        return self._ledger is not None
-
     async def refuse_if_busy(self) -> None:
-        """Raise `Impossible` while a rotation of the server is open."""
-        rotations = await self._ledger.open_rotations() if self._ledger else []
+        """Raise `Impossible` while a rotation of the server is open, as far as that can be known: see `why_unseen`."""
+        try:
+            rotations = await self._ledger.open_rotations() if self._ledger else []
+        except LedgerError as error:  # what is lost with the ledger is what a restore may be needed for
+            self.why_unseen = str(error)
+            return
         busy = next((one for one in rotations if one.server_id in self.found.server_ids), None)
         if busy is not None:
             is_left = await is_forsaken(self._config, self._ledger, busy)
@@ -117,7 +120,7 @@ class ByHand:
         Raises `Impossible` where there is no ledger, and `SnaprotdError` where it cannot be noted.
         """
         if self._ledger is None:
-            raise Impossible(f"there is no ledger at {name_of(self._config.state)}: no rotation would know of it")
+            raise Impossible(f"{self.why_unseen}: no rotation would know of it")
         found, entry = self.found, _of_hold(self.found, None if until == RELEASED else until)
         await self._ledger.holds.say(found.snapshot, found.server_ids, until, found.now, entry=entry)
 
@@ -214,7 +217,8 @@ class ByHand:
         found, why = self.found, "" if error is None else f": {error}"
         what = "restore from" if kind is Happened.RESTORE else "deletion of"
         text = f"{what} {found.snapshot.name} ({found.snapshot.id}): {state}{why}"
-        await record(self._ledger, deed_to(kind, found.snapshot, found.label, text, state=state), say)
+        entry = deed_to(kind, found.snapshot, found.label, text, state=state)
+        await record(self._ledger or self.why_unseen, entry, say)
 
     def refuse_to_delete_in_progress(self) -> None:
         """Raise `Impossible` for a snapshot that is just being taken."""
@@ -240,10 +244,18 @@ def _refuse_unless(acknowledged: bool, server: Server) -> None:
 
 @asynccontextmanager
 async def by_hand(config: Config, environ: Mapping[str, str], snapshot_id: str) -> AsyncIterator[ByHand]:
-    """Find a snapshot of the account. Raises `Impossible` where there is none of that id."""
-    async with open_cloud(config, environ, NullObserver()) as cloud, open_ledger_to_read(config) as ledger:
-        found = await _find(config, cloud, snapshot_id)
-        yield ByHand(config, cloud, ledger, await _as_the_ledger_knows(config, found, ledger))
+    """Find a snapshot of the account. Raises `Impossible` where there is none of that id.
+
+    A ledger that cannot be used keeps nobody from restoring a server.
+    """
+    async with open_cloud(config, environ, NullObserver()) as cloud, AsyncExitStack() as stack:
+        ledger, why = None, f"there is no ledger at {name_of(config.state)}"
+        try:
+            ledger = await stack.enter_async_context(open_ledger_to_read(config))
+        except LedgerError as error:
+            why = str(error)
+        found = await _as_the_ledger_knows(config, await _find(config, cloud, snapshot_id), ledger)
+        yield ByHand(config, cloud, ledger, found, why_unseen="" if ledger is not None else why)
 
 
 async def _as_the_ledger_knows(config: Config, found: Found, ledger: Ledger | None) -> Found:

@@ -35,11 +35,14 @@ def deed_to(kind: Happened, snapshot: Snapshot, label: str, text: str, **more: A
     return deed(kind, snapshot.server_id, text, **about, taken=zulu(snapshot.created_at), **more)
 
 
-async def record(ledger: Ledger | None, entry: Entry, say: Callable[[str], None]) -> None:
-    """Write it down. Where that cannot be, it is said, and whatever is to be done is done."""
+async def record(ledger: Ledger | str, entry: Entry, say: Callable[[str], None]) -> None:
+    """Write it down. Where that cannot be, it is said, and whatever is to be done is done.
+
+    In place of a ledger that is not there, or cannot be used, stands why it is not.
+    """
     try:
-        if ledger is None:
-            raise LedgerError("there is no ledger here")
+        if isinstance(ledger, str):
+            raise LedgerError(ledger)
         await ledger.events.write([entry])
     except LedgerError as error:
         say(f"this is not recorded, and `snaprotd history --events` will not show it: {error}")
