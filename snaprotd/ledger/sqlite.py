@@ -28,8 +28,6 @@ BUSY = 5.0
 A_MOMENT = 0.1
 """The same, as long as another has kept it locked for longer than that: many may want to write, and starts do."""
 ASK_AGAIN = 0.05
-LONGEST_TURN = 60.0
-"""Seconds for which a transaction waits for those of its own process."""
 
 
 class Connection:
@@ -242,20 +240,6 @@ async def open_database(path: Path, *, alone: bool, to_read: bool = False) -> Da
 async def _migrate(database: Database, *, to_read: bool = False) -> None:
     with told(name_of(str(database.path))):
         await database.migrate(to_read=to_read)
-
-
-@asynccontextmanager
-async def turn(lock: asyncio.Lock, name: str) -> AsyncIterator[None]:
-    """Hold the lock of the ledger called `name`. Raises `LedgerError` where others hold it for too long."""
-    try:
-        async with asyncio.timeout(LONGEST_TURN):
-            await lock.acquire()
-    except TimeoutError as error:
-        raise LedgerError(f"the ledger {name} has been busy for {LONGEST_TURN:g} s") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fleet import Fleet, Night, foreseen, live_through
+from tests.support.interrupted import come_back, fleet_of
 from tests.support.searches import the_rest
 
 MARGIN = 1.05
@@ -100,3 +101,17 @@ async def test_a_few_that_are_due_in_a_large_account_do_not_have_all_of_it_read_
     night = await live_through(tmp_path, Fleet(servers=150, due=5, has_past=True))
     assert_all_is_well(night)
     assert night.per_rotation <= 16.5  # the account's own reading is in it, and for each deletion a list and a look
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("servers", [60, *the_rest((1000,))])
+async def test_who_follows_a_process_that_was_killed_asks_for_the_starts_that_are_due_before_anything_else(
+    tmp_path: Path, servers: int
+) -> None:
+    found = await come_back(tmp_path, fleet_of(servers), due=servers // 2)
+    pages = {"servers": -(-servers // 100), "snapshots": -(-4 * servers // 100)}
+    # Whose token it is, and the lists that show which are due and are off still: the first that look need not wait.
+    assert found.before.keys() <= {"account", "server", *pages}
+    assert found.before["server"] <= 3
+    assert all(found.before[kind] <= number for kind, number in pages.items())
+    assert found.starts[-1] <= 5  # the goal
