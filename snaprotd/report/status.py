@@ -173,7 +173,7 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "expected_interval_seconds": facts.expected_interval,
         "next_run": zulu(facts.next_run),
         "retry_at": zulu(facts.retry_at),
-        "running": _running(running) if running else None,
+        "running": _running(running, situation.now) if running else None,
         "stopped_by_us_since": _off_since(situation, target.server_id, running),
         "last": past_rotation(facts.latest) if facts.latest else None,
         **_holdings(situation, target, server),
@@ -243,7 +243,9 @@ def _holdings(situation: Situation, target: Target, server: Server | None) -> Js
     }
 
 
-def _running(rotation: Rotation) -> Json:
+def _running(rotation: Rotation, now: datetime) -> Json:
+    # One that has not had its turn yet counts nothing by itself.
+    in_line = 0.0 if rotation.trail else (now - rotation.started_at).total_seconds()
     return {
         "rotation": rotation.id,
         "slot": zulu(rotation.slot),
@@ -251,7 +253,7 @@ def _running(rotation: Rotation) -> Json:
         "attempt": rotation.attempt,
         "started_at": zulu(rotation.started_at),
         "step": rotation.step,
-        "seconds": round(rotation.waited),
+        "seconds": round(max(rotation.waited, in_line)),
         "note": rotation.note,
         "error": rotation.error,
         "held_off": rotation.held_off,
@@ -276,7 +278,7 @@ def _departed(situation: Situation, server_id: str, running: Rotation | None) ->
     return {
         "id": plain_id(server_id),
         "name": name,
-        "running": _running(running) if running else None,
+        "running": _running(running, situation.now) if running else None,
         "stopped_by_us_since": _off_since(situation, server_id, running),
         "problems": [problem.as_json() for problem in found],
     }
