@@ -19,6 +19,7 @@ from snaprotd.ledger.files.turns import Take
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.marks import set_marks
+from snaprotd.ledger.sql.prepared import Rows, Statement
 from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.starts import Starts
 
@@ -58,10 +59,7 @@ class Claiming:
         async with self._transaction() as connection:
             (tenure, until), asked = self._tenure(), take()
             known = await self._starts.with_power(connection, [one.rotation for one in asked])
-            answers = [
-                await self._claimed(connection, one, its, tenure, until=until)
-                for one, its in zip(asked, known, strict=True)
-            ]
+            answers = await self._claimed(connection, asked, known, tenure, until=until)
             heard = [(one, got) for one, got in zip(asked, answers, strict=True) if not isinstance(got, Exception)]
             if marks := [one.mark for one, _ in heard if one.mark is not None]:
                 await connection.execute(set_marks(marks, datetime.now(UTC)))
@@ -73,17 +71,40 @@ class Claiming:
         return answers
 
     async def _claimed(
-        self, connection: Connection, asked: Asked, known: Rotation, tenure: dict[str, Any], *, until: float
-    ) -> Answered | LedgerError:
-        """`known`: the rotation, with its server's power. Its lease is good `until` then."""
-        account, ids = self._starts.account, self._starts.ids_of(known.server_id)
-        others = await connection.execute(statements.in_the_way_of(asked.rotation, ids, account=account))
-        if (row := others.first()) is not None:
-            if not row.is_open:
-                return SlotTaken(), None
-            if not (found := readable(row.body)):
-                return LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
-            return ServerBusy(found[0]), None
+        self,
+        connection: Connection,
+        asked: Sequence[Asked],
+        known: Sequence[Rotation],
+        tenure: dict[str, Any],
+        *,
+        until: float,
+    ) -> list[Answered | LedgerError]:
+        """`known`: the rotations, each with its server's power. Their leases are good `until` then."""
+        in_the_way = await connection.execute_each(list(map(self._in_the_way_of, asked)))
+        free = [one for one, others in zip(asked, in_the_way, strict=True) if not others]
+        written = await connection.execute_each([self._claim(one, tenure) for one in free])
+        epochs = {id(one): rows.scalar() for one, rows in zip(free, written, strict=True)}
+        answers: list[Answered | LedgerError] = []
+        for one, its, others in zip(asked, known, in_the_way, strict=True):
+            if (epoch := epochs.get(id(one))) is not None:
+                answers.append((Claimed(its), Lease(epoch=epoch, valid_until=until)))
+            else:  # by what was there before, or by another one of this very turn
+                answers.append(_refused(others or await connection.execute(self._in_the_way_of(one))))
+        return answers
+
+    def _in_the_way_of(self, asked: Asked) -> Statement:
+        ids = self._starts.ids_of(asked.rotation.server_id)
+        return statements.in_the_way_of(asked.rotation, ids, account=self._starts.account)
+
+    def _claim(self, asked: Asked, tenure: dict[str, Any]) -> Statement:
         claim = statements.reopen if asked.reopens else statements.claim
-        epoch = await connection.scalar(claim(asked.rotation, tenure, account=account))
-        return (SlotTaken(), None) if epoch is None else (Claimed(known), Lease(epoch=epoch, valid_until=until))
+        return claim(asked.rotation, tenure, account=self._starts.account)
+
+
+def _refused(others: Rows) -> Answered | LedgerError:
+    row = others.first()
+    if row is None or not row.is_open:
+        return SlotTaken(), None
+    if not (found := readable(row.body)):
+        return LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
+    return ServerBusy(found[0]), None

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.address import Stands, demand_ours, files_of, name_of, open_private, stands_at
-from snaprotd.ledger.sql.driver import Driver, carried_out
+from snaprotd.ledger.sql.driver import Driver, carried_out, each_carried_out
 from snaprotd.ledger.sql.prepared import Rows, Statement, written
 from snaprotd.ledger.sql.schema import is_current, migrate
 
@@ -42,6 +42,11 @@ class Connection:
         """Carry out a statement: one that was prepared, or any of SQLAlchemy's. The rows that it answers with."""
         before, self._before = self._before, ()
         return await self._driver.submit(partial(carried_out, (*before, written(statement))))
+
+    async def execute_each(self, statements: Sequence[Statement]) -> list[Rows]:
+        """Carry out several that were prepared, one after the other and in one go; the rows of each."""
+        before, self._before = self._before, ()
+        return await self._driver.submit(partial(each_carried_out, before, statements))
 
     async def scalar(self, statement: Any) -> Any:
         """The first value; None where there is none."""

@@ -45,13 +45,24 @@ async def test_a_night_in_which_all_are_at_work_at_once_asks_for_little_more_tha
     assert night.seconds <= 312 * MARGIN
 
 
+USUAL = [(40, 5.45, 1.07), *the_rest((300, 10.22, 1.09))]
+"""Servers; requests of each, of which the goal is 9 for a thousand; and parts of the least time, of which it is 1.05.
+
+A thousand take a quarter of an hour of processor: they are a row of `make bench`.
+"""
+
+
 @pytest.mark.usefixtures("silence")
-async def test_a_night_at_the_usual_rate_is_over_in_time_and_asks_little_of_each(tmp_path: Path) -> None:
-    night = await live_through(tmp_path, Fleet(servers=40, has_past=True))
+@pytest.mark.parametrize(("servers", "requests", "parts"), USUAL)
+async def test_a_night_at_the_usual_rate_is_over_in_time_and_asks_little_of_each(
+    tmp_path: Path, servers: int, requests: float, parts: float
+) -> None:
+    night = await live_through(tmp_path, Fleet(servers=servers, has_past=True))
     assert_all_is_well(night)
-    assert_requests_were_foreseen(night)
-    assert night.per_rotation <= 5.45 * MARGIN  # the goal: 9 of a thousand
-    assert night.seconds <= 1.07 * 40 * 300 / 20 * MARGIN  # the goal: 1.05 of it
+    if servers < 100:  # of more the account is read by so many pages that its own reading is most of a minute
+        assert_requests_were_foreseen(night)
+    assert night.per_rotation <= requests * MARGIN
+    assert night.seconds <= parts * servers * 300 / 20 * MARGIN
 
 
 ALL_AT_ONCE = [
