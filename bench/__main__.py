@@ -103,7 +103,7 @@ def rows(size: Size, told: Mapping[str, Figures]) -> list[Row]:
         of_ours(f"{real} slots in one minute: all claimed after", f"{own['claimed']:.2f} s", "<= 2 s"),
         of_ours("- first request, p50 / p99", f"{own['first_p50']:.2f} / {own['first_p99']:.2f} s", "p99 <= 1 s"),
         of_ours(
-            f"{real} open rotations, kill -9: the {real // 2} starts that are due asked after",
+            f"{real} open rotations, as after a kill -9: the {real // 2} starts that are due asked after",
             f"{back['last_start']:.1f} s, the first after {back['first_start']:.1f} s",
             "<= 5 s",
         ),

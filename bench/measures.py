@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import tempfile
 import time
@@ -29,9 +28,10 @@ from bench.processes import (
     stand_in,
     until,
 )
-from tests.support.fleet import KEPT, Fleet
+from snaprotd.config import file as config
+from tests.support.fleet import KEPT, Fleet, an_account
+from tests.support.interrupted import hold_off, leave_open
 from tests.support.quick_account import FIRST_SERVER, TOKEN
-from tests.support.scenes import sleep_through
 
 FASTEST = 1000
 """Requests a second: the highest rate that can be configured."""
@@ -141,30 +141,29 @@ def _figures(scale: Scale, asked: list[Any], seconds: float, cpu: float) -> Figu
 
 
 def recovery(scale: Scale) -> Figures:
-    """All servers are off for snapshots in progress; kill -9; half of those are done; the daemon begins again."""
-    due = scale.servers // 2
+    """A daemon begins as after a kill -9: all servers are off, and half of their snapshots are done."""
+    due, now = scale.servers // 2, datetime.now(UTC)
     with (
         tempfile.TemporaryDirectory() as folder,
         stand_in(servers=scale.servers, snapshot_seconds=LONG, power_seconds=POWER_SECONDS) as provider,
     ):
-        entries = [_entry(number, "") for number in range(scale.servers)]
-        asyncio.run(sleep_through(Path(folder) / "state.db", entries))
-        config = _configure(Path(folder), provider.base_url, scale, entries, stop_first=True)
-        with snaprotd(config) as process:
-            until(lambda: provider.count("create") >= scale.servers, what="all snapshots to be asked for")
-            time.sleep(2 * scale.poll_interval)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        provider.told("finish", str(due))
+        entries = [_entry(number, "0 12 1 7 *") for number in range(scale.servers)]
+        path = _configure(Path(folder), provider.base_url, scale, entries, stop_first=True)
+        provider.told("hold-off", json.dumps([due, now.timestamp()]))
+        account = an_account(scale.fleet)
+        hold_off(account, due=due, now=now)
+        asyncio.run(leave_open(config.load(path, {}), account, now=now))
         began = time.time()
-        with snaprotd(config):
+        with snaprotd(path) as process:
             until(lambda: provider.count("start") >= due, what="the starts that are due")
+            used = cpu_of(process)
         asked = [one for one in provider.told("journal") if one[0] >= began]
     starts = [at for at, kind, _, _ in asked if kind == "start"][:due]
     others = [kind for at, kind, _, _ in asked if at < starts[-1] and kind not in ("start", "account")]
     return {
         "first_start": starts[0] - began,
         "last_start": starts[-1] - began,
+        "cpu": used,
         "looks_before": len(others),
         "changes_before": sum(kind in ("create", "delete", "stop") for kind in others),
     }

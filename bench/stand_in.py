@@ -10,11 +10,13 @@ import asyncio
 import json
 import re
 import sys
+from datetime import UTC, datetime
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
 from tests.support.fleet import Fleet, an_account
+from tests.support.interrupted import hold_off
 from tests.support.quick_account import Answer, QuickAccount
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
@@ -66,7 +68,7 @@ def as_bytes(answer: Answer) -> bytes:
 
 
 def control(account: QuickAccount, target: str, body: bytes) -> Answer:
-    """What whoever measures may ask: how much was asked, all of it, that snapshots be done."""
+    """What whoever measures may ask: how much was asked, all of it, that snapshots be done or servers be off."""
     told: Any = None
     if target == "/bench/counts":
         told = account.counts
@@ -74,6 +76,9 @@ def control(account: QuickAccount, target: str, body: bytes) -> Answer:
         told = [[one.at, one.kind, one.server, one.status] for one in account.journal]
     elif target == "/bench/finish":
         account.finish(int(body))
+    elif target == "/bench/hold-off":
+        due, now = json.loads(body)
+        hold_off(account, due=due, now=datetime.fromtimestamp(now, UTC))
     return Answer(status=200, body=json.dumps(told).encode())
 
 

@@ -49,12 +49,13 @@ def resumed(rotation: Rotation, now: datetime) -> Rotation:
 
     One that has asked for no snapshot yet follows its policy's `missed_within`, as a slot does that nobody saw: a
     server is not stopped at noon for last night's snapshot of a week ago. What is off because of us is started.
+    What it waited for in line (`skipped`) is what it was skipped for, if it is too late by now.
     """
     made_room = rotation.deleted and not rotation.policy.stop_first
     asked = rotation.creation.creates or made_room
     touched = asked or rotation.snapshot_id is not None or rotation.error is not None
     if touched or now - rotation.slot <= rotation.policy.missed_within:
-        return rotation
+        return rotation if rotation.error is not None else replace(rotation, skipped="")
     done = "the snapshot was asked for" if rotation.held_off else "anything was done"
     return advance(rotation, Failed(f"interrupted before {done}, and resumed too late"))
 

@@ -183,6 +183,11 @@ class Rotation:
         return self.power.is_payable
 
     @property
+    def is_to_start(self) -> bool:
+        """That is what it is at."""
+        return self.step is Step.START and self.is_payable
+
+    @property
     def is_finished(self) -> bool:
         return self.step is Step.DONE
 

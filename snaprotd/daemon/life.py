@@ -190,8 +190,7 @@ class Daemon:
         except LedgerError as error:
             log.error("what ledgers owe that were in force before is not known yet", error=str(error))
         try:
-            await self._rotations.take_over(everything=self._tools.ledger.is_sole_user)
-            await self._rotations.take_up()
+            await self._rotations.recover(everything=self._tools.ledger.is_sole_user)
         except LedgerError as error:
             log.error("interrupted rotations cannot be taken over yet", error=str(error))
 

@@ -60,10 +60,19 @@ async def _visit_and_save(run: Run) -> None:
         longest = run.patience_left
     if not isinstance(outcome, Done) and not (isinstance(outcome, Waiting) and outcome.soon):
         run.looks.outrun()
-    await _save(run)
+    if not _is_to_start_now(run, outcome):
+        await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
-        pause = _pause(run, outcome)
+        pause = await _pause(run, outcome)
         await run.tools.drain.sleep(min(pause, longest), held_off=run.outlives_a_drain)
+
+
+def _is_to_start_now(run: Run, outcome: Outcome) -> bool:
+    """What comes next is a start that is due, whose promise is saved before it: all the rest with that.
+
+    Whoever goes on from what was saved before looks at the snapshot again.
+    """
+    return isinstance(outcome, Done) and run.rotation.is_to_start
 
 
 async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome:
@@ -140,13 +149,13 @@ def _stopped_by_drain(run: Run) -> bool:
     return drain.requested.is_set() and not run.rotation.needs_its_process
 
 
-def _pause(run: Run, outcome: Outcome) -> float:
+async def _pause(run: Run, outcome: Outcome) -> float:
     """Seconds to the next visit.
 
     What the provider asks for is heard, but it is no order: not for a day, and while a server is off the queue of
     requests alone decides how long they wait.
     """
-    to_tick = _until_worth_a_visit(run)
+    to_tick = await _until_worth_a_visit(run)
     match outcome:
         case Waiting(soon=True):
             return 0.0
@@ -155,11 +164,12 @@ def _pause(run: Run, outcome: Outcome) -> float:
     return min(to_tick, LONGEST_PAUSE_WHILE_OFF) if run.priority.is_urgent else to_tick
 
 
-def _until_worth_a_visit(run: Run) -> float:
+async def _until_worth_a_visit(run: Run) -> float:
     """Seconds to the tick at which what it waits for may have come: all that wait for one tick share its requests."""
     rotation, poll_interval = run.rotation, run.tools.poll_interval
     wanted = poll_interval
     if rotation.step is Step.WAIT:
+        await run.learn_usual()  # and no sooner: what is done already is to be started first
         waited = rotation.creation.asked_for(run.tools.now())
         wanted = next_poll(waited, run.usual, poll_interval=poll_interval, is_off=run.priority.is_urgent)
     elif run.priority.is_urgent and not rotation.is_refused_its_stop:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -22,6 +23,10 @@ from snaprotd.ledger.claims import Claim, Claimed, Mark
 from snaprotd.ledger.store import Ledger
 
 log = structlog.get_logger("snaprotd.rotations")
+
+AHEAD_OF_ALL = 5.0
+"""Seconds for which a process that begins does nothing but ask for the starts that are due."""
+LOOKED_AT_EVERY = 0.1
 
 LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the leases, at the most."""
@@ -88,6 +93,7 @@ class Rotations:
         self._groups = Groups(tools)
         self._admission = Admission(tools, board)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writing: set[asyncio.Task[None]] = set()
         self._finished = finished
         self._marked_at = -MARK_EVERY
         self._unusable_since: float | None = None
@@ -101,6 +107,17 @@ class Rotations:
         if isinstance(claim, Claimed):
             self._launch(claim.rotation)
         return claim
+
+    async def recover(self, *, everything: bool) -> None:
+        """Go on with all that was interrupted, as `take_over` and `take_up` do, before this process does anything else.
+
+        Returns when every start that was due is asked for, as far as that can be within `AHEAD_OF_ALL` seconds.
+        """
+        try:
+            await self.take_over(everything=everything)
+            await self.take_up()
+        finally:
+            await self._until_starts_are_asked()
 
     async def take_over(self, *, everything: bool = False) -> int:
         """Go on with open rotations that no living process holds; answers with their number.
@@ -125,8 +142,15 @@ class Rotations:
                 step=rotation.step,
                 held_off=rotation.held_off,
             )
-            self._launch(resumed(rotation, self._tools.now()))
+            self._launch(replace(resumed(rotation, self._tools.now()), note=""))
         return len(taken)
+
+    async def _until_starts_are_asked(self) -> None:
+        """Each rotation that holds a server off has looked by then, and waits for something."""
+        for _ in range(round(AHEAD_OF_ALL / LOOKED_AT_EVERY)):
+            if not any(one.is_payable and not one.note for one in self._board.running.values()):
+                return
+            await asyncio.sleep(LOOKED_AT_EVERY)
 
     def serves(self, server_id: str) -> bool:
         """Whether a rotation of this process sees to the server."""
@@ -240,9 +264,24 @@ class Rotations:
                 self.keeper.keep(self._tools.ledger.starts.record_of(rotation))
             self._finished(rotation)
 
+    def _show_in_line(self, rotation: Rotation) -> None:
+        """Have it be known what it waits for, or that it does no more: to who looks, and to the process after this."""
+        before = self._board.running.get(rotation.id)
+        self._board.show(rotation)
+        if before is None or before.note != rotation.note:
+            task = asyncio.create_task(self._write_down(rotation))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    async def _write_down(self, rotation: Rotation) -> None:
+        try:
+            await self._tools.ledger.save(rotation)
+        except (LedgerError, LeaseLost) as error:
+            log.warning("what a rotation waits for could not be saved", rotation=rotation.id, error=str(error))
+
     async def _run_with_permit(self, rotation: Rotation) -> Rotation:
         """A server that is held off waits for nobody."""
-        turn, rotation = await self._groups.take(rotation, self._board.show)
+        turn, rotation = await self._groups.take(rotation, self._show_in_line)
         permit = NO_PERMIT if rotation.is_payable else await self.permits.take()
-        share, rotation = await self._admission.take(rotation, self._board.show)
+        share, rotation = await self._admission.take(rotation, self._show_in_line)
         return await run_in_turn(rotation, self._tools, self._board.show, turn, together(permit, share))

@@ -30,6 +30,8 @@ from snaprotd.provider import Priority
 
 log = structlog.get_logger("snaprotd.rotation")
 
+A_MOMENT = 0.01
+"""Seconds for which the ages in a record are good enough to be read."""
 CERTAINLY = 1.0
 """Seconds after the end of a step's time in which nobody asks whether it is over yet."""
 
@@ -69,15 +71,18 @@ class Run:
 
     @property
     def rotation(self) -> Rotation:
-        """The record as of now."""
+        """The record as of now, within `A_MOMENT`."""
         moment = asyncio.get_running_loop().time()
+        return self._rotation if moment - self._aged_at < A_MOMENT else self._as_of(moment)
+
+    def _as_of(self, moment: float) -> Rotation:
         self._rotation = aged(self._rotation, moment - self._aged_at)
         self._aged_at = moment
         return self._rotation
 
     def update(self, change: Change) -> Rotation:
         """Change the record; it is saved at the end of the visit."""
-        self._rotation = change(self.rotation)
+        self._rotation = change(self._as_of(asyncio.get_running_loop().time()))
         try:
             self._show(self._rotation)
         except Exception:

@@ -228,7 +228,6 @@ def _unfit(rotation: Rotation, server: Server) -> Outcome | None:
 
 async def wait(run: Run) -> Outcome:
     """Watch the snapshot until it is completed; any other end is a failure. And the server: somebody may start it."""
-    await run.learn_usual()
     if run.has_just_begun_it:
         run.has_just_begun_it = False
         return Waiting("the snapshot is in progress")

@@ -36,7 +36,7 @@ class History(ABC):
     _lives: Lives
 
     @abstractmethod
-    def _transaction(self, *, writes: bool = True) -> AbstractAsyncContextManager[Connection]: ...
+    def _transaction(self, *, writes: bool = True, urgent: bool = False) -> AbstractAsyncContextManager[Connection]: ...
 
     async def open_rotations(self, *, but: Collection[str] = ()) -> list[Rotation]:
         """Those that are open, whoever runs them, without those that have these ids: they are known."""

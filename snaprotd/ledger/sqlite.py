@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.address import Stands, demand_ours, files_of, name_of, open_private, stands_at
-from snaprotd.ledger.sql.driver import Driver, carried_out
+from snaprotd.ledger.sql.driver import Driver, carried_out, each_carried_out
 from snaprotd.ledger.sql.prepared import Rows, Statement, written
 from snaprotd.ledger.sql.schema import is_current, migrate
 
@@ -28,8 +28,6 @@ BUSY = 5.0
 A_MOMENT = 0.1
 """The same, as long as another has kept it locked for longer than that: many may want to write, and starts do."""
 ASK_AGAIN = 0.05
-LONGEST_TURN = 60.0
-"""Seconds for which a transaction waits for those of its own process."""
 
 
 class Connection:
@@ -44,6 +42,11 @@ class Connection:
         """Carry out a statement: one that was prepared, or any of SQLAlchemy's. The rows that it answers with."""
         before, self._before = self._before, ()
         return await self._driver.submit(partial(carried_out, (*before, written(statement))))
+
+    async def execute_each(self, statements: Sequence[Statement]) -> list[Rows]:
+        """Carry out several that were prepared, one after the other and in one go; the rows of each."""
+        before, self._before = self._before, ()
+        return await self._driver.submit(partial(each_carried_out, before, statements))
 
     async def scalar(self, statement: Any) -> Any:
         """The first value; None where there is none."""
@@ -242,20 +245,6 @@ async def open_database(path: Path, *, alone: bool, to_read: bool = False) -> Da
 async def _migrate(database: Database, *, to_read: bool = False) -> None:
     with told(name_of(str(database.path))):
         await database.migrate(to_read=to_read)
-
-
-@asynccontextmanager
-async def turn(lock: asyncio.Lock, name: str) -> AsyncIterator[None]:
-    """Hold the lock of the ledger called `name`. Raises `LedgerError` where others hold it for too long."""
-    try:
-        async with asyncio.timeout(LONGEST_TURN):
-            await lock.acquire()
-    except TimeoutError as error:
-        raise LedgerError(f"the ledger {name} has been busy for {LONGEST_TURN:g} s") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @asynccontextmanager

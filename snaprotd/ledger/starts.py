@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,12 +13,13 @@ import structlog
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import given_up
-from snaprotd.core.promise import ServerPower, Terms, as_one, joined
+from snaprotd.core.promise import ServerPower, Terms, as_one, joined, merged
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger import promises
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.files.copies import Copies, Key
+from snaprotd.ledger.files.turns import Take, Together
 from snaprotd.ledger.rows import read_ids
 from snaprotd.ledger.sql import notes, past, statements
 from snaprotd.ledger.sqlite import Connection
@@ -72,6 +73,7 @@ class Starts:
         self._ever: dict[str, frozenset[str]] = {}
         """The ids of servers with which a promise was kept."""
         self._unnoted: set[frozenset[str]] = set()
+        self._asked: Together[Key, ServerPower | None] = Together(self._kept_of_all)
 
     def is_ours(self, account: str) -> bool:
         """What was written before accounts were told apart is this account's."""
@@ -198,7 +200,7 @@ class Starts:
     async def save(self, kept: ServerPower) -> None:
         """Write what is known of a server's power outside of any rotation."""
         try:
-            async with self._transaction() as connection:
+            async with self._transaction(urgent=kept.power.is_payable) as connection:
                 await promises.put(connection, kept)
                 await self.note_learnt(connection)
         except LedgerError:
@@ -207,9 +209,12 @@ class Starts:
         await self.copies.keep(kept, told=True)
 
     async def kept(self, account: str, server_id: str) -> ServerPower | None:
-        """What is kept of one server's power, whoever wrote it."""
-        async with self._transaction(writes=False) as connection:
-            return await self.kept_by(connection, account, server_id)
+        """What is kept of one server's power as of now, whoever wrote it. All that wait for a turn share one."""
+        return await self._asked.ask((account, server_id))
+
+    async def _kept_of_all(self, take: Take[Key]) -> list[ServerPower | None]:
+        async with self._transaction(writes=False, urgent=True) as connection:  # a server may be off until then
+            return await self.kept_by_each(connection, take())
 
     async def kept_by(self, connection: Connection, account: str, server_id: str) -> ServerPower | None:
         """As `kept`, in a transaction that is open."""
@@ -217,6 +222,20 @@ class Starts:
         if record is not None:
             self._ever[server_id] = record.ids
         return record
+
+    async def kept_by_each(self, connection: Connection, servers: Sequence[Key]) -> list[ServerPower | None]:
+        """As `kept_by`, of each of these servers."""
+        asked = [(account, self.ids_of(server_id)) for account, server_id in servers]
+        found = [record async for record in promises.kept_of_each(connection, asked)]
+        told = zip(servers, found, strict=True)
+        self._ever |= {server_id: record.ids for (_, server_id), record in told if record is not None}
+        return found
+
+    async def with_power(self, connection: Connection, rotations: Sequence[Rotation]) -> list[Rotation]:
+        """The rotations with what is remembered of their servers' power, whatever became of earlier ones."""
+        known = await self.kept_by_each(connection, [(self.account, one.server_id) for one in rotations])
+        both = zip(rotations, known, strict=True)
+        return [one if its is None else replace(one, power=merged(one.power, its.power)) for one, its in both]
 
     async def owed(self) -> list[ServerPower]:
         """The servers that a start is owed to as far as was seen, whoever sees to it."""
@@ -267,13 +286,13 @@ class Starts:
         """
         untold = []
         now, before, self._untold = asyncio.get_running_loop().time(), self._untold, {}
-        for copy in await self._readable_copies():
-            key = (copy.account, copy.server_id)
-            known = await self.kept(*key)
+        copies = await self._readable_copies()
+        for copy, known in zip(copies, await self._kept_of_each(copies), strict=True):
+            key, found = (copy.account, copy.server_id), copy
             if known is not None:
                 copy = replace(copy, power=joined(known.power, copy.power))
             if known is not None and not _goes_beyond(copy, known):
-                await self.copies.keep(known.known_by({copy.server_id}), told=True)
+                await self.copies.keep(known.known_by({copy.server_id}), told=True, found=found)
             elif at_once or now - before.get(key, now) >= TOLD_WITHIN:
                 log.error(
                     "the ledger lacks what a copy beside it tells of a server: it is written again", server=copy.label
@@ -283,6 +302,13 @@ class Starts:
                 self._untold[key] = before.get(key, now)
                 untold.append(copy)
         return untold
+
+    async def _kept_of_each(self, copies: Sequence[ServerPower]) -> list[ServerPower | None]:
+        """What the ledger keeps of the servers that the copies are of."""
+        if not copies:
+            return []
+        async with self._transaction(writes=False) as connection:
+            return await self.kept_by_each(connection, [(copy.account, copy.server_id) for copy in copies])
 
     async def _readable_copies(self) -> list[ServerPower]:
         try:

@@ -20,12 +20,11 @@ from typing import Any
 import structlog
 
 from snaprotd.core.errors import LeaseLost, LedgerError
-from snaprotd.core.policy import Kind
-from snaprotd.core.promise import merged
 from snaprotd.core.rotation import Rotation
-from snaprotd.core.telling.entries import Deletion, Entry, of_deletion, of_end, of_exchange, of_late
+from snaprotd.core.telling.entries import Deletion, Entry, of_deletion, of_end, of_exchange
 from snaprotd.ledger import promises
-from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, SlotTaken, uptime
+from snaprotd.ledger.claiming import Answered, Asked, Claiming
+from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, uptime
 from snaprotd.ledger.events.desk import Desk
 from snaprotd.ledger.events.matched import MatchedServers
 from snaprotd.ledger.events.record import Events
@@ -35,6 +34,7 @@ from snaprotd.ledger.files.copies import Copies, Lives
 from snaprotd.ledger.files.exchange import WRITTEN_BACK, Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.files.place import Place
+from snaprotd.ledger.files.turns import Together
 from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
@@ -76,6 +76,10 @@ class Ledger(History):
         self._said: Sequence[Mapping[str, Any]] = ()
         """What persons have said of holds, as of the last look."""
         self._marks = 0  # of life, which it had then; 0 where that is not known
+        parts = (self._transaction, self.starts, self.events, self._lives)
+        self._claims: Together[Asked, Answered] = Together(
+            Claiming(*parts, tenure=lambda: (self._tenure(), uptime() + self.lease)).claim_all
+        )
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
         self._aside = SetAside(self.starts)
@@ -126,35 +130,11 @@ class Ledger(History):
 
         `reopens`: it has failed, and goes on unless others do so.
         """
-        began = uptime()
-        async with self._transaction() as connection:
-            if mark is not None:
-                await connection.execute(set_marks([mark], datetime.now(UTC)))
-            ids, account = self.starts.ids_of(rotation.server_id), self.starts.account
-            others = await connection.execute(statements.in_the_way_of(rotation, ids, account=account))
-            if (row := others.first()) is not None:
-                if not row.is_open:
-                    return SlotTaken()
-                if not (found := readable(row.body)):
-                    raise LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
-                return ServerBusy(found[0])
-            claim = statements.reopen if reopens else statements.claim
-            epoch = await connection.scalar(claim(rotation, self._tenure(), account=account))
-            if epoch is None:
-                return SlotTaken()
-            rotation = await self._with_power(connection, rotation)
-            if rotation.kind is Kind.LATE and not reopens:
-                await self.events.add(connection, [of_late(rotation)])
-            count = await self._lives.count(connection)
-        self._aside.forget(ids)
-        self._hold(rotation.id, epoch=epoch, since=began)
-        await self._lives.note(count)
-        return Claimed(rotation)
-
-    async def _with_power(self, connection: Connection, rotation: Rotation) -> Rotation:
-        """The rotation with what is remembered of its server's power, whatever became of earlier rotations."""
-        known = await self.starts.kept_by(connection, self.starts.account, rotation.server_id)
-        return rotation if known is None else replace(rotation, power=merged(rotation.power, known.power))
+        claim, lease = await self._claims.ask(Asked(rotation, mark, reopens))
+        if isinstance(claim, Claimed) and lease is not None:
+            self._aside.forget(self.starts.ids_of(rotation.server_id))
+            self._held[rotation.id] = lease
+        return claim
 
     async def save(self, rotation: Rotation, *, alone: bool = False, deletion: Deletion | None = None) -> None:
         """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now. `alone`: see `write`.
@@ -165,7 +145,7 @@ class Ledger(History):
         if lease is None:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
         began, record = uptime(), self.starts.record_of(rotation)
-        async with self._transaction() as connection:
+        async with self._transaction(urgent=rotation.is_to_start) as connection:
             if deletion is not None:
                 if await self._lives.marks(connection) < self._marks:  # a hold may be gone: it is written again
                     raise LedgerError(f"the ledger {self.name} was put back to an older state")
@@ -251,7 +231,7 @@ class Ledger(History):
             taken = await connection.execute(statements.take(understood, self._tenure())) if understood else ()
             epochs = {row.id: row.epoch for row in taken}
             await self._aside.close(connection, [row for row in rows if row.id not in epochs])
-            with_power = [await self._with_power(connection, understood[one]) for one in epochs]
+            with_power = await self.starts.with_power(connection, [understood[one] for one in epochs])
         for rotation in with_power:
             self._hold(rotation.id, epoch=epochs[rotation.id], since=began)
         return with_power
@@ -332,13 +312,12 @@ class Ledger(History):
                 some = marks[start : start + 500]
                 await connection.execute(set_marks(some, datetime.now(UTC)))
 
-    def _tenure(self) -> dict[str, Any]:
-        # SQLite has no clock but its host's, which is ours. On a database server this is the database's own.
+    def _tenure(self) -> dict[str, Any]:  # by the clock of the host; on a database server by the database's own
         return {"owner": self._owner, "lease_until": time.time() + self.lease}
 
     def _hold(self, rotation_id: str, *, epoch: int, since: float) -> None:
         """`since`: the uptime before the lease was written; it may have taken a while."""
         self._held[rotation_id] = Lease(epoch=epoch, valid_until=since + self.lease)
 
-    def _transaction(self, *, writes: bool = True) -> AbstractAsyncContextManager[Connection]:
-        return self._place.begin(writes=writes)
+    def _transaction(self, *, writes: bool = True, urgent: bool = False) -> AbstractAsyncContextManager[Connection]:
+        return self._place.begin(writes=writes, urgent=urgent)

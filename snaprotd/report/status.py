@@ -177,7 +177,7 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "expected_interval_seconds": facts.expected_interval,
         "next_run": zulu(facts.next_run),
         "retry_at": zulu(facts.retry_at),
-        "running": _running(running) if running else None,
+        "running": _running(running, situation.now) if running else None,
         "stopped_by_us_since": _off_since(situation, target.server_id, running),
         "last": past_rotation(facts.latest) if facts.latest else None,
         **_holdings(situation, target, server),
@@ -248,7 +248,8 @@ def _holdings(situation: Situation, target: Target, server: Server | None) -> Js
     }
 
 
-def _running(rotation: Rotation) -> Json:
+def _running(rotation: Rotation, now: datetime) -> Json:
+    in_line = 0.0 if rotation.trail else (now - rotation.started_at).total_seconds()  # then it counts nothing itself
     return {
         "rotation": rotation.id,
         "slot": zulu(rotation.slot),
@@ -256,7 +257,7 @@ def _running(rotation: Rotation) -> Json:
         "attempt": rotation.attempt,
         "started_at": zulu(rotation.started_at),
         "step": rotation.step,
-        "seconds": round(rotation.waited),
+        "seconds": round(max(rotation.waited, in_line)),
         "note": rotation.note,
         "error": rotation.error,
         "held_off": rotation.held_off,
@@ -277,14 +278,13 @@ def _departed(situation: Situation, server_id: str, running: Rotation | None) ->
     dropped = situation.dropped.get(server_id)
     name = next((one.label for one in (running, debt, dropped) if one is not None), server_id)
     found = [*problems.without_rotation(name, debt=debt, set_aside=set_aside, running=running)]
-    if dropped is not None:
-        found.append(problems.of_dropped(name, server_id, dropped.called_now))
+    found += [problems.of_dropped(name, server_id, dropped.called_now)] if dropped else []
     if running is not None:
         found.insert(0, problems.of_departed(running, is_account_listed=situation.inventory_listed_at is not None))
     return {
         "id": plain_id(server_id),
         "name": name,
-        "running": _running(running) if running else None,
+        "running": _running(running, situation.now) if running else None,
         "stopped_by_us_since": _off_since(situation, server_id, running),
         "problems": [problem.as_json() for problem in found],
     }
@@ -322,10 +322,9 @@ def _rate(rate: RateInForce) -> Json:
 
 def slower_words(rate: RateInForce) -> str:
     """Why requests go out at a lower rate than is configured."""
-    number = rate.refused - rate.refused_alone
-    refused = f"{count(number, 'request')} in the last hour" if number else "requests"
-    asks = f"asks {round(rate.rate, 1):g} times a second instead of {rate.configured:g}"
-    return f"{asks}: the provider has refused {refused}"
+    refused = f"{count(many, 'request')} in the last hour" if (many := rate.refused - rate.refused_alone) else "requests"
+    often = f"{round(rate.rate, 1):g} times a second instead of {rate.configured:g}"
+    return f"asks {often}: the provider has refused {refused}"
 
 
 def held_back_words(held_back: Sequence[str]) -> str:

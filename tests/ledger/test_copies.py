@@ -334,3 +334,37 @@ def test_a_disk_on_which_no_block_is_left_is_told(path: Path) -> None:
         Copies(path).demand()
     Copies(path).demand()
     assert files(path.parent) == []
+
+
+async def test_a_copy_that_says_what_the_ledger_does_is_not_written_again_by_who_comes_next(
+    path: Path, folder: Path
+) -> None:
+    async with await opened(path) as ledger:
+        await ledger.starts.save(OWED)
+    (copy,) = files(folder)
+    before = copy.stat().st_ino
+    async with await opened(path) as ledger:
+        await ledger.starts.take_in()
+        assert copy.stat().st_ino == before
+        await ledger.starts.save(replace(OWED, power=power.lost(power.start_promised(OWED.power))))
+        assert copy.stat().st_ino == before, "nothing that counts has changed"
+        await ledger.starts.save(replace(OWED, let_go="by hand"))
+    assert copy.stat().st_ino != before
+
+
+async def test_a_copy_that_is_read_often_is_read_anew_where_it_was_changed(
+    path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snaprotd.ledger.files.copies.A_WHILE", -1e12)
+    async with await opened(path) as ledger:
+        await ledger.starts.save(OWED)
+        copies = ledger.starts.copies
+        assert [one.label for one in copies.read()] == ["web"]
+        (copy,) = files(folder)
+        copy.write_text(json.dumps(row_of(replace(OWED, label="renamed"))))
+        assert [one.label for one in copies.read()] == ["renamed"]
+        copy.write_text("{")
+        with pytest.raises(LedgerError, match="cannot be read"):
+            copies.demand()
+        copy.unlink()
+        assert copies.read() == []

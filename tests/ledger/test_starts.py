@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.claims import Claimed, SlotTaken
 from snaprotd.ledger.salvage import salvaged
+from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
 from tests.support.policies import a_policy
 from tests.support.rotations import changed
@@ -44,6 +45,27 @@ async def test_what_a_rotation_promises_is_kept_with_its_server_and_in_a_copy(tm
         await ledger.save(promised)
         assert await ledger.starts.owed() == [ledger.starts.record_of(promised)]
         assert ledger.starts.copies.read() == [ledger.starts.record_of(promised)]
+
+
+async def test_all_who_wait_to_read_a_servers_power_have_one_turn_together(tmp_path: Path) -> None:
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        record = ledger.starts.record_of(changed(BEGUN, held_off=True, stop_age=7.0))
+        await ledger.starts.save(record)
+        transaction, turns = ledger.starts._transaction, []
+
+        def counted(**how: bool) -> AbstractAsyncContextManager[Connection]:
+            turns.append(how)
+            return transaction(**how)
+
+        ledger.starts._transaction = counted
+        asked = [asyncio.create_task(ledger.starts.kept("", one)) for one in ("12345", "12346") * 20]
+        given_up = asyncio.create_task(ledger.starts.kept("", "12345"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        assert await asyncio.gather(*asked) == [record, None] * 20
+        assert turns == [{"writes": False, "urgent": True}]
+        assert await ledger.starts.kept("", "12345") == record, "and whoever comes later has another"
+        assert len(turns) == 2
 
 
 # -- one server by several ids -----------------------------------------------------------------------------------------

@@ -139,6 +139,15 @@ async def test_of_two_slots_of_one_server_one_is_claimed_and_the_other_told_of_i
     assert [claim for claim in claims if not isinstance(claim, Claimed)] == [ServerBusy(winner)]
 
 
+async def test_of_two_slots_of_one_server_that_are_claimed_in_one_turn_the_other_is_told_of_the_first(
+    path: Path,
+) -> None:
+    async with ledgers(path, "a") as (ours,):
+        first, second = await asyncio.gather(ours.claim(rotation(day=0)), ours.claim(rotation(day=1)))
+    assert isinstance(first, Claimed)
+    assert second == ServerBusy(first.rotation)
+
+
 async def test_a_busy_server_is_told_of_as_it_was_last_saved(path: Path) -> None:
     async with ledgers(path, "a", "b") as (ours, theirs):
         open_one = changed(await claimed(ours), step=Step.STOP, held_off=True, note="asked to stop")

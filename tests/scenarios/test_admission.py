@@ -74,6 +74,27 @@ async def test_what_a_process_that_died_has_left_off_counts(tmp_path: Path) -> N
     assert none_meet(world)
 
 
+@pytest.mark.parametrize(("minutes", "skipped"), [(5, 0), (40, 1)])
+async def test_who_waited_when_the_process_died_is_skipped_for_that_where_it_is_too_late_by_then(
+    tmp_path: Path, minutes: int, skipped: int
+) -> None:
+    world = a_world("web-01", "web-02", snapshot_seconds=(120, 120))
+    path = slow(tmp_path, stopped(0), stopped(1, "missed_within: 30m", "retry: {times: 0}"))
+    watched = Watched(path, world)
+    running = asyncio.create_task(watched.daemon.run())
+    await asyncio.sleep(12 * MINUTE)
+    (waits,) = [one["running"] for one in (await watched.daemon.view.status())["servers"] if one["id"] == 12346]
+    assert (waits["note"], waits["seconds"]) == (WAITS, 120)
+    await kill(watched)
+    await asyncio.gather(running, return_exceptions=True)
+    await asyncio.sleep(minutes * MINUTE)
+    async with daemon_on(path, world) as after:
+        await asyncio.sleep(60 * MINUTE)
+        ended = {one.server_id: one for one in after.ended}["12346"]
+        assert ("resumed too late" in (ended.error or "")) == bool(skipped)
+        assert after.value("snaprotd_rotations_skipped_total", "s12346", "rate") == skipped
+
+
 async def test_a_snapshot_that_is_stuck_keeps_nobody_waiting_for_requests(tmp_path: Path) -> None:
     world = a_world("web-01", "web-02", snapshot_seconds=(120, 120))
     world.faults.append(Fault(kind="stuck", method="POST", path="/snapshots/", server_id="12345"))

@@ -46,6 +46,10 @@ ONE_BLOCK = 4096
 LONGEST_COUNT = 20
 """Digits of a count, and one more."""
 
+A_WHILE = 1.0
+"""Seconds after which a change to a file shows in its times, however coarse they are."""
+
+_State = tuple[int, int, int, int]
 Key = tuple[str, str]
 """The account and the id of a server."""
 
@@ -57,6 +61,8 @@ class Copies:
         self._folder = ledger.with_name(f"owed-by-{ledger.name}")
         self._kept: dict[Key, tuple[object, ...] | None] = {}
         """What was written last of each server; None where there is no copy."""
+        self._understood_as: dict[Path, tuple[_State, ServerPower]] = {}
+        """What was read last in each file, and how that was then."""
 
     def read(self) -> list[ServerPower]:
         """All that can be read. One that cannot is told. Raises `LedgerError` where nobody knows what there is."""
@@ -78,7 +84,10 @@ class Copies:
 
     def _files(self) -> list[Path]:
         try:
-            return sorted(one for one in self._folder.iterdir() if one.suffix == ".json")
+            files = sorted(one for one in self._folder.iterdir() if one.suffix == ".json")
+            for gone in self._understood_as.keys() - set(files):
+                self._understood_as.pop(gone, None)
+            return files
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -90,14 +99,16 @@ class Copies:
         """The copies may be gone: each is written again when it is kept."""
         self._kept.clear()
 
-    async def keep(self, record: ServerPower, *, told: bool) -> None:
-        """Have the copy say what the record does. `told`: the ledger says it too, so it may go where that is over."""
-        power = record.power
-        is_over = told and not power.is_followed
-        seen = (power.went_off, power.came_back, power.watched, power.unstruck, power.in_doubt, power.unwatched)
-        told_of = (power.asked, power.released, power.is_followed, record.let_go, record.also)
-        wanted = None if is_over else (*told_of, *seen)
+    async def keep(self, record: ServerPower, *, told: bool, found: ServerPower | None = None) -> None:
+        """Have the copy say what the record does. `told`: the ledger says it too, so it may go where that is over.
+
+        `found`: what was just read in it.
+        """
+        is_over = told and not record.power.is_followed
+        wanted = None if is_over else _what_counts(record)
         key = (record.account, record.server_id)
+        if key not in self._kept and found is not None and found.server_id == record.server_id:
+            self._kept[key] = _what_counts(found)
         if key in self._kept and self._kept[key] == wanted:
             return
         try:
@@ -139,14 +150,32 @@ class Copies:
             )
             return None
 
-    @staticmethod
-    def _understood(file: Path) -> ServerPower:
+    def _understood(self, file: Path) -> ServerPower:
         try:
             demand_ours(file)
+            state, known = _state_of(file), self._understood_as.get(file)
+            if known is not None and known[0] == state:
+                return known[1]
             with file.open("rb") as opened:
-                return read_power(dict(json.loads(opened.read(LONGEST))))
+                record = read_power(dict(json.loads(opened.read(LONGEST))))
+            if time.time() - state[-1] / 1e9 > A_WHILE:  # else it may change once more, and look as it did
+                self._understood_as[file] = state, record
+            return record
         except (OSError, LedgerError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise LedgerError(f"{file} cannot be read: look whether its server runs, then delete it") from error
+
+
+def _what_counts(record: ServerPower) -> tuple[object, ...]:
+    """Of a record, whatever makes another copy of it worth writing."""
+    power = record.power
+    seen = (power.went_off, power.came_back, power.watched, power.unstruck, power.in_doubt, power.unwatched)
+    return (power.asked, power.released, power.is_followed, record.let_go, record.also, *seen)
+
+
+def _state_of(file: Path) -> _State:
+    """Another one where the file was changed, or exchanged."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class Lives:
@@ -185,11 +214,11 @@ class Lives:
         """How many marks of life were left in it: fewer than there were where it was put back to what it was once."""
         return _number(await connection.scalar(notes.MARKS))
 
-    async def count(self, connection: Connection) -> int:
-        """Count one more. The answer is for `note`, when the transaction is over."""
+    async def count(self, connection: Connection, more: int = 1) -> int:
+        """Count so many more. The answer is for `note`, when the transaction is over."""
         lives, count, lacks = await self._read(connection, datetime.fromtimestamp(time.time(), UTC))
-        await self._write(connection, lives, count + 1, lacks=lacks)
-        return count + 1
+        await self._write(connection, lives, count + more, lacks=lacks)
+        return count + more
 
     async def _read(self, connection: Connection, now: datetime) -> tuple[tuple[Life, ...], int, Entry | None]:
         """The lives, the count, and what is told of an old copy, which is to count on from ours."""

@@ -18,7 +18,8 @@ from snaprotd.ledger.files import exchange
 from snaprotd.ledger.files.exchange import Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.files.holder import who_writes
-from snaprotd.ledger.sqlite import Connection, Database, is_damage, is_lock, open_database, told, transaction, turn
+from snaprotd.ledger.files.turns import Turns
+from snaprotd.ledger.sqlite import Connection, Database, is_damage, is_lock, open_database, told, transaction
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -57,7 +58,7 @@ class Place:
         """What it is called wherever it is shown; without what may be secret of its address."""
         self._database = database
         self._lock = lock
-        self._turns = asyncio.Lock()
+        self._turns = Turns(self.name)
         self._whole: Path | None = None
         """What is to be put back still."""
         self._looked_at: object = None
@@ -70,9 +71,9 @@ class Place:
         """What has happened to it, for whoever is to write again what it may lack."""
 
     @asynccontextmanager
-    async def begin(self, *, writes: bool = True) -> AsyncIterator[Connection]:
-        """A transaction. One at a time: the file may be opened anew between two of them."""
-        async with turn(self._turns, self.name):
+    async def begin(self, *, writes: bool = True, urgent: bool = False) -> AsyncIterator[Connection]:
+        """A transaction. One at a time: the file may be opened anew between two of them. `urgent`: as for `Turns`."""
+        async with self._turns.take(urgent=urgent):
             if writes and not self._is_ours:
                 await self._put_back()
             try:
@@ -90,7 +91,7 @@ class Place:
         """Put it back where it was exchanged, or written over."""
         if self._is_ours and self._settled in (None, state_of(self.path)):
             return
-        async with turn(self._turns, self.name):
+        async with self._turns.take():
             if not self._is_ours:
                 await self._put_back()
             elif await self._was_written_over():
@@ -98,21 +99,21 @@ class Place:
 
     async def open_anew(self) -> None:
         """With the tables that it lacks."""
-        async with turn(self._turns, self.name):
+        async with self._turns.take():
             await self._database.dispose()  # before the next one is opened: they would share the memory of the users
             await self._open()
 
     async def share(self) -> None:
         """Let others use it too, where the disk was too full for that when it was opened."""
         if self._database.keeps_others_out:
-            async with turn(self._turns, self.name):
+            async with self._turns.take():
                 await self._database.dispose()
                 self._database = await open_database(self.path, alone=True)
                 self._settled = None
 
     async def settle(self) -> None:
         """Have all that was written stand in the file itself, and not in its log alone, which may be deleted."""
-        async with turn(self._turns, self.name):
+        async with self._turns.take():
             with told(self.name):
                 is_settled = await self._database.settle()
             if is_settled:

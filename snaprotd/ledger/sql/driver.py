@@ -68,3 +68,11 @@ def carried_out(statements: Sequence[Statement], connection: sqlite3.Connection)
             return Rows()
         make = row_of(tuple(column[0] for column in cursor.description))
         return Rows(map(make, cursor.fetchall()))
+
+
+def each_carried_out(
+    before: Sequence[Statement], statements: Sequence[Statement], connection: sqlite3.Connection
+) -> list[Rows]:
+    """As `carried_out`, but the rows of each, after what comes `before` them."""
+    carried_out(before, connection)
+    return [carried_out([one], connection) for one in statements]
