@@ -242,7 +242,7 @@ class Ledger(History):
         Else `probe`. Raises what that raises.
         """
         await self._place.see_to()
-        self._lives.is_known_old = any(one.is_old for one in self._place.exchanges)
+        self._lives.is_known_old |= any(one.is_old for one in self._place.exchanges)
         if not await self.probe(mark=mark):
             log.error("a table of the ledger was lost: it is written again from memory", ledger=self.name)
             await self._place.open_anew()

@@ -235,6 +235,7 @@ class Lives:
         if lacks is not None:
             await connection.execute(delete(SEEN))  # what has gone since then may be our own doing
             await self._events.add(connection, [] if self.is_known_old else [lacks])
+            self.is_known_old = False
             log.error("what the ledger lacks is ours by the names of snapshots", what=lacks.text)
 
     async def note(self, count: int) -> None:
