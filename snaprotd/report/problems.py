@@ -231,7 +231,7 @@ def _of_room(situation: ServerSituation) -> Iterator[Problem]:
     elif room.blocked:
         ids = _ids_in(situation.assessment, situation.now)
         yield _there_is("blocked", who_holds_the_slots=words.removeprefix(BLOCKED), **ids)
-    elif server is not None:
+    elif server is not None and not (said or "").startswith(f"the server is {server.status}: "):
         yield _there_is("untouchable", status=server.status)
 
 

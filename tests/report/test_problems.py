@@ -174,6 +174,18 @@ OF_A_SERVER = {
     "a success": (replace(WELL, latest=replace(FAILED, result=Result.SUCCESS)), []),
     "full": (replace(WELL, assessment=holding(*others(5))), ["blocked", "no_snapshot"]),
     "restoring": (replace(WELL, server=a_server(name="web", status="restoring")), ["untouchable"]),
+    "suspended, and a rotation has failed for it": (
+        replace(
+            WELL,
+            server=a_server(name="web", status="suspended"),
+            latest=replace(FAILED, error="the server is suspended: it was not touched"),
+        ),
+        ["failed"],
+    ),
+    "suspended, and a rotation has failed for something else": (
+        replace(WELL, server=a_server(name="web", status="suspended"), latest=FAILED),
+        ["failed", "untouchable"],
+    ),
     "the machine that we run on": (ON_IT, ["own_server"]),
     "the same, and a rotation has failed for it": (replace(ON_IT, latest=REFUSED), ["failed"]),
     "the same, and it is not to be stopped": (replace(ON_IT, target=TARGET), []),
