@@ -322,7 +322,8 @@ def _rate(rate: RateInForce) -> Json:
 
 def slower_words(rate: RateInForce) -> str:
     """Why requests go out at a lower rate than is configured."""
-    refused = f"{count(many, 'request')} in the last hour" if (many := rate.refused - rate.refused_alone) else "requests"
+    number = rate.refused - rate.refused_alone
+    refused = f"{count(number, 'request')} in the last hour" if number else "requests"
     often = f"{round(rate.rate, 1):g} times a second instead of {rate.configured:g}"
     return f"asks {often}: the provider has refused {refused}"
 
@@ -342,8 +343,7 @@ def _problems_of(servers: Iterable[Json]) -> list[Json]:
 
 
 def _worst(severities: Iterable[str]) -> str:
-    found = set(severities)
-    return next((severity for severity in (ALARM, ATTENTION) if severity in found), OK)
+    return min(severities, key=(ALARM, ATTENTION, OK).index, default=OK)
 
 
 def _seconds_between(start: datetime, end: datetime | None) -> int | None:
