@@ -56,7 +56,8 @@ class Claiming:
 
     async def claim_all(self, take: Take[Asked]) -> Sequence[Answered | Exception]:
         """What becomes of each of those who have asked by the time of the turn. Raises `LedgerError`."""
-        async with self._transaction() as connection:
+        # Else the last of a thousand wait for all that the first have to write, who are at work by then.
+        async with self._transaction(urgent=True) as connection:
             (tenure, until), asked = self._tenure(), take()
             known = await self._starts.with_power(connection, [one.rotation for one in asked])
             answers = await self._claimed(connection, asked, known, tenure, until=until)

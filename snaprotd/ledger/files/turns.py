@@ -34,7 +34,10 @@ class Turns:
 
     @asynccontextmanager
     async def take(self, *, urgent: bool = False) -> AsyncIterator[None]:
-        """Have a turn. `urgent`: a server is off until it is over. Raises `LedgerError` where others take too long."""
+        """Have a turn. `urgent`: a server is off, or slots are not claimed, until it is over.
+
+        Raises `LedgerError` where others take too long.
+        """
         try:
             async with asyncio.timeout(LONGEST_TURN):
                 await self._wait(urgent)
