@@ -93,7 +93,8 @@ class Rotations:
         self._groups = Groups(tools)
         self._admission = Admission(tools, board)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writing: set[asyncio.Task[None]] = set()
+        self._written: dict[str, asyncio.Task[None]] = {}
+        """The last note that was written down of each rotation that waits in line, by its id."""
         self._finished = finished
         self._marked_at = -MARK_EVERY
         self._unusable_since: float | None = None
@@ -259,6 +260,7 @@ class Rotations:
         except LedgerError as error:
             log.error("the rotation could not be released", rotation=rotation.id, error=str(error))
         finally:
+            self._written.pop(rotation.id, None)
             self._board.take_down(rotation)
             if rotation.is_finished:
                 self.keeper.keep(self._tools.ledger.starts.record_of(rotation))
@@ -269,11 +271,13 @@ class Rotations:
         before = self._board.running.get(rotation.id)
         self._board.show(rotation)
         if before is None or before.note != rotation.note:
-            task = asyncio.create_task(self._write_down(rotation))
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
+            after = self._written.get(rotation.id)
+            self._written[rotation.id] = asyncio.create_task(self._write_down(rotation, after))
 
-    async def _write_down(self, rotation: Rotation) -> None:
+    async def _write_down(self, rotation: Rotation, after: asyncio.Task[None] | None) -> None:
+        """After the one before it: what is older never comes over what is newer."""
+        if after is not None:
+            await after
         try:
             await self._tools.ledger.save(rotation)
         except (LedgerError, LeaseLost) as error:
@@ -284,4 +288,6 @@ class Rotations:
         turn, rotation = await self._groups.take(rotation, self._show_in_line)
         permit = NO_PERMIT if rotation.is_payable else await self.permits.take()
         share, rotation = await self._admission.take(rotation, self._show_in_line)
+        if (written := self._written.pop(rotation.id, None)) is not None:
+            await written
         return await run_in_turn(rotation, self._tools, self._board.show, turn, together(permit, share))
