@@ -305,14 +305,14 @@ def test_what_is_not_open_has_no_age() -> None:
 )
 def test_a_rotation_that_has_begun_to_act_goes_on_however_late(state: dict[str, Any]) -> None:
     begun = rotation(**{"step": STOP, **state})
-    assert resumed(begun, SLOT + timedelta(days=400)) is begun
+    assert resumed(begun, SLOT + timedelta(days=400)) == begun
 
 
 @pytest.mark.parametrize("step", [LOOK, MAKE_ROOM, STOP, SNAPSHOT])
 def test_a_rotation_that_has_asked_for_nothing_goes_on_within_the_time_of_a_missed_slot(step: Step) -> None:
     idle = rotation(step)
     for late in (timedelta(hours=-1), timedelta(0), POLICY.missed_within):
-        assert resumed(idle, SLOT + late) is idle
+        assert resumed(idle, SLOT + late) == idle
 
 
 @pytest.mark.parametrize("step", [LOOK, MAKE_ROOM, STOP, SNAPSHOT])

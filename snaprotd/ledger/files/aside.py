@@ -24,8 +24,9 @@ class Aside:
 
     def __init__(self, ledger: Path) -> None:
         name = hashlib.sha256(os.fsencode(ledger.absolute())).hexdigest()[:16]
-        elsewhere = Path(tempfile.gettempdir(), f"snaprotd-told-{name}")
-        self._places = (ledger.with_name(f"told-of-{ledger.name}"), elsewhere)
+        self._places = [ledger.with_name(f"told-of-{ledger.name}")]
+        with suppress(OSError):  # it looks for a folder that can be written: where all disks are full there is none
+            self._places.append(Path(tempfile.gettempdir(), f"snaprotd-told-{name}"))
         self._noted: str | None = None
 
     def note(self, text: str) -> None:
