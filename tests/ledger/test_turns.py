@@ -134,3 +134,20 @@ async def test_who_gives_up_before_the_turn_is_not_asked_for() -> None:
     given_up.cancel()
     assert await stays == 4
     assert desk.turns == [[2]]
+
+
+class Ended(BaseException):
+    """As what ends a process."""
+
+
+async def test_whatever_ends_a_turn_nobody_is_left_waiting_for_it() -> None:
+    async def answer(take: Take[int]) -> list[int]:
+        take()
+        await asyncio.sleep(1)
+        raise Ended
+
+    together: Together[int, int] = Together(answer)
+    many = [asyncio.create_task(together.ask(one)) for one in range(MOST_TOGETHER + 1)]
+    async with asyncio.timeout(10):
+        ended = await asyncio.gather(*many, return_exceptions=True)
+    assert {type(one) for one in ended} == {Ended}

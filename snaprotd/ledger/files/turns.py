@@ -107,18 +107,23 @@ class Together(Generic[Question, Answer]):
 
             try:
                 answers = await self._answer(take)
-            except Exception as error:
-                failed = taken or [self._waiting.popleft() for _ in range(len(self._waiting))]
-                _settle([(future, error) for _, future in failed])
+            except BaseException as error:  # whoever ends this: nobody is left waiting for it
+                is_over = not isinstance(error, Exception)
+                left = range(len(self._waiting) if is_over or not taken else 0)
+                _settle([(future, error) for _, future in [*taken, *(self._waiting.popleft() for _ in left)]])
+                if is_over:
+                    return
             else:
                 _settle([(future, answer) for (_, future), answer in zip(taken, answers, strict=True)])
 
 
-def _settle(answers: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
+def _settle(answers: Sequence[tuple[asyncio.Future[Answer], Answer | BaseException]]) -> None:
     for future, answer in answers:
         if future.done():
             continue
-        if isinstance(answer, Exception):
+        if isinstance(answer, asyncio.CancelledError):
+            future.cancel()
+        elif isinstance(answer, BaseException):
             future.set_exception(answer)
         else:
             future.set_result(answer)
