@@ -318,6 +318,7 @@ async def looking_after(
     with pytest.MonkeyPatch.context() as patch:
         for what, seconds in LOOKS.items():
             patch.setattr(what, seconds)
+        patch.setattr("snaprotd.ledger.store.uptime", asyncio.get_running_loop().time)
         running = asyncio.create_task(daemon.run())
         try:
             yield daemon, running

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import aiosqlite.core
 import time_machine
@@ -158,8 +159,12 @@ def true_time() -> datetime:
 
 
 def run_virtually(story: Coroutine[Any, Any, T], start: datetime = START) -> T:
-    """Run a coroutine from `start` on virtual time; leave no task behind."""
+    """Run a coroutine from `start` on virtual time; leave no task behind.
+
+    How old a look is goes by it too: on a busy machine what was seen in this very second would be too old to act by.
+    """
     with (
+        patch("snaprotd.engine.looks.uptime", lambda: asyncio.get_running_loop().time()),
         time_machine.travel(start, tick=False) as traveller,
         asyncio.Runner(loop_factory=lambda: VirtualLoop(traveller)) as runner,
     ):
