@@ -395,7 +395,9 @@ async def test_no_snapshot_is_disowned_by_an_upgrade_a_lost_ledger_or_an_old_cop
             assert watched.value("snaprotd_snapshots", "s12345", "managed", "completed") == 2
             assert watched.value("snaprotd_snapshots", "s12345", "foreign", "completed") == 0
             (problem,) = await problems_of(watched)
-            assert problem.startswith("the ledger is an old copy" if before else "the ledger is a new one, or a very old")
+            assert problem.startswith(
+                "the ledger is an old copy" if before else "the ledger is a new one, or a very old"
+            )
     assert len(world.snapshots) == 2
     assert len({one.name for one in world.created}) == len(world.created) >= 5
 
