@@ -40,10 +40,12 @@ from snaprotd.core.asking.night import Due, play
 from snaprotd.core.asking.night import Night as Foreseen
 from snaprotd.core.creation import Creation
 from snaprotd.core.holds import snapshot_name
+from snaprotd.core.policy import Kind
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.daemon.life import Daemon
 from snaprotd.ledger.store import Ledger
+from snaprotd.wiring.assembly import new_rotation
 from tests.support.quick_account import FIRST_SERVER, LONGEST_PAGE, TOKEN, Asked, QuickAccount
 from tests.support.searches import SCRATCH
 from tests.support.virtual_time import START, run_virtually
@@ -276,15 +278,7 @@ async def write_past(settings: Config, fleet: Fleet) -> None:
     power = Power(off_for=fleet.need if fleet.stop_first else 0.0)
     async with await Ledger.open(Path(settings.state), owner="the day before") as ledger:
         for target in settings.named[: fleet.rotations]:
-            begun = Rotation.begin(
-                id=f"past-{target.server_id}",
-                server_id=target.server_id,
-                label=target.label,
-                slot=slot,
-                rules=settings.rules_of(target),
-                now=slot,
-                settle=settings.api.settle,
-            )
+            begun = new_rotation(settings, target, slot=slot, now=slot, kind=Kind.SCHEDULED)
             await ledger.claim(begun)
             end = slot + timedelta(seconds=fleet.need)
             done = replace(begun, step=Step.DONE, result=Result.SUCCESS, finished_at=end)

@@ -26,10 +26,11 @@ from snaprotd.config import file as config
 from snaprotd.config.settings import Config
 from snaprotd.core import creation, power
 from snaprotd.core.holds import snapshot_name
+from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Rotation, Step
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.vps_org.answers import read_server
-from snaprotd.wiring.assembly import account_of
+from snaprotd.wiring.assembly import account_of, new_rotation
 from tests.support.fleet import Fleet, an_account, looking_after, write_config
 from tests.support.quick_account import QuickAccount
 from tests.support.searches import SCRATCH
@@ -81,15 +82,7 @@ async def leave_open(settings: Config, account: QuickAccount, *, now: datetime) 
     async with await Ledger.open(Path(settings.state), owner="who was killed") as ledger:
         ledger.starts.account = account_of(settings)
         for target in settings.named:
-            begun = Rotation.begin(
-                id=f"open-{target.server_id}",
-                server_id=target.server_id,
-                label=target.label,
-                slot=slot,
-                rules=settings.rules_of(target),
-                now=slot,
-                settle=settings.api.settle,
-            )
+            begun = new_rotation(settings, target, slot=slot, now=slot, kind=Kind.SCHEDULED)
             await ledger.claim(begun)
             its_snapshot = account.servers[int(target.server_id)].snapshots[-1].id
             await ledger.save(_waiting(begun, str(its_snapshot), now - STOPPED))
