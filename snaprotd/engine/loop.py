@@ -88,6 +88,7 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
     except Outdated as late:
         return Waiting(run.rotation.note or str(late), soon=late.soon)  # why it waits is what it was told before
     except CalledOff as call:
+        run.looks.outrun()  # what was decided by it may not be so any more, as of one that is held by now
         return Waiting(str(call), soon=True, cause=call.cause)
     except CloudError as error:
         return judge(run.rotation, error)
