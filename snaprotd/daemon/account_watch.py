@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Protocol
 
@@ -125,6 +125,10 @@ class AccountWatch:
     def dropped(self) -> Mapping[str, Matched]:
         """The servers that a `match` had found and none finds any more, by id, as long as that is news."""
         return self._dropped.dropped
+
+    def left(self, those: Set[str], *, patience: float) -> Set[str]:
+        """Those of these servers that are not looked after any more, for certain. See `DroppedWatch.left`."""
+        return self._dropped.left(those, patience=patience)
 
     @property
     def in_doubt(self) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ ledger, so that what was renamed while no daemon lived is missed by the next one
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -41,8 +41,12 @@ class DroppedWatch:
         self._now = now
         self._known: Mapping[str, Matched] | None = None
         """As the ledger has it, by id; None before it was read."""
+        self._asked_of: Set[str] = frozenset()
+        """Further servers that are looked for."""
         self._missing: dict[str, float] = {}
-        """Since when none is found by lists, by the loop's clock."""
+        """Since when whole lists are without each that is not looked after, by the loop's clock."""
+        self._listed_at = 0.0
+        """When the last whole list was read, by the same clock."""
 
     @property
     def dropped(self) -> Mapping[str, Matched]:
@@ -50,20 +54,44 @@ class DroppedWatch:
         now, called = self._now(), self._inventory.shown
         return {called(key): one for key, one in (self._known or {}).items() if one.is_shown(now)}
 
+    def left(self, those: Set[str], *, patience: float) -> Set[str]:
+        """Those of these servers that were dropped; and of others, those that lists lack for `patience` seconds.
+
+        They are looked for from now on, until this is asked again: so ask it again and again.
+        """
+        self._asked_of = those
+        if not those:
+            return frozenset()
+        called = self._inventory.shown
+        known = {called(key): one.dropped_at is not None for key, one in (self._known or {}).items()}
+        long_ago = self._listed_at - patience
+        return {one for one in those if known.get(one, self._missing.get(one, self._listed_at) <= long_ago)}
+
     async def look(self, config: Config, targets: Iterable[Target], still: Iterable[Target]) -> None:
         """The account was just listed, and shows these servers to be looked after; others may `still` be."""
+        targets, still = list(targets), list(still)
+        looked_after = {its: one for one in (*still, *targets) for its in self._inventory.ids_of(one.server_id)}
+        self._miss(looked_after)
         try:
-            await self._look(config, list(targets), list(still))
+            await self._look(config, targets, looked_after)
         except LedgerError as error:
             log.error("which servers a `match` finds cannot be noted", error=str(error))
 
-    async def _look(self, config: Config, targets: Sequence[Target], still: Sequence[Target]) -> None:
+    def _miss(self, looked_after: Mapping[str, Target]) -> None:
+        """Note who is missing of those that are asked of, and forget of whom that is asked no more."""
+        self._listed_at = asyncio.get_running_loop().time()
+        lacking = self._asked_of - looked_after.keys()
+        kept = lacking | (self._known or {}).keys()
+        self._missing = {key: since for key, since in self._missing.items() if key in kept}
+        for one in lacking:
+            self._missing.setdefault(one, self._listed_at)
+
+    async def _look(self, config: Config, targets: Sequence[Target], looked_after: Mapping[str, Target]) -> None:
         if self._known is None:
             self._known = await self._ledger.matched.all()
         known, found = self._known, self._found(targets)
         if not (known or found):
             return
-        looked_after = {its: one for one in (*still, *targets) for its in self._inventory.ids_of(one.server_id)}
         servers = by_any_id(self._inventory.seen_servers.values())
         after, entries = dict[str, Matched](found), list[Entry]()
         for number, (key, one) in enumerate(known.items()):
@@ -77,8 +105,7 @@ class DroppedWatch:
             if left is not None:
                 after.setdefault(key, left)
         changed = {key: one for key, one in after.items() if known.get(key) != one}
-        if gone := known.keys() - after.keys():
-            self._missing = {key: since for key, since in self._missing.items() if key not in gone}
+        gone = known.keys() - after.keys()
         if changed or gone:
             await self._ledger.matched.note(changed, gone=gone, entries=entries)
         self._known = after
@@ -110,12 +137,11 @@ class DroppedWatch:
         there = next((servers[its] for its in one.ids if its in servers), None)
         is_there = there is not None and is_one_server(one.ids, there.ids)
         called_now = there.name if there is not None and is_there else None
-        now, moment = self._now(), asyncio.get_running_loop().time()
+        now, since = self._now(), self._missing.setdefault(key, self._listed_at)
         if one.dropped_at is not None:
             return replace(one, called_now=called_now) if one.is_shown(now) else None
-        if moment - self._missing.setdefault(key, moment) < CERTAIN_AFTER:
+        if self._listed_at - since < CERTAIN_AFTER:
             return one
-        del self._missing[key]
         return replace(one, dropped_at=now, called_now=called_now)
 
 

@@ -89,9 +89,9 @@ class Notify:
         """Know servers by the ids by which they are `called` now."""
         self._told = renamed(self._told, called)
 
-    def set_apart(self, *, paused: Set[str], left: Set[str], at_work: Set[str]) -> None:
+    def set_apart(self, *, paused: Set[str], left: Set[str], at_work: Set[str], dropped: Set[str]) -> None:
         """Servers that no other one's end waits for. See `troubles.set_apart`."""
-        self._told = set_apart(self._told, self._now(), paused=paused, left=left, at_work=at_work)
+        self._told = set_apart(self._told, self._now(), paused=paused, left=left, at_work=at_work, dropped=dropped)
 
     def enter(self, entry: Entry) -> None:
         """Have it written down: nothing in the ledger makes it true."""
@@ -172,7 +172,7 @@ class Notify:
             self._told = kept_for_anybody(self._told, now)
         for message in messages:
             for channel in self._channels:
-                if not channel.is_check and message.kind in channel.on:
+                if not channel.is_check and message.kinds & channel.on:
                     self._write(channel, message)
         letters, self._unposted = self._unposted, []
         left = self._outbox.without({channel.name for channel in self._channels})
@@ -188,7 +188,7 @@ class Notify:
     def _inherited(self, letter: Letter) -> Sequence[Letter]:
         """The same, to those who are told now what waits for a channel that is gone."""
         heirs = heirs_of(letter.channel, self._channels_before, self._channels)
-        return [replace(letter, channel=one.name, tries=0) for one in heirs if letter.message.kind in one.on]
+        return [replace(letter, channel=one.name, tries=0) for one in heirs if letter.message.kinds & one.on]
 
     async def _keep(self, letters: Sequence[Letter]) -> bool:
         """Whether the ledger has it all."""

@@ -98,7 +98,7 @@ def _of_drop(entry: Entry) -> Event:
         return Event(id=id_, at=entry.at, kind=kind, server=who, text=text, severity="ok", about=about, once=True)
     problem = of_dropped(who.name, server_id, told.get("called_now"))
     event = _event(problem, id_=id_, at=entry.at, kind=Kind.FAILURE, server=who, cause="", once=True)
-    return replace(event, about=about)
+    return replace(event, about=about, leaves=True)
 
 
 def _of_end(entry: Entry, who: Who, account_failure: CloudError | None) -> Event | None:

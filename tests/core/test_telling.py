@@ -365,6 +365,41 @@ def test_a_failing_server_that_is_put_back_is_reminded_of_and_has_its_end() -> N
     assert end.text.startswith("a: its rotation has succeeded (after ")
 
 
+def drops(name: str, at: timedelta, **more: object) -> Event:
+    return event(
+        Kind.FAILURE, name, at, text="nobody finds it", rotation="", about="dropped", once=True, leaves=True, **more
+    )
+
+
+def test_that_a_failing_server_is_dropped_is_one_message_that_says_both_whatever_a_channel_has_chosen() -> None:
+    blocked, lost = event(Kind.BLOCKED, "a"), replace(fails("a"), about="slots_lost", text="slots lost")
+    told, _ = lived(blocked, lost, fails("b"), until=2 * MINUTE)
+    told, (leaves,) = lived(drops("a", HOUR, severity="attention"), told=told, begins=HOUR, until=HOUR + 2 * MINUTE)
+    assert leaves.text == "a: nobody finds it; what stands is: blocked it is; slots lost"
+    assert (leaves.kind, leaves.kinds) == (Kind.FAILURE, frozenset({Kind.FAILURE, Kind.BLOCKED}))
+    assert leaves.severity == "attention", "the alarm was told"
+    told = set_apart(told, START + HOUR, paused=set(), left={"id-a"}, at_work={"id-b"}, dropped={"id-a"})
+    assert [one.server for one in lived(told=told, begins=HOUR, until=2 * DAY)[1]] == [of("b")]
+    told = noted(told, succeeds("b", 2 * DAY), START + 2 * DAY)
+    assert any(
+        one.text.startswith("still, after 2 d: a: ")
+        for one in lived(told=apart(told, 2 * DAY), begins=2 * DAY, until=2 * DAY + HOUR)[1]
+    )
+
+
+def test_a_failure_that_was_not_told_when_its_server_is_dropped_is_told_by_that() -> None:
+    untold = noted(noted(Told(), fails("a"), START), drops("a", timedelta(0), severity="attention"), START)
+    assert noted(untold, drops("a", timedelta(0)), START) == untold, "told again it is one"
+    (both,) = lived(told=untold)[1]
+    assert (both.text, both.severity) == ("a: nobody finds it; what stands is: failure it is", "alarm")
+
+
+def test_a_digest_goes_to_whoever_has_chosen_anything_in_it() -> None:
+    told, _ = lived(*(event(Kind.BLOCKED, name) for name in "ab"), until=2 * MINUTE)
+    (digest,) = lived(*(drops(name, HOUR) for name in "abcd"), told=told, begins=HOUR, until=2 * HOUR)[1]
+    assert digest.kinds == {Kind.FAILURE, Kind.BLOCKED}
+
+
 def test_those_that_are_taken_out_are_in_no_digest_of_what_a_channel_may_not_have_chosen() -> None:
     told, _ = lived(fails("a"), fails("b"), until=2 * MINUTE)
     told = apart(told, HOUR, left="ab")

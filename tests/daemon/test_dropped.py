@@ -38,7 +38,7 @@ def two_servers() -> World:
     """Each with a snapshot of ours, so that nothing else is the matter."""
     world = a_world("web-01", "web-02")
     for one in world.servers:
-        world.add_snapshot(one, "snaprotd-main-20250115T030000Z", created_at=datetime(2025, 1, 15, 3, tzinfo=UTC))
+        world.add_snapshot(one, "snaprotd-main-20250116T020000Z", created_at=datetime(2025, 1, 16, 2, tzinfo=UTC))
     return world
 
 
@@ -214,3 +214,54 @@ async def test_a_row_that_cannot_be_read_keeps_no_other_from_being_missed(tmp_pa
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(8 * MINUTE)
         assert [one["server"] for one in await problems(watched)] == ["web-02"]
+
+
+FAILED = "the last rotation ended as failure, at step wait: "
+
+
+def failing(world: World, *, times: int | None = 1) -> None:
+    world.faults = [
+        Fault(kind="ends", word="failed", server_id="12346", method="POST", path="/snapshots/", times=times)
+    ]
+
+
+@pytest.mark.parametrize("is_gone", [False, True], ids=["renamed", "deleted"])
+async def test_one_whose_rotation_had_failed_is_told_once_with_what_stands_and_its_next_success_is_the_end(
+    tmp_path: Path, outside: Outside, is_gone: bool
+) -> None:
+    world, path = two_servers(), matching(tmp_path, schedule="5 3,4 * * *")
+    failing(world)
+    async with daemon_on(path, world):
+        await asyncio.sleep(20 * MINUTE)
+        (failure,) = outside.told
+        assert failure["text"].startswith(f"web-02: {FAILED}")
+        kept = world.servers["12346"]
+        if is_gone:
+            del world.servers["12346"]
+        else:
+            called(world, "db-02")
+        await asyncio.sleep(40 * MINUTE)
+        (dropped,) = outside.told[1:]
+        text = REMOVED if is_gone else RENAMED
+        assert dropped["text"].startswith(f"web-02: {text}; what stands is: {FAILED}")
+        world.servers["12346"] = kept
+        called(world, "web-02")
+        await asyncio.sleep(25 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure", "failure", "recovery", "recovery"], outside.words
+    assert outside.told[-1]["text"].startswith("web-02: its rotation has succeeded: ")
+
+
+async def test_one_whose_rotation_fails_after_it_was_renamed_is_told_of_that_and_no_more(
+    tmp_path: Path, outside: Outside
+) -> None:
+    world, path = two_servers(), matching(tmp_path, schedule="5 3 * * *")
+    world.snapshot_seconds = (20 * MINUTE, 20 * MINUTE)
+    failing(world)
+    async with daemon_on(path, world) as watched:
+        await watched.reaches(Step.WAIT)
+        called(world, "db-02")
+        await asyncio.sleep(60 * MINUTE)
+        assert [one.split(": ")[2] for one in outside.words if "web-02" in one] == [
+            "no snapshots are taken of it any more",
+            "the last rotation ended as failure, at step wait",
+        ], outside.words

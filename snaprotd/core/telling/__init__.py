@@ -82,6 +82,10 @@ class Event:
     """The kind of a problem that is a trouble by itself, whatever else there is with the server; empty for all else."""
     once: bool = False
     """It is told once, and nothing ends it: what it tells of is done, and does not last."""
+    leaves: bool = False
+    """By what it tells its server is not looked after any more: what stands of its rotations is told with it."""
+    also: frozenset[Kind] = frozenset()
+    """Whatever else the message is about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,13 @@ class Message:
     url: str = ""
     rotation: str = ""
     """Of a ping: the id of the rotation that has ended."""
+    also: frozenset[Kind] = frozenset()
+    """Whatever else it is about: a channel that has chosen that gets it too."""
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """All that it is about."""
+        return self.also | {self.kind}
 
     def as_json(self) -> Json:
         """The body of a webhook, and what a program reads."""

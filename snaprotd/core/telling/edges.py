@@ -179,7 +179,8 @@ def _in_few(messages: Sequence[Message], ids: Sequence[str]) -> Iterator[_Found]
     number = "" if len(names) == len(messages) else f"{len(messages)} messages in one, of "
     worst = "alarm" if any(one.severity == "alarm" for one in messages) else first.severity
     text, do = f"{number}{whose}. The first: {first.text}", SEE_ALL if first.kind is not Kind.RECOVERY else ""
-    yield True, replace(first, id=_id(ids), server=None, text=text[:LONGEST_TEXT], do=do, severity=worst)
+    digest = replace(first, id=_id(ids), server=None, text=text[:LONGEST_TEXT], do=do, severity=worst)
+    yield True, replace(digest, also=frozenset().union(*(one.also for one in messages)))
 
 
 def _message(event: Event, text: str, *, parts: Sequence[str]) -> Message:
@@ -191,6 +192,7 @@ def _message(event: Event, text: str, *, parts: Sequence[str]) -> Message:
         server=event.server,
         text=text[:LONGEST_TEXT],
         do=event.do[:LONGEST_TEXT],
+        also=event.also,
     )
 
 

@@ -105,13 +105,16 @@ class Told:
 
     def knows(self, event: Event) -> bool:
         """Whether just this is going on already."""
-        return key_of(event) in self.troubles or event in self.once
+        return key_of(event) in self.troubles or any(one.id == event.id for one in self.once)
 
 
 def noted(told: Told, event: Event, now: datetime) -> Told:
     """What is going on after the event. Told again, it changes nothing."""
     if event.once:
-        return told if event in told.once else gathering(replace(told, once=(*told.once, event)), now, now)
+        if any(one.id == event.id for one in told.once):
+            return told
+        told, event = _left_by(told, event, now) if event.leaves else (told, event)
+        return gathering(replace(told, once=(*told.once, event)), now, now)
     if event.kind is Kind.RECOVERY:
         return _recovered(told, event, now)
     key = key_of(event)
@@ -163,11 +166,37 @@ def levelled(
     return told
 
 
-def set_apart(told: Told, now: datetime, *, paused: Set[str], left: Set[str], at_work: Set[str]) -> Told:
+def _left_by(told: Told, event: Event, now: datetime) -> tuple[Told, Event]:
+    """One message that says both: that the server is not looked after any more, and what stands of its rotations."""
+    standing = {
+        key: one
+        for key, one in told.troubles.items()
+        if one.event.rotation and one.event.server and event.server and one.event.server.id == event.server.id
+    }
+    if not standing:
+        return told, event
+    after = {
+        key: replace(one, event=replace(one.event, cause=""), left_at=now, told_at=now, tells=max(1, one.tells))
+        for key, one in standing.items()
+    }
+    is_worse = any(one.event.severity == "alarm" and not one.tells for one in standing.values())
+    both = replace(
+        event,
+        text=f"{event.text}; what stands is: {'; '.join(one.event.text for one in standing.values())}",
+        severity="alarm" if is_worse else event.severity,
+        also=event.also | {one.event.kind for one in standing.values()},
+    )
+    return replace(told, troubles={**told.troubles, **after}), both
+
+
+def set_apart(
+    told: Told, now: datetime, *, paused: Set[str], left: Set[str], at_work: Set[str], dropped: Set[str] = frozenset()
+) -> Told:
     """With the failures of servers whose success nobody can wait for as their own: no end of others' waits for them.
 
-    `paused` are those without slots. `left` are no longer looked after, for certain: that is told once. `at_work` are
-    looked after, paused or not: what stands of one that was put back is reminded of again, and its success is its end.
+    `paused` are those without slots. `left` are no longer looked after, for certain: that is told once, but of those
+    that are `dropped`, which is told by an event. `at_work` are looked after, paused or not: what stands of one that
+    was put back is reminded of again, and its success is its end.
     """
     apart = {
         key: _set_apart(one, now, paused=paused, left=left, at_work=at_work)
@@ -177,7 +206,8 @@ def set_apart(told: Told, now: datetime, *, paused: Set[str], left: Set[str], at
     changed = {key: one for key, one in apart.items() if one is not told.troubles[key]}
     if not changed:
         return told
-    leaving = [_of_leaving(one, now) for one in changed.values() if one and one.left_at == now and one.told_at]
+    leaves = [one for one in changed.values() if one and one.left_at == now and one.told_at]
+    leaving = [_of_leaving(one, now) for one in leaves if one.event.server and one.event.server.id not in dropped]
     after = {key: one for key, one in {**told.troubles, **changed}.items() if one is not None}
     told = replace(told, troubles=after, once=(*told.once, *leaving))
     return gathering(told, now, now) if leaving else told

@@ -85,10 +85,8 @@ class Teller:
         self._has_gone_on = False
         """What was told before, by whichever process, is known."""
         self._targets: Mapping[str, Target] = {}
-        self._unseen: Mapping[str, float] = {}
-        """Servers with a failure or an alarm that are not looked after, as far as whole lists tell, and since when."""
         self._left: Set[str] = frozenset()
-        """Those of them for which that is certain."""
+        """Servers with a failure or an alarm that are not looked after any more, for certain."""
         self._lost_slots: Mapping[str, str] = {}
         """Those that the page shows, in words, by the server's id."""
         self._channels = open_channels(config, environ)
@@ -235,15 +233,14 @@ class Teller:
         self._notify.look_after(members)
 
     def _set_apart(self) -> None:
-        """Whose success nobody can wait for: one list that is short proves nothing, so it takes as long as two."""
+        """Whose success nobody can wait for. What is taken out of the file may be put back in a moment."""
         self._notify.rename(self._board.called)
-        moment, failing, at_work = asyncio.get_running_loop().time(), self._notify.failing, self._targets.keys()
-        lacking = failing - at_work if self._account.is_listed else ()
-        self._unseen = {one: self._unseen.get(one, moment) for one in lacking}
+        failing, at_work = self._notify.failing, self._targets.keys()
         patience = self._config.discover_interval + SPARE.total_seconds()
-        self._left = {one for one, since in self._unseen.items() if moment - since >= patience}
+        self._left = self._account.left(failing - at_work, patience=patience)
         paused = {one for one in failing & at_work if self._targets[one].policy.paused}
-        self._notify.set_apart(paused=paused, left=self._left, at_work=at_work)
+        dropped = self._account.dropped.keys()
+        self._notify.set_apart(paused=paused, left=self._left, at_work=at_work, dropped=dropped)
 
     def _show_lost_slots(self) -> None:
         """What is told of them stands on the page until the same success ends it."""
