@@ -18,6 +18,9 @@ class CloudError(SnaprotdError):
     """A word for what others may fail for too, so that it can be told from a server's own; empty where it is that."""
 
 
+UNTOUCHABLE, OWN_SERVER = "untouchable", "own_server"
+"""Causes that are a server's own, and have an answer of their own: the provider lets nobody touch it; we run on it."""
+
 LONGEST_PAUSE = 900.0
 """Seconds of a `retry_after` that are believed at the most: it is a hint (RFC 9110, 10.2.3), and what stands in it has
 been an epoch, or a day."""

@@ -127,7 +127,7 @@ class Rotation:
     may_pass: bool = False
     """What it failed for may have passed in a while."""
     cause: str = ""
-    """What it failed for, where others may too, as the error's; empty where it is this server's own."""
+    """What it failed for, as `errors` has it; empty where it is this server's own, and `error` says all of it."""
     result: Result | None = None
     finished_at: datetime | None = None
 

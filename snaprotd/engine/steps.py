@@ -15,7 +15,7 @@ import structlog
 
 from snaprotd.core import creation
 from snaprotd.core.asking.evidence import Use
-from snaprotd.core.errors import Accepted, CloudError, Full, Permanent, Temporary, Unclear
+from snaprotd.core.errors import OWN_SERVER, Accepted, CloudError, Full, Permanent, Temporary, Unclear
 from snaprotd.core.holds import length_in_doubt
 from snaprotd.core.model import Server, Snapshot, SnapshotState
 from snaprotd.core.ownership import others_of_that_name, taken_for
@@ -59,7 +59,7 @@ async def look(run: Run) -> Outcome:
     _tell_strangers(rotation, snapshots)
     server = await run.looks.server()
     if why := await run.stops_itself():
-        return Failed(why)
+        return Failed(why, cause=OWN_SERVER)
     if server.is_untouchable:
         return untouchable(server, ": it was not touched")
     if not (server.is_active or server.is_stopped):
@@ -126,7 +126,7 @@ async def _recall(run: Run, snapshots: tuple[Snapshot, ...]) -> Outcome:
 async def stop_another(run: Run) -> Outcome:
     """As `stop`, but never the machine that we run on: the look may be another process's, on another machine."""
     why = await run.stops_itself()
-    return Failed(why) if why else await stop(run)
+    return Failed(why, cause=OWN_SERVER) if why else await stop(run)
 
 
 async def snapshot(run: Run) -> Outcome:

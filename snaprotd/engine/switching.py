@@ -18,6 +18,7 @@ from snaprotd.core import power
 from snaprotd.core.admission import why_too_late
 from snaprotd.core.asking.evidence import Use
 from snaprotd.core.errors import (
+    UNTOUCHABLE,
     Anothers,
     Busy,
     CloudError,
@@ -122,7 +123,8 @@ async def _stop_timed_out(run: Run, server: Server) -> Outcome:
 
 def untouchable(server: Server, more: str = "") -> Failed:
     """Nothing may be asked of the server now. A restore passes; what the provider has suspended is for a person."""
-    return Failed(f"the server is {server.status}{more}", may_pass=server.state is ServerState.RESTORING)
+    may_pass = server.state is ServerState.RESTORING
+    return Failed(f"the server is {server.status}{more}", may_pass=may_pass, cause=UNTOUCHABLE)
 
 
 def hard_stop_begun(rotation: Rotation, now: datetime) -> Rotation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -16,7 +16,15 @@ from snaprotd.core.telling.troubles import ACCOUNT
 from snaprotd.core.words import printable
 from snaprotd.logs import redactor
 from snaprotd.report.kinds import Problem
-from snaprotd.report.problems import of_daemon, of_dropped, of_ledger, of_power, without_rotation
+from snaprotd.report.problems import (
+    of_daemon,
+    of_dropped,
+    of_failure,
+    of_ledger,
+    of_owed_elsewhere,
+    of_power,
+    without_rotation,
+)
 from snaprotd.report.rows import BLOCKED
 
 API = "api"
@@ -49,10 +57,16 @@ TAKEN_UP_WITHIN = timedelta(minutes=2)
 """A start that is owed after a restart is taken up by then."""
 
 
-def of_entry(entry: Entry, *, account_failure: CloudError | None = None) -> Event | None:
+def of_entry(
+    entry: Entry,
+    *,
+    account_failure: CloudError | None = None,
+    ids: Callable[[str], Mapping[str, str]] = lambda _: {},
+) -> Event | None:
     """What people may be told of an entry of the ledger; None where that is nothing.
 
-    `account_failure`: why the account cannot be listed just now, where it cannot.
+    `account_failure`: why the account cannot be listed just now, where it cannot. `ids`: as `problems.ids_in` has them
+    of a server, by its id.
     """
     if entry.kind in OF_LEDGER:
         id_ = f"{entry.kind}-{entry.at.isoformat()}"
@@ -74,7 +88,7 @@ def of_entry(entry: Entry, *, account_failure: CloudError | None = None) -> Even
             once=True,
         )
     if entry.kind in (Happened.ROTATION, Happened.LAPSED):
-        return _of_end(entry, who, account_failure)
+        return _of_end(entry, who, account_failure, ids)
     if entry.kind is Happened.MISSED and entry.details.get("is_lost") is True:
         return _of_lost_slots(entry, who)
     return None
@@ -101,7 +115,9 @@ def _of_drop(entry: Entry) -> Event:
     return replace(event, about=about, leaves=True)
 
 
-def _of_end(entry: Entry, who: Who, account_failure: CloudError | None) -> Event | None:
+def _of_end(
+    entry: Entry, who: Who, account_failure: CloudError | None, ids: Callable[[str], Mapping[str, str]]
+) -> Event | None:
     """The end of an attempt, where it is one of its slot too."""
     told = entry.details
     result, id_ = told.get("result"), str(told.get("rotation") or entry.id)
@@ -110,13 +126,13 @@ def _of_end(entry: Entry, who: Who, account_failure: CloudError | None) -> Event
         return Event(id=id_, at=entry.at, kind=Kind.RECOVERY, server=who, text=text, severity="ok", rotation=id_)
     if told.get("is_last") is False:
         return None  # it is tried again
-    error = str(told.get("error") or "")
-    kind = "partial" if result == Result.PARTIAL else "failed"
-    problem = Problem(kind, {"server": who.name, "step": told.get("step"), "error": error})
-    is_blocked = error.startswith(BLOCKED)
-    if is_blocked:
-        problem = Problem("blocked", {"who_holds_the_slots": error.removeprefix(BLOCKED)})
-    cause = "" if is_blocked else _cause_of_end(str(told.get("cause") or ""), account_failure)
+    error, step, its_cause = str(told.get("error") or ""), told.get("step"), str(told.get("cause") or "")
+    is_blocked = error.startswith(BLOCKED) and result != Result.PARTIAL
+    if result == Result.PARTIAL:
+        problem = Problem("partial", {"server": who.name, "step": step, "error": error})
+    else:
+        problem = of_failure(who.name, step=step, error=error, cause=its_cause, ids=ids(who.id))
+    cause = "" if is_blocked else _cause_of_end(its_cause, account_failure)
     is_about = Kind.BLOCKED if is_blocked else Kind.FAILURE
     return _event(problem, id_=id_, at=entry.at, kind=is_about, server=who, cause=cause, rotation=id_)
 
@@ -135,8 +151,10 @@ def _cause_of_account(failure: CloudError | None) -> str:
     return Refused.cause if isinstance(failure, Refused) else API
 
 
-def of_servers_off(running: Iterable[Rotation], debts: Iterable[ServerPower], now: datetime) -> list[Event]:
-    """Those that are off because of us for too long, or that no rotation sees to."""
+def of_servers_off(
+    running: Iterable[Rotation], debts: Iterable[ServerPower], now: datetime, *, account: str = ""
+) -> list[Event]:
+    """Those that are off because of us for too long, or that no rotation sees to. `account`: the configuration's."""
     found = []
     for rotation in running:
         who = Who(id=rotation.server_id, name=rotation.label)
@@ -145,7 +163,9 @@ def of_servers_off(running: Iterable[Rotation], debts: Iterable[ServerPower], no
             found.append(_event(problem, id_=id_, at=now, kind=Kind.HELD_OFF, server=who, cause=""))
     for debt in debts:
         who = Who(id=debt.server_id, name=debt.label)
-        for problem in without_rotation(debt.label, debt=debt, set_aside=None, running=None):
+        is_ours = debt.account == account
+        ours = without_rotation(debt.label, debt=debt, set_aside=None, running=None)
+        for problem in ours if is_ours else (of_owed_elsewhere(debt),):
             id_ = f"owed-{debt.account}-{debt.server_id}-{now.isoformat()}"
             patience = TAKEN_UP_WITHIN
             found.append(_event(problem, id_=id_, at=now, kind=Kind.HELD_OFF, server=who, cause="", patience=patience))

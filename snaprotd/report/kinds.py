@@ -20,6 +20,10 @@ ALARM, ATTENTION, OK = "alarm", "attention", "ok"
 
 NOT_FOLLOWED = "its schedule was not followed: "
 """How what is said of slots begins in whose place nothing is run."""
+ENDED_AS_FAILURE = "the last rotation ended as failure, at step {step}: {error}"
+UNTIL_ACTIVE = "Wait until the provider has it `active` again, or see to that in the provider's panel."
+RUN_ELSEWHERE = "Run snaprotd on another machine, or set `own_server: none` if that server is not the one it runs on."
+"""What to do is the same before a rotation has failed for it and after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +192,20 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "failed": Kind(
             severity=ALARM,
-            says="the last rotation ended as failure, at step {step}: {error}",
+            says=ENDED_AS_FAILURE,
             do="Cure that if it will not mend itself by the next slot, and try again at once: `snaprotd now {server}`.",
+            alerts=("SnaprotdRotationFailed",),
+        ),
+        "failed_untouchable": Kind(
+            severity=ALARM,
+            says=ENDED_AS_FAILURE,
+            do=UNTIL_ACTIVE,
+            alerts=("SnaprotdRotationFailed",),
+        ),
+        "failed_own_server": Kind(
+            severity=ALARM,
+            says=ENDED_AS_FAILURE,
+            do=RUN_ELSEWHERE,
             alerts=("SnaprotdRotationFailed",),
         ),
         "tried_again": Kind(
@@ -227,13 +243,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "untouchable": Kind(
             severity=ALARM,
             says=BLOCKED + "the server is {status}: it would not be touched",
-            do="Wait until the provider has it `active` again, or see to that in the provider's panel.",
+            do=UNTIL_ACTIVE,
             unwatched="it passes, or the next rotation fails and SnaprotdRotationFailed tells of it",
         ),
         "own_server": Kind(
             severity=ALARM,
             says=BLOCKED + "{why_it_is_not_stopped}",
-            do="Run snaprotd on another machine, or set `own_server: none` if that server is not the one it runs on.",
+            do=RUN_ELSEWHERE,
             alerts=("SnaprotdRotationFailed",),
         ),
         "another_snaprotd": Kind(

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from snaprotd.config.mistakes import MOST_SHOWN
 from snaprotd.config.settings import Target
+from snaprotd.core.errors import OWN_SERVER, UNTOUCHABLE
 from snaprotd.core.holds import hold_of
 from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.policy import Policy, stops_itself
@@ -53,7 +54,7 @@ def of_daemon(
 ) -> Iterator[Problem]:
     """What is wrong with no one server of ours. `clock_ahead`: of the provider's, in seconds; negative is behind it."""
     for debt in foreign_debts:
-        yield _there_is("start_owed_elsewhere", label=debt.label, id=debt.server_id, account=debt.account)
+        yield of_owed_elsewhere(debt)
     if is_ending:
         yield _there_is("ending")
     if config_mistakes:
@@ -158,7 +159,7 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
         yield _there_is("slots_lost", server=situation.target.label, slots=slots)
     yield from _of_room(situation)
     if situation.assessment is not None and situation.assessment.strange_names:
-        ids = _ids_in(situation.assessment, situation.now)
+        ids = ids_in(situation.assessment, situation.now)
         yield _there_is("another_snaprotd", names=situation.assessment.strange_names, **ids)
     vanished = list(_of_what_vanished(situation))
     yield from vanished
@@ -185,6 +186,19 @@ def without_rotation(
         yield _there_is("set_aside", server=label, why_it_was_set_aside=set_aside)
 
 
+def of_owed_elsewhere(debt: ServerPower) -> Problem:
+    """A start that is owed to a server of another account than the configuration's."""
+    return _there_is("start_owed_elsewhere", label=debt.label, id=debt.server_id, account=debt.account)
+
+
+def of_failure(label: str, *, step: str | None, error: str, cause: str, ids: Mapping[str, str]) -> Problem:
+    """What a rotation has failed for, and nothing tries again. `ids`: as `ids_in` has them."""
+    if error.startswith(BLOCKED):
+        return _there_is("blocked", who_holds_the_slots=error.removeprefix(BLOCKED), **ids)
+    kind = {UNTOUCHABLE: "failed_untouchable", OWN_SERVER: "failed_own_server"}.get(cause, "failed")
+    return _there_is(kind, server=label, step=step, error=error)
+
+
 def of_dropped(label: str, server_id: str, called_now: str | None) -> Problem:
     """Of a server that a `match` had found; `called_now` is None where the account has it no more."""
     if called_now is None:
@@ -197,14 +211,19 @@ def _of_the_last_rotation(situation: ServerSituation) -> Iterator[Problem]:
     if latest is None:
         return
     why = {"server": label, "step": latest.failed_step, "error": latest.error}
-    if (latest.error or "").startswith(BLOCKED) and situation.assessment and situation.assessment.room.blocked:
+    room = situation.assessment.room if situation.assessment is not None else None
+    is_blocked = (latest.error or "").startswith(BLOCKED)
+    if is_blocked and room is not None and room.blocked:
         return  # told of its room, as that is now
     if latest.result is Result.PARTIAL:
         yield _there_is("partial", **why)
     elif latest.result is not Result.SUCCESS and (again := _tried_again(situation, latest)) is not None:
         yield _there_is("tried_again", **why, attempt=latest.attempt, when=clock(again.isoformat(), policy.timezone))
+    elif latest.result is not Result.SUCCESS and is_blocked and room is not None and room.free:
+        yield _there_is("failed", **why)  # there is room by now
     elif latest.result is not Result.SUCCESS:
-        yield _there_is("failed", **why)
+        ids = ids_in(situation.assessment, situation.now)
+        yield of_failure(label, step=latest.failed_step, error=latest.error or "", cause=latest.cause, ids=ids)
     took = latest.creation.took
     if took is not None and took > policy.snapshot_timeout.total_seconds():
         timeout = duration(policy.snapshot_timeout.total_seconds())
@@ -229,9 +248,9 @@ def _of_room(situation: ServerSituation) -> Iterator[Problem]:
     if server is not None and (why := stops_itself(policy, server, situation.machine)):
         yield _there_is("own_server", why_it_is_not_stopped=why)
     elif room.blocked:
-        ids = _ids_in(situation.assessment, situation.now)
+        ids = ids_in(situation.assessment, situation.now)
         yield _there_is("blocked", who_holds_the_slots=words.removeprefix(BLOCKED), **ids)
-    elif server is not None and not (said or "").startswith(f"the server is {server.status}: "):
+    elif server is not None and not (said or "").startswith(f"the server is {server.status}"):
         yield _there_is("untouchable", status=server.status)
 
 
@@ -248,8 +267,10 @@ def _of_what_vanished(situation: ServerSituation) -> Iterator[Problem]:
             yield _there_is("vanished", server=situation.target.label, which=which)
 
 
-def _ids_in(assessment: Assessment, now: datetime) -> dict[str, str]:
+def ids_in(assessment: Assessment | None, now: datetime) -> Mapping[str, str]:
     """Snapshots that could give way: the oldest of somebody else's, and the oldest that is held."""
+    if assessment is None:
+        return {}
     oldest_first = list(reversed(assessment.plan.decisions))
     foreign = [one.snapshot.id for one in oldest_first if one.owner is Owner.FOREIGN]
     held = [one.snapshot.id for one in oldest_first if one.owner is Owner.MANAGED and hold_of(one.snapshot, now)]

@@ -111,6 +111,20 @@ async def test_a_failure_is_told_once_and_its_end_and_the_check_follows(
     assert outside.pings == ["/fail", ""]
 
 
+async def test_the_message_of_a_suspended_server_says_to_wait_as_the_page_does(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01")
+    world.servers["12345"].status = "suspended"
+    async with daemon_on(configured(tmp_path, world), world) as watched:
+        await asyncio.sleep(10 * MINUTE)
+        shown = (await watched.get("/api/status")).json()["problems"]
+    (told,) = outside.told
+    assert told["text"].endswith("the server is suspended: it was not touched")
+    assert told["do"].startswith("Wait until the provider has it `active` again")
+    assert [told["do"].partition(" More: ")[0]] == [one["do"] for one in shown if "suspended" in one["text"]]
+
+
 async def test_a_token_that_is_refused_is_one_message_for_all_servers(
     tmp_path: Path, outside: Outside, silence: None, few_ticks: None
 ) -> None:

@@ -16,6 +16,7 @@ import yaml
 from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
 from snaprotd.core.creation import Creation
+from snaprotd.core.errors import OWN_SERVER, UNTOUCHABLE
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.model import Machine, Snapshot, SnapshotState
 from snaprotd.core.policy import stops_itself
@@ -125,7 +126,10 @@ def not_found() -> ServerSituation:
 
 STOPPED = replace(TARGET, policy=replace(TARGET.policy, stop_first=True))
 ON_IT = replace(WELL, target=STOPPED)
-REFUSED = replace(FAILED, failed_step=Step.LOOK, error=stops_itself(STOPPED.policy, SERVER, WELL.machine))
+WHY = stops_itself(STOPPED.policy, SERVER, WELL.machine)
+REFUSED = replace(FAILED, failed_step=Step.LOOK, error=WHY, cause=OWN_SERVER)
+SUSPENDED = replace(FAILED, error="the server is suspended", cause=UNTOUCHABLE)
+FULL = replace(FAILED, failed_step=Step.MAKE_ROOM, error="blocked: 5 of 5 snapshots, 5 foreign")
 OWED = ServerPower(account="", server_id="12345", label="web 01", power=Power(asked=1, went_off=True))
 ASIDE = "its rotation r1 in the ledger cannot be understood, and was set aside as it is"
 WATCHED = replace(ROTATION.power, starts=9, held_off_since=NOW - timedelta(hours=2), watched=True)
@@ -178,16 +182,22 @@ OF_A_SERVER = {
         replace(
             WELL,
             server=a_server(name="web", status="suspended"),
-            latest=replace(FAILED, error="the server is suspended: it was not touched"),
+            latest=SUSPENDED,
         ),
-        ["failed"],
+        ["failed_untouchable"],
     ),
+    "blocked, by what is not known now": (replace(WELL, latest=FULL, assessment=None), ["blocked"]),
+    "blocked, and nothing has changed": (
+        replace(WELL, latest=FULL, assessment=holding(*others(5))),
+        ["blocked", "no_snapshot"],
+    ),
+    "blocked, and there is room by now": (replace(WELL, latest=FULL), ["failed"]),
     "suspended, and a rotation has failed for something else": (
         replace(WELL, server=a_server(name="web", status="suspended"), latest=FAILED),
         ["failed", "untouchable"],
     ),
     "the machine that we run on": (ON_IT, ["own_server"]),
-    "the same, and a rotation has failed for it": (replace(ON_IT, latest=REFUSED), ["failed"]),
+    "the same, and a rotation has failed for it": (replace(ON_IT, latest=REFUSED), ["failed_own_server"]),
     "the same, and it is not to be stopped": (replace(ON_IT, target=TARGET), []),
     "a second one of one slot": (
         replace(WELL, assessment=holding(ours(timedelta(hours=5)), replace(ours(timedelta(hours=5)), id="2"))),

@@ -338,6 +338,25 @@ async def test_a_server_that_left_the_configuration_while_it_was_off_is_shown_un
         assert world.status_of(server_id) == "active"
 
 
+async def test_one_that_left_it_and_is_not_started_is_told_as_any_other(tmp_path: Path) -> None:
+    world = World()
+    server_id, other = a_server(world), world.add_server("db-01")
+    world.faults.append(
+        Fault(kind="status", status=503, method="POST", path="/servers/*/power/", action="start", times=None)
+    )
+    config = write_config(
+        tmp_path, f"[{{id: {server_id}, name: web, {NIGHTLY}, stop_first: true}}, {{id: {other}, {NIGHTLY}}}]"
+    )
+    async with daemon_on(config, world) as watched:
+        await watched.daemon.rotate(server_id)
+        await asyncio.sleep(2 * MINUTE)
+        write_config(tmp_path, f"[{{id: {other}, {NIGHTLY}}}]")
+        await asyncio.sleep(40 * MINUTE)
+        (departed,) = (await report_of(watched))["departed"]
+        assert [one["severity"] for one in departed["problems"]] == ["attention", "alarm"], departed["problems"]
+        world.faults.clear()
+
+
 async def owe_a_start(folder: Path, server_id: str, since: datetime) -> None:
     """As a rotation leaves it that has ended, or that nobody can read any more."""
     owed = Power(asked=1, went_off=True, went_off_at=since, held_off_since=since, request_age=3600.0)

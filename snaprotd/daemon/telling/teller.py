@@ -32,8 +32,10 @@ from snaprotd.observe.metrics import NotificationMetrics
 from snaprotd.observe.notify import Notify
 from snaprotd.observe.outbox import Outbox
 from snaprotd.report.happenings import IMPLIED, LISTED, LOST_SLOTS, SPARE, of_entry, of_servers_off, of_whole
+from snaprotd.report.problems import ids_in
 from snaprotd.senders import Answer, Outcome
 from snaprotd.web.keeping import Pages
+from snaprotd.wiring.assembly import account_of
 from snaprotd.wiring.channels import open_channels, same_channels
 
 log = structlog.get_logger("snaprotd.notify")
@@ -190,12 +192,17 @@ class Teller:
                 continue
             for entry in entries:
                 entry = replace(entry, server_id=entry.server_id and self._board.called(entry.server_id))
-                event = of_entry(entry, account_failure=self._account.failure)
+                event = of_entry(entry, account_failure=self._account.failure, ids=self._ids_in)
                 if event is not None:
                     self._notify.tell(event)
             if last == self._notify.cursor:
                 return
             self._notify.cursor = last
+
+    def _ids_in(self, server_id: str) -> Mapping[str, str]:
+        """The snapshots that could give way on a full server."""
+        target = self._targets.get(server_id)
+        return {} if target is None else ids_in(self._account.assessment(target), self._now())
 
     def _look(self) -> None:
         self._notify.show(Kind.HELD_OFF, self._servers_off())
@@ -222,7 +229,8 @@ class Teller:
     def _servers_off(self) -> list[Event]:
         """Whoever sees to them: a rotation of another process holds a server off as one of ours does."""
         open_ones = self._board.elsewhere | self._board.running
-        return of_servers_off(open_ones.values(), list(self._board.debts.values()), self._now())
+        debts = list(self._board.debts.values())
+        return of_servers_off(open_ones.values(), debts, self._now(), account=account_of(self._config))
 
     def _look_after(self, targets: Mapping[str, Target]) -> None:
         self._targets = targets
