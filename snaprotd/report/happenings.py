@@ -32,6 +32,8 @@ API = "api"
 
 LOST_SLOTS = "slots_lost"
 """The kind of problem that slots which nobody saw are, where nothing is run in their place."""
+TAKEN_AGAIN = frozenset({LOST_SLOTS})
+"""What is over with a snapshot that was taken, whatever else became of its rotation."""
 
 MAY_PASS = {
     "account_not_listed": timedelta(minutes=10),
@@ -95,7 +97,7 @@ def of_entry(
 
 
 def _of_lost_slots(entry: Entry, who: Who) -> Event:
-    """The next success of the server's rotations is the end of it, whatever else there is with them."""
+    """The next snapshot that is taken is the end of it, whatever else there is with the server's rotations."""
     problem = Problem(LOST_SLOTS, {"server": who.name, "slots": entry.text})
     id_ = f"{LOST_SLOTS}-{who.id}-{entry.at.isoformat()}"
     lost = _event(problem, id_=id_, at=entry.at, kind=Kind.FAILURE, server=who, cause="", rotation=id_)
@@ -123,7 +125,8 @@ def _of_end(
     result, id_ = told.get("result"), str(told.get("rotation") or entry.id)
     if result == Result.SUCCESS:
         text = f"its rotation has succeeded: {told.get('snapshot')}"
-        return Event(id=id_, at=entry.at, kind=Kind.RECOVERY, server=who, text=text, severity="ok", rotation=id_)
+        success = Event(id=id_, at=entry.at, kind=Kind.RECOVERY, server=who, text=text, severity="ok", rotation=id_)
+        return replace(success, also_ends=TAKEN_AGAIN)
     if told.get("is_last") is False:
         return None  # it is tried again
     error, step, its_cause = str(told.get("error") or ""), told.get("step"), str(told.get("cause") or "")
@@ -134,7 +137,8 @@ def _of_end(
         problem = of_failure(who.name, step=step, error=error, cause=its_cause, ids=ids(who.id))
     cause = "" if is_blocked else _cause_of_end(its_cause, account_failure)
     is_about = Kind.BLOCKED if is_blocked else Kind.FAILURE
-    return _event(problem, id_=id_, at=entry.at, kind=is_about, server=who, cause=cause, rotation=id_)
+    event = _event(problem, id_=id_, at=entry.at, kind=is_about, server=who, cause=cause, rotation=id_)
+    return replace(event, also_ends=TAKEN_AGAIN) if result == Result.PARTIAL else event
 
 
 def _cause_of_end(its: str, failure: CloudError | None) -> str:

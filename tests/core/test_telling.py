@@ -365,6 +365,49 @@ def test_a_failing_server_that_is_put_back_is_reminded_of_and_has_its_end() -> N
     assert end.text.startswith("a: its rotation has succeeded (after ")
 
 
+def lost(name: str, at: timedelta = timedelta(0)) -> Event:
+    return replace(fails(name, at), id=f"lost {name}", about="slots_lost", text="slots were lost", severity="attention")
+
+
+TAKEN = frozenset({"slots_lost"})
+
+
+def test_a_failure_and_slots_that_were_lost_have_each_an_end_of_their_own() -> None:
+    told, begun = lived(lost("a"), fails("a", MINUTE * 10), until=HOUR)
+    assert len(begun) == 2
+    told, (failure,) = lived(succeeds("a", HOUR), told=told, begins=HOUR, until=2 * HOUR)
+    assert failure.text == "a: its rotation has succeeded (after 50 min)", "it has not said that a snapshot was taken"
+    told, ends = lived(succeeds("a", 2 * HOUR, also_ends=TAKEN), told=told, begins=2 * HOUR, until=3 * HOUR)
+    assert [one.text for one in ends] == ["a: it is over: slots were lost (after 2 h)"]
+    both = lived(lost("a"), fails("a"), succeeds("a", HOUR, also_ends=TAKEN), until=2 * HOUR)[1][2:]
+    assert sorted(one.text.partition(" (")[0] for one in both) == [
+        "a: it is over: slots were lost",
+        "a: its rotation has succeeded",
+    ]
+    assert len({one.id for one in both}) == 2, "a receiver drops doubles"
+
+
+def test_a_partial_rotation_ends_lost_slots_and_no_failure() -> None:
+    told, messages = lived(lost("a"), fails("a", HOUR, also_ends=TAKEN, severity="attention"), until=2 * HOUR)
+    assert [(one.kind, one.severity) for one in messages] == [
+        (Kind.FAILURE, "attention"),
+        (Kind.RECOVERY, "ok"),
+        (Kind.FAILURE, "attention"),
+    ]
+    assert told.about("slots_lost") == {}
+    assert told.fails("id-a")
+
+
+def test_what_was_set_aside_and_a_failure_have_each_an_end_of_their_own() -> None:
+    aside = replace(fails("a"), id="set aside a", about="set_aside", text="set aside")
+    ends = lived(aside, fails("a"), succeeds("a", HOUR), until=2 * HOUR)[1][2:]
+    assert sorted(one.text.partition(" (")[0] for one in ends) == [
+        "a: it is over: set aside",
+        "a: its rotation has succeeded",
+    ]
+    assert len({one.id for one in ends}) == 2
+
+
 def drops(name: str, at: timedelta, **more: object) -> Event:
     return event(
         Kind.FAILURE, name, at, text="nobody finds it", rotation="", about="dropped", once=True, leaves=True, **more

@@ -31,7 +31,7 @@ Spoil = Callable[[World, Watched], Callable[[], Any]]
 
 OF_THE_WHOLE = {"config_refused", "ledger_unusable", "account_not_listed"}
 OF_POWER = {"held_off_too_long", "not_starting", "start_owed", "start_in_doubt", "start_owed_elsewhere"}
-OF_A_ROTATION = {"failed", "blocked", "untouchable", "own_server"}
+OF_A_ROTATION = {"failed", "failed_untouchable", "failed_own_server", "blocked", "untouchable", "own_server"}
 """The rotation that begins at the slot fails for it."""
 
 

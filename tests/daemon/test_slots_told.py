@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snaprotd.simulator import World
+from snaprotd.simulator import Fault, World
 from tests.daemon.test_teller import MINUTE, Outside, configured, outside
 from tests.support.daemons import Watched, a_world, daemon_on
 
@@ -93,3 +93,16 @@ async def test_a_slot_that_is_too_old_to_be_run_late_is_told(tmp_path: Path, out
     async with daemon_on(path, world):
         await asyncio.sleep(5 * MINUTE)
     assert outside.words == [f"failure: a: {LOST}"]
+
+
+async def test_a_failure_and_lost_slots_of_one_server_have_each_their_end(tmp_path: Path, outside: Outside) -> None:
+    path, world = skipping(tmp_path, keys='schedule: "4,25,35,55 3 * * *", missed: skip')
+    world.faults = [Fault(kind="ends", word="failed", method="POST", path="/snapshots/")]
+    async with daemon_on(path, world):
+        await asyncio.sleep(20 * MINUTE)
+    await asyncio.sleep(20 * MINUTE)
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(35 * MINUTE)
+        assert await problems(watched) == []
+    assert kinds(outside) == ["failure", "failure", "recovery", "recovery"], outside.words
+    assert {one["text"].split(": ")[1] for one in outside.told[2:]} == {"it is over", "its rotation has succeeded"}

@@ -80,6 +80,8 @@ class Event:
     """The id of the rotation that has ended."""
     about: str = ""
     """The kind of a problem that is a trouble by itself, whatever else there is with the server; empty for all else."""
+    also_ends: frozenset[str] = frozenset()
+    """What else is over by it, whatever it tells itself: what that is `about`."""
     once: bool = False
     """It is told once, and nothing ends it: what it tells of is done, and does not last."""
     leaves: bool = False

@@ -158,7 +158,8 @@ def _of_ends(told: Told, ends: Sequence[Ended]) -> Iterator[_Found]:
 
 def _of_end(one: Ended) -> Message:
     event = replace(one.event, kind=Kind.RECOVERY, severity="ok", do="")
-    return _message(event, f"{_named(one.event)} (after {_length(one.trouble, event.at)})", parts=(event.id, "over"))
+    parts = (event.id, "over", event.about) if event.about else (event.id, "over")
+    return _message(event, f"{_named(one.event)} (after {_length(one.trouble, event.at)})", parts=parts)
 
 
 def _of_once(events: Sequence[Event]) -> Iterator[_Found]:

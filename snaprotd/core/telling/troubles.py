@@ -29,6 +29,9 @@ KEPT_OF_LEFT = timedelta(days=30)
 OF_LEDGER = "ledger_unusable"
 """The cause of what the ledger itself cannot hold while it lasts."""
 
+OWN_ENDS = frozenset({"slots_lost"})
+"""What is about this is not over by each success: the events that end it say so."""
+
 Key = tuple[str, str]
 """What a trouble is about: rotations or power, and the server's id, or a cause for what is nobody's own."""
 
@@ -115,6 +118,9 @@ def noted(told: Told, event: Event, now: datetime) -> Told:
             return told
         told, event = _left_by(told, event, now) if event.leaves else (told, event)
         return gathering(replace(told, once=(*told.once, event)), now, now)
+    for about in event.also_ends:
+        if event.server and (key := (about, event.server.id)) in told.troubles:
+            told = _over(told, key, _of_its_end(told.troubles[key], event), now)
     if event.kind is Kind.RECOVERY:
         return _recovered(told, event, now)
     key = key_of(event)
@@ -276,9 +282,16 @@ def _again(before: Trouble, event: Event) -> Trouble:
 def _recovered(told: Told, event: Event, now: datetime) -> Told:
     subject = key_of(event)[1]
     for key, one in told.troubles.items():
-        if key[1] == subject and one.event.kind in event.ends and (one.event.rotation or not one.event.about):
-            told = _over(told, key, event, now)
+        is_its_own = one.event.about in OWN_ENDS or (one.event.about and not one.event.rotation)
+        if key[1] == subject and one.event.kind in event.ends and not is_its_own:
+            told = _over(told, key, _of_its_end(one, event) if one.event.about else event, now)
     return told
+
+
+def _of_its_end(one: Trouble, event: Event) -> Event:
+    """Of what is there beside the failure of the server's rotations, and is over by the same event."""
+    text = f"it is over: {one.event.text}"
+    return replace(event, kind=Kind.RECOVERY, severity="ok", do="", text=text, about=one.event.about)
 
 
 def _over(told: Told, key: Key, event: Event, now: datetime) -> Told:
