@@ -120,6 +120,7 @@ class AccountWatch:
             self.is_listed = True
             await self._vanished.look(self._schedules.targets.values())
             await self._dropped.look(self._config, targets, self._schedules.targets.values())
+            self._board.dropped = {server_id: one.label for server_id, one in self.dropped.items()}
 
     @property
     def dropped(self) -> Mapping[str, Matched]:

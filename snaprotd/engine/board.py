@@ -87,6 +87,8 @@ class Board:
         """The open rotations of other processes, as the ledger was last read, by their ids."""
         self.debts: dict[tuple[str, str], ServerPower] = {}
         """The servers that a start is owed to and that no rotation sees to, by account and id."""
+        self.dropped: Mapping[str, str] | None = None
+        """Servers that a `match` had found and none finds any more, by id the label; None before a list has told."""
         self.ledger_writable: bool | None = None
         """Whether the ledger can be written; None before that is known."""
         self.inventory_listed_at: datetime | None = None

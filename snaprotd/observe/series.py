@@ -214,6 +214,7 @@ class ServerSeries:
         for number, one in enumerate(SERIES):
             yield one.head + "".join([texts[number] for _, texts in kept.values()])
         yield self.stopped()
+        yield self.dropped()
 
     def _written(self, label: str, facts: ServerFacts) -> tuple[Known, tuple[str, ...]]:
         known = _known(facts)
@@ -226,16 +227,27 @@ class ServerSeries:
     def stopped(self) -> str:
         """Which servers are off because of us.
 
-        A server that left the configuration while it was off stays visible until it is on again: under the label
-        that it had, or under its id where that is another server's now.
+        A server that left the configuration while it was off stays visible until it is on again.
         """
-        name, text = "snaprotd_server_stopped_by_us", "1 while we hold the server off, or owe it a start, as seen."
+        text = "1 while we hold the server off, or owe it a start, as seen."
+        return self._flagged("snaprotd_server_stopped_by_us", text, self._board.held_off)
+
+    def dropped(self) -> str:
+        """Which servers a `match` had found and none finds any more; nothing before a list has told."""
+        dropped = self._board.dropped
+        if dropped is None:
+            return ""
+        text = "1 for a week where no `match` finds the server any more, which one had found."
+        return self._flagged("snaprotd_server_dropped", text, dropped.items())
+
+    def _flagged(self, name: str, text: str, those: Iterable[tuple[str, str]]) -> str:
+        """1 for `those`, by id and label, 0 for all others that are configured.
+
+        What is not configured is shown under the label that it had, or under its id where that is another server's now.
+        """
         servers = self._board.servers
         labels = {facts.server_id: label for label, facts in servers.items()}
-        held = {
-            labels.get(server_id, server_id if label in servers else label): 1.0
-            for server_id, label in self._board.held_off
-        }
-        values = dict.fromkeys(servers, 0.0) | held
+        flagged = {labels.get(server_id, server_id if label in servers else label): 1.0 for server_id, label in those}
+        values = dict.fromkeys(servers, 0.0) | flagged
         lines = [f'{name}{{server="{escaped(label)}"}} {value}\n' for label, value in values.items()]
         return f"# HELP {name} {text}\n# TYPE {name} gauge\n" + "".join(lines)

@@ -20,7 +20,7 @@ ALARM, ATTENTION, OK = "alarm", "attention", "ok"
 
 NOT_FOLLOWED = "its schedule was not followed: "
 """How what is said of slots begins in whose place nothing is run."""
-ENDED_AS_FAILURE = "the last rotation ended as failure, at step {step}: {error}"
+ENDED_AS_FAILURE = "the last rotation ended as failure, at step {step}: "
 UNTIL_ACTIVE = "Wait until the provider has it `active` again, or see to that in the provider's panel."
 RUN_ELSEWHERE = "Run snaprotd on another machine, or set `own_server: none` if that server is not the one it runs on."
 """What to do is the same before a rotation has failed for it and after."""
@@ -135,13 +135,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             says="no snapshots are taken of it any more: server {id} is called {called_now}, which no `match` finds",
             do="Name it in the configuration by its `id`, or give it back its name in the provider's panel; "
             "where it was meant so do nothing: this goes after a week.",
-            unwatched="its series go with it, so that an alert cannot tell it from one that was taken out",
+            alerts=("SnaprotdServerDropped",),
         ),
         "removed": Kind(
             severity=ATTENTION,
             says="no snapshots are taken of it any more: the account has no server {id} now, which a `match` had found",
             do="Ask who deleted it, in the provider's panel; where it was meant so do nothing: this goes after a week.",
-            unwatched="its series go with it, so that an alert cannot tell it from one that was taken out",
+            alerts=("SnaprotdServerDropped",),
         ),
         "list_in_doubt": Kind(
             severity=ALARM,
@@ -192,19 +192,19 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "failed": Kind(
             severity=ALARM,
-            says=ENDED_AS_FAILURE,
+            says=ENDED_AS_FAILURE + "{error}",
             do="Cure that if it will not mend itself by the next slot, and try again at once: `snaprotd now {server}`.",
             alerts=("SnaprotdRotationFailed",),
         ),
         "failed_untouchable": Kind(
             severity=ALARM,
-            says=ENDED_AS_FAILURE,
+            says=ENDED_AS_FAILURE + "{why_it_is_not_touched}",
             do=UNTIL_ACTIVE,
             alerts=("SnaprotdRotationFailed",),
         ),
         "failed_own_server": Kind(
             severity=ALARM,
-            says=ENDED_AS_FAILURE,
+            says=ENDED_AS_FAILURE + "{why_it_is_not_stopped}",
             do=RUN_ELSEWHERE,
             alerts=("SnaprotdRotationFailed",),
         ),

@@ -195,8 +195,11 @@ def of_failure(label: str, *, step: str | None, error: str, cause: str, ids: Map
     """What a rotation has failed for, and nothing tries again. `ids`: as `ids_in` has them."""
     if error.startswith(BLOCKED):
         return _there_is("blocked", who_holds_the_slots=error.removeprefix(BLOCKED), **ids)
-    kind = {UNTOUCHABLE: "failed_untouchable", OWN_SERVER: "failed_own_server"}.get(cause, "failed")
-    return _there_is(kind, server=label, step=step, error=error)
+    if cause == UNTOUCHABLE:
+        return _there_is("failed_untouchable", step=step, why_it_is_not_touched=error)
+    if cause == OWN_SERVER:
+        return _there_is("failed_own_server", step=step, why_it_is_not_stopped=error)
+    return _there_is("failed", server=label, step=step, error=error)
 
 
 def of_dropped(label: str, server_id: str, called_now: str | None) -> Problem:

@@ -59,6 +59,7 @@ METRICS: list[tuple[str, str, set[str]]] = [
     ("snaprotd_inventory_last_success_timestamp_seconds", "gauge", set()),
     ("snaprotd_ledger_writable", "gauge", set()),
     ("snaprotd_server_stopped_by_us", "gauge", {"server"}),
+    ("snaprotd_server_dropped", "gauge", {"server"}),
     ("snaprotd_server_downtime_seconds", "histogram", set()),
     ("snaprotd_server_start_failures_total", "counter", {"server"}),
     ("snaprotd_server_info", "gauge", {"server", "server_id", "server_name"}),
@@ -83,6 +84,7 @@ FROM_THE_LIST = {
     "snaprotd_prune_pending",
     "snaprotd_held",
     "snaprotd_server_missing",
+    "snaprotd_server_dropped",
 }
 """Of each server, what only the provider's list can tell."""
 
@@ -593,7 +595,7 @@ async def test_a_matched_server_that_leaves_the_account_takes_its_series_with_it
         await asyncio.sleep(15 * MINUTE)
         after = Exposition(watched)
     assert before.about("web-01") == before.about("web-02") == OF_A_SUCCESS
-    assert (after.about("web-01"), after.about("web-02")) == (set(), OF_A_SUCCESS)
+    assert (after.about("web-01"), after.about("web-02")) == ({"snaprotd_server_dropped"}, OF_A_SUCCESS)
 
 
 async def test_a_server_that_the_account_does_not_have_is_told_missing(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def filled() -> Metrics:
     )
     board.inventory_listed_at = SOME_TIME
     board.ledger_writable = True
+    board.dropped = {}
     metrics.requests.request("GET", "/servers/", "200", 0.1)
     metrics.requests.retry("429")
     for channel in ("webhook", "email", "ping", "run", "heartbeat"):
