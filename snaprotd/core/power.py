@@ -41,7 +41,7 @@ class Power:
     whose: str = ""
     """The e-mail of the account in which that stop was promised; empty where it could not be told."""
     held_off_since: datetime | None = None
-    """When that stop was promised, by the wall clock: for people, and to tell whether the ledger may be an old copy."""
+    """When that stop was promised, by the clock or counted back: for people, and to tell an old copy of the ledger."""
     stop_acknowledged: bool = False
     """A stop has been acknowledged, and may not have been carried out yet."""
     hard_stop: bool = False
@@ -266,6 +266,7 @@ def seen(power: Power, server: Server, now: datetime, *, apart: float) -> Power:
     off = replace(
         after,
         asked=asked,
+        held_off_since=power.held_off_since or now - timedelta(seconds=power.stop_age or 0.0),
         went_off=True,
         unstruck=power.unstruck and (power.hard_stop or not server.is_stopped),  # of two stops one may still strike
         earlier_age=power.earlier_age if power.held_off or power.unstruck else None,  # else it was that one

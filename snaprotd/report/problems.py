@@ -168,9 +168,10 @@ def of_server(situation: ServerSituation) -> Iterator[Problem]:
 
 def of_power(running: Rotation | None, now: datetime) -> Iterator[Problem]:
     """Of a server that its rotation holds off."""
-    if running is None or not running.is_owed or running.power.held_off_since is None:
+    if running is None or not running.is_owed:
         return
-    if now - running.power.held_off_since > _longest(running.policy):
+    since = running.power.held_off_since or running.power.went_off_at or running.started_at
+    if now - since > _longest(running.policy):
         yield _there_is("held_off_too_long")
     elif running.step is Step.START and (why := not_started_words(running.power)):
         yield _there_is("not_starting", why_it_is_not=why)

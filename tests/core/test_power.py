@@ -458,6 +458,17 @@ LEFT = replace(TAKEN, released=1, stop_acknowledged=False, stop_age=7200.0)
 """Nobody waits any more for the stop that never struck."""
 
 
+def test_a_start_that_is_owed_after_all_says_since_when_though_the_last_stop_never_left() -> None:
+    after = partial(power.not_sent, owed=False)(power.aged(power.promised(LEFT, EARLIER), 60.0))
+    assert (after.held_off, after.held_off_since, after.is_followed) == (False, None, True), "the one before may strike"
+    struck = look(STOPPED)(after)
+    assert struck.is_off_because_of_us
+    assert struck.held_off_since == NOW - timedelta(seconds=60)
+    assert not is_unaccounted_for(struck, NOW)
+    slept = power.aged(struck, 60.0)
+    assert is_unaccounted_for(slept, NOW + timedelta(seconds=60 + UNACCOUNTED + 1)), "it may be an old copy by then"
+
+
 @pytest.mark.parametrize(
     ("before", "earlier_age"),
     [

@@ -117,6 +117,13 @@ def held_off(*, starts: int = 0, minutes: float = 5, held_off: bool = True) -> S
     return replace(WELL, running=replace(ROTATION, power=power))
 
 
+def without_a_since(*, went_off: float | None = None, begun: float = 60, starts: int = 0) -> ServerSituation:
+    """As `held_off`, and nobody knows when that was promised; minutes since it was seen off, and since it began."""
+    at = None if went_off is None else NOW - timedelta(minutes=went_off)
+    power = Power(asked=1, went_off=True, went_off_at=at, starts=starts)
+    return replace(WELL, running=replace(ROTATION, power=power, started_at=NOW - timedelta(minutes=begun)))
+
+
 def not_found() -> ServerSituation:
     """As `held_off`, and the account has no such server."""
     running = held_off().running
@@ -150,6 +157,10 @@ OF_A_SERVER = {
     "asked to start twice": (held_off(starts=2), ["not_starting"]),
     "to be started, and not found": (not_found(), ["not_starting"]),
     "off for 46 minutes": (held_off(starts=9, minutes=46), ["held_off_too_long"]),
+    "off for 46 minutes, as far as when it was seen off tells": (without_a_since(went_off=46), ["held_off_too_long"]),
+    "off for a while, as far as when it was seen off tells": (without_a_since(went_off=44, begun=50), []),
+    "off, nobody knows since when, by a rotation of 46 minutes": (without_a_since(begun=46), ["held_off_too_long"]),
+    "asked to start twice, nobody knows since when": (without_a_since(begun=5, starts=2), ["not_starting"]),
     "on again after 46 minutes": (held_off(held_off=False, minutes=46), []),
     "watched for two hours": (replace(WELL, running=replace(ROTATION, power=WATCHED)), []),
     "owed a start by no rotation": (replace(WELL, debt=OWED), ["start_owed"]),
