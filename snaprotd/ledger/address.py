@@ -172,12 +172,18 @@ def write_anew(path: Path, text: str) -> None:
     fresh = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_native_id()}")
     fresh.unlink(missing_ok=True)  # of a process that had our number, and was killed
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(fresh, flags, 0o600), "w") as file:
-        _hand_over(file.fileno(), path.parent)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    descriptor = os.open(fresh, flags, 0o600)
+    try:
+        with open(descriptor, "w") as file:
+            _hand_over(file.fileno(), path.parent)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        with suppress(OSError):  # on a full disk it is in the way
+            fresh.unlink()
+        raise
 
 
 def _hand_over(descriptor: int, folder: Path) -> None:

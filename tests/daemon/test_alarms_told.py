@@ -204,6 +204,29 @@ async def killed_in_the_end(path: Path, world: World) -> AsyncIterator[Watched]:
     await asyncio.gather(running, return_exceptions=True)
 
 
+@pytest.mark.parametrize("folder", ["RUNTIME_DIRECTORY", "CACHE_DIRECTORY"])
+async def test_where_no_temporary_folder_outlives_a_restart_systemds_own_folders_for_the_service_do(
+    tmp_path: Path, outside: Outside, bad_disk: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    world = a_world("web-01")
+    path = configured(tmp_path, world, schedule="@yearly")
+    (tmp_path / "told-of-state.db").mkdir()
+    (tmp_path / "own").mkdir()
+    monkeypatch.setenv(folder, f"{tmp_path}/own:{tmp_path}/another")
+    async with killed_in_the_end(path, world):
+        await asyncio.sleep(3 * MINUTE)
+        bad_disk("read-only")
+        await asyncio.sleep(5 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure"], outside.words
+    (tmp_path / "anew").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "anew"))
+    bad_disk("")
+    async with daemon_on(path, world):
+        await asyncio.sleep(5 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
+    assert old_notes(tmp_path) == ["told-of-state.db"]
+
+
 @pytest.mark.parametrize("beside", [True, False], ids=["beside the ledger", "in another folder"])
 @pytest.mark.parametrize("disk", ["full", "read-only"])
 async def test_that_the_ledger_can_be_written_again_is_told_by_the_process_that_follows(

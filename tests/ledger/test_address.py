@@ -38,3 +38,10 @@ def test_two_rotations_of_one_process_may_write_the_same_file_at_once(tmp_path: 
         list(threads.map(lambda number: write_anew(file, str(number)), range(400)))
     assert [one.name for one in tmp_path.iterdir()] == ["counted"]
     assert file.read_text().isdigit()
+
+
+def test_a_file_that_cannot_be_put_in_its_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "counted").mkdir()
+    with pytest.raises(OSError, match="counted"):
+        write_anew(tmp_path / "counted", "1")
+    assert [one.name for one in tmp_path.iterdir()] == ["counted"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,11 +23,14 @@ LONGEST = 1024 * 1024
 class Aside:
     """One note of one ledger. A full disk, or one that is read-only, is often the ledger's alone."""
 
-    def __init__(self, ledger: Path) -> None:
-        name = hashlib.sha256(os.fsencode(ledger.absolute())).hexdigest()[:16]
+    def __init__(self, ledger: Path, environ: Mapping[str, str] = os.environ) -> None:
+        """`environ` names systemd's folders for the service: its folder for temporary files ends with the process."""
+        name = f"snaprotd-told-{hashlib.sha256(os.fsencode(ledger.absolute())).hexdigest()[:16]}"
         self._places = [ledger.with_name(f"told-of-{ledger.name}")]
+        folders = f"{environ.get('RUNTIME_DIRECTORY', '')}:{environ.get('CACHE_DIRECTORY', '')}".split(":")
+        self._places += [Path(folder, name) for folder in folders if os.path.isabs(folder)]
         with suppress(OSError):  # it looks for a folder that can be written: where all disks are full there is none
-            self._places.append(Path(tempfile.gettempdir(), f"snaprotd-told-{name}"))
+            self._places.append(Path(tempfile.gettempdir(), name))
         self._noted: str | None = None
 
     def note(self, text: str) -> None:
