@@ -17,7 +17,7 @@ from snaprotd.core.holds import FOREVER, RELEASED, Hold, hold_in_words, hold_of,
 from snaprotd.core.model import DELETE_AGAIN_AFTER, Snapshot
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Entry
-from snaprotd.ledger.events.record import Events
+from snaprotd.ledger.events.record import Events, WithEvents
 from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import notes, statements
@@ -36,8 +36,8 @@ _PUT = Prepared(lambda: insert(HOLDS).prefix_with("OR REPLACE"), *HOLDS.c.keys()
 _SAID_OF = Prepared(lambda: _READ.where(_OURS, _MEANT))
 
 
-class Holds:
-    """Every method raises `LedgerError` where the database cannot be read or written."""
+class Holds(WithEvents):
+    """Those of the account's snapshots."""
 
     def __init__(
         self,
@@ -48,10 +48,8 @@ class Holds:
         settle: Callable[[], Awaitable[None]],
     ) -> None:
         """`settle` brings what was written into the ledger's file itself: its log may be deleted."""
+        super().__init__(transaction, account, events)
         self._lives = lives
-        self._transaction = transaction
-        self._account = account
-        self._events = events
         self._settle = settle
 
     async def say(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -13,10 +12,9 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from snaprotd.core.telling.dropped import Matched
 from snaprotd.core.telling.entries import Entry
-from snaprotd.ledger.events.record import Events
+from snaprotd.ledger.events.record import WithEvents
 from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import MATCHED
-from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -36,18 +34,8 @@ def _noted() -> Any:
 _NOTE = Prepared(_noted, "account", "server_id", "body")
 
 
-class MatchedServers:
-    """Every method raises `LedgerError` where the database cannot be read or written."""
-
-    def __init__(
-        self,
-        transaction: Callable[..., AbstractAsyncContextManager[Connection]],
-        account: Callable[[], str],
-        events: Events,
-    ) -> None:
-        self._transaction = transaction
-        self._account = account
-        self._events = events
+class MatchedServers(WithEvents):
+    """Those of the account."""
 
     async def all(self) -> dict[str, Matched]:
         """By the id by which each was called. One that cannot be read is told, and left out."""

@@ -115,6 +115,23 @@ class Events:
         return select(EVENTS).where(EVENTS.c.account.in_(("", self._account())))
 
 
+class WithEvents:
+    """A table of an account's, and the events that are written with it, in one transaction.
+
+    Every method raises `LedgerError` where the database cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        transaction: Callable[..., AbstractAsyncContextManager[Connection]],
+        account: Callable[[], str],
+        events: Events,
+    ) -> None:
+        self._transaction = transaction
+        self._account = account
+        self._events = events
+
+
 def _fit(text: str) -> str:
     return printable(redactor.clean(text), LONGEST)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,10 +13,9 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.core.telling.vanished import Sighting
-from snaprotd.ledger.events.record import Events
+from snaprotd.ledger.events.record import WithEvents
 from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import SEEN
-from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -36,18 +34,8 @@ BY_HAND = 200
 """Deletions by persons that are looked through."""
 
 
-class Seen:
-    """Every method raises `LedgerError` where the database cannot be read or written."""
-
-    def __init__(
-        self,
-        transaction: Callable[..., AbstractAsyncContextManager[Connection]],
-        account: Callable[[], str],
-        events: Events,
-    ) -> None:
-        self._transaction = transaction
-        self._account = account
-        self._events = events
+class Seen(WithEvents):
+    """Which snapshots of the account's servers were seen."""
 
     async def all(self) -> dict[str, tuple[Sighting, ...]]:
         """By the server's id."""
