@@ -29,7 +29,7 @@ PINGS_APART = 15.0
 LEAST_TRIES = 20
 """Before a letter is given up for its age, which a clock that was set may have made."""
 ASK_ANOTHER = 3
-"""Of so many failures in a row that of the first letter has another one tried too: is the receiver away, or is it it?"""
+"""After each so many failures in a row another letter is tried too: is the receiver away, or is it the first one?"""
 PATIENCE = 120.0
 """Seconds for one attempt, should a sender forget its own time."""
 
