@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -44,12 +45,22 @@ def restore(snapshot_id: str, path: str | None, yes: bool) -> int:
                 show(Text(folded(line, sys.stdout, 10 if line.startswith(" ") else 2)))
             if not yes and not _is_confirmed(chosen.found):
                 return FAILED
-            with moving_line() as say:
-                await chosen.restore(say)
+            try:
+                with moving_line() as say:
+                    await chosen.restore(say)
+            except asyncio.CancelledError:
+                complain(_LEFT.format(server=chosen.found.label))
+                raise
             click.echo(f"{chosen.found.label} is active, restored from {chosen.found.snapshot.name}.")
             return 0
 
     return wait_for(work())
+
+
+_LEFT = (
+    "left: the provider goes on with what was asked of it. See in its panel when {server} is active again; "
+    "no rotation of it begins within an hour"
+)
 
 
 def _what_is_lost(chosen: ByHand) -> list[str]:
@@ -114,7 +125,13 @@ def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
             show(Text(f"Delete snapshot {snapshot.id}, {snapshot.name}, of server {found.label}, taken {age}{held}."))
             if not yes and not is_wanted("It cannot be undone. Delete it?"):
                 return FAILED
-            await chosen.delete(complain)
+            try:
+                await chosen.delete(complain)
+            except asyncio.CancelledError:
+                complain(
+                    f"left: whether {snapshot.name} is deleted was not seen. `snaprotd list` shows it, if it is there"
+                )
+                raise
             click.echo(f"Deleted {snapshot.name}.")
             return 0
 

@@ -28,6 +28,8 @@ PINGS_APART = 15.0
 """Seconds between two pings of one check: Healthchecks takes five in a minute, and ignores what is more."""
 LEAST_TRIES = 20
 """Before a letter is given up for its age, which a clock that was set may have made."""
+ASK_ANOTHER = 3
+"""After each so many failures in a row another letter is tried too: is the receiver away, or is it the first one?"""
 PATIENCE = 120.0
 """Seconds for one attempt, should a sender forget its own time."""
 
@@ -113,7 +115,7 @@ class Delivery:
         failures = 0
         while True:
             try:
-                answer = await self._serve_once(channel)
+                answer = await self._serve_once(channel, asks_another=failures % ASK_ANOTHER == 0)
             except Exception:
                 log.exception("internal error", channel=channel.name)
                 answer = failed("internal error")
@@ -137,12 +139,26 @@ class Delivery:
             return
         posted.clear()
 
-    async def _serve_once(self, channel: Channel) -> Answer | None:
-        """Try one letter; None where there is none. It is the one that was tried least: no letter keeps all others."""
+    async def _serve_once(self, channel: Channel, *, asks_another: bool) -> Answer | None:
+        """Try what waits in the order in which it happened: an end that is told before its beginning is read wrong.
+
+        None where there is nothing. Where the first is not taken, another one tells whether the receiver is away, or
+        refuses just that one, which is passed over then: no letter keeps all others.
+        """
         waiting = await self._sorted_out(channel, self._outbox.waiting(channel.name))
         if not waiting:
             return None
-        letter = min(waiting, key=lambda one: one.tries)
+        first, *others = sorted(waiting, key=lambda one: one.passed_over)
+        answer = await self._try(channel, first)
+        if answer.outcome is not Outcome.FAILED or not (others and asks_another):
+            return answer
+        answer = await self._try(channel, min(others, key=lambda one: one.tries))
+        if answer.outcome is not Outcome.FAILED:  # it may have come back just between the two
+            await self._try(channel, replace(first, tries=first.tries + 1, passed_over=first.passed_over + 1))
+        return answer
+
+    async def _try(self, channel: Channel, letter: Letter) -> Answer:
+        """Once. One that is not taken waits as it is given here, with one try more."""
         try:
             async with asyncio.timeout(PATIENCE):
                 answer = await channel.sender.send(letter.message)

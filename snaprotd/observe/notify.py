@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 
 import structlog
 
@@ -12,7 +13,17 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Kind, Letter, Message
 from snaprotd.core.telling.edges import messages_due, ping_of, turns
 from snaprotd.core.telling.entries import Entry, entries_of
-from snaprotd.core.telling.troubles import Key, Told, gone_on, kept_for_anybody, levelled, noted, renamed, set_apart
+from snaprotd.core.telling.troubles import (
+    Key,
+    Told,
+    Trouble,
+    gone_on,
+    kept_for_anybody,
+    levelled,
+    noted,
+    renamed,
+    set_apart,
+)
 from snaprotd.observe.delivery import Channel, Delivery, heirs_of
 from snaprotd.observe.outbox import Desk, Outbox
 
@@ -81,6 +92,10 @@ class Notify:
         """As what was told has it."""
         return self._told.failing
 
+    def of_kind(self, kind: Kind) -> Mapping[str, Trouble]:
+        """As what was told has it."""
+        return self._told.of_kind(kind)
+
     def about(self, what: str) -> Mapping[str, str]:
         """As what was told has it."""
         return self._told.about(what)
@@ -103,13 +118,22 @@ class Notify:
         self._ping(event, noted(self._told, event, min(self._now(), event.at)))
 
     def show(
-        self, kind: Kind, there: Sequence[Event], *, about: Set[str] = frozenset({""}), of: Set[str] | None = None
+        self,
+        kind: Kind,
+        there: Sequence[Event],
+        *,
+        about: Set[str] = frozenset({""}),
+        of: Set[str] | None = None,
+        ends: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """All that there is of a kind, `about` this and `of` these: what was there before and is not now is over."""
+        """All that there is of a kind, `about` this and `of` these: what was there before and is not now is over.
+
+        `ends`: how, by the server's id, where there is more to say of it.
+        """
         for event in there:
             if not self._told.knows(event):
                 self.tell(event)
-        self._told = levelled(self._told, kind, there, self._now(), about=about, of=of)
+        self._told = levelled(self._told, kind, there, self._now(), about=about, of=of, ends=ends)
 
     def is_implied(self, event: Event) -> bool:
         """Whether the failure of its server's rotations says it already, and it was not there before that."""

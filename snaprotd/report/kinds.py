@@ -65,6 +65,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Put it right, which needs no restart: `snaprotd check` shows what is wrong.",
             unwatched="the pages are protected as before",
         ),
+        "pages_away": Kind(
+            severity=ALARM,
+            says="the pages cannot be served, and so there are no metrics and no probes: {why_they_are_not}",
+            do="See who has the port, or what is wrong with what `web_config` names, which needs no restart: "
+            "`snaprotd check` looks at that.",
+            unwatched="no page shows it, people are told of it by messages; SnaprotdDown tells where Prometheus looks",
+        ),
         "certificate_bad": Kind(
             severity=ALARM,
             says="the certificate of the pages {why_it_is_not}: {file}",

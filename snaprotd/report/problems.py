@@ -93,8 +93,13 @@ class Certificate(Protocol):
     def why_not(self) -> str: ...
 
 
-def of_pages(refused: str, certificate: Certificate | None, now: datetime) -> Iterator[Problem]:
-    """What is wrong with their protection. `refused`: why what `web_config` names is not in force as it now is."""
+def of_pages(refused: str, certificate: Certificate | None, now: datetime, *, away: str = "") -> Iterator[Problem]:
+    """What is wrong with them. `refused`: why what `web_config` names is not in force as it now is.
+
+    `away`: why they are nowhere. Then no page shows it, and people are told of it.
+    """
+    if away:
+        yield _there_is("pages_away", why_they_are_not=away)
     if refused:
         yield _there_is("web_refused", error=refused)
     if certificate is None:

@@ -276,11 +276,11 @@ def _departed(situation: Situation, server_id: str, running: Rotation | None) ->
     """A server that is not in the configuration: a rotation or a start that is owed goes on, or it was dropped."""
     debt, dropped = situation.debts.get(server_id), situation.dropped.get(server_id)
     name = next((one.label for one in (running, debt, dropped) if one is not None), server_id)
-    found = [*problems.of_power(running, situation.now)]
-    found += problems.without_rotation(name, debt=debt, set_aside=situation.set_aside.get(server_id), running=running)
+    is_listed, set_aside = situation.inventory_listed_at is not None, situation.set_aside.get(server_id)
+    found = [] if running is None else [problems.of_departed(running, is_account_listed=is_listed)]
+    found += problems.of_power(running, situation.now)
+    found += problems.without_rotation(name, debt=debt, set_aside=set_aside, running=running)
     found += [problems.of_dropped(name, server_id, dropped.called_now)] if dropped else []
-    if running is not None:
-        found.insert(0, problems.of_departed(running, is_account_listed=situation.inventory_listed_at is not None))
     return {
         "id": plain_id(server_id),
         "name": name,

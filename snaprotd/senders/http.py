@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,8 @@ from snaprotd.way import proxy_to, trusted
 
 PATIENCE = 10.0
 """Seconds for a whole exchange."""
+PATIENCE_FOR_WORDS = 5.0
+"""The same for the body of an answer, where its status says it all."""
 LARGEST = 64 * 1024
 """Bytes of an answer that are read; whatever follows is left."""
 NEVER = frozenset({413, 415, 422})
@@ -54,11 +57,19 @@ class Exchange:
     def _certificates(self) -> ssl.SSLContext:
         return trusted(self._environ)
 
-    async def ask(self, method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
-        """Raises `NoAnswer`."""
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        by_status: bool = False,
+    ) -> Reply:
+        """Raises `NoAnswer`. `by_status`: that says it all, and a body is not waited for to its end."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                return await self._ask(method, url, body, headers or {})
+            async with asyncio.timeout(PATIENCE) as limit:
+                return await self._ask(method, url, body, headers or {}, limit if by_status else None)
         except TimeoutError:
             raise NoAnswer(f"no answer within {PATIENCE:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict) as error:
@@ -66,7 +77,10 @@ class Exchange:
         except (OSError, ValueError, SnaprotdError) as error:
             raise NoAnswer(shown(str(error)) or type(error).__name__) from error
 
-    async def _ask(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+    async def _ask(
+        self, method: str, url: str, body: bytes, headers: Mapping[str, str], limit: asyncio.Timeout | None
+    ) -> Reply:
+        """`limit` ends with the head of the answer; None where it does not."""
         given = {
             "User-Agent": f"snaprotd/{__version__}",
             "Accept-Encoding": "identity",
@@ -84,10 +98,13 @@ class Exchange:
             client.stream(method, url, content=body or None, headers=given) as response,
         ):
             read = bytearray()
-            async for chunk in response.aiter_raw():
-                read += chunk
-                if len(read) >= LARGEST:
-                    break
+            if limit is None:
+                await _read_into(read, response)
+            else:
+                limit.reschedule(None)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PATIENCE_FOR_WORDS):
+                        await _read_into(read, response)
             return Reply(status=response.status_code, body=bytes(read[:LARGEST]))
 
     def _way_to(self, url: httpx.URL) -> Transport:
@@ -98,6 +115,13 @@ class Exchange:
         if through is not None and through.url.scheme == "https":
             through.ssl_context = self._certificates
         return httpx.AsyncHTTPTransport(verify=self._certificates, trust_env=False, proxy=through)
+
+
+async def _read_into(read: bytearray, response: httpx.Response) -> None:
+    async for chunk in response.aiter_raw():
+        read += chunk
+        if len(read) >= LARGEST:
+            return
 
 
 def judged(reply: Reply) -> Answer:

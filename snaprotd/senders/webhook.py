@@ -29,7 +29,8 @@ class Webhook:
         try:
             if self._key is not None:
                 headers["X-Snaprotd-Signature"] = signature(await self._key.password(), body)
-            reply = await self._exchange.ask("POST", await self._url.url(), body=body, headers=headers)
+            url = await self._url.url()
+            reply = await self._exchange.ask("POST", url, body=body, headers=headers, by_status=True)
         except (SecretError, NoAnswer) as error:
             return failed(str(error))
         return judged(reply)

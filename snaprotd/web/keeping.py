@@ -53,6 +53,8 @@ class Pages:
         """That in force, as it was looked at last."""
         self.refused: SnaprotdError | None = None
         """Why the files as they are now are not in force; None where they are."""
+        self.why_away: SnaprotdError | None = None
+        """Why they cannot be served; None where they are, or where nobody wants them."""
         self._view = view
         self._address = address
         self._read = read
@@ -114,10 +116,11 @@ class Pages:
         self._door.open(self._listener.socket)
         if self._attempts:
             log.info("the pages are served again", listen=self.url)
-        self._attempts = 0
+        self._attempts, self.why_away = 0, None
 
     def _tell(self, error: SnaprotdError) -> None:
         """There is no page that could show it."""
+        self.why_away = error
         if self._attempts < TOLD_AT_FIRST or self._attempts % TOLD_EVERY == 0:
             log.error("no status page, no metrics, no probes: tried again and again", error=str(error))
         self._attempts += 1

@@ -829,8 +829,10 @@ async def test_a_squatter_on_the_port_is_told_of_and_waited_out(often: None, log
             told = [line for line in log if line["log_level"] == "error"]
             assert 4 <= len(told) <= 6
             assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in told[0]["error"]
+            assert told[0]["error"] == str(place.pages.why_away), "whoever is told by messages hears of it too"
             squatter.close()
             await until(lambda: place.pages.url is not None, what="the pages")
+            assert place.pages.why_away is None
             assert (await place.ask()).status == 200
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -17,8 +18,8 @@ from rich.console import Console
 from snaprotd.commands.past import Since
 from snaprotd.commands.text.tables import events_text
 from snaprotd.core.telling.entries import Entry, Happened
-from snaprotd.simulator import World
-from tests.support.processes import TOKEN, provider, run, write_config
+from snaprotd.simulator import Fault, World
+from tests.support.processes import TOKEN, forked, provider, run, until, write_config
 
 SERVERS = 'listen: off\nservers: [{id: 12345, name: web-01, schedule: "@yearly"}]\n'
 
@@ -61,6 +62,33 @@ async def test_what_persons_did_is_told_with_who_they_were(tmp_path: Path) -> No
         last = world.add_snapshot("12345", "another")
         assert "this is not recorded" in await asked("delete", str(last.id), "--yes")
         assert world.snapshots_of("12345") == []
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    ("word", "said"), [("restore", "no rotation of it begins within an hour"), ("delete", "was not seen")]
+)
+async def test_what_a_person_leaves_before_its_end_is_said_and_stands_in_the_events(
+    tmp_path: Path, word: str, said: str
+) -> None:
+    world = World(token=TOKEN, speed=600)
+    world.add_server("web-01")
+    theirs = world.add_snapshot("12345", "before-the-upgrade")
+    world.faults = [Fault(kind="hang_done", method="DELETE", times=None)]
+    async with provider(world) as api:
+        path = str(write_config(tmp_path, api.base_url, SERVERS))
+        assert (await run("now", "web-01", "--hold", "none", "--config", path)).code == 0
+        world.speed = 1
+        async with forked(word, str(theirs.id), "--yes", "--config", path, output=tmp_path / "said") as command:
+            if word == "restore":
+                await until(lambda: world.status_of("12345") == "restoring", what="the restore")
+            else:
+                await until(lambda: theirs.id not in world.snapshots, what="the deletion")
+            command.send(signal.SIGINT)
+            assert await command.ended() == 130
+            assert said in command.said
+        told = json.loads((await run("history", "--events", "--json", "--config", path)).out)
+        assert [one["details"]["state"] for one in told if one["kind"] == word] == ["left", "begun"]
 
 
 @pytest.mark.real_time

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.telling import edges
 from snaprotd.report.happenings import LISTED
 from snaprotd.report.kinds import ALARM, KINDS
@@ -37,7 +38,7 @@ OF_A_ROTATION = {"failed", "failed_untouchable", "failed_own_server", "blocked",
 
 def test_each_alarm_of_the_page_has_somebody_who_tells_of_it() -> None:
     alarms = {name for name, kind in KINDS.items() if kind.severity == ALARM}
-    by_itself = LISTED.keys() | {"set_aside", "certificate_bad", "vanished", "renamed", "ledger_old"}
+    by_itself = LISTED.keys() | {"set_aside", "certificate_bad", "pages_away", "vanished", "renamed", "ledger_old"}
     assert alarms == by_itself | OF_THE_WHOLE | OF_POWER | OF_A_ROTATION
 
 
@@ -77,11 +78,18 @@ def has_a_bad_certificate(world: World, watched: Watched) -> Callable[[], Any]:
     return lambda: setattr(pages, "certificate", None)
 
 
+def has_no_pages(world: World, watched: Watched) -> Callable[[], Any]:
+    pages = watched.daemon._pages
+    pages.why_away = SnaprotdError("127.0.0.1:9877 is taken")
+    return lambda: setattr(pages, "why_away", None)
+
+
 CASES = {
     "missing": (is_gone, "web-02: the account has no server 12346"),
     "another snaprotd": (has_a_strangers, "web-02: not all that bears our name was taken here"),
     "in doubt": (is_in_doubt, "web-02: what snapshots it has is not known for certain"),
     "certificate": (has_a_bad_certificate, "the certificate of the pages does not fit its key"),
+    "no pages": (has_no_pages, "the pages cannot be served, and so there are no metrics and no probes: 127.0.0.1"),
 }
 
 
@@ -108,7 +116,7 @@ async def test_an_alarm_that_lasts_is_told_with_a_reminder_and_its_end(
         assert [one["text"].startswith("still, after ") for one in outside.told] == [False, True]
     world.faults = [Fault(kind="status", status=503, times=None)]
     async with daemon_on(path, world) as watched:
-        if case == "certificate":
+        if case in ("certificate", "no pages"):
             mend = spoil(world, watched)
         await asyncio.sleep(4 * MINUTE)
         world.faults = []
@@ -159,6 +167,35 @@ async def test_a_snapshot_that_is_too_old_is_told_once_where_no_failure_says_so_
         assert outside.words == ["failure: web-01: the newest snapshot is older than the schedule allows"]
         await asyncio.sleep(HOUR)
     assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
+
+
+async def test_a_certificate_that_is_bad_is_not_over_where_nobody_can_look_at_it(
+    tmp_path: Path, outside: Outside
+) -> None:
+    world = two_servers()
+    path = configured(tmp_path, world, schedule="@yearly")
+    async with daemon_on(path, world) as watched:
+        has_a_bad_certificate(world, watched)
+        await asyncio.sleep(15 * MINUTE)
+    async with daemon_on(path, world) as watched:
+        mend = has_no_pages(world, watched)
+        await asyncio.sleep(15 * MINUTE)
+        assert [one["kind"] for one in outside.told] == ["failure", "failure"], outside.words
+        mend()
+        await asyncio.sleep(5 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure", "failure", "recovery", "recovery"], outside.words
+
+
+async def test_what_is_too_old_is_not_over_because_the_last_snapshot_has_gone(tmp_path: Path, outside: Outside) -> None:
+    world, old = a_world("web-01"), datetime(2025, 1, 14, 3, 5, tzinfo=UTC)
+    last = world.add_snapshot("12345", f"snaprotd-main-{old:%Y%m%dT%H%M%SZ}", created_at=old)
+    async with daemon_on(configured(tmp_path, world, schedule="5 6 * * *"), world):
+        await asyncio.sleep(30 * MINUTE)
+        world.remove_snapshot(last.id)
+        await asyncio.sleep(2 * HOUR)
+        assert [one["kind"] for one in outside.told] == ["failure", "vanished"], outside.words
+        await asyncio.sleep(HOUR)
+    assert [one["kind"] for one in outside.told] == ["failure", "vanished", "recovery"], outside.words
 
 
 async def test_a_rotation_that_was_set_aside_is_told_and_the_next_success_is_its_end(

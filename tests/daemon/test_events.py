@@ -6,18 +6,25 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from snaprotd.commands.jobs.by_hand import by_hand
+from snaprotd.config.file import load
+from snaprotd.core.errors import SnaprotdError
+from snaprotd.core.telling.entries import Happened
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.daemon.test_teller import MINUTE, Outside, configured, outside
 from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, kill, write_config
 from tests.support.nouns import a_snapshot
+from tests.support.world_transport import WorldTransport
 
 __all__ = ["outside"]
 
@@ -219,6 +226,34 @@ async def test_a_snapshot_that_vanishes_is_an_alarm_after_two_whole_lists_and_on
         await asyncio.sleep(10 * MINUTE)
         assert len(await problems(watched)) == 1
         assert kinds(await events(watched)).count("vanished") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [(403, 1), (503, 0), (None, 0)], ids=["refused", "perhaps done", "begun, and no more is known"]
+)
+async def test_a_deletion_that_somebody_was_refused_excuses_nobody_elses(
+    tmp_path: Path,
+    silence: None,
+    few_ticks: None,
+    commands_reach: Callable[[httpx.AsyncBaseTransport], None],
+    status: int | None,
+    told: int,
+) -> None:
+    path, world = holding(tmp_path)
+    commands_reach(WorldTransport(world))
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(2.5 * MINUTE)
+        gone = str(min(world.snapshots))
+        async with by_hand(load(path, {}), {"VPS_API_TOKEN": world.token}, gone) as chosen:
+            if status is None:
+                await chosen._record(Happened.DELETE, "begun", print)
+            else:
+                world.faults = [Fault(kind="status", method="DELETE", status=status, times=None)]
+                with pytest.raises(SnaprotdError):
+                    await chosen.delete(print)
+        world.remove_snapshot(int(gone))
+        await asyncio.sleep(10 * MINUTE)
+        assert kinds(await events(watched)).count("vanished") == told
 
 
 async def test_one_that_vanishes_while_no_daemon_runs_is_missed_by_the_next(

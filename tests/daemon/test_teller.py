@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from snaprotd.commands.jobs.deeds import who
+from snaprotd.commands.jobs.leave_off import leave_off
 from snaprotd.commands.jobs.now import rotate_now
 from snaprotd.commands.jobs.outlook import Wish, look_ahead
 from snaprotd.config.file import load
@@ -199,6 +201,44 @@ async def test_a_server_that_is_off_once_more_in_the_same_rotation_is_told_under
         await asyncio.sleep(20 * MINUTE)
     assert [one["kind"] for one in outside.told] == ["held_off", "recovery"] * 2, outside.words
     assert len({one["id"] for one in outside.told}) == 4
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_start_that_somebody_lets_go_of_is_told_as_that_and_not_as_over(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None, restarted: bool
+) -> None:
+    world = a_world("web-01")
+    world.faults = [Fault(kind="start_never", action="start", times=None)]
+    path = configured(tmp_path, world, schedule="5 3 * * *")
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(30 * MINUTE)
+        if not restarted:
+            await leave_off(load(path, {}), "web-01", "sold")
+            await asyncio.sleep(10 * MINUTE)
+            told = (await watched.get("/api/events?after=0")).json()
+    if restarted:
+        await leave_off(load(path, {}), "web-01", "sold")
+        async with daemon_on(path, world) as watched:
+            await asyncio.sleep(10 * MINUTE)
+            told = (await watched.get("/api/events?after=0")).json()
+    words = f"web-01: {who()} has let go of its start (sold): it is not started any more, and stays off unless somebody"
+    assert [one["kind"] for one in outside.told] == ["held_off", "recovery"], outside.words
+    assert outside.told[1]["text"].startswith(words)
+    assert world.status_of("12345") == "stopped"
+    assert not [one["text"] for one in told if one["text"].startswith("it is over")]
+
+
+async def test_a_server_that_is_gone_is_not_told_to_be_on_again(
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+) -> None:
+    world = a_world("web-01", "web-02")
+    world.faults = [Fault(kind="start_never", action="start", server_id="12345", times=None)]
+    async with daemon_on(configured(tmp_path, world, schedule="5 3 * * *"), world):
+        await asyncio.sleep(30 * MINUTE)
+        del world.servers["12345"]
+        await asyncio.sleep(HOUR)
+    (end,) = (one["text"] for one in outside.told if one["kind"] == "recovery")
+    assert end.startswith("web-01: the account has no such server any more; what was told of it is: ")
 
 
 @pytest.mark.usefixtures("one_clock", "silence", "few_ticks")

@@ -151,10 +151,10 @@ async def test_through_an_hour_without_its_receiver_every_letter_arrives_once_an
             await asyncio.sleep(MINUTE)
         assert post.pending == 40
         began = there.tried[0][0]
-        pauses = [round(later - sooner) for (sooner, _), (later, _) in pairwise(there.tried)]
+        pauses = [round(later - sooner) for sooner, later in pairwise(dict.fromkeys(at for at, _ in there.tried))]
         assert pauses[:8] == [5, 10, 20, 40, 80, 160, 300, 300]
         await asyncio.sleep(began + HOUR + 6 * MINUTE - moment())
-        assert sorted(there.ids) == sorted(names)
+        assert there.ids == names, "in the order in which it happened: no end comes before its beginning"
         assert (post.pending, post.counted("webhook", "sent"), post.counted("webhook", "given_up")) == (0, 40, 0)
         assert post.counted("webhook", "failed") < 25
 
@@ -190,6 +190,22 @@ async def test_one_letter_that_is_refused_again_and_again_keeps_no_other_one() -
         await post.post("webhook", "poison", "a", "b")
         await asyncio.sleep(MINUTE)
         assert there.ids == ["a", "b"]
+
+
+async def test_a_letter_that_is_refused_by_itself_keeps_none_that_comes_after_an_outage_either() -> None:
+    away_until = moment() + HOUR
+    there = Receiver(
+        lambda message: sent("yes") if moment() > away_until and not message.id.startswith("poison") else failed("500")
+    )
+    names = [f"m{number}" for number in range(10)]
+    async with delivering(channel("webhook", there)) as post:
+        await post.post("webhook", "poison-1", "m0", "poison-2", *names[1:])
+        await asyncio.sleep(HOUR + 20 * MINUTE)
+        assert sorted(there.ids) == names
+        assert there.ids.index("m8") < there.ids.index("m9")
+        await post.post("webhook", "later")
+        await asyncio.sleep(15 * MINUTE)
+        assert there.ids[-1] == "later"
 
 
 async def test_what_will_never_be_taken_is_not_tried_again() -> None:

@@ -319,6 +319,7 @@ def every_problem() -> list[Problem]:
     servers = [problem for situation, _ in OF_A_SERVER.values() for problem in of_server(situation)]
     daemons = [problem for facts, _ in OF_THE_DAEMON.values() for problem in of_daemon(**{**FINE, **facts})]
     pages = [problem for refused, one, _ in OF_THE_PAGES.values() for problem in of_pages(refused, one, NOW)]
+    pages += of_pages("", None, NOW, away="127.0.0.1:9877 is taken")
     dropped = [of_dropped("web-07", "12351", called_now) for called_now in ("db-07", None)]
     return [
         *servers,

@@ -357,6 +357,25 @@ async def test_one_that_left_it_and_is_not_started_is_told_as_any_other(tmp_path
         world.faults.clear()
 
 
+async def test_a_server_that_left_the_configuration_and_does_not_start_is_an_alarm_still(tmp_path: Path) -> None:
+    world = World()
+    server_id, other = a_server(world), world.add_server("db-01")
+    world.faults = [Fault(kind="start_never", action="start", times=None)]
+    rest = f"[{{id: {other}, {NIGHTLY}}}]"
+    config = write_config(tmp_path, f"[{{id: {server_id}, name: web, {NIGHTLY}, stop_first: true}}, {rest[1:]}")
+    async with daemon_on(config, world) as watched:
+        await watched.daemon.rotate(server_id)
+        await asyncio.sleep(2 * MINUTE)
+        write_config(tmp_path, rest)
+        await asyncio.sleep(HOUR)
+        report = await report_of(watched)
+        assert report["state"] == "alarm"
+        assert [one["severity"] for one in report["departed"][0]["problems"]] == ["attention", "alarm"]
+        world.faults = []
+        await asyncio.sleep(15 * MINUTE)
+        assert (await report_of(watched))["departed"] == []
+
+
 async def owe_a_start(folder: Path, server_id: str, since: datetime) -> None:
     """As a rotation leaves it that has ended, or that nobody can read any more."""
     owed = Power(asked=1, went_off=True, went_off_at=since, held_off_since=since, request_age=3600.0)

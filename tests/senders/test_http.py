@@ -19,7 +19,7 @@ from snaprotd.senders import http as exchange
 from snaprotd.senders.http import Exchange
 from snaprotd.senders.ping import Ping
 from snaprotd.senders.webhook import Webhook
-from tests.support.receivers import FLOODS, HANGS, Asked, Healthchecks, answer, receiver, secret, secrets_in
+from tests.support.receivers import FLOODS, HANGS, TRICKLES, Asked, Healthchecks, answer, receiver, secret, secrets_in
 
 pytestmark = pytest.mark.real_time
 
@@ -115,6 +115,17 @@ async def test_of_ten_gigabytes_only_the_beginning_is_read(tmp_path: Path) -> No
         came_back = await webhook(tmp_path, there.url + PATH).send(MESSAGE)
     assert came_back.outcome is Outcome.SENT
     assert there.flooded < 16 * 1024 * 1024
+
+
+async def test_a_status_is_an_answer_though_its_body_never_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "PATIENCE", 1.0)
+    monkeypatch.setattr(exchange, "PATIENCE_FOR_WORDS", 0.2)
+    trickling = f"HTTP/1.1 200 Some\r\nContent-Length: 1000\r\n\r\n{TRICKLES.decode()}".encode()
+    async with receiver(lambda _: trickling) as there:
+        assert (await webhook(tmp_path, there.url).send(MESSAGE)).outcome is Outcome.SENT
+        assert (await ping(tmp_path, there.url).send(RECOVERY)).outcome is Outcome.FAILED, "there it is the answer"
 
 
 async def test_a_redirect_is_not_followed_and_is_no_success(tmp_path: Path) -> None:

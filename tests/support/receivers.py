@@ -17,6 +17,8 @@ from tests.support.certificates import certify
 
 HANGS, FLOODS = b"hangs", b"floods"
 """What a receiver may do in place of an answer."""
+TRICKLES = b"and so on"
+"""An answer that ends with it does not end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,8 @@ class Receiver:
                 self.flooded += 65536
         else:
             writer.write(told)
-            writer.write_eof()
+            if not told.endswith(TRICKLES):
+                writer.write_eof()
             await reader.read()
 
 

@@ -12,7 +12,7 @@ import structlog
 
 from snaprotd.commands.jobs.deeds import deed_to, record
 from snaprotd.config.settings import Config, Target, resolve
-from snaprotd.core.errors import LedgerError, NotFound, SnaprotdError, Temporary, Unclear
+from snaprotd.core.errors import LedgerError, NotFound, Permanent, SnaprotdError, Temporary, Unclear
 from snaprotd.core.holds import RELEASED, hold_in_words, hold_of, is_named
 from snaprotd.core.model import Server, ServerState, Snapshot, SnapshotState
 from snaprotd.core.rotation import Rotation
@@ -28,6 +28,7 @@ from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.assembly import ledger_path, open_ledger_to_read
 
 RESTORE_PATIENCE = RESTORE_LASTS.total_seconds()
+NOT_SEEN = "interrupted before its end was seen"
 
 Say = Callable[[str], None]
 
@@ -144,6 +145,9 @@ class ByHand:
             if is_noted:
                 await self._let_rotations_on(say)
             raise
+        except asyncio.CancelledError:
+            await self._record(Happened.RESTORE, "left", say, NOT_SEEN)
+            raise
         await self._record(Happened.RESTORE, "done", say)
         if is_noted:
             await self._let_rotations_on(say)  # not where it was interrupted: the provider goes on with it
@@ -208,16 +212,22 @@ class ByHand:
         try:
             await self._cloud.delete_snapshot(self.found.snapshot.id, guard=lambda: None)
         except SnaprotdError as error:
-            await self._record(Happened.DELETE, "failed", say, error)
+            await self._record(Happened.DELETE, "failed", say, error, is_refused=isinstance(error, Permanent))
+            raise
+        except asyncio.CancelledError:
+            await self._record(Happened.DELETE, "left", say, NOT_SEEN)
             raise
         await self._record(Happened.DELETE, "done", say)
 
-    async def _record(self, kind: Happened, state: str, say: Say, error: SnaprotdError | None = None) -> None:
-        """What a person does, and what came of it: begun, done or failed."""
-        found, why = self.found, "" if error is None else f": {error}"
+    async def _record(
+        self, kind: Happened, state: str, say: Say, error: SnaprotdError | str = "", *, is_refused: bool = False
+    ) -> None:
+        """What a person does, and what came of it: begun, done, failed, or left before that. `is_refused`: for good."""
+        found, why = self.found, f": {error}" if error else ""
         what = "restore from" if kind is Happened.RESTORE else "deletion of"
         text = f"{what} {found.snapshot.name} ({found.snapshot.id}): {state}{why}"
-        entry = deed_to(kind, found.snapshot, found.label, text, state=state)
+        more = {"is_refused": True} if is_refused else {}
+        entry = deed_to(kind, found.snapshot, found.label, text, state=state, **more)
         await record(self._ledger or self.why_unseen, entry, say)
 
     def refuse_to_delete_in_progress(self) -> None:

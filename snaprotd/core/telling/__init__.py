@@ -136,6 +136,8 @@ class Letter:
     since: datetime
     """When it was posted; it is given up `GIVEN_UP_AFTER` that."""
     tries: int = 0
+    passed_over: int = 0
+    """How often it was not taken while another one was, right before and in between: it is refused by itself."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -140,6 +140,13 @@ def _of_rotation(rotation: Rotation) -> dict[str, Any]:
     }
 
 
+def how_let_go(entry: Entry) -> str:
+    """Of a `LEAVE_OFF`, how a trouble has ended by it."""
+    reason = entry.details.get("reason")
+    why = f" ({reason})" if reason else ""
+    return f"{entry.by} has let go of its start{why}: it is not started any more, and stays off unless somebody does so"
+
+
 def of_late(rotation: Rotation) -> Entry:
     """A slot that was missed is run."""
     return Entry(
@@ -240,7 +247,8 @@ def entries_of(told: Told, entered: Mapping[Key, Event], now: datetime) -> tuple
     }
     known = {event.id for event in entered.values()}
     begun = [of_trouble(event) for event in lasting.values() if event.id not in known]
-    over = [_of_its_end(event, now) for key, event in entered.items() if key not in lasting]
+    ends = {one.trouble.event.id: one.event.text for one in told.ended}
+    over = [_of_its_end(event, ends.get(event.id), now) for key, event in entered.items() if key not in lasting]
     return lasting, [*begun, *over]
 
 
@@ -256,11 +264,11 @@ def of_trouble(event: Event) -> Entry:
     )
 
 
-def _of_its_end(event: Event, now: datetime) -> Entry:
+def _of_its_end(event: Event, how: str | None, now: datetime) -> Entry:
     return Entry(
         at=now,
         kind=Happened.RECOVERY,
-        text=f"it is over: {event.text}",
+        text=how or f"it is over: {event.text}",
         server_id=event.server.id if event.server else None,
         details={"label": event.server.name if event.server else None, "cause": event.cause},
         key=f"over {event.id} {zulu(event.at)}",

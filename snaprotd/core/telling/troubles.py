@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from snaprotd.core.telling import ROTATIONS, Event, Kind
 
@@ -101,6 +102,12 @@ class Told:
         failures = (one.event for one in self.troubles.values() if one.event.kind in ROTATIONS)
         return {event.server.id for event in failures if event.server}
 
+    def of_kind(self, kind: Kind) -> Mapping[str, Trouble]:
+        """What is going on of a kind, by the server's id."""
+        return {
+            one.event.server.id: one for one in self.troubles.values() if one.event.kind is kind and one.event.server
+        }
+
     def about(self, what: str) -> Mapping[str, str]:
         """What is going on that is `about` this, in words, by the server's id."""
         events = (one.event for one in self.troubles.values() if one.event.about == what)
@@ -155,10 +162,12 @@ def levelled(
     *,
     about: Set[str] = frozenset({""}),
     of: Set[str] | None = None,
+    ends: Mapping[str, str] = MappingProxyType({}),
 ) -> Told:
     """After a look that shows all that there is of a kind and is no rotation's end: what it does not show is over.
 
     `about`: what it has looked for, as the events have it. `of`: the servers that it has looked at; None is all.
+    `ends`: how it has come to an end, by the server's id, where it is not simply over.
     """
     for event in there:
         told = noted(told, event, now)
@@ -167,7 +176,7 @@ def levelled(
         is_looked_for = one.event.kind is kind and not one.event.rotation and one.event.about in about
         is_looked_at = of is None or one.event.server is None or one.event.server.id in of
         if is_looked_for and is_looked_at and key not in shown:
-            text = f"it is over: {one.event.text}"
+            text = ends.get(one.event.server.id if one.event.server else "") or f"it is over: {one.event.text}"
             told = _over(told, key, replace(one.event, kind=Kind.RECOVERY, at=now, text=text), now)
     return told
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from datetime import datetime
 
 from snaprotd.config.settings import Config, Target
@@ -13,7 +13,8 @@ from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.report.happenings import LISTED, of_alarm
 from snaprotd.report.kinds import Problem
-from snaprotd.report.problems import Certificate, ServerSituation, of_pages, of_server
+from snaprotd.report.problems import ServerSituation, of_pages, of_server
+from snaprotd.web.keeping import Pages
 
 LOOK_EVERY = 55.0
 """Seconds between two looks at all servers: no list of the account is newer for long."""
@@ -29,19 +30,21 @@ class Alarms:
         *,
         schedules: Schedules,
         account: AccountWatch,
-        certificate: Callable[[], Certificate | None],
+        pages: Callable[[], Pages],
         set_aside: Callable[[], Mapping[str, str]],
         now: Callable[[], datetime],
     ) -> None:
         self._schedules = schedules
         self._account = account
-        self._certificate = certificate
+        self._pages = pages
         self._set_aside = set_aside
         self._now = now
         self._looked_at: float | None = None
         self._told_aside: set[str] = set()
         self.of_servers: list[Event] | None = None
         """What a whole list of the account shows; None before the first, and while there is none to go by."""
+        self.ageless: Set[str] = frozenset()
+        """The servers with no completed snapshot of ours, as far as is known: what was too old is not over by that."""
 
     async def look(self, config: Config) -> None:
         """See what of it is there now."""
@@ -51,12 +54,15 @@ class Alarms:
         moment = asyncio.get_running_loop().time()
         if self._looked_at is not None and moment - self._looked_at < LOOK_EVERY:
             return
-        found = []
+        found, ageless = [], set()
         for number, target in enumerate(list(self._schedules.targets.values())):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
             found += list(self._of(config, target))
-        self.of_servers, self._looked_at = found, moment
+            assessment = self._account.assessment(target)
+            if not target.policy.paused and (assessment is None or assessment.newest is None):
+                ageless.add(target.server_id)
+        self.of_servers, self.ageless, self._looked_at = found, ageless, moment
 
     def _of(self, config: Config, target: Target) -> Iterator[Event]:
         facts, now = self._schedules.facts(target), self._now()
@@ -77,11 +83,13 @@ class Alarms:
             if problem.kind in LISTED:
                 yield of_alarm(problem, who, now, every=config.discover_interval)
 
-    def of_pages(self) -> list[Event]:
-        """What is wrong with their certificate, if anything."""
-        now = self._now()
-        found = of_pages("", self._certificate(), now)
-        return [of_alarm(one, None, now) for one in found if one.kind == "certificate_bad"]
+    def of_pages(self) -> tuple[Set[str], list[Event]]:
+        """What was looked for, and what of it is wrong. While they are nowhere nobody has looked at a certificate."""
+        now, pages = self._now(), self._pages()
+        away = "" if pages.why_away is None else str(pages.why_away)
+        about = {"pages_away"} if away else {"pages_away", "certificate_bad"}
+        found = of_pages("", pages.certificate, now, away=away)
+        return about, [of_alarm(one, None, now) for one in found if one.kind in about]
 
     def of_rotations(self) -> list[Event]:
         """Those that were set aside, each once: the next success ends it."""

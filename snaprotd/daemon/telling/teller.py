@@ -18,7 +18,8 @@ from snaprotd.config.settings import Config, Target
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.telling import Event, Kind
-from snaprotd.core.telling.entries import Entry, Happened, of_end
+from snaprotd.core.telling.entries import Entry, Happened, how_let_go, of_end
+from snaprotd.core.telling.troubles import Trouble
 from snaprotd.core.words import count
 from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.ledger_watch import LedgerWatch
@@ -80,7 +81,7 @@ class Teller:
         self._alarms = Alarms(
             schedules=schedules,
             account=account,
-            certificate=lambda: pages().certificate,
+            pages=pages,
             set_aside=lambda: {board.called(one): why for one, why in ledger.set_aside.items()},
             now=now,
         )
@@ -152,6 +153,7 @@ class Teller:
         self._set_apart()
         self._show_lost_slots()
         await self._alarms.look(self._config)
+        await self._look_at_power()
         self._look()
         await self._notify.post_due()
 
@@ -204,8 +206,30 @@ class Teller:
         target = self._targets.get(server_id)
         return {} if target is None else ids_in(self._account.assessment(target), self._now())
 
+    async def _look_at_power(self) -> None:
+        there = self._servers_off()
+        off = {event.server.id for event in there if event.server}
+        over = {one: its for one, its in self._notify.of_kind(Kind.HELD_OFF).items() if one not in off}
+        self._notify.show(Kind.HELD_OFF, there, ends=await self._ends_of(over) if over else {})
+
+    async def _ends_of(self, over: Mapping[str, Trouble]) -> Mapping[str, str]:
+        """How those are over that do not run again, as far as that is known: let go of by somebody, or gone."""
+        there = {one.id for one in self._account.servers()}
+        ends = {
+            one: f"the account has no such server any more; what was told of it is: {its.event.text}"
+            for one, its in over.items()
+            if self._account.is_listed and one not in there
+        }
+        with suppress(LedgerError):
+            since = min(its.since for its in over.values())
+            entries = await self._ledger.events.newest(kinds=[Happened.LEAVE_OFF], since=since, limit=AT_ONCE)
+            for entry in reversed(entries):
+                server_id = self._board.called(entry.server_id or "")
+                if server_id in over and entry.at >= over[server_id].since:
+                    ends[server_id] = how_let_go(entry)
+        return ends
+
     def _look(self) -> None:
-        self._notify.show(Kind.HELD_OFF, self._servers_off())
         if not self._account.was_asked:
             return  # what the process before this one has told of it is not over
         whole = of_whole(
@@ -221,10 +245,14 @@ class Teller:
     def _look_at_alarms(self) -> None:
         """What the page shows as an alarm, and no event tells of."""
         self._notify.tell_new(self._alarms.of_rotations())
-        self._notify.show(Kind.FAILURE, self._alarms.of_pages(), about={"certificate_bad"})
+        about_pages, of_pages = self._alarms.of_pages()
+        self._notify.show(Kind.FAILURE, of_pages, about=about_pages)
         if (there := self._alarms.of_servers) is not None:
             news = [one for one in there if one.about not in IMPLIED or not self._notify.is_implied(one)]
-            self._notify.show(Kind.FAILURE, news, about=LISTED.keys(), of=self._targets.keys() | self._left)
+            looked_at = self._targets.keys() | self._left
+            for about in LISTED:
+                of = looked_at - self._alarms.ageless if about == "too_old" else looked_at
+                self._notify.show(Kind.FAILURE, [one for one in news if one.about == about], about={about}, of=of)
 
     def _servers_off(self) -> list[Event]:
         """Whoever sees to them: a rotation of another process holds a server off as one of ours does."""

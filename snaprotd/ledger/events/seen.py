@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -72,10 +72,24 @@ class Seen(WithEvents):
                 await connection.execute(delete(SEEN).where(*of_these))
 
     async def deleted_by_hand(self, server_ids: Collection[str], since: datetime) -> set[str]:
-        """The ids of the snapshots of a server that persons have deleted with `snaprotd delete`, or have tried to."""
+        """The ids of the snapshots of a server that persons have deleted with `snaprotd delete`, or may have."""
         entries = await self._events.newest(server_ids=server_ids, kinds=[Happened.DELETE], since=since, limit=BY_HAND)
-        ids = (entry.details.get("ids") for entry in entries)
-        return {str(one) for listed in ids if isinstance(listed, list) for one in listed}
+        return deleted_ids(entries)
+
+
+def deleted_ids(newest_first: Iterable[Entry]) -> set[str]:
+    """What was begun and was refused was not deleted by that: whoever deletes it later is somebody else."""
+    deleted, refused = set[str](), set[frozenset[str]]()
+    for entry in newest_first:
+        listed = entry.details.get("ids")
+        ids = frozenset(map(str, listed)) if isinstance(listed, list) else frozenset[str]()
+        if entry.details.get("is_refused") is True:
+            refused.add(ids)
+        elif ids in refused and entry.details.get("state") == "begun":
+            refused.remove(ids)
+        else:
+            deleted |= ids
+    return deleted
 
 
 def _read(text: Any) -> tuple[Sighting, ...]:
