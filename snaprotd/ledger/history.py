@@ -19,9 +19,9 @@ from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import past, statements
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.marks import forget_other_marks, mark_in
 from snaprotd.ledger.sql.schema import MARKS, ROTATIONS
-from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.starts import Starts
 
 KEPT_HISTORY = 500

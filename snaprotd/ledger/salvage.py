@@ -19,6 +19,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, Terms, as_one, joined
 from snaprotd.ledger.address import demand_ours, files_of
 from snaprotd.ledger.files.copies import Copies, Key
+from snaprotd.ledger.files.place import FilePlace
 from snaprotd.ledger.promises import read_power
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
 from snaprotd.ledger.sqlite import Database, decoded
@@ -116,7 +117,7 @@ class NoLedger(Ledger):
     """
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(Database(Path(os.devnull)), path, owner="", lease=60.0, lock=None)
+        super().__init__(FilePlace(path, Database(Path(os.devnull)), None), path, owner="", lease=60.0)
         self._why = why
 
     def _transaction(self, **_: bool) -> NoReturn:

@@ -38,9 +38,9 @@ from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.rows import FORMAT, written_rotation
 from snaprotd.ledger.sql import statements
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.prepared import Statement
 from snaprotd.ledger.sql.schema import SCHEMA_VERSION
-from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
 from tests.support.daemons import daemon_on, write_config

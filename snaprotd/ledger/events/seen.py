@@ -10,14 +10,14 @@ from typing import Any
 import structlog
 from pydantic import TypeAdapter
 from sqlalchemy import delete, select
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.core.telling.vanished import Sighting
 from snaprotd.ledger.events.record import Events
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import SEEN
-from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 

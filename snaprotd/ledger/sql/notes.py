@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Select, delete, or_, select
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.ledger.sql.prepared import Prepared, Statement
 from snaprotd.ledger.sql.schema import META
