@@ -9,11 +9,13 @@ from snaprotd.ledger.server.session import Address
 from snaprotd.ledger.store import Ledger
 
 
-async def open_on_server(address: Address, beside: Path, *, owner: str, lease: float = 60.0) -> Ledger:
+async def open_on_server(
+    address: Address, beside: Path, *, owner: str, lease: float = 60.0, kind: type[Ledger] = Ledger
+) -> Ledger:
     """Open, create or migrate the ledger in PostgreSQL. What is kept of it on this host has names made from `beside`.
 
     Raises `LedgerError`.
     """
     place = ServerPlace(address, owner=owner)
     await place.migrate()
-    return await Ledger.ready(Ledger(place, beside, owner=owner, lease=lease))
+    return await Ledger.ready(kind(place, beside, owner=owner, lease=lease))
