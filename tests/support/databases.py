@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 import psycopg
 
+from snaprotd.ledger.address import ServerAddress
 from snaprotd.ledger.server.opening import open_on_server
-from snaprotd.ledger.server.session import Address
 from snaprotd.ledger.store import Ledger
 from tests.support.programs import needs
 
@@ -64,7 +64,7 @@ class PostgresqlDatabase(Database):
         """Each process is on a host of its own."""
         beside = self._folder / f"host-of-{owner}" / "state"
         beside.parent.mkdir(exist_ok=True)
-        return await open_on_server(Address(self.url), beside, owner=owner, lease=lease, kind=kind)
+        return await open_on_server(ServerAddress(self.url), beside, owner=owner, lease=lease, kind=kind)
 
     def sql(self, statement: str, *values: object) -> list[Any]:
         with psycopg.connect(self.url, autocommit=True) as connection:

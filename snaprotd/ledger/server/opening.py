@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from snaprotd.ledger.address import ServerAddress
 from snaprotd.ledger.server.place import ServerPlace
-from snaprotd.ledger.server.session import Address
 from snaprotd.ledger.store import Ledger
 
 
 async def open_on_server(
-    address: Address, beside: Path, *, owner: str, lease: float = 60.0, kind: type[Ledger] = Ledger
+    address: ServerAddress, beside: Path, *, owner: str, lease: float = 60.0, kind: type[Ledger] = Ledger
 ) -> Ledger:
     """Open, create or migrate the ledger in PostgreSQL. What is kept of it on this host has names made from `beside`.
 

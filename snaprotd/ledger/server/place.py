@@ -13,10 +13,10 @@ from sqlalchemy import NullPool, create_engine, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.ledger.address import name_of
+from snaprotd.ledger.address import ServerAddress, name_of
 from snaprotd.ledger.files.exchange import Exchange
 from snaprotd.ledger.files.turns import Turns
-from snaprotd.ledger.server.session import Address, Session, bounded
+from snaprotd.ledger.server.session import Session, bounded, parameters_of
 from snaprotd.ledger.sql import notes
 from snaprotd.ledger.sql.connection import Connection, Place
 from snaprotd.ledger.sql.prepared import Rows, Statement
@@ -59,7 +59,7 @@ class ServerConnection(Connection):
 class ServerPlace(Place):
     """The ledger that stands on the server at an address, as one process sees it."""
 
-    def __init__(self, address: Address, *, owner: str) -> None:
+    def __init__(self, address: ServerAddress, *, owner: str) -> None:
         self.name = name_of(address.url)
         """What it is called wherever it is shown; without what may be secret of its address."""
         self.exchanges: list[Exchange] = []
@@ -137,7 +137,9 @@ class ServerPlace(Place):
     async def migrate(self) -> None:
         """Make its tables, or bring them to this version's. Raises `LedgerError`."""
         with told(self.name):
-            await bounded(asyncio.to_thread(_migrated, self._address), left=lambda _: None, within=6 * LONGEST)
+            more = await parameters_of(self._address)
+            work = asyncio.to_thread(_migrated, self._address.url, more)
+            await bounded(work, left=lambda _: None, within=6 * LONGEST)
 
     @property
     def is_sole_user(self) -> bool:
@@ -172,11 +174,11 @@ class ServerPlace(Place):
             self._session = None
 
 
-def _migrated(address: Address) -> None:
+def _migrated(url: str, more: dict[str, Any]) -> None:
     """By SQLAlchemy, which knows the tables."""
 
     def connect() -> psycopg.Connection[Any]:
-        return psycopg.connect(address.url, prepare_threshold=None, **address.parameters)
+        return psycopg.connect(url, **more)
 
     engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
     with engine.connect() as its:

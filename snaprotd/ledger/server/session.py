@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
+from snaprotd.ledger.address import ServerAddress
 from snaprotd.ledger.sql.prepared import Rows, Statement, row_of
 
 DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
@@ -22,27 +22,21 @@ T = TypeVar("T")
 
 WITHIN = 10.0
 """Seconds that one statement may take, or the connecting."""
-HEARTBEATS = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-"""After that the system gives up a connection that nobody answers on (with `tcp_user_timeout`), so that none leaks."""
+PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""After that the system gives up a connection that nobody answers on, so that none is left behind for ever."""
 
 
-@dataclass(frozen=True)
-class Address:
-    """How a server is reached: what psycopg is told, which may hold a password."""
-
-    url: str
-    password: Callable[[], str | None] = lambda: None
-    """As of now; None where libpq finds one itself, in its own files or its environment, or needs none."""
-
-    def __repr__(self) -> str:
-        return "Address(...)"
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Besides the URL. Raises `LedgerError` where the password cannot be read."""
-        password = self.password()
-        secret = {} if password is None else {"password": password}
-        return {**HEARTBEATS, "tcp_user_timeout": 30_000, "application_name": "snaprotd", **secret}
+async def parameters_of(address: ServerAddress) -> dict[str, Any]:
+    """What psycopg is told besides the URL. Raises `LedgerError` where the password cannot be read."""
+    password = await address.password()
+    secret = {} if password is None else {"password": password}
+    return {**PATIENCE, "application_name": "snaprotd", "prepare_threshold": None, **secret}
 
 
 class Session:
@@ -53,12 +47,11 @@ class Session:
         self.is_lost = False
 
     @classmethod
-    async def begin(cls, address: Address) -> Session:
+    async def begin(cls, address: ServerAddress) -> Session:
         """Raises `psycopg.Error`, `TimeoutError` or `LedgerError`."""
-        connect = psycopg.AsyncConnection.connect(
-            address.url, autocommit=True, prepare_threshold=None, **address.parameters
-        )
-        return cls(await bounded(connect, left=_close))
+        more = await parameters_of(address)
+        connecting = psycopg.AsyncConnection.connect(address.url, autocommit=True, **more)
+        return cls(await bounded(connecting, left=_close))
 
     async def tell(self, text: str) -> None:
         """Carry out plain statements, without a value, in one go."""
