@@ -43,6 +43,10 @@ def is_on_server(state: str) -> bool:
     return "://" in state
 
 
+ON_SERVER = "on-server-"
+"""How the name begins that stands on this host for a ledger on a server: there is no such file, but what is beside it."""
+
+
 def why_unusable(state: str) -> str:
     """Why the ledger that `state` names cannot be opened here; empty where it can."""
     if not is_on_server(state) or find_spec("psycopg"):

@@ -26,6 +26,8 @@ log = structlog.get_logger("snaprotd.ledger")
 
 LONGEST = 5.0
 """Seconds for which a transaction may stand still, or wait for another process: who is frozen keeps nobody waiting."""
+ASK_AGAIN = 1.0
+"""Seconds."""
 FINDS_OUT = 3
 """Times that is asked whether a transaction was committed whose answer was lost."""
 
@@ -119,6 +121,7 @@ class ServerPlace(Place):
                 if not left:
                     why = f"the ledger {self.name} may have been written or not: {_words(error)}"
                     raise LedgerError(why) from error
+            await asyncio.sleep(ASK_AGAIN)
         raise AssertionError("unreachable")
 
     async def _ready(self) -> Session:
