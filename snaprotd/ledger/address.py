@@ -44,7 +44,7 @@ def is_on_server(state: str) -> bool:
 
 
 ON_SERVER = "on-server-"
-"""How the name begins that stands on this host for a ledger on a server: there is no such file, but what is beside it."""
+"""How the name begins that stands here for a ledger on a server. There is no such file, but what is beside it."""
 
 
 def why_unusable(state: str) -> str:

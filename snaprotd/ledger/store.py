@@ -41,6 +41,7 @@ from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.set_aside import SetAside
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.connection import Connection, Place
+from snaprotd.ledger.sql.copying import write_all
 from snaprotd.ledger.sql.marks import set_marks
 from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
 from snaprotd.ledger.sqlite import open_database
@@ -316,6 +317,13 @@ class Ledger(History):
             for start in range(0, len(marks), 500):  # to write thousands at once would keep others waiting
                 some = marks[start : start + 500]
                 await connection.execute(set_marks(some, datetime.now(UTC)))
+
+    async def fill(self, contents: Mapping[str, list[dict[str, Any]]]) -> Mapping[str, int]:
+        """Have it hold these rows, where it holds none. How many of each table it has then."""
+        async with self._transaction() as connection:
+            written = await write_all(connection, contents, self.name)
+            await self._place.count_on(connection)
+        return written
 
     def _tenure(self) -> dict[str, Any]:  # by the clock of the host; on a database server by the database's own
         return {"owner": self._owner, "lease_until": time.time() + self.lease}

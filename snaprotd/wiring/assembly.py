@@ -58,7 +58,7 @@ async def open_ledger(config: Config, environ: Mapping[str, str] = os.environ, *
         from snaprotd.ledger.server.opening import open_on_server  # its driver may not be installed
 
         address = ServerAddress(config.state, password_of(config, environ))
-        ledger = await open_on_server(address, ledger_path(config), owner=owner, lease=lease)
+        ledger = await open_on_server(address, ledger_path(config), owner=owner, lease=lease, lock=lock)
     else:
         ledger = await Ledger.open(ledger_path(config), owner=owner, lease=lease, lock=lock)
     ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)

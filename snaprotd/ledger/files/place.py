@@ -121,6 +121,9 @@ class FilePlace(Place):
                 noted = await asyncio.to_thread(exchange.noted_alone, self.path)
                 self._settled, self._stood = state_of(self.path), _standing(noted) or self._stood
 
+    async def count_on(self, connection: Connection) -> None:
+        """SQLite has seen them."""
+
     async def close(self) -> None:
         try:
             await self._database.dispose(for_good=True)

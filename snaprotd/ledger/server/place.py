@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.address import ServerAddress, name_of
 from snaprotd.ledger.files.exchange import Exchange
+from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.files.turns import Turns
 from snaprotd.ledger.server.session import Session, bounded, parameters_of
 from snaprotd.ledger.sql import notes
@@ -61,15 +62,17 @@ class ServerConnection(Connection):
 class ServerPlace(Place):
     """The ledger that stands on the server at an address, as one process sees it."""
 
-    def __init__(self, address: ServerAddress, *, owner: str) -> None:
+    def __init__(self, address: ServerAddress, lock: FolderLock | None, *, owner: str) -> None:
+        """`lock` tells other processes of this host that there is one; it is released in the end."""
         self.name = name_of(address.url)
         """What it is called wherever it is shown; without what may be secret of its address."""
         self.exchanges: list[Exchange] = []
         """What has happened to it, for whoever is to write again what it may lack."""
         self._address = address
-        self._receipt = f"receipt of {owner}"
+        self._receipt = f"{notes.RECEIPT}{owner}"
         self._count = 0
         """Of the transactions of this process that have written: the last one stands in a row of its own."""
+        self._lock = lock
         self._turns = Turns(self.name)
         self._session: Session | None = None
 
@@ -171,10 +174,20 @@ class ServerPlace(Place):
     def looked(self) -> None:
         """Nothing shows from outside whether anybody writes."""
 
+    async def count_on(self, connection: Connection) -> None:
+        """An id that was brought from elsewhere is not given again."""
+        await connection.execute(_COUNT_ON)
+
     async def close(self) -> None:
         if self._session is not None:
             self._session.end()
             self._session = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+_COUNT_ON = Statement("SELECT setval(pg_get_serial_sequence('events', 'id'), max(id)) FROM events HAVING max(id) > 0")
 
 
 def _migrated(url: str, more: dict[str, Any]) -> None:

@@ -68,4 +68,7 @@ class Place(Protocol):
     async def settle(self) -> None:
         """Have all that was written stand where nobody loses it."""
 
+    async def count_on(self, connection: Connection) -> None:
+        """Have ids be given that lie above those that were just written as they were elsewhere."""
+
     async def close(self) -> None: ...
