@@ -13,6 +13,7 @@ from sqlalchemy import NullPool, create_engine, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.core.words import printable
 from snaprotd.ledger.address import ServerAddress, name_of
 from snaprotd.ledger.files.exchange import Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
@@ -22,6 +23,7 @@ from snaprotd.ledger.sql import notes
 from snaprotd.ledger.sql.connection import Connection, Place
 from snaprotd.ledger.sql.prepared import Rows, Statement
 from snaprotd.ledger.sql.schema import META, is_current, migrate
+from snaprotd.logs import redactor
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -220,4 +222,5 @@ def told(name: str) -> Iterator[None]:
 
 def _words(error: object) -> str:
     """The first line: the others are hints, and may be long."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return printable(redactor.clean(line))

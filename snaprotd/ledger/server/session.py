@@ -48,7 +48,7 @@ class Session:
 
     @classmethod
     async def begin(cls, address: ServerAddress) -> Session:
-        """Raises `psycopg.Error`, `TimeoutError` or `LedgerError`."""
+        """Raises what the driver does, `TimeoutError`, or `LedgerError` where the password cannot be read."""
         more = await parameters_of(address)
         connecting = psycopg.AsyncConnection.connect(address.url, autocommit=True, **more)
         return cls(await bounded(connecting, left=_close))
