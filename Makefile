@@ -63,7 +63,7 @@ lint: install-dev
 requirements:  ## Pin the dependencies anew, with the hashes of what was found (needs uv)
 	for extra in "" "-dev"; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-header \
-	    $${extra:+--extra dev} pyproject.toml --output-file requirements$$extra.txt; \
+	    --extra postgresql $${extra:+--extra dev} pyproject.toml --output-file requirements$$extra.txt; \
 	done
 	printf 'pip-audit\ncyclonedx-bom\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-strip-extras --no-annotate --no-header - --output-file requirements-supply.txt

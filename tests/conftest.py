@@ -18,6 +18,7 @@ from snaprotd.config import trust
 from snaprotd.logs import redactor
 from snaprotd.wiring.access import open_cloud
 from tests.support.daemons import Line, look_around_less
+from tests.support.databases import Server, server
 from tests.support.followers import MARKS_APART
 from tests.support.searches import set_the_usual
 from tests.support.stages import Stage, stage
@@ -122,6 +123,13 @@ def log(_as_it_was: None) -> Iterator[list[Line]]:
     """What was logged. Hours of it take longer to write than the hours."""
     with capture_logs() as lines:
         yield lines
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A server of this process's own."""
+    with server() as started:
+        yield started
 
 
 @pytest.fixture

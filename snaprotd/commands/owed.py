@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,7 @@ from snaprotd.commands.common import (
 from snaprotd.commands.jobs.status_client import refuse_another_ledger
 from snaprotd.commands.text.terminal import tell
 from snaprotd.core.errors import ConfigError, LedgerError
+from snaprotd.core.words import count
 
 if TYPE_CHECKING:
     from snaprotd.commands.jobs.leave_off import Owed
@@ -90,6 +92,56 @@ def owed(path: str | None, as_json: bool) -> int:
         raise refused
     if found.unreadable:
         raise LedgerError("; ".join(found.unreadable))
+    return 0
+
+
+@ledger.command()
+@with_config
+@as_json
+def show(path: str | None, as_json: bool) -> int:
+    """Show where the ledger is, its schema and size, what it holds, and which processes have rotations open in it.
+
+    \b
+    Example:
+      snaprotd ledger show
+    """
+    from snaprotd.commands.jobs.ledgers import overview, overview_json
+
+    begin()
+    found = wait_for(overview(load(path)))
+    if as_json:
+        print_json(overview_json(found))
+        return 0
+    tell(f"ledger   {found.name}")
+    tell(f"schema   {found.schema}")
+    tell(f"size     {found.size / 1024:.0f} KiB")
+    tell("rows     " + ", ".join(f"{number} {table}" for table, number in found.rows.items()), indent=9)
+    for one in found.holders:
+        until = datetime.fromtimestamp(one.until, UTC)
+        tell(f"process  {one.owner}: {count(one.rotations, 'open rotation')}, until {until:%Y-%m-%d %H:%M:%S} UTC")
+    return 0
+
+
+@ledger.command()
+@with_config
+@click.option(
+    "--from", "source", required=True, metavar="STATE", help="As `state` names it: a file, or postgresql://..."
+)
+@click.option("--to", "target", required=True, metavar="STATE", help="The same; it must hold nothing yet.")
+def copy(path: str | None, source: str, target: str) -> int:
+    """Copy all of one ledger into another one, as when it is to be on PostgreSQL from now on.
+
+    \b
+    Example:
+      snaprotd ledger copy --from /var/lib/snaprotd/state.db --to postgresql://snaprotd@db/snaprotd
+
+    No daemon may use either. Afterwards name the other one with `state`.
+    """
+    from snaprotd.commands.jobs.ledgers import copy as copied
+
+    begin()
+    rows = wait_for(copied(load(path), os.environ, source, target))
+    tell("Copied: " + ", ".join(f"{number} {table}" for table, number in rows.items()) + ".")
     return 0
 
 

@@ -133,9 +133,11 @@ def _names_of_pages(settings: Config) -> tuple[str, ...]:
 
 
 async def _checked_online(settings: Config) -> list[Finding]:
+    from snaprotd.commands.jobs.ledgers import findings_of_database
     from snaprotd.commands.jobs.telling import findings_of_channels  # its libraries take a while to load
 
-    return [*await findings_of_channels(settings, os.environ), *await check_online(settings, os.environ)]
+    found = [*await findings_of_database(settings, os.environ), *await findings_of_channels(settings, os.environ)]
+    return [*found, *await check_online(settings, os.environ)]
 
 
 @click.command()

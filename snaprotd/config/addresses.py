@@ -99,8 +99,8 @@ def read_state(value: object) -> str:
     url: SplitResult | None = urlsplit(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else None
     if url is None and text and text.isprintable():
         return text
-    if url is not None and url.scheme == "postgresql" and url.hostname is not None:
-        return text
+    if url is not None and url.scheme == "postgresql" and text.isprintable() and " " not in text:
+        return text  # libpq knows where, if the URL does not say
     raise ValueError("should be the path of a file, or postgresql://HOST/DATABASE")
 
 

@@ -216,6 +216,7 @@ def files_named(keys: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Path]]:
     for index, given in enumerate(keys.get("notify", [])):
         for way in SHAPES:
             yield from _files_in(("notify", index, way), given.get(way, {}))
+    yield from (((key,), keys[key]) for key in ("state_password_file",) if key in keys)
     yield from _files_in(("heartbeat",), keys.get("heartbeat", {}))
     yield from _files_in(("defaults", "ping"), keys.get("defaults", {}).get("ping", {}))
     for name, policy in keys.get("policies", {}).items():

@@ -29,7 +29,7 @@ from snaprotd.config.layers import (
 )
 from snaprotd.config.mistakes import Findings, shown_path
 from snaprotd.config.parts import read_shape
-from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written, default_state
+from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written, default_state, ledger_file
 from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
 from snaprotd.config.text import yaml_nodes
 from snaprotd.config.trust import check_trust, program_folders, secret_folders
@@ -175,6 +175,7 @@ def _config(keys: FileKeys, path: Path, digest: str, environ: Mapping[str, str])
     if "heartbeat" in keys:
         settings["heartbeat"] = Heartbeat(**_settings(keys["heartbeat"], Heartbeat))
     settings |= {"secret_folders": secret_folders(path, environ), "program_folders": program_folders(environ)}
+    settings["ledger"] = ledger_file(settings["state"], path, environ)
     return Config(**settings, entries=tuple(_entries(keys)), path=path, digest=digest)
 
 

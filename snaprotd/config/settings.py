@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from snaprotd.config.addresses import Listen, written_listen
 from snaprotd.config.channels import Channel, Heartbeat, Ping
@@ -59,6 +61,10 @@ class Config:
     api: ApiSettings = field(default_factory=ApiSettings)
     state: str = field(repr=False)
     """Path of the ledger, or a postgresql:// URL, which may hold a password."""
+    state_password_file: Path | None = None
+    """The file that holds PostgreSQL's password."""
+    ledger: Path = field(default=Path(), repr=False)
+    """The ledger's file. Of one on a server: where that file would be, which names what is kept of it on this host."""
     listen: Listen = ("127.0.0.1", 9877)
     allowed_hosts: tuple[str, ...] = ()
     """Names in the header Host, in lower case, beyond IP addresses, loopback names and that of `listen`."""
@@ -94,6 +100,8 @@ class Config:
             for entry in self.entries
             if entry.key is not None
         )
+        if self.ledger == Path():
+            object.__setattr__(self, "ledger", Path(self.state))
         object.__setattr__(self, "named", named)
         object.__setattr__(self, "server_ids", frozenset(target.server_id for target in named))
 
@@ -181,6 +189,16 @@ def notes_directory(config: Path, environ: Mapping[str, str]) -> Path | None:
         return folder
     base = SYSTEM_STATE if os.access(SYSTEM_STATE, os.W_OK | os.X_OK) else _state_home(environ)
     return base and base / "of-config" / hashlib.sha256(os.fsencode(config.absolute())).hexdigest()[:16]
+
+
+def ledger_file(state: str, config: Path, environ: Mapping[str, str]) -> Path:
+    """What `Config.ledger` is for that `state`."""
+    if "://" not in state:
+        return Path(state)
+    folder = notes_directory(config, environ) or Path(tempfile.gettempdir())
+    url = urlsplit(state)
+    which = f"{url.netloc.rpartition('@')[2]}{url.path}?{url.query}"
+    return folder / f"on-server-{hashlib.sha256(which.encode()).hexdigest()[:16]}"
 
 
 # -- servers of the account

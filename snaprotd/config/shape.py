@@ -285,6 +285,12 @@ class FileKeys(TypedDict, total=False):
     state: Annotated[
         str, PlainValidator(read_state), _TEXT, Field(description="The ledger: a path, or postgresql://...")
     ]
+    state_password_file: Annotated[
+        Path,
+        PlainValidator(read_path),
+        _TEXT,
+        Field(description="The file that holds PostgreSQL's password. Without it libpq looks where it does."),
+    ]
     listen: Annotated[
         Listen,
         PlainValidator(read_listen),

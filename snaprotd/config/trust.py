@@ -152,6 +152,8 @@ def remarks_on(config: Config, web_file: WebFile | None) -> list[str]:
         )
     if config.state == OLD_STATE:
         remarks.append(WHY_NOT_THERE)
+    if "://" in config.state and urlsplit(config.state).password:
+        remarks.append("state: whoever may read this file knows the password in it: `state_password_file` is for that")
     if is_open_beyond(config.listen) and (unasked := _why_anybody_looks(config, web_file)):
         remarks.append(f"listen: {unasked}")
     return remarks

@@ -44,7 +44,7 @@ class Inheritance:
         self._terms = terms_of(config)
         self._remains = Remains(base_urls=(config.api.base_url,))
         self._folder = notes_directory(config.path, environ)
-        self._own = Path(config.state).absolute()
+        self._own = config.ledger.absolute()
         self._left = list(dict.fromkeys([self._own, *ledgers_in_force(self._folder)]))
         self._keepers: list[Keeper] = []
         self._paying: dict[Path, asyncio.Task[None]] = {}

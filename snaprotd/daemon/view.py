@@ -152,7 +152,7 @@ class DaemonView:
         """Which ledger we have, with a proof, for a command that goes by our very file; None for anybody else."""
         if not config.isprintable() or os.path.realpath(config) != os.path.realpath(self.config.path):
             return None
-        ledger = self._tools.ledger.name
+        ledger = os.path.abspath(self.config.ledger)
         key = own_key(Path(ledger))
         return {"ledger": ledger, "proof": proof_of(key, ledger, challenge)} if key else None
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,9 +38,35 @@ def name_of(state: str) -> str:
     return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
 
+def is_on_server(state: str) -> bool:
+    """Whether it is on a database server, and no file."""
+    return "://" in state
+
+
+ON_SERVER = "on-server-"
+"""How the name begins that stands here for a ledger on a server. There is no such file, but what is beside it."""
+
+
 def why_unusable(state: str) -> str:
-    """Why this version cannot open the ledger that `state` names; empty where it can."""
-    return "PostgreSQL is not supported by this version: name a file" if "://" in state else ""
+    """Why the ledger that `state` names cannot be opened here; empty where it can."""
+    if not is_on_server(state) or find_spec("psycopg"):
+        return ""
+    return 'the driver for PostgreSQL is not installed: pip install "snaprotd[postgresql]"'
+
+
+async def _no_password() -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """How a ledger on a server is reached."""
+
+    url: str = field(repr=False)
+    """As libpq reads it (https://www.postgresql.org/docs/current/libpq-connect.html); it may hold a password."""
+    password: Callable[[], Awaitable[str | None]] = field(default=_no_password, repr=False)
+    """As of now. None where libpq finds one itself, in its own files or its environment, or needs none. Raises
+    `LedgerError` where it cannot be read."""
 
 
 def ledgers_in_force(folder: Path | None) -> list[Path]:

@@ -18,9 +18,9 @@ from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.files.turns import Take
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import statements
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.marks import set_marks
 from snaprotd.ledger.sql.prepared import Rows, Statement
-from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.starts import Starts
 
 

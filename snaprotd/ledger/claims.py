@@ -1,8 +1,9 @@
-"""What becomes of a claim, how long it holds, and how far a schedule was seen."""
+"""What becomes of a claim, how long it holds, how far a schedule was seen, and what a ledger holds in all."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -50,3 +51,24 @@ class Lease:
 def uptime() -> float:
     """Seconds of a clock that no one sets and that counts the time in which the machine was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A process that has open rotations."""
+
+    owner: str
+    rotations: int
+    until: float
+    """When the last of its leases runs out, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    name: str
+    schema: int
+    size: int
+    """In bytes."""
+    rows: Mapping[str, int]
+    """Of each table."""
+    holders: tuple[Holder, ...]

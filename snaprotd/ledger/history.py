@@ -5,25 +5,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select
 
 from snaprotd.core.creation import Recollection, alive_until
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.holds import name_read
 from snaprotd.core.model import Snapshot
 from snaprotd.core.rotation import Rotation
-from snaprotd.ledger.claims import Mark
+from snaprotd.ledger.claims import Mark, Overview
 from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.holds import Holds
-from snaprotd.ledger.rows import readable
-from snaprotd.ledger.sql import past, statements
+from snaprotd.ledger.rows import read_lives, readable
+from snaprotd.ledger.sql import notes, past, statements
+from snaprotd.ledger.sql.connection import Connection
+from snaprotd.ledger.sql.copying import overview_of, read_all
 from snaprotd.ledger.sql.marks import forget_other_marks, mark_in
 from snaprotd.ledger.sql.schema import MARKS, ROTATIONS
-from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.starts import Starts
 
+IN_USE = timedelta(minutes=1)
+"""After a mark of life. They are a quarter of a minute apart."""
 KEPT_HISTORY = 500
 """Rotations of each server that are remembered: a year and more of nightly ones."""
 
@@ -31,9 +35,14 @@ KEPT_HISTORY = 500
 class History(ABC):
     """The part of a ledger that only reads, and forgets. Raises what the ledger does."""
 
+    name: str
     starts: Starts
     holds: Holds
     _lives: Lives
+
+    @property
+    @abstractmethod
+    def is_sole_user(self) -> bool: ...
 
     @abstractmethod
     def _transaction(self, *, writes: bool = True, urgent: bool = False) -> AbstractAsyncContextManager[Connection]: ...
@@ -99,6 +108,24 @@ class History(ABC):
     async def last_succeeded(self) -> Mapping[str, datetime]:
         """For each server when its latest successful rotation ended; none that is still to come."""
         return await self._latest(past.latest_success_of_each(datetime.now(UTC)))
+
+    # -- the whole of it ---------------------------------------------------------------------------------------
+
+    async def overview(self) -> Overview:
+        async with self._transaction(writes=False) as connection:
+            return await overview_of(self.name, connection)
+
+    async def contents(self) -> Mapping[str, list[dict[str, Any]]]:
+        """All of its rows, by the names of their tables."""
+        async with self._transaction(writes=False) as connection:
+            return await read_all(connection)
+
+    async def demand_unused(self) -> None:
+        """Raise `LedgerError` where another process uses it, or may do so: of a server its marks of life tell that."""
+        async with self._transaction(writes=False) as connection:
+            marks = [one.end for one in read_lives(await connection.scalar(notes.LIVES_ALONE))]
+        if not self.is_sole_user and any(abs(datetime.now(UTC) - end) < IN_USE for end in marks):
+            raise LedgerError(f"the ledger {self.name} is in use: stop what uses it, and try again in a minute")
 
     async def _latest(self, query: Any) -> Mapping[str, datetime]:
         async with self._transaction(writes=False) as connection:

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import delete, insert, or_, select
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.errors import DeletionUnderWay, HeldSince, LedgerError
 from snaprotd.core.holds import FOREVER, RELEASED, Hold, hold_in_words, hold_of, told_by_ledger
@@ -21,9 +22,9 @@ from snaprotd.ledger.events.record import Events, WithEvents
 from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.sql import notes, statements
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.prepared import Prepared, as_list, listed, of_account
 from snaprotd.ledger.sql.schema import HOLDS, READABLE_WITH_HOLDS
-from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -32,7 +33,15 @@ _C = HOLDS.c
 _OURS = of_account(HOLDS)
 _MEANT = or_(_C.server_id.in_(listed("server_ids")), _C.snapshot_id.in_(listed("ids")), _C.name.in_(listed("names")))
 _SAID = Prepared(lambda: _READ.where(_OURS))
-_PUT = Prepared(lambda: insert(HOLDS).prefix_with("OR REPLACE"), *HOLDS.c.keys())
+
+
+def _put() -> Any:
+    insertion = upsert(HOLDS)
+    others = {one.name: insertion.excluded[one.name] for one in HOLDS.c if not one.primary_key}
+    return insertion.on_conflict_do_update(index_elements=["account", "snapshot_id"], set_=others)
+
+
+_PUT = Prepared(_put, *HOLDS.c.keys())
 _SAID_OF = Prepared(lambda: _READ.where(_OURS, _MEANT))
 
 

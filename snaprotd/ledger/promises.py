@@ -11,16 +11,17 @@ from typing import Any
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import and_, bindparam, case, func, or_, select
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import and_, bindparam, case, or_, select
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.errors import GroupTaken
 from snaprotd.core.power import Power, given_up
 from snaprotd.core.promise import ServerPower, Terms, as_one, inherited, is_later
 from snaprotd.core.rotation import Rotation
+from snaprotd.ledger.sql.connection import Connection
+from snaprotd.ledger.sql.dialects import is_no_integer
 from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list, listed
 from snaprotd.ledger.sql.schema import POWERS
-from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -28,7 +29,7 @@ AT_ONCE = 50
 """Records that are read before others have a turn."""
 
 _BODY = TypeAdapter(ServerPower)
-_DAMAGED = tuple(func.typeof(column) != "integer" for column in (POWERS.c.asked, POWERS.c.released))
+_DAMAGED = (is_no_integer(POWERS.c.asked), is_no_integer(POWERS.c.released))
 _READ = select(*(column for column in POWERS.columns if column.name != "is_followed"))
 _FOLLOWED = Prepared(lambda: _READ.where(or_(POWERS.c.is_followed, POWERS.c.asked > POWERS.c.released, *_DAMAGED)))
 _ITS = (POWERS.c.account == bindparam("account"), POWERS.c.server_id.in_(listed("ids")))

@@ -17,8 +17,9 @@ from urllib.parse import quote
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, Terms, as_one, joined
-from snaprotd.ledger.address import demand_ours, files_of
+from snaprotd.ledger.address import ON_SERVER, demand_ours, files_of
 from snaprotd.ledger.files.copies import Copies, Key
+from snaprotd.ledger.files.place import FilePlace
 from snaprotd.ledger.promises import read_power
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
 from snaprotd.ledger.sqlite import Database, decoded
@@ -41,7 +42,7 @@ def salvaged(path: Path) -> list[ServerPower]:
     found: dict[Key, ServerPower] = {}
     why: LedgerError | None = None
     try:
-        for record in _all(path):
+        for record in () if path.name.startswith(ON_SERVER) and not path.exists() else _all(path):
             found.setdefault((record.account, record.server_id), record)
     except LedgerError as error:
         why = error
@@ -116,7 +117,7 @@ class NoLedger(Ledger):
     """
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(Database(Path(os.devnull)), path, owner="", lease=60.0, lock=None)
+        super().__init__(FilePlace(path, Database(Path(os.devnull)), None), path, owner="", lease=60.0)
         self._why = why
 
     def _transaction(self, **_: bool) -> NoReturn:

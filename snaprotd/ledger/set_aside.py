@@ -9,10 +9,10 @@ import structlog
 from sqlalchemy import func, select
 
 from snaprotd.ledger.sql import statements
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.past import AS_CLAIMED
 from snaprotd.ledger.sql.prepared import Prepared, as_list
 from snaprotd.ledger.sql.schema import ROTATIONS
-from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.starts import Starts
 
 log = structlog.get_logger("snaprotd.ledger")

@@ -17,8 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.address import Stands, demand_ours, files_of, name_of, open_private, stands_at
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.driver import Driver, carried_out, each_carried_out
-from snaprotd.ledger.sql.prepared import Rows, Statement, written
+from snaprotd.ledger.sql.prepared import Rows, Statement
 from snaprotd.ledger.sql.schema import is_current, migrate
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -30,31 +31,16 @@ A_MOMENT = 0.1
 ASK_AGAIN = 0.05
 
 
-class Connection:
-    """A transaction that is open: what is done in it."""
-
+class SqliteConnection(Connection):
     def __init__(self, driver: Driver, *, before: Sequence[Statement] = ()) -> None:
         """`before`: what is carried out with the first statement, in one go."""
         self._driver = driver
         self._before = before
 
-    async def execute(self, statement: Any) -> Rows:
-        """Carry out a statement: one that was prepared, or any of SQLAlchemy's. The rows that it answers with."""
-        before, self._before = self._before, ()
-        return await self._driver.submit(partial(carried_out, (*before, written(statement))))
-
     async def execute_each(self, statements: Sequence[Statement]) -> list[Rows]:
-        """Carry out several that were prepared, one after the other and in one go; the rows of each."""
+        """In one go."""
         before, self._before = self._before, ()
         return await self._driver.submit(partial(each_carried_out, before, statements))
-
-    async def scalar(self, statement: Any) -> Any:
-        """The first value; None where there is none."""
-        return (await self.execute(statement)).scalar()
-
-    async def scalars(self, statement: Any) -> list[Any]:
-        """The first value of each row."""
-        return [row[0] for row in await self.execute(statement)]
 
 
 class Database:
@@ -95,9 +81,9 @@ class Database:
         try:
             if writes:
                 await self._begin_to_write(driver)
-                yield Connection(driver)
+                yield SqliteConnection(driver)
             else:
-                yield Connection(driver, before=[_BEGIN_TO_READ])
+                yield SqliteConnection(driver, before=[_BEGIN_TO_READ])
             await driver.submit(_committed)
         except BaseException:
             await self._undo(driver)

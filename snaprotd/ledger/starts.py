@@ -22,7 +22,7 @@ from snaprotd.ledger.files.copies import Copies, Key
 from snaprotd.ledger.files.turns import Take, Together
 from snaprotd.ledger.rows import read_ids
 from snaprotd.ledger.sql import notes, past, statements
-from snaprotd.ledger.sqlite import Connection
+from snaprotd.ledger.sql.connection import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 

@@ -33,16 +33,18 @@ from snaprotd.ledger.files.aside import Aside
 from snaprotd.ledger.files.copies import Copies, Lives
 from snaprotd.ledger.files.exchange import WRITTEN_BACK, Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
-from snaprotd.ledger.files.place import Place
+from snaprotd.ledger.files.place import FilePlace
 from snaprotd.ledger.files.turns import Together
 from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.set_aside import SetAside
 from snaprotd.ledger.sql import statements
+from snaprotd.ledger.sql.connection import Connection, Place
+from snaprotd.ledger.sql.copying import write_all
 from snaprotd.ledger.sql.marks import set_marks
 from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
-from snaprotd.ledger.sqlite import Connection, Database, open_database
+from snaprotd.ledger.sqlite import open_database
 from snaprotd.ledger.starts import Starts
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -55,22 +57,22 @@ class Ledger(History):
     rotation turns out to belong to somebody else.
     """
 
-    def __init__(self, database: Database, path: Path, *, owner: str, lease: float, lock: FolderLock | None) -> None:
-        self._place = Place(path, database, lock)
+    def __init__(self, place: Place, beside: Path, *, owner: str, lease: float) -> None:
+        """`beside`: what else is kept of it on this host has names that are made from this one."""
+        self._place = place
         self.name = self._place.name
         """What it is called wherever it is shown; without what may be secret of its address."""
         self._owner = owner
         self.lease = lease
         """Length of a lease, in seconds."""
-        self._lock = lock
         self._held: dict[str, Lease] = {}
         self.events = Events(self._transaction, lambda: self.starts.account)
-        self.starts = Starts(self._transaction, Copies(path), self.events, owner=owner, lease=lambda: self.lease)
+        self.starts = Starts(self._transaction, Copies(beside), self.events, owner=owner, lease=lambda: self.lease)
         """What is owed to servers."""
-        self.desk = Desk(self._transaction, self.events, Aside(path))
+        self.desk = Desk(self._transaction, self.events, Aside(beside))
         self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
         self.matched = MatchedServers(self._transaction, lambda: self.starts.account, self.events)
-        self._lives = Lives(path, self.events)
+        self._lives = Lives(beside, self.events)
         holding = (self.events, self._lives, self._place.settle)
         self.holds = Holds(self._transaction, lambda: self.starts.account, *holding)
         self._said: Sequence[Mapping[str, Any]] = ()
@@ -99,7 +101,11 @@ class Ledger(History):
             if folder_lock is not None:
                 folder_lock.release()
             raise
-        ledger = cls(database, path, owner=owner, lease=lease, lock=folder_lock)
+        return await cls.ready(cls(FilePlace(path, database, folder_lock), path, owner=owner, lease=lease))
+
+    @classmethod
+    async def ready(cls, ledger: Ledger) -> Ledger:
+        """It, with what only the copies of its promises tell, where nobody else uses it. Closed, where that fails."""
         try:
             if ledger.is_sole_user:
                 with suppress(LedgerError):  # a ledger that can only be read
@@ -121,7 +127,7 @@ class Ledger(History):
     @property
     def is_sole_user(self) -> bool:
         """No other process had the ledger open when this one came: whoever holds a lease in it is dead."""
-        return self._lock is not None and self._lock.was_alone
+        return self._place.is_sole_user
 
     # -- one rotation ------------------------------------------------------------------------------------------
 
@@ -311,6 +317,13 @@ class Ledger(History):
             for start in range(0, len(marks), 500):  # to write thousands at once would keep others waiting
                 some = marks[start : start + 500]
                 await connection.execute(set_marks(some, datetime.now(UTC)))
+
+    async def fill(self, contents: Mapping[str, list[dict[str, Any]]]) -> Mapping[str, int]:
+        """Have it hold these rows, where it holds none. How many of each table it has then."""
+        async with self._transaction() as connection:
+            written = await write_all(connection, contents, self.name)
+            await self._place.count_on(connection)
+        return written
 
     def _tenure(self) -> dict[str, Any]:  # by the clock of the host; on a database server by the database's own
         return {"owner": self._owner, "lease_until": time.time() + self.lease}

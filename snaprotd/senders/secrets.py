@@ -32,12 +32,17 @@ def nothing_is(text: str) -> bool:
 class Secrets:
     """All such files of one process. What they hold, and held before, is hidden from everything that is written."""
 
-    def __init__(self, folders: Sequence[Path], *, is_token: Callable[[str], bool] = nothing_is) -> None:
-        """Files lie in these folders, wherever links lead. What `is_token` recognizes is the API token: never sent."""
+    def __init__(
+        self, folders: Sequence[Path], *, is_token: Callable[[str], bool] = nothing_is, whose: str = "channels"
+    ) -> None:
+        """Files lie in these folders, wherever links lead. What `is_token` recognizes is the API token: never sent.
+
+        `whose` they are keeps them apart from others in what is hidden.
+        """
         self._folders = [Path(os.path.realpath(folder)) for folder in folders]
         self._is_token = is_token
         self._files: dict[Path, SecretFile] = {}
-        redactor.hide(self.hidden, "channels")
+        redactor.hide(self.hidden, whose)
 
     def file(self, path: Path) -> SecretFile:
         return self._files.setdefault(path, SecretFile(path, self))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -22,13 +23,22 @@ from snaprotd.core.promise import Terms
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
 from snaprotd.engine.tools import Drain, Observers, Tools
-from snaprotd.ledger.address import ledgers_in_force, make_folder, name_of, note_in_force, why_unusable
+from snaprotd.ledger.address import (
+    ServerAddress,
+    is_on_server,
+    ledgers_in_force,
+    make_folder,
+    name_of,
+    note_in_force,
+    why_unusable,
+)
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import TokenSource
 from snaprotd.wiring.access import Transport, cloud_by_terms, open_cloud
+from snaprotd.wiring.channels import password_of
 from snaprotd.wiring.whose import demand_own_account
 
 log = structlog.get_logger("snaprotd")
@@ -41,10 +51,16 @@ ThisMachine = Callable[[str | None], Machine]
 """What the machine shows of itself at the moment of the call, told the configuration's `own_server`."""
 
 
-async def open_ledger(config: Config, *, lock: bool = True) -> Ledger:
+async def open_ledger(config: Config, environ: Mapping[str, str] = os.environ, *, lock: bool = True) -> Ledger:
     """The ledger that `state` names. Raises `LedgerError` where it cannot be used."""
-    lease = config.api.timeout + LEASE_BEYOND_REQUEST
-    ledger = await Ledger.open(ledger_path(config), owner=uuid.uuid4().hex, lease=lease, lock=lock)
+    lease, owner = config.api.timeout + LEASE_BEYOND_REQUEST, uuid.uuid4().hex
+    if is_on_server(config.state):
+        from snaprotd.ledger.server.opening import open_on_server  # its driver may not be installed
+
+        address = ServerAddress(config.state, password_of(config, environ))
+        ledger = await open_on_server(address, ledger_path(config), owner=owner, lease=lease, lock=lock)
+    else:
+        ledger = await Ledger.open(ledger_path(config), owner=owner, lease=lease, lock=lock)
     ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)
     return ledger
 
@@ -55,7 +71,7 @@ async def open_ledger_to_read(config: Config) -> AsyncIterator[Ledger | None]:
 
     Without the folder's lock: a daemon that starts meanwhile may still know that it is alone.
     """
-    if not _exists(ledger_path(config)):
+    if not (is_on_server(config.state) or _exists(ledger_path(config))):
         yield None
         return
     async with await open_ledger(config, lock=False) as ledger:
@@ -68,10 +84,10 @@ async def open_ledger_to_read(config: Config) -> AsyncIterator[Ledger | None]:
 
 
 def ledger_path(config: Config) -> Path:
-    """The file of the ledger. Raises `ConfigError` where this version cannot open what `state` names."""
+    """The file of the ledger, or what goes for it on this host. Raises `ConfigError` where it cannot be opened here."""
     if why := why_unusable(config.state):
         raise ConfigError([Mistake(source=str(config.path), path="state", message=why)])
-    return Path(config.state)
+    return config.ledger
 
 
 @asynccontextmanager
@@ -92,14 +108,14 @@ async def open_tools(
     _see_to_default_place(config, environ)
     async with (
         open_cloud(config, environ, metrics.requests, transport, once=once) as cloud,
-        await open_ledger(config) as ledger,
+        await open_ledger(config, environ) as ledger,
     ):
         # Before anything is promised: a file that names another ledger must not hide what this one will owe.
         folder = notes_directory(config.path, environ)
         with suppress(OSError):  # to note it fails too, and says why
             if folder is not None:
                 make_folder(folder)
-        note_in_force(folder, [Path(config.state), *ledgers_in_force(folder)])
+        note_in_force(folder, [config.ledger, *ledgers_in_force(folder)])
         metrics.requests.follow(lambda: cloud.rate.rate)
         inventory = Inventory(cloud, called=config.server_ids)
         await know_ids(ledger, inventory)
@@ -127,7 +143,7 @@ def _see_to_default_place(config: Config, environ: Mapping[str, str]) -> None:
         log.warning(WHY_NOT_THERE, ledger=name_of(config.state))
     elif config.state == default_state(environ):
         with suppress(OSError):  # to open the ledger fails too, and says why
-            make_folder(Path(config.state).parent)
+            make_folder(config.ledger.parent)
 
 
 async def _adopt(ledger: Ledger) -> None:

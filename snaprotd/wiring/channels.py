@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from snaprotd.config.channels import Email, Run, Webhook
 from snaprotd.config.channels import Ping as Check
 from snaprotd.config.settings import Config
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import WORDS, Kind, Style
 from snaprotd.observe.delivery import Channel
 from snaprotd.provider.token import TokenError, token_source
@@ -18,7 +19,7 @@ from snaprotd.senders.http import Exchange, Transport
 from snaprotd.senders.mail import Mail
 from snaprotd.senders.ping import Ping
 from snaprotd.senders.program import Program
-from snaprotd.senders.secrets import Secrets
+from snaprotd.senders.secrets import SecretError, Secrets
 from snaprotd.senders.webhook import Webhook as Hook
 
 
@@ -90,6 +91,21 @@ def _token_in(token_file: Path | None, environ: Mapping[str, str]) -> Callable[[
         return any(secret in text for secret in secrets)
 
     return is_token
+
+
+def password_of(config: Config, environ: Mapping[str, str]) -> Callable[[], Awaitable[str | None]]:
+    """The password of the ledger's server, as of each call; None where none is named. Raises `LedgerError`."""
+    folders, is_token = config.secret_folders, _token_in(config.api.token_file, environ)
+    secrets = Secrets(folders, is_token=is_token, whose="state_password_file")
+    file = None if config.state_password_file is None else secrets.file(config.state_password_file)
+
+    async def password() -> str | None:
+        try:
+            return None if file is None else await file.password()
+        except SecretError as error:
+            raise LedgerError(f"the ledger's password cannot be read: {error}") from error
+
+    return password
 
 
 def same_channels(one: Config, other: Config) -> bool:

@@ -18,8 +18,8 @@ POLICY = (
 )
 SERVER = f"{POLICY}, id, match, name, policy"
 TOP = (
-    "api, state, listen, allowed_hosts, web_config, own_server, instance, limit, max_concurrent, poll_interval, "
-    "drain_timeout, discover_interval, notify, heartbeat, defaults, policies, servers"
+    "api, state, state_password_file, listen, allowed_hosts, web_config, own_server, instance, limit, max_concurrent, "
+    "poll_interval, drain_timeout, discover_interval, notify, heartbeat, defaults, policies, servers"
 )
 LISTEN = 'should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or unix:/path, or off'
 INLINE = (

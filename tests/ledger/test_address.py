@@ -27,9 +27,11 @@ def test_an_address_is_shown_without_what_opens_it(state: str, shown: str) -> No
     assert name_of(state) == shown
 
 
-def test_a_file_can_be_opened_and_a_server_not_yet() -> None:
+def test_a_file_can_be_opened_always_and_a_server_with_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert why_unusable("./state.db") == why_unusable("postgresql://db/snaprotd") == ""
+    monkeypatch.setattr("snaprotd.ledger.address.find_spec", lambda _: None)
     assert why_unusable("./state.db") == ""
-    assert why_unusable("postgresql://db/snaprotd") == "PostgreSQL is not supported by this version: name a file"
+    assert why_unusable("postgresql://db/snaprotd").endswith('not installed: pip install "snaprotd[postgresql]"')
 
 
 def test_two_rotations_of_one_process_may_write_the_same_file_at_once(tmp_path: Path) -> None:

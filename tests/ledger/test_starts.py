@@ -18,7 +18,7 @@ from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.claims import Claimed, SlotTaken
 from snaprotd.ledger.salvage import salvaged
-from snaprotd.ledger.sqlite import Connection
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.store import Ledger
 from tests.support.policies import a_policy
 from tests.support.rotations import changed

@@ -1,22 +1,15 @@
-"""The ledger on real SQLite files: claims and their races, leases, what is remembered, and every way to be refused."""
+"""The ledger on each database that it may stand on: claims and their races, leases, what is remembered."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-import os
-import resource
-import sqlite3
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import is_dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
@@ -35,15 +28,13 @@ from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import printable
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
-from snaprotd.ledger.files.folder_lock import FolderLock
-from snaprotd.ledger.rows import FORMAT, written_rotation
+from snaprotd.ledger.rows import FORMAT
 from snaprotd.ledger.sql import statements
-from snaprotd.ledger.sql.prepared import Statement
-from snaprotd.ledger.sql.schema import SCHEMA_VERSION
-from snaprotd.ledger.sqlite import Connection
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
 from tests.support.daemons import daemon_on, write_config
+from tests.support.databases import KINDS, REFUSED, Database, PostgresqlDatabase, SqliteDatabase
 from tests.support.policies import a_policy
 from tests.support.rotations import changed
 from tests.support.searches import examples
@@ -60,16 +51,24 @@ def _leases_follow_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("snaprotd.ledger.store.uptime", lambda: asyncio.get_running_loop().time())
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
+@pytest.fixture(params=KINDS)
+def db(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    if request.param == "sqlite":
+        return SqliteDatabase(tmp_path / "state.db")
+    return PostgresqlDatabase(request.getfixturevalue("postgresql").schema(), tmp_path)
 
 
 @asynccontextmanager
-async def ledgers(path: Path, *owners: str, kind: type[Ledger] = Ledger) -> AsyncIterator[list[Ledger]]:
+async def ledgers(where: Database | Path, *owners: str, kind: type[Ledger] = Ledger) -> AsyncIterator[list[Ledger]]:
     """The ledger as several processes see it."""
+    database = _database(where)
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(await kind.open(path, owner=owner, lease=LEASE)) for owner in owners]
+        opened = [await database.open(owner, lease=LEASE, kind=kind) for owner in owners]
+        yield [await stack.enter_async_context(one) for one in opened]
+
+
+def _database(where: Database | Path) -> Database:
+    return SqliteDatabase(where) if isinstance(where, Path) else where
 
 
 def rotation(server: str = "12345", day: int = 0, **changes: Any) -> Rotation:
@@ -104,25 +103,24 @@ async def completed(ledger: Ledger, begun: Rotation | None = None, **end: Any) -
     return done
 
 
-def sql(path: Path, statement: str, *values: object) -> list[Any]:
+def sql(where: Database | Path, statement: str, *values: object) -> list[Any]:
     """One statement by another program, committed."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        return connection.execute(statement, values).fetchall()
+    return _database(where).sql(statement, *values)
 
 
 # -- claims ----------------------------------------------------------------------------------------------------
 
 
-async def test_of_many_claims_of_one_slot_exactly_one_gets_it(path: Path) -> None:
-    async with ledgers(path, "a", "b", "c") as three:
+async def test_of_many_claims_of_one_slot_exactly_one_gets_it(db: Database) -> None:
+    async with ledgers(db, "a", "b", "c") as three:
         claims = await asyncio.gather(*(three[number % 3].claim(rotation()) for number in range(30)))
         assert Counter(map(type, claims)) == {Claimed: 1, SlotTaken: 29}
         (winner,) = [claim.rotation for claim in claims if isinstance(claim, Claimed)]
         assert await three[0].history() == [winner]
 
 
-async def test_only_what_has_failed_is_opened_again_and_by_one_process_only(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_only_what_has_failed_is_opened_again_and_by_one_process_only(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         succeeded, failed = rotation("1"), rotation("2")
         await completed(ours, succeeded)
         await completed(ours, failed, result=Result.FAILURE)
@@ -132,24 +130,24 @@ async def test_only_what_has_failed_is_opened_again_and_by_one_process_only(path
         assert [one.id for one in await ours.open_rotations()] == [failed.id]
 
 
-async def test_of_two_slots_of_one_server_one_is_claimed_and_the_other_told_of_it(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_of_two_slots_of_one_server_one_is_claimed_and_the_other_told_of_it(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         claims = await asyncio.gather(ours.claim(rotation(day=0)), theirs.claim(rotation(day=1)))
     (winner,) = [claim.rotation for claim in claims if isinstance(claim, Claimed)]
     assert [claim for claim in claims if not isinstance(claim, Claimed)] == [ServerBusy(winner)]
 
 
 async def test_of_two_slots_of_one_server_that_are_claimed_in_one_turn_the_other_is_told_of_the_first(
-    path: Path,
+    db: Database,
 ) -> None:
-    async with ledgers(path, "a") as (ours,):
+    async with ledgers(db, "a") as (ours,):
         first, second = await asyncio.gather(ours.claim(rotation(day=0)), ours.claim(rotation(day=1)))
     assert isinstance(first, Claimed)
     assert second == ServerBusy(first.rotation)
 
 
-async def test_a_busy_server_is_told_of_as_it_was_last_saved(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_a_busy_server_is_told_of_as_it_was_last_saved(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         open_one = changed(await claimed(ours), step=Step.STOP, held_off=True, note="asked to stop")
         await ours.save(open_one)
         assert await theirs.claim(rotation(day=1)) == ServerBusy(open_one)
@@ -157,16 +155,16 @@ async def test_a_busy_server_is_told_of_as_it_was_last_saved(path: Path) -> None
 
 
 @pytest.mark.parametrize("result", Result)
-async def test_a_slot_is_taken_for_ever_however_its_rotation_ended(path: Path, result: Result) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_a_slot_is_taken_for_ever_however_its_rotation_ended(db: Database, result: Result) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         await completed(ours, result=result)
         assert await ours.claim(rotation()) == SlotTaken()
         assert await theirs.claim(rotation()) == SlotTaken()
         assert isinstance(await theirs.claim(rotation(day=1)), Claimed)
 
 
-async def test_what_has_failed_goes_on_once_whoever_asks_for_it(path: Path) -> None:
-    async with ledgers(path, "one", "other") as (one, other):
+async def test_what_has_failed_goes_on_once_whoever_asks_for_it(db: Database) -> None:
+    async with ledgers(db, "one", "other") as (one, other):
         failed = await completed(one, result=Result.FAILURE)
         amended = replace(failed, step=Step.WAIT, result=None, finished_at=None)
         assert await other.claim(amended, reopens=True) == Claimed(amended)
@@ -178,19 +176,19 @@ async def test_what_has_failed_goes_on_once_whoever_asks_for_it(path: Path) -> N
         assert await one.claim(amended, reopens=True) == SlotTaken(), "it has not failed"
 
 
-async def test_who_goes_on_with_what_has_failed_shuts_out_a_process_that_holds_it_still(path: Path) -> None:
+async def test_who_goes_on_with_what_has_failed_shuts_out_a_process_that_holds_it_still(db: Database) -> None:
     """Its own last word was written, and the answer lost."""
-    async with ledgers(path, "same", "same") as (one, other):
+    async with ledgers(db, "same", "same") as (one, other):
         begun = await claimed(one)
-        sql(path, "UPDATE rotations SET is_open = 0, result = 'failure'")
+        sql(db, "UPDATE rotations SET is_open = false, result = 'failure'")
         assert isinstance(await other.claim(begun, reopens=True), Claimed)
         with pytest.raises(LeaseLost):
             await one.save(begun)
 
 
 @pytest.mark.parametrize("result", [Result.SUCCESS, Result.PARTIAL])
-async def test_what_has_succeeded_or_another_slot_never_goes_on(path: Path, result: Result) -> None:
-    async with ledgers(path, "me") as (ledger,):
+async def test_what_has_succeeded_or_another_slot_never_goes_on(db: Database, result: Result) -> None:
+    async with ledgers(db, "me") as (ledger,):
         done = await completed(ledger, result=result)
         other = await completed(ledger, rotation(day=1), result=Result.FAILURE)
         assert await ledger.claim(replace(done, step=Step.WAIT, result=None), reopens=True) == SlotTaken()
@@ -199,61 +197,46 @@ async def test_what_has_succeeded_or_another_slot_never_goes_on(path: Path, resu
         assert await ledger.open_rotations() == []
 
 
-async def test_only_where_somebody_has_written_a_ledger_is_asked_for_its_tables(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each time keeps every other process from writing."""
-    async with ledgers(path, "me") as (ledger,):
-        assert await ledger.mend([]) is False
-        with monkeypatch.context() as idle:
-            idle.setattr(ledger, "_transaction", lambda: pytest.fail("nobody has written"))
-            assert await ledger.mend([]) is False
-        sql(path, "DROP TABLE holds")
-        assert await ledger.mend([]) is True
-
-
-async def test_a_slot_of_long_ago_is_taken_whatever_came_after_it(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_slot_of_long_ago_is_taken_whatever_came_after_it(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         for day in range(3):
             await completed(ours, rotation(day=day))
         assert await ours.claim(rotation(day=0)) == SlotTaken()
 
 
-async def test_one_slot_of_two_servers_is_two_slots(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_one_slot_of_two_servers_is_two_slots(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         await claimed(ours, rotation("1"))
         await claimed(ours, rotation("2"))
 
 
-async def test_a_slot_is_the_same_instant_in_every_zone(path: Path) -> None:
+async def test_a_slot_is_the_same_instant_in_every_zone(db: Database) -> None:
     elsewhere = SLOT.astimezone(timezone(timedelta(hours=2)))
-    async with ledgers(path, "a") as (ours,):
+    async with ledgers(db, "a") as (ours,):
         await completed(ours)
         assert await ours.claim(rotation(slot=elsewhere)) == SlotTaken()
 
 
-async def test_the_database_itself_refuses_a_second_open_rotation_of_a_server(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_the_database_itself_refuses_a_second_open_rotation_of_a_server(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         await claimed(ours)
     copy = (
         "INSERT INTO rotations (id, server_id, slot, is_open, body, epoch, lease_until, started_at) "
         "SELECT 'copy', server_id, ?, ?, body, epoch, lease_until, started_at FROM rotations"
     )
-    (slot,) = sql(path, "SELECT slot FROM rotations")[0]
-    with pytest.raises(
-        sqlite3.IntegrityError, match=r"UNIQUE constraint failed: rotations\.account, rotations\.server_id$"
-    ):
-        sql(path, copy, "2025-01-17", True)
-    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE constraint failed"):
-        sql(path, copy, slot, False)
-    sql(path, copy, "2025-01-17", False)
+    (slot,) = sql(db, "SELECT slot FROM rotations")[0]
+    with pytest.raises(REFUSED, match=r"rotations\.account, rotations\.server_id$|one_open_rotation_for_a_server"):
+        sql(db, copy, "2025-01-17", True)
+    with pytest.raises(REFUSED, match=r"(?i)unique constraint"):
+        sql(db, copy, slot, False)
+    sql(db, copy, "2025-01-17", False)
 
 
 # -- leases ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_lease_is_respected_until_it_has_run_out(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_a_lease_is_respected_until_it_has_run_out(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         begun = await claimed(ours)
         await asyncio.sleep(LEASE - 1)
         assert await theirs.take_over() == []
@@ -277,8 +260,8 @@ renewals = pytest.mark.parametrize("renewal", [save, renew])
 
 
 @renewals
-async def test_a_lease_is_good_for_its_whole_length_after_a_renewal(path: Path, renewal: Renewal) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_a_lease_is_good_for_its_whole_length_after_a_renewal(db: Database, renewal: Renewal) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         begun = await claimed(ours)
         await asyncio.sleep(50)
         await renewal(ours, begun)
@@ -289,8 +272,8 @@ async def test_a_lease_is_good_for_its_whole_length_after_a_renewal(path: Path, 
         assert await theirs.take_over() == [begun]
 
 
-async def test_who_takes_over_goes_on_with_what_was_saved_last(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_who_takes_over_goes_on_with_what_was_saved_last(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         before = changed(await claimed(ours), step=Step.WAIT, held_off=True, snapshot_id="77")
         await ours.save(before)
         await asyncio.sleep(LEASE + 1)
@@ -300,19 +283,19 @@ async def test_who_takes_over_goes_on_with_what_was_saved_last(path: Path) -> No
         assert await ours.history() == [finished(before)]
 
 
-async def test_each_take_over_raises_the_epoch(path: Path) -> None:
-    async with ledgers(path, "a", "b") as both:
+async def test_each_take_over_raises_the_epoch(db: Database) -> None:
+    async with ledgers(db, "a", "b") as both:
         begun = await claimed(both[0])
         for number in range(1, 4):
-            assert sql(path, "SELECT owner, epoch FROM rotations") == [("ba"[number % 2], number)]
+            assert sql(db, "SELECT owner, epoch FROM rotations") == [("ba"[number % 2], number)]
             await asyncio.sleep(LEASE + 1)
             with pytest.raises(LeaseLost):
                 both[(number + 1) % 2].guard(begun.id)
             assert await both[number % 2].take_over() == [begun]
 
 
-async def test_a_frozen_owner_learns_at_its_next_write_that_it_has_lost(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (frozen, theirs):
+async def test_a_frozen_owner_learns_at_its_next_write_that_it_has_lost(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (frozen, theirs):
         begun = await claimed(frozen)
         await asyncio.sleep(LEASE + 1)
         await theirs.take_over()
@@ -324,8 +307,8 @@ async def test_a_frozen_owner_learns_at_its_next_write_that_it_has_lost(path: Pa
         await theirs.save(replace(begun, note="alive"))
 
 
-async def test_a_frozen_owner_sends_nothing_when_it_wakes(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (frozen, theirs):
+async def test_a_frozen_owner_sends_nothing_when_it_wakes(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (frozen, theirs):
         begun = await claimed(frozen)
         await asyncio.sleep(LEASE + 1)
         await theirs.take_over()
@@ -334,8 +317,8 @@ async def test_a_frozen_owner_sends_nothing_when_it_wakes(path: Path) -> None:
 
 
 @renewals
-async def test_an_owner_of_the_same_name_but_of_an_older_epoch_has_lost(path: Path, renewal: Renewal) -> None:
-    async with ledgers(path, "a", "b", "a") as (old, between, new):
+async def test_an_owner_of_the_same_name_but_of_an_older_epoch_has_lost(db: Database, renewal: Renewal) -> None:
+    async with ledgers(db, "a", "b", "a") as (old, between, new):
         begun = await claimed(old)
         assert await between.take_over(everything=True) == [begun]
         assert await new.take_over(everything=True) == [begun]
@@ -350,8 +333,8 @@ async def test_an_owner_of_the_same_name_but_of_an_older_epoch_has_lost(path: Pa
             old.guard(begun.id)
 
 
-async def test_a_lost_lease_is_not_renewed(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_a_lost_lease_is_not_renewed(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         begun = await claimed(ours)
         await theirs.take_over(everything=True)
         await asyncio.sleep(50)
@@ -365,8 +348,8 @@ async def test_a_lost_lease_is_not_renewed(path: Path) -> None:
 
 
 @pytest.mark.parametrize("needed", [0.0, 30.0, 59.0])
-async def test_a_guard_lets_nothing_out_that_may_outlast_the_lease(path: Path, needed: float) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_guard_lets_nothing_out_that_may_outlast_the_lease(db: Database, needed: float) -> None:
+    async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours)
         await asyncio.sleep(LEASE - needed)
         ours.guard(begun.id, needed)
@@ -375,8 +358,8 @@ async def test_a_guard_lets_nothing_out_that_may_outlast_the_lease(path: Path, n
             ours.guard(begun.id, needed)
 
 
-async def test_a_guard_knows_only_what_is_held(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_guard_knows_only_what_is_held(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         done = await completed(ours)
         for unknown in (done.id, "never-heard-of"):
             with pytest.raises(LeaseLost):
@@ -396,8 +379,8 @@ class SlowLedger(Ledger):
             await asyncio.sleep(self.seconds)
 
 
-async def test_a_renewal_counts_from_where_it_began_however_long_it_took(path: Path) -> None:
-    async with ledgers(path, "a", kind=SlowLedger) as (slow,):
+async def test_a_renewal_counts_from_where_it_began_however_long_it_took(db: Database) -> None:
+    async with ledgers(db, "a", kind=SlowLedger) as (slow,):
         begun = await claimed(slow)
         await slow.renew()
         await asyncio.sleep(LEASE - 20)
@@ -416,9 +399,12 @@ async def take_over(ledger: Ledger, begun: Rotation) -> None:
 
 
 @pytest.mark.parametrize("write", [claim, save, take_over])
-async def test_a_lease_counts_from_where_its_write_began_however_long_it_took(path: Path, write: Renewal) -> None:
+async def test_a_lease_counts_from_where_its_write_began_however_long_it_took(db: Database, write: Renewal) -> None:
     begun = rotation()
-    async with ledgers(path, "a", "b") as (former, late), await SlowLedger.open(path, owner="c", lease=LEASE) as slow:
+    async with (
+        ledgers(db, "a", "b") as (former, late),
+        await db.open("c", lease=LEASE, kind=SlowLedger) as slow,
+    ):
         assert isinstance(slow, SlowLedger)
         slow.seconds = 0.0
         if write is save:
@@ -436,8 +422,8 @@ async def test_a_lease_counts_from_where_its_write_began_however_long_it_took(pa
         late.guard(begun.id)
 
 
-async def test_what_a_guard_has_let_go_is_renewed_no_more_and_goes_to_whoever_comes_next(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_what_a_guard_has_let_go_is_renewed_no_more_and_goes_to_whoever_comes_next(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         begun, kept = await claimed(ours, rotation("1")), await claimed(ours, rotation("2"))
         await asyncio.sleep(LEASE + 1)
         with pytest.raises(LeaseLost):
@@ -447,8 +433,8 @@ async def test_what_a_guard_has_let_go_is_renewed_no_more_and_goes_to_whoever_co
         await ours.save(kept)
 
 
-async def test_what_a_guard_has_let_go_is_taken_up_again_by_a_process_that_is_alone(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_what_a_guard_has_let_go_is_taken_up_again_by_a_process_that_is_alone(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours)
         await asyncio.sleep(LEASE + 1)
         with pytest.raises(LeaseLost):
@@ -490,8 +476,8 @@ async def test_a_daemon_that_was_suspended_before_a_start_went_out_starts_the_se
         assert [one.result for one in watched.ended if one.is_finished] == [Result.SUCCESS]
 
 
-async def test_what_is_released_goes_to_the_next_at_once(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_what_is_released_goes_to_the_next_at_once(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         begun = await claimed(ours)
         await ours.release(begun.id)
         with pytest.raises(LeaseLost):
@@ -502,16 +488,16 @@ async def test_what_is_released_goes_to_the_next_at_once(path: Path) -> None:
         assert await theirs.take_over() == [begun]
 
 
-async def test_what_is_released_may_be_taken_up_again_by_the_same_process(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_what_is_released_may_be_taken_up_again_by_the_same_process(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours)
         await ours.release(begun.id)
         assert await ours.take_over() == [begun]
         await ours.save(begun)
 
 
-async def test_what_is_not_held_cannot_be_released(path: Path) -> None:
-    async with ledgers(path, "a", "b", "a", "c") as (old, between, new, other):
+async def test_what_is_not_held_cannot_be_released(db: Database) -> None:
+    async with ledgers(db, "a", "b", "a", "c") as (old, between, new, other):
         begun = await claimed(old)
         await other.release(begun.id)
         await between.take_over(everything=True)
@@ -522,8 +508,8 @@ async def test_what_is_not_held_cannot_be_released(path: Path) -> None:
         await new.save(begun)
 
 
-async def test_everything_is_taken_over_from_the_living_too_but_not_from_oneself(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_everything_is_taken_over_from_the_living_too_but_not_from_oneself(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         mine, yours = await claimed(ours, rotation("1")), await claimed(theirs, rotation("2"))
         free = await claimed(theirs, rotation("3"))
         await theirs.release(free.id)
@@ -536,23 +522,25 @@ async def test_everything_is_taken_over_from_the_living_too_but_not_from_oneself
         await ours.save(mine)
 
 
-async def test_what_is_finished_is_nobodys_to_take_over(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_what_is_finished_is_nobodys_to_take_over(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         await completed(ours)
         await asyncio.sleep(10 * LEASE)
         assert await theirs.take_over() == await theirs.take_over(everything=True) == []
 
 
-async def test_one_server_alone_may_be_taken_over(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_one_server_alone_may_be_taken_over(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         await claimed(ours, rotation("1"))
         two = await claimed(ours, rotation("2"))
         await asyncio.sleep(LEASE + 1)
         assert await theirs.take_over(server_id="2") == [two]
 
 
-async def test_a_process_does_not_take_over_what_it_holds_though_it_came_late_with_the_renewal(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_process_does_not_take_over_what_it_holds_though_it_came_late_with_the_renewal(
+    db: Database,
+) -> None:
+    async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours)
         await asyncio.sleep(LEASE + 1)
         assert await ours.take_over() == []
@@ -568,26 +556,26 @@ def wall_clock(set_by: timedelta) -> Iterator[None]:
         yield
 
 
-async def test_a_lease_from_before_the_clock_was_set_back_counts_as_run_out(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_a_lease_from_before_the_clock_was_set_back_counts_as_run_out(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         begun = await claimed(ours)
         with wall_clock(-DAY):
             assert await theirs.take_over() == [begun]
-            assert sql(path, "SELECT lease_until FROM rotations") == [((START - DAY).timestamp() + LEASE,)]
+            assert sql(db, "SELECT lease_until FROM rotations") == [((START - DAY).timestamp() + LEASE,)]
             assert await ours.take_over() == []
             with pytest.raises(LeaseLost):
                 await ours.save(begun)
 
 
-async def test_a_clock_set_back_by_less_than_a_lease_takes_nothing_away(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_a_clock_set_back_by_less_than_a_lease_takes_nothing_away(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         await claimed(ours)
         with wall_clock(timedelta(seconds=1 - LEASE)):
             assert await theirs.take_over() == []
 
 
-async def test_a_guard_does_not_care_how_the_wall_clock_is_set(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_guard_does_not_care_how_the_wall_clock_is_set(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours)
         for jump in (-400 * DAY, DAY):
             with wall_clock(jump):
@@ -603,13 +591,13 @@ def test_the_clock_of_a_guard_cannot_be_set() -> None:
         assert 0 <= uptime() - before < 3600
 
 
-async def test_a_lease_runs_out_while_the_machine_is_suspended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lease_runs_out_while_the_machine_is_suspended(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     suspended = 0.0
 
     def seconds_of(clock: int) -> float:
         return 1000.0 + (suspended if clock == time.CLOCK_BOOTTIME else 0.0)
 
-    async with ledgers(path, "a") as (ours,):
+    async with ledgers(db, "a") as (ours,):
         monkeypatch.setattr("snaprotd.ledger.claims.time.clock_gettime", seconds_of)
         monkeypatch.setattr("snaprotd.ledger.store.uptime", uptime)
         begun = await claimed(ours)
@@ -626,20 +614,20 @@ def mark(server: str = "12345", day: int = 0, schedule: str = "UTC 30 3 * * * +0
     return Mark(server_id=server, seen_until=SLOT + day * DAY, schedule=schedule)
 
 
-async def test_marks_are_read_as_they_were_set(path: Path) -> None:
+async def test_marks_are_read_as_they_were_set(db: Database) -> None:
     odd = Mark(
         server_id="2", seen_until=datetime(2025, 7, 1, 1, 2, 3, 456789, timezone(timedelta(hours=-7))), schedule=""
     )
-    async with ledgers(path, "a") as (ours,):
+    async with ledgers(db, "a") as (ours,):
         assert await ours.marks() == {}
         await ours.set_marks([])
         await ours.set_marks([mark("1"), odd])
-    async with ledgers(path, "b") as (theirs,):
+    async with ledgers(db, "b") as (theirs,):
         assert await theirs.marks() == {"1": mark("1"), "2": odd}
 
 
-async def test_a_mark_never_goes_back_but_its_schedule_is_the_last_that_was_said(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_a_mark_never_goes_back_but_its_schedule_is_the_last_that_was_said(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         await ours.set_marks([mark(day=-2)])
         await theirs.set_marks([mark(day=-4, schedule="another")])
         assert await ours.marks() == {"12345": mark(day=-2, schedule="another")}
@@ -647,14 +635,14 @@ async def test_a_mark_never_goes_back_but_its_schedule_is_the_last_that_was_said
         assert await ours.marks() == {"12345": mark(day=-1)}
 
 
-async def test_a_mark_goes_back_from_a_time_that_is_still_to_come(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_mark_goes_back_from_a_time_that_is_still_to_come(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         await ours.set_marks([mark(day=400)])
         await ours.set_marks([mark(day=-1)])
         assert await ours.marks() == {"12345": mark(day=-1)}
 
 
-async def test_thousands_of_rows_are_read_in_turns(path: Path) -> None:
+async def test_thousands_of_rows_are_read_in_turns(db: Database) -> None:
     read, turns = 0, []
 
     def counted(row: int) -> list[int]:
@@ -673,8 +661,8 @@ async def test_thousands_of_rows_are_read_in_turns(path: Path) -> None:
     assert max(later - before for before, later in pairwise(turns)) <= 100
 
 
-async def test_the_marks_of_all_other_servers_are_forgotten(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_the_marks_of_all_other_servers_are_forgotten(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         await ours.set_marks([mark("1"), mark("2"), mark("3")])
         await theirs.keep_marks({"2", "never-heard-of"})
         assert await ours.marks() == {"2": mark("2")}
@@ -682,14 +670,14 @@ async def test_the_marks_of_all_other_servers_are_forgotten(path: Path) -> None:
         assert await theirs.marks() == {}
 
 
-async def test_a_claim_sets_its_mark(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_claim_sets_its_mark(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         assert isinstance(await ours.claim(rotation(), mark()), Claimed)
         assert await ours.marks() == {"12345": mark()}
 
 
-async def test_a_slot_that_is_taken_or_passed_over_is_dealt_with_too(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_a_slot_that_is_taken_or_passed_over_is_dealt_with_too(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         await claimed(ours)
         assert isinstance(await theirs.claim(rotation(), mark()), SlotTaken)
         assert await theirs.marks() == {"12345": mark()}
@@ -697,9 +685,9 @@ async def test_a_slot_that_is_taken_or_passed_over_is_dealt_with_too(path: Path)
         assert await theirs.marks() == {"12345": mark(day=1)}
 
 
-async def test_a_claim_that_could_not_be_written_leaves_no_mark(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
-        sql(path, "ALTER TABLE rotations RENAME TO elsewhere")
+async def test_a_claim_that_could_not_be_written_leaves_no_mark(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
+        sql(db, "ALTER TABLE rotations RENAME TO elsewhere")
         with pytest.raises(LedgerError):
             await ours.claim(rotation(), mark())
         assert await ours.marks() == {}
@@ -708,31 +696,31 @@ async def test_a_claim_that_could_not_be_written_leaves_no_mark(path: Path) -> N
 # -- what is remembered ------------------------------------------------------------------------------------------
 
 
-async def test_history_is_newest_first_with_open_ones_too(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_history_is_newest_first_with_open_ones_too(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         done = [await completed(ours, rotation(day=day)) for day in (3, 1, 2)]
         now_open = await claimed(theirs, rotation(day=4))
         assert await ours.history() == [now_open, done[0], done[2], done[1]]
 
 
-async def test_history_goes_by_the_instant_and_not_by_its_text(path: Path) -> None:
+async def test_history_goes_by_the_instant_and_not_by_its_text(db: Database) -> None:
     east = timezone(timedelta(hours=9))
     times = [SLOT, SLOT + timedelta(microseconds=1), (SLOT + timedelta(seconds=1)).astimezone(east), SLOT + DAY]
-    async with ledgers(path, "a") as (ours,):
+    async with ledgers(db, "a") as (ours,):
         for number, started_at in enumerate(times):
             await claimed(ours, rotation(str(number), started_at=started_at))
         assert [one.started_at for one in await ours.history()] == times[::-1]
 
 
-async def test_history_of_one_moment_is_in_the_same_order_each_time(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_history_of_one_moment_is_in_the_same_order_each_time(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         for name in "cab":
             await claimed(ours, rotation(name, id=name))
         assert [one.id for one in await ours.history()] == ["a", "b", "c"]
 
 
-async def test_history_is_of_one_server_where_that_is_asked_and_no_longer_than_asked(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_history_is_of_one_server_where_that_is_asked_and_no_longer_than_asked(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         for day in range(25):
             await completed(ours, rotation("1", day))
         await completed(ours, rotation("2", 30))
@@ -743,8 +731,8 @@ async def test_history_is_of_one_server_where_that_is_asked_and_no_longer_than_a
         assert await ours.history("3") == []
 
 
-async def test_open_rotations_are_all_that_have_not_ended_whoever_holds_them(path: Path) -> None:
-    async with ledgers(path, "a", "b") as (ours, theirs):
+async def test_open_rotations_are_all_that_have_not_ended_whoever_holds_them(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
         mine, yours = await claimed(ours, rotation("1")), await claimed(theirs, rotation("2"))
         free = await claimed(theirs, rotation("3"))
         await theirs.release(free.id)
@@ -752,11 +740,11 @@ async def test_open_rotations_are_all_that_have_not_ended_whoever_holds_them(pat
         assert {one.id for one in await ours.open_rotations()} == {mine.id, yours.id, free.id}
 
 
-async def test_when_each_server_began_and_succeeded_last(path: Path) -> None:
+async def test_when_each_server_began_and_succeeded_last(db: Database) -> None:
     def hour(number: int) -> datetime:
         return SLOT + timedelta(hours=number)
 
-    async with ledgers(path, "a") as (ours,):
+    async with ledgers(db, "a") as (ours,):
         assert await ours.last_started() == await ours.last_succeeded() == {}
         await asyncio.sleep(5 * DAY.total_seconds())
         await completed(ours, rotation("1", 0), at=hour(1))
@@ -770,11 +758,11 @@ async def test_when_each_server_began_and_succeeded_last(path: Path) -> None:
 
 
 async def test_when_a_server_succeeded_last_lies_neither_in_the_future_nor_where_a_clock_that_was_ahead_said(
-    path: Path,
+    db: Database,
 ) -> None:
     """Else an alert on it would be silent until then, and until the process after the next had begun."""
     clock: Any = asyncio.get_running_loop()
-    async with ledgers(path, "a") as (ours,):
+    async with ledgers(db, "a") as (ours,):
         await asyncio.sleep(DAY.total_seconds())
         await completed(ours, rotation("1", 0), at=SLOT)
         await completed(ours, rotation("1", 1), at=SLOT + 3 * DAY)
@@ -813,26 +801,26 @@ def any_of(hint: Any) -> st.SearchStrategy[Any]:
 def test_law_every_field_of_a_rotation_is_read_as_it_was_written(several: list[Rotation]) -> None:
     written = {str(number): replace(one, id=str(number), server_id=str(number)) for number, one in enumerate(several)}
 
-    async def story(path: Path) -> None:
-        async with ledgers(path, "a") as (ours,):
+    async def story(db: Database) -> None:
+        async with ledgers(db, "a") as (ours,):
             for one in written.values():
                 await claimed(ours, one)
-        async with ledgers(path, "b") as (theirs,):
+        async with ledgers(db, "b") as (theirs,):
             assert {one.id: one for one in await theirs.history()} == written
             taken = {one.id: one for one in await theirs.take_over(everything=True)}
             assert taken == {key: one for key, one in written.items() if not one.is_finished}
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("snaprotd.ledger.store.uptime", lambda: asyncio.get_running_loop().time())
-        run_virtually(story(Path(folder) / "state.db"))
+        run_virtually(story(SqliteDatabase(Path(folder) / "state.db")))
 
 
-async def test_a_record_of_another_version_is_read_with_the_defaults_of_what_it_lacks(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_record_of_another_version_is_read_with_the_defaults_of_what_it_lacks(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours, rotation(held_off=True))
-        body = json.loads(sql(path, "SELECT body FROM rotations")[0][0])
+        body = json.loads(sql(db, "SELECT body FROM rotations")[0][0])
         del body["starts"]
-        sql(path, "UPDATE rotations SET body = ?", json.dumps({**body, "once_was": 1}))
+        sql(db, "UPDATE rotations SET body = ?", json.dumps({**body, "once_was": 1}))
         assert await ours.open_rotations() == [begun]
 
 
@@ -841,13 +829,13 @@ unreadable = pytest.mark.parametrize("body", ["{}", "", "no JSON", '{"id": "1"}'
 
 @unreadable
 @pytest.mark.parametrize("use", ["history", "open_rotations"])
-async def test_a_row_that_cannot_be_read_is_left_out_and_told_of(path: Path, body: str, use: str) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_row_that_cannot_be_read_is_left_out_and_told_of(db: Database, body: str, use: str) -> None:
+    async with ledgers(db, "a") as (ours,):
         good = await claimed(ours, rotation("good"))
         await claimed(ours, rotation("bad"))
-    sql(path, "UPDATE rotations SET body = ? WHERE server_id = 'bad'", body)
+    sql(db, "UPDATE rotations SET body = ? WHERE server_id = 'bad'", body)
     await asyncio.sleep(LEASE + 1)
-    async with ledgers(path, "b") as (theirs,):
+    async with ledgers(db, "b") as (theirs,):
         with capture_logs() as said:
             assert await getattr(theirs, use)() == [good]
     assert [(one["log_level"], one["body"]) for one in said] == [("error", body)]
@@ -855,505 +843,61 @@ async def test_a_row_that_cannot_be_read_is_left_out_and_told_of(path: Path, bod
 
 @unreadable
 async def test_a_row_that_cannot_be_understood_is_never_taken_over_and_does_not_stop_the_next_slot(
-    path: Path, body: str
+    db: Database, body: str
 ) -> None:
-    async with ledgers(path, "a") as (ours,):
+    async with ledgers(db, "a") as (ours,):
         good = await claimed(ours, rotation("good"))
         bad = await claimed(ours, rotation("bad"))
-    sql(path, "UPDATE rotations SET body = ? WHERE server_id = 'bad'", body)
+    sql(db, "UPDATE rotations SET body = ? WHERE server_id = 'bad'", body)
     await asyncio.sleep(LEASE + 1)
-    async with ledgers(path, "b") as (theirs,):
+    async with ledgers(db, "b") as (theirs,):
         assert await theirs.take_over() == [good]
-        assert sql(path, "SELECT owner, epoch, body FROM rotations WHERE server_id = 'bad'") == [("a", 1, body)]
+        assert sql(db, "SELECT owner, epoch, body FROM rotations WHERE server_id = 'bad'") == [("a", 1, body)]
         assert bad.id in theirs.set_aside["bad"]
         await claimed(theirs, rotation("bad", day=1))
 
 
-async def test_a_row_that_needs_a_newer_version_is_left_as_it_is_and_the_next_slot_runs(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_row_that_needs_a_newer_version_is_left_as_it_is_and_the_next_slot_runs(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         await claimed(ours)
-    sql(path, f"UPDATE rotations SET needs = {FORMAT + 1}")
-    before = sql(path, "SELECT owner, epoch, body FROM rotations")
+    sql(db, f"UPDATE rotations SET needs = {FORMAT + 1}")
+    before = sql(db, "SELECT owner, epoch, body FROM rotations")
     await asyncio.sleep(LEASE + 1)
-    async with ledgers(path, "b") as (theirs,):
+    async with ledgers(db, "b") as (theirs,):
         assert await theirs.take_over() == []
-        assert sql(path, "SELECT owner, epoch, body FROM rotations") == before
+        assert sql(db, "SELECT owner, epoch, body FROM rotations") == before
         await claimed(theirs, rotation(day=1))
 
 
-async def test_what_a_newer_version_wrote_into_a_row_survives_a_save(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_what_a_newer_version_wrote_into_a_row_survives_a_save(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours)
-        body = json.loads(sql(path, "SELECT body FROM rotations")[0][0])
-    sql(path, "UPDATE rotations SET body = ?", json.dumps({**body, "hooks": ["thaw"]}))
+        body = json.loads(sql(db, "SELECT body FROM rotations")[0][0])
+    sql(db, "UPDATE rotations SET body = ?", json.dumps({**body, "hooks": ["thaw"]}))
     await asyncio.sleep(LEASE + 1)
-    async with ledgers(path, "b") as (theirs,):
+    async with ledgers(db, "b") as (theirs,):
         assert await theirs.take_over() == [begun]
         await theirs.save(changed(begun, step=Step.STOP))
-    saved = json.loads(sql(path, "SELECT body FROM rotations")[0][0])
+    saved = json.loads(sql(db, "SELECT body FROM rotations")[0][0])
     assert (saved["hooks"], saved["step"]) == (["thaw"], "stop")
 
 
 @unreadable
-async def test_the_end_of_a_server_whose_row_cannot_be_read_hides_no_other(path: Path, body: str) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_the_end_of_a_server_whose_row_cannot_be_read_hides_no_other(db: Database, body: str) -> None:
+    async with ledgers(db, "a") as (ours,):
         good = await completed(ours, rotation("good"))
         await completed(ours, rotation("bad"))
-        sql(path, "UPDATE rotations SET body = ? WHERE server_id = 'bad'", body)
+        sql(db, "UPDATE rotations SET body = ? WHERE server_id = 'bad'", body)
         assert await ours.latest() == {"good": good}
 
 
 @unreadable
-async def test_a_server_whose_open_row_cannot_be_read_is_refused_in_one_sentence(path: Path, body: str) -> None:
-    async with ledgers(path, "a") as (ours,):
+async def test_a_server_whose_open_row_cannot_be_read_is_refused_in_one_sentence(db: Database, body: str) -> None:
+    async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours)
-        sql(path, "UPDATE rotations SET body = ?", body)
+        sql(db, "UPDATE rotations SET body = ?", body)
         with pytest.raises(LedgerError) as refusal:
             await ours.claim(rotation(day=1))
         assert str(refusal.value) == f"the server's open rotation {begun.id} in the ledger cannot be read"
         assert await ours.claim(rotation()) == SlotTaken()
         assert isinstance(await ours.claim(rotation("another")), Claimed)
-
-
-# -- the file ------------------------------------------------------------------------------------------------------
-
-
-async def test_what_is_committed_is_on_disk(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,), ours._transaction() as connection:
-        pragmas = {
-            name: (await connection.execute(Statement(f"PRAGMA {name}"))).scalar()
-            for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
-        }
-    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5_000, "foreign_keys": 1}
-
-
-async def test_a_ledger_that_is_opened_again_is_as_it_was_left(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
-        begun = await claimed(ours)
-    async with ledgers(path, "b") as (theirs,):
-        assert await theirs.history() == [begun]
-    assert sql(path, "SELECT value FROM meta WHERE key = 'schema'") == [(str(SCHEMA_VERSION),)]
-
-
-async def test_a_ledger_that_another_process_is_just_making_is_waited_for(path: Path) -> None:
-    """SQLite itself does not wait before it switches a file to WAL."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("CREATE TABLE made_first (x)")
-        other.execute("BEGIN IMMEDIATE")
-        asyncio.get_running_loop().call_later(2, other.execute, "COMMIT")
-        async with await Ledger.open(path, owner="one") as ledger:
-            assert await ledger.history() == []
-
-
-async def test_a_ledger_that_another_process_never_lets_go_of_is_told(path: Path) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("CREATE TABLE made_first (x)")
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(LedgerError, match="database is locked"):
-            await Ledger.open(path, owner="one")
-
-
-async def test_many_processes_may_create_one_ledger_at_the_same_moment(path: Path) -> None:
-    opened = await asyncio.gather(*(Ledger.open(path, owner=str(number)) for number in range(12)))
-    for ledger in opened:
-        await ledger.close()
-    assert [ledger.is_sole_user for ledger in opened].count(True) == 1
-    assert sql(path, "SELECT value FROM meta WHERE key = 'schema'") == [(str(SCHEMA_VERSION),)]
-
-
-@pytest.mark.parametrize("value", ["one", "-1", "1.0", "1e0", "\u00b9"])
-async def test_a_schema_that_is_no_number_is_refused(path: Path, value: str) -> None:
-    async with ledgers(path, "a"):
-        pass
-    sql(path, "UPDATE meta SET value = ?", value)
-    with pytest.raises(LedgerError) as refusal:
-        await Ledger.open(path, owner="b")
-    assert str(refusal.value) == (
-        f"the ledger has schema `{value}`, which is no number: this is no ledger of snaprotd's"
-    )
-    with held(path) as lock:
-        assert lock.was_alone
-
-
-ODD_NAMES = ["we?ird.db", "100%25.db", "a%2Fb", "a#b&c=d", ":memory:", "a b.db", "\u00fc.db", "file:x"]
-
-
-@pytest.mark.parametrize("name", ODD_NAMES)
-async def test_a_ledger_is_the_file_of_just_that_name(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    async with ledgers(Path(name), "a") as (ours,):
-        begun = await claimed(ours)
-    assert set(os.listdir(tmp_path)) == {name, f"{name}.lock", f"counted-by-{name}"}
-    async with ledgers(tmp_path / name, "b") as (theirs,):
-        assert await theirs.history() == [begun]
-
-
-async def test_two_ledgers_whose_names_differ_after_a_question_mark_are_two(tmp_path: Path) -> None:
-    async with ledgers(tmp_path / "a?1", "a") as (one,), ledgers(tmp_path / "a?2", "b") as (other,):
-        await claimed(one)
-        assert await other.history() == []
-        assert other.is_sole_user
-
-
-@pytest.mark.parametrize("name", [".", "..", "/", "sub", "sub/", "sub/."])
-async def test_a_folder_is_refused_with_what_to_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "sub").mkdir()
-    folder = Path(name)
-    with pytest.raises(LedgerError) as refusal:
-        await Ledger.open(folder, owner="a")
-    assert str(refusal.value) == f"{folder} is a folder: `state` must name a file, such as {folder / 'state.db'}"
-    assert os.listdir(tmp_path) == ["sub"]
-
-
-async def test_a_ledger_of_a_newer_version_is_refused_with_what_to_do_and_left_alone(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
-        await claimed(ours)
-    sql(path, "UPDATE meta SET value = ?", str(SCHEMA_VERSION + 1))  # of `readable_by`, too
-    sql(path, "DROP TABLE marks")
-    with pytest.raises(LedgerError) as refusal:
-        await Ledger.open(path, owner="b")
-    assert str(refusal.value) == (
-        f"the ledger has schema {SCHEMA_VERSION + 1}, this snaprotd knows up to {SCHEMA_VERSION}: "
-        "it was written by a newer snaprotd; upgrade, or point `state` to another file"
-    )
-    assert sql(path, "SELECT name FROM sqlite_master WHERE name = 'marks'") == []
-    with held(path) as lock:
-        assert lock.was_alone
-
-
-async def test_a_ledger_of_a_newer_version_that_only_added_to_it_is_used_as_it_is(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
-        begun = await claimed(ours)
-    sql(path, "UPDATE meta SET value = '99' WHERE key = 'schema'")
-    sql(path, "CREATE TABLE later (x)")
-    async with ledgers(path, "b") as (theirs,):
-        assert await theirs.history() == [begun]
-    assert sql(path, "SELECT value FROM meta WHERE key = 'schema'") == [("99",)]
-
-
-FIRST = """
-CREATE TABLE meta (key VARCHAR(64) NOT NULL PRIMARY KEY, value TEXT NOT NULL);
-INSERT INTO meta VALUES ('schema', '1');
-CREATE TABLE rotations (
-  id VARCHAR(32) NOT NULL PRIMARY KEY, server_id VARCHAR(64) NOT NULL, slot VARCHAR(32) NOT NULL,
-  is_open BOOLEAN NOT NULL,
-  result VARCHAR(16), body TEXT NOT NULL, owner VARCHAR(64), epoch INTEGER NOT NULL, lease_until FLOAT NOT NULL,
-  started_at VARCHAR(32) NOT NULL, finished_at VARCHAR(32),
-  CONSTRAINT one_rotation_for_a_slot UNIQUE (server_id, slot));
-CREATE UNIQUE INDEX one_open_rotation_for_a_server ON rotations (server_id) WHERE is_open;
-CREATE INDEX rotations_by_time ON rotations (started_at);
-CREATE INDEX rotations_by_end ON rotations (finished_at);
-CREATE TABLE marks (
-  server_id VARCHAR(64) NOT NULL PRIMARY KEY, seen_until VARCHAR(32) NOT NULL, schedule TEXT NOT NULL);
-"""
-"""The tables of the first version, as it made them."""
-
-
-async def test_a_ledger_of_the_first_version_keeps_every_row_and_every_promise(path: Path) -> None:
-    held, over = rotation(held_off=True, step=Step.WAIT), finished(rotation(day=-1))
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript(FIRST)
-        for one in (held, over):
-            times = (one.started_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), one.finished_at and one.finished_at.isoformat())
-            connection.execute(
-                "INSERT INTO rotations VALUES (?, ?, ?, ?, NULL, ?, 'dead', 3, 0.0, ?, ?)",
-                (one.id, "12345", one.slot.isoformat(), one is held, written_rotation(one), *times),
-            )
-        connection.execute("INSERT INTO marks VALUES ('12345', '2025-01-16T03:30:00.000000Z', 'UTC')")
-    async with ledgers(path, "a") as (ours,):
-        ours.starts.account = "admin.vps.org"
-        await ours.starts.adopt()
-        assert await ours.take_over() == [held]
-        assert held.held_off
-        assert len(await ours.history()) == 2
-        assert set(await ours.marks()) == {"12345"}
-    assert sql(path, "SELECT DISTINCT account FROM rotations") == [("admin.vps.org",)]
-
-
-def rubbish(path: Path) -> None:
-    path.write_bytes(b"not a database at all" * 500)
-
-
-def another_programs(path: Path) -> None:
-    sql(path, "CREATE TABLE meta (id INTEGER)")
-
-
-def cut_short(path: Path) -> None:
-    sql(path, "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)")
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (rubbish, "file is not a database"),
-        (another_programs, "no such column: meta.value"),
-        (cut_short, "database disk image is malformed"),
-    ],
-)
-async def test_a_file_that_is_no_ledger_is_refused_in_one_sentence(
-    path: Path, spoil: Callable[[Path], None], reason: str
-) -> None:
-    spoil(path)
-    before = set(threading.enumerate())
-    with pytest.raises(LedgerError) as refusal:
-        await Ledger.open(path, owner="a")
-    for database in set(threading.enumerate()) - before:
-        await asyncio.to_thread(database.join)  # it has a last word for the loop, even if it could open nothing
-    assert str(refusal.value) == f"the ledger {path} cannot be used: {reason}"
-    with held(path) as lock:
-        assert lock.was_alone
-
-
-async def test_a_folder_that_does_not_exist_is_refused_with_what_to_do(path: Path) -> None:
-    nowhere = path / "no" / "state.db"
-    with pytest.raises(LedgerError) as refusal:
-        await Ledger.open(nowhere, owner="a")
-    assert str(refusal.value) == (
-        f"cannot open {nowhere}.lock: No such file or directory. `state` must name a file in a folder that exists "
-        f"and that user {os.getuid()} may write to"
-    )
-
-
-@contextmanager
-def without_privileges() -> Iterator[None]:
-    """As somebody who may not write where the mode says so: nobody, where the tests are run by root."""
-    us = os.geteuid()
-    os.seteuid(us or 65534)
-    try:
-        yield
-    finally:
-        os.seteuid(us)
-
-
-async def test_a_folder_that_may_not_be_written_is_refused_with_what_to_do(path: Path) -> None:
-    path.parent.chmod(0o500)
-    try:
-        with without_privileges(), pytest.raises(LedgerError, match=r"Permission denied\. `state` must name a file in"):
-            await Ledger.open(path, owner="a")
-    finally:
-        path.parent.chmod(0o700)
-
-
-async def test_a_full_disk_is_told_of_and_nothing_is_lost_by_it(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
-        begun = await claimed(ours)
-        with no_room_on_disk(), pytest.raises(LedgerError, match=f"the ledger {path} cannot be used: "):
-            await ours.save(replace(begun, note="x" * 100_000))
-        assert await ours.history() == [begun]
-        await ours.save(replace(begun, note="room again"))
-        assert await ours.open_rotations() == [replace(begun, note="room again")]
-
-
-async def test_a_full_disk_keeps_nobody_from_reading_what_was_promised(path: Path) -> None:
-    async with ledgers(path, "a") as (ours,):
-        begun = await claimed(ours, rotation(held_off=True))
-    with no_room_on_disk(), capture_logs() as said:
-        async with ledgers(path, "b") as (theirs,):
-            assert theirs.is_sole_user
-            assert await theirs.open_rotations() == [begun]
-            with pytest.raises(LedgerError):
-                await theirs.take_over(everything=True)
-    assert [one["log_level"] for one in said] == ["error"]
-    async with ledgers(path, "c", "d") as (third, fourth):
-        assert await third.take_over(everything=True) == [begun]
-        assert await fourth.open_rotations() == [begun]
-
-
-@contextmanager
-def no_room_on_disk() -> Iterator[None]:
-    """No file of this process grows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-USES: dict[str, Callable[[Ledger, Rotation], Awaitable[Any]]] = {
-    "claim": lambda ledger, _: ledger.claim(rotation("2")),
-    "save": lambda ledger, begun: ledger.save(begun),
-    "release": lambda ledger, begun: ledger.release(begun.id),
-    "renew": lambda ledger, _: ledger.renew(),
-    "take_over": lambda ledger, _: ledger.take_over(),
-    "open_rotations": lambda ledger, _: ledger.open_rotations(),
-    "history": lambda ledger, _: ledger.history(),
-    "latest": lambda ledger, _: ledger.latest(),
-    "last_started": lambda ledger, _: ledger.last_started(),
-    "last_succeeded": lambda ledger, _: ledger.last_succeeded(),
-    "marks": lambda ledger, _: ledger.marks(),
-    "set_marks": lambda ledger, _: ledger.set_marks([mark()]),
-    "keep_marks": lambda ledger, _: ledger.keep_marks(()),
-}
-
-
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
-async def test_a_ledger_that_breaks_while_it_is_open_is_told_of(
-    path: Path, use: Callable[[Ledger, Rotation], Awaitable[Any]]
-) -> None:
-    async with ledgers(path, "a") as (ours,):
-        begun = await claimed(ours)
-        sql(path, "DROP TABLE rotations")
-        sql(path, "DROP TABLE marks")
-        with pytest.raises(LedgerError, match=f"the ledger {path} cannot be used: no such table"):
-            await use(ours, begun)
-
-
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
-async def test_a_ledger_that_is_busy_for_too_long_is_told_of(
-    path: Path, use: Callable[[Ledger, Rotation], Awaitable[Any]]
-) -> None:
-    async with ledgers(path, "a") as (ours,):
-        begun = await claimed(ours)
-        ready = asyncio.Event()
-
-        async def occupy() -> None:
-            async with ours._transaction():
-                ready.set()
-                await asyncio.sleep(90)
-
-        occupying = asyncio.create_task(occupy())
-        await ready.wait()
-        with pytest.raises(LedgerError, match=f"the ledger {path} has been busy for 60 s"):
-            await use(ours, begun)
-        await occupying
-        assert await ours.open_rotations() == [begun]
-
-
-# -- the lock beside it ----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def held(path: Path) -> Iterator[FolderLock]:
-    lock = FolderLock.acquire(path)
-    try:
-        yield lock
-    finally:
-        lock.release()
-
-
-def lock_file(path: Path) -> Path:
-    return path.with_name("state.db.lock")
-
-
-async def test_who_opens_a_ledger_knows_whether_anybody_else_has_it_open(path: Path) -> None:
-    async with ledgers(path, "a", "b", "c") as three:
-        assert [ledger.is_sole_user for ledger in three] == [True, False, False]
-    async with ledgers(path, "d") as (alone,):
-        assert alone.is_sole_user
-
-
-async def test_a_ledger_without_a_lock_is_never_taken_for_its_only_user(path: Path) -> None:
-    async with await Ledger.open(path, owner="a", lock=False) as unlocked:
-        assert not unlocked.is_sole_user
-        assert not lock_file(path).exists()
-
-
-def test_whoever_is_left_of_two_still_holds_the_lock(path: Path) -> None:
-    with held(path) as first:
-        second = FolderLock.acquire(path)
-    assert (first.was_alone, second.was_alone) == (True, False)
-    with held(path) as third:
-        assert not third.was_alone
-    second.release()
-    with held(path) as fourth:
-        assert fourth.was_alone
-
-
-HOLD = """
-import sys
-from itertools import pairwise
-from pathlib import Path
-from snaprotd.ledger.files.folder_lock import FolderLock
-print(FolderLock.acquire(Path(sys.argv[1])).was_alone, flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.real_time
-def test_a_killed_process_holds_the_lock_no_longer(path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        try:
-            assert other.stdout.readline() == "True\n"
-            with held(path) as beside:
-                assert not beside.was_alone
-        finally:
-            other.kill()
-        other.wait()
-    with held(path) as alone:
-        assert alone.was_alone
-
-
-def test_the_lock_tells_who_holds_it_and_nobody_else_may_write_it(path: Path) -> None:
-    with held(path) as lock:
-        said = json.loads(lock_file(path).read_text())
-        assert said["pid"] == os.getpid()
-        assert said.keys() == {"boot", "host", "pid"}
-        assert lock_file(path).stat().st_mode & 0o777 == 0o600
-        assert not os.get_inheritable(lock.descriptor)
-
-
-ELSEWHERE = json.dumps({"boot": "8c1d-of-another-machine", "host": "db-2", "pid": 4711})
-
-
-async def test_a_ledger_that_is_open_on_another_host_is_refused_with_what_to_do(path: Path) -> None:
-    with held(path):
-        lock_file(path).write_text(ELSEWHERE)
-        with pytest.raises(LedgerError) as refusal:
-            await Ledger.open(path, owner="a")
-        assert lock_file(path).read_text() == ELSEWHERE
-    assert str(refusal.value) == (
-        f"{lock_file(path)} is held by snaprotd on another host (db-2, process 4711): "
-        "an SQLite ledger must not be shared between hosts. Stop that one, or give this one its own `state`"
-    )
-    with held(path) as after_it:
-        assert after_it.was_alone
-
-
-def test_a_ledger_that_was_left_by_another_host_is_ours_now(path: Path) -> None:
-    lock_file(path).write_text(ELSEWHERE * 5)
-    with held(path) as lock:
-        assert lock.was_alone
-        assert json.loads(lock_file(path).read_text())["pid"] == os.getpid()
-        with held(path) as beside:
-            assert not beside.was_alone
-
-
-@pytest.mark.parametrize("said", ["", "rubbish", "[]", "null", "{}", '{"boot": null}', '{"host": "db-2"}'])
-def test_a_lock_that_does_not_say_who_holds_it_is_shared(path: Path, said: str) -> None:
-    with held(path):
-        lock_file(path).write_text(said)
-        with held(path) as beside:
-            assert not beside.was_alone
-
-
-def test_where_there_are_no_locks_nobody_is_taken_for_the_only_user(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unsupported(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(fcntl, "flock", unsupported)
-    with held(path) as lock:
-        assert not lock.was_alone
-
-
-def test_a_living_process_is_known_though_somebody_removed_its_lock_file(path: Path) -> None:
-    code = f"from pathlib import Path; from snaprotd.ledger.files.folder_lock import FolderLock as L; \
-lock = L.acquire(Path({str(path)!r})); print(lock.was_alone, flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
-        assert living.stdout is not None
-        assert living.stdout.readline() == b"True\n"
-        path.with_name(f"{path.name}.lock").unlink()
-        with held(path) as lock:
-            assert not lock.was_alone
-        living.kill()
-    with held(path) as lock:
-        assert lock.was_alone

@@ -24,7 +24,7 @@ from snaprotd.engine.rotations import LEASE_RENEWAL
 from snaprotd.engine.run import Run
 from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed
-from snaprotd.ledger.sqlite import Connection
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from snaprotd.simulator.world import SimSnapshot

@@ -22,7 +22,8 @@ from snaprotd.core.holds import snapshot_name
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.claims import Claimed, Mark
 from snaprotd.ledger.history import KEPT_HISTORY
-from snaprotd.ledger.sqlite import Connection, Database
+from snaprotd.ledger.sql.connection import Connection
+from snaprotd.ledger.sqlite import Database
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault
 from snaprotd.wiring.assembly import new_rotation

@@ -24,8 +24,8 @@ from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.prepared import Statement
-from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Reply, Request, World
 from tests.support.daemons import daemon_on, power, write_config

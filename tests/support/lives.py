@@ -31,8 +31,8 @@ from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.engine.tools import Drain, Tools
 from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.prepared import Statement
-from snaprotd.ledger.sqlite import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from snaprotd.ledger.sqlite import Connection
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, Reply, Request, World
 from tests.support.daemons import Watched, kill, look_around_less, write_config

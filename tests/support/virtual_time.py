@@ -2,7 +2,7 @@
 
 `asyncio.sleep`, `asyncio.timeout`, timers and `loop.time()` run on virtual seconds; `datetime.now()` and
 `time.time()` follow them (through time-machine). Time only moves when nothing else can: no callback is ready,
-and no thread is at work (a database's). What `asyncio.to_thread` is given is done at once.
+and no thread or server is at work (a database's). What `asyncio.to_thread` is given is done at once.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._virtual = 1000.0
         self._traveller = traveller
         self.at_work = 0
+        self._awaited: set[tuple[Any, int]] = set()
+        """What connections to a database wait for."""
         self.ahead = 0.0
         """Seconds by which the wall clock is wrong."""
         self.connections: weakref.WeakSet[WorkOfADatabase] = weakref.WeakSet()
@@ -92,6 +94,28 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         else:
             self.call_soon(aiosqlite.core.set_result, done, result)
         return done
+
+    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
+        """A connection to a database is waited on, and by nobody else: asyncio's own go another way."""
+        self._waited_on(fd, selectors.EVENT_READ)
+        super().add_reader(fd, callback, *args)
+
+    def remove_reader(self, fd: Any) -> bool:
+        self._waited_on(fd, selectors.EVENT_READ, until_now=True)
+        return super().remove_reader(fd)
+
+    def add_writer(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
+        self._waited_on(fd, selectors.EVENT_WRITE)
+        super().add_writer(fd, callback, *args)
+
+    def remove_writer(self, fd: Any) -> bool:
+        self._waited_on(fd, selectors.EVENT_WRITE, until_now=True)
+        return super().remove_writer(fd)
+
+    def _waited_on(self, fd: Any, event: int, *, until_now: bool = False) -> None:
+        before = len(self._awaited)
+        (self._awaited.discard if until_now else self._awaited.add)((fd, event))
+        self.at_work += len(self._awaited) - before
 
     def is_at_work_until(self, done: asyncio.Future[Any]) -> None:
         """A thread is at work that will set `done`: time does not move before."""

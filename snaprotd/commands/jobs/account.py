@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median
 
 import structlog
@@ -17,6 +16,7 @@ from snaprotd.core.errors import ConfigError, LedgerError, UnknownServer
 from snaprotd.core.model import Machine, Server
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.machine import this_machine
+from snaprotd.ledger.address import is_on_server
 from snaprotd.provider import Doubtful, NullObserver, Provider
 from snaprotd.provider.inventory import Inventory, ServerHoldings
 from snaprotd.report.assessment import as_left
@@ -100,7 +100,7 @@ async def _as_the_ledger_knows(
     """
     known, now = dict(inventory.known), datetime.now(UTC)
     try:
-        if not await asyncio.to_thread(Path(config.state).exists):
+        if not is_on_server(config.state) and not await asyncio.to_thread(config.ledger.exists):
             return known
         from snaprotd.wiring.assembly import open_ledger_to_read  # its library takes a while to load
 

@@ -88,7 +88,7 @@ def refuse_another_ledger(config: Config) -> None:
         theirs = _ledger_of_daemon(config)
     except (Unreachable, ConfigError):
         return
-    if theirs is not None and os.path.realpath(theirs) != os.path.realpath(name_of(config.state)):
+    if theirs is not None and os.path.realpath(theirs) != os.path.realpath(config.ledger):
         raise SnaprotdError(
             f"the daemon that runs here has its ledger in {printable(theirs, len(theirs))}, and this command would use "
             f"{name_of(config.state)}: nothing was done. Name that ledger with `state`, or set "

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from pydantic import TypeAdapter
 from sqlalchemy import delete, select, tuple_
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.telling import Event, Letter, Message
@@ -22,9 +22,9 @@ from snaprotd.core.telling.troubles import GATHER, OF_LEDGER, Ended, Told, Troub
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.files.aside import Aside
 from snaprotd.ledger.sql import notes, statements
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import LETTERS, META
-from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from pydantic import TypeAdapter
 from sqlalchemy import delete, select
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.telling.dropped import Matched
 from snaprotd.core.telling.entries import Entry

@@ -10,14 +10,14 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Select, bindparam, delete, func, select
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.telling.entries import Entry, Happened
 from snaprotd.core.words import printable
 from snaprotd.ledger.sql import statements
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.prepared import Prepared, of_account
 from snaprotd.ledger.sql.schema import EVENTS
-from snaprotd.ledger.sqlite import Connection
 from snaprotd.logs import redactor
 
 log = structlog.get_logger("snaprotd.ledger")

@@ -32,8 +32,8 @@ from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.promises import read_power, row_of
 from snaprotd.ledger.rows import read_lives, written_lives
 from snaprotd.ledger.sql import notes
+from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.schema import SEEN
-from snaprotd.ledger.sqlite import Connection
 
 log = structlog.get_logger("snaprotd.ledger")
 

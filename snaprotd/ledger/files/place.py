@@ -19,7 +19,8 @@ from snaprotd.ledger.files.exchange import Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.files.holder import who_writes
 from snaprotd.ledger.files.turns import Turns
-from snaprotd.ledger.sqlite import Connection, Database, is_damage, is_lock, open_database, told, transaction
+from snaprotd.ledger.sql.connection import Connection, Place
+from snaprotd.ledger.sqlite import Database, is_damage, is_lock, open_database, told, transaction
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -48,7 +49,7 @@ def _standing(noted: Mapping[str, str]) -> _Standing | None:
     return _Standing(count, marks, put_back) if "lives" in noted else None
 
 
-class Place:
+class FilePlace(Place):
     """Raises `LedgerError` wherever the file cannot be used."""
 
     def __init__(self, path: Path, database: Database, lock: FolderLock | None) -> None:
@@ -120,12 +121,20 @@ class Place:
                 noted = await asyncio.to_thread(exchange.noted_alone, self.path)
                 self._settled, self._stood = state_of(self.path), _standing(noted) or self._stood
 
+    async def count_on(self, connection: Connection) -> None:
+        """SQLite has seen them."""
+
     async def close(self) -> None:
         try:
             await self._database.dispose(for_good=True)
         finally:
             if self._lock is not None:
                 self._lock.release()
+
+    @property
+    def is_sole_user(self) -> bool:
+        """No other process had the ledger open when this one came."""
+        return self._lock is not None and self._lock.was_alone
 
     @property
     def was_written(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
+from snaprotd.ledger.sql.dialects import SQLITE
 from snaprotd.ledger.sql.prepared import Rows, Statement, row_of
 
 T = TypeVar("T")
@@ -60,10 +61,11 @@ def carried_out(statements: Sequence[Statement], connection: sqlite3.Connection)
     """In one go, the rows of the last; and nothing of it stays open: what has a statement is not closed."""
     with closing(connection.cursor()) as cursor:
         for one in statements:
-            if isinstance(one.values, Mapping) or not one.values:
-                cursor.execute(one.text, one.values)
+            text, values = one.in_dialect(SQLITE)
+            if isinstance(values, Mapping) or not values:
+                cursor.execute(text, values)
             else:
-                cursor.executemany(one.text, one.values)
+                cursor.executemany(text, values)
         if cursor.description is None:
             return Rows()
         make = row_of(tuple(column[0] for column in cursor.description))

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, case, delete
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list, listed

@@ -7,12 +7,13 @@ from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Select, delete, or_, select
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.ledger.sql.prepared import Prepared, Statement
 from snaprotd.ledger.sql.schema import META
 
 LIVES = Prepared(lambda: select(META.c.key, META.c.value).where(or_(META.c.key == "lives", META.c.key == "count")))()
+LIVES_ALONE = Prepared(lambda: select(META.c.value).where(META.c.key == "lives"))()
 MARKS = Prepared(lambda: select(META.c.value).where(META.c.key == "marks"))()
 """How many marks of life were left in it."""
 
@@ -38,6 +39,10 @@ def restored_since(server_ids: Collection[str]) -> Select[Any]:
 def forget_restores(server_ids: Collection[str]) -> Any:
     return delete(META).where(META.c.key.in_(map(restore_of, server_ids)))
 
+
+RECEIPT = "receipt of "
+"""How the key begins of what each process writes with its transactions, to know whether they were committed."""
+IS_RECEIPT = META.c.key.startswith(RECEIPT, autoescape=True)
 
 IDS = "ids of "
 

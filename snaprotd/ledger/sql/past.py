@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, literal_column, select
+from sqlalchemy import Select, bindparam, delete, func, select
 
 from snaprotd.core.rotation import Result
+from snaprotd.ledger.sql.dialects import number_of_rotation
 from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list
 from snaprotd.ledger.sql.schema import ROTATIONS
 from snaprotd.ledger.sql.statements import CLOCKS_APART, ITS_SERVER, OURS, instant_of, text_of
@@ -21,25 +22,27 @@ def touched() -> Select[Any]:
     return select(columns.account, columns.server_id).group_by(columns.account, columns.server_id).order_by(last.desc())
 
 
-def latest_of_each(column: Any, now: datetime) -> Select[Any]:
+def latest_of_each(column: Any, now: datetime, *where: Any) -> Select[Any]:
     """Of each server the instant in that column of the row that was written last, but for what is still to come.
 
-    Of a group with a maximum SQLite gives the row that has it (https://sqlite.org/lang_select.html#bareagg). What is no
-    instant is none of them.
+    What is no instant is none of them.
     """
+    server_id = ROTATIONS.c.server_id
     is_past = column.like("____-__-__T%") & (column <= text_of(now + CLOCKS_APART))
-    return select(ROTATIONS.c.server_id, column, func.max(AS_CLAIMED)).where(is_past).group_by(ROTATIONS.c.server_id)
+    newest_first = func.row_number().over(partition_by=server_id, order_by=AS_CLAIMED.desc())
+    found = select(server_id, column.label("instant"), newest_first.label("place")).where(is_past, *where).subquery()
+    return select(found.c.server_id, found.c.instant).where(found.c.place == 1)
 
 
 def latest_in(rows: Iterable[Any]) -> dict[str, datetime]:
     """The instants by their servers, but for those that cannot be read."""
-    told = [(server_id, instant_of(text)) for server_id, text, _ in rows]
+    told = [(server_id, instant_of(text)) for server_id, text in rows]
     return {server_id: instant for server_id, instant in told if instant is not None}
 
 
 def latest_success_of_each(now: datetime) -> Select[Any]:
     """When the latest successful rotation of each server ended."""
-    return latest_of_each(ROTATIONS.c.finished_at, now).where(ROTATIONS.c.result == Result.SUCCESS)
+    return latest_of_each(ROTATIONS.c.finished_at, now, ROTATIONS.c.result == Result.SUCCESS.value)
 
 
 def ended_since(instant: datetime) -> Statement:
@@ -54,8 +57,8 @@ def history(server_ids: Collection[str] | None, limit: int) -> Select[Any]:
     return query if server_ids is None else query.where(columns.server_id.in_(list(server_ids)))
 
 
-AS_CLAIMED: Any = literal_column("rotations.rowid")
-"""The order in which rows were written first, which no clock can change: one that was ahead has left times to come."""
+AS_CLAIMED: Any = number_of_rotation()
+"""The order in which rows were written first: a clock that was ahead has left times to come."""
 
 
 _ENDED_SINCE = Prepared(

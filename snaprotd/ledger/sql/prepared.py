@@ -5,22 +5,33 @@ from __future__ import annotations
 import json
 from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import bindparam, func, or_, select
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Dialect, String, bindparam, or_, select
 from sqlalchemy.sql.compiler import SQLCompiler
 
-DIALECT = sqlite.dialect(paramstyle="named")
+from snaprotd.ledger.sql.dialects import elements
+
+Values = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 class Statement:
-    """The text of a statement, and what it is given: once, or once for each row."""
+    """A statement, and what it is given: once, or once for each row."""
 
-    def __init__(self, text: str, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] = ()) -> None:
-        self.text = text
-        self.values = values
+    def __init__(self, source: str | Prepared, values: Values = ()) -> None:
+        """`source`: its text, where that is the same for every database."""
+        self._source = source
+        self._values = values
+
+    def in_dialect(self, dialect: Dialect) -> tuple[str, Values]:
+        """Its text for that database, and its values with those that the text has of its own."""
+        if isinstance(self._source, str):
+            return self._source, self._values
+        text, own = self._source.compiled(dialect)
+        if isinstance(self._values, Mapping):
+            return text, {**own, **self._values}
+        return text, [{**own, **row} for row in self._values]
 
 
 class Prepared:
@@ -30,34 +41,43 @@ class Prepared:
         """`columns` are those of the table that an insert or an update is given by their names."""
         self._build = build
         self._columns = columns
+        self._compiled: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        """By the name of the dialect."""
 
-    @cached_property
-    def _compiled(self) -> tuple[str, Mapping[str, Any]]:
-        compiled: SQLCompiler = self._build().compile(dialect=DIALECT, column_keys=self._columns or None)
-        binds = compiled.binds
-        return str(compiled), {name: bind.value for name, bind in binds.items() if not bind.required}
+    def compiled(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
+        """Its text, and the values in it that nobody has to give."""
+        if (known := self._compiled.get(dialect.name)) is None:
+            done: SQLCompiler = self._build().compile(dialect=dialect, column_keys=self._columns or None)
+            own = {name: bind.value for name, bind in done.binds.items() if not bind.required}
+            known = self._compiled[dialect.name] = str(done), own
+        return known
 
     def __call__(self, **values: Any) -> Statement:
-        text, own = self._compiled
-        return Statement(text, {**own, **values})
+        return Statement(self, values)
 
     def for_each(self, rows: Iterable[Mapping[str, Any]]) -> Statement:
         """Carried out for one row after the other."""
-        text, own = self._compiled
-        return Statement(text, [{**own, **row} for row in rows])
+        return Statement(self, list(rows))
 
 
-def written(statement: Any) -> Statement:
-    """One that is built for this once."""
-    if isinstance(statement, Statement):
-        return statement
-    compiled = statement.compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
-    return Statement(str(compiled), compiled.params)
+class _Once(Statement):
+    """One of SQLAlchemy's, built for this once."""
+
+    def __init__(self, built: Any) -> None:
+        self._built = built
+
+    def in_dialect(self, dialect: Dialect) -> tuple[str, Values]:
+        compiled = self._built.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+        return str(compiled), compiled.params
+
+
+def as_statement(statement: Any) -> Statement:
+    return statement if isinstance(statement, Statement) else _Once(statement)
 
 
 def listed(name: str) -> Any:
     """The values of the parameter `name`, which is given by `as_list`: what a column may be among."""
-    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
+    return select(elements(bindparam(name, type_=String)).table_valued("value").c.value)
 
 
 def of_account(table: Any) -> Any:

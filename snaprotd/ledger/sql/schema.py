@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from sqlalchemy import (
+    DDL,
     Boolean,
     Column,
     Connection,
@@ -17,12 +18,14 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     delete,
+    event,
     insert,
     select,
     text,
 )
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.ledger.sql.dialects import names_of_tables
 
 SCHEMA_VERSION = 4
 
@@ -63,6 +66,13 @@ Index(
     unique=True,
     sqlite_where=ROTATIONS.c.is_open,
     postgresql_where=ROTATIONS.c.is_open,
+)
+event.listen(  # SQLite has a number of its own for each row
+    ROTATIONS,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]
+        "ALTER TABLE rotations ADD COLUMN number bigint GENERATED ALWAYS AS IDENTITY"
+    ).execute_if(dialect="postgresql"),
 )
 Index("rotations_by_time", ROTATIONS.c.started_at)
 Index("rotations_by_end", ROTATIONS.c.finished_at)
@@ -180,7 +190,7 @@ def is_current(connection: Connection) -> bool:
     return not is_short(names)
 
 
-TABLE_NAMES = text("SELECT name FROM sqlite_master WHERE type = 'table'")
+TABLE_NAMES = names_of_tables()
 
 
 def is_short(names: Collection[str]) -> bool:

@@ -11,20 +11,21 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import (
+    String,
     Update,
     bindparam,
     exists,
-    func,
     literal,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.creation import Trace
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger.rows import FORMAT, needs_of, read_trace, written_rotation
+from snaprotd.ledger.sql.dialects import elements
 from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list, listed, of_account
 from snaprotd.ledger.sql.schema import POWERS, ROTATIONS
 
@@ -227,7 +228,7 @@ def slots_of(account: str, server_ids: Collection[str]) -> Statement:
 
 
 def _naming() -> Any:
-    columns, parts = ROTATIONS.c, func.json_each(bindparam("parts")).table_valued("value")
+    columns, parts = ROTATIONS.c, elements(bindparam("parts", type_=String)).table_valued("value")
     stands = exists().where(columns.body.like(literal("%") + parts.c.value + literal("%"), escape="/"))
     named = or_(columns.slot.in_(listed("slots")), stands)
     return select(columns.id, columns.slot, columns.is_open, columns.body).where(OURS, ITS_SERVER, named)

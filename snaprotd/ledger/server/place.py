@@ -1,0 +1,226 @@
+"""Where a ledger on a server stands: its transactions, of which there is one at a time that writes, whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import psycopg
+import structlog
+from sqlalchemy import NullPool, create_engine, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.words import printable
+from snaprotd.ledger.address import ServerAddress, name_of
+from snaprotd.ledger.files.exchange import Exchange
+from snaprotd.ledger.files.folder_lock import FolderLock
+from snaprotd.ledger.files.turns import Turns
+from snaprotd.ledger.server.session import Session, bounded, parameters_of
+from snaprotd.ledger.sql import notes
+from snaprotd.ledger.sql.connection import Connection, Place
+from snaprotd.ledger.sql.prepared import Rows, Statement
+from snaprotd.ledger.sql.schema import META, is_current, migrate
+from snaprotd.logs import redactor
+
+log = structlog.get_logger("snaprotd.ledger")
+
+LONGEST = 5.0
+"""Seconds for which a transaction may stand still, or wait for another process: who is frozen keeps nobody waiting."""
+ASK_AGAIN = 1.0
+"""Seconds."""
+FINDS_OUT = 3
+"""Times that is asked whether a transaction was committed whose answer was lost."""
+
+_LOCK = "pg_advisory_xact_lock(hashtext('snaprotd'), hashtext(current_schema()))"
+"""Of the ledger, until the transaction's end. Through a pooler too, which gives each transaction another connection."""
+
+_TO_WRITE = f"""
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL lock_timeout = '{2 * LONGEST:g}s';
+SET LOCAL statement_timeout = '{2 * LONGEST:g}s';
+SET LOCAL idle_in_transaction_session_timeout = '{LONGEST:g}s';
+SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
+SELECT {_LOCK};
+"""
+"""A role may have commits not be waited for: a promise would be lost with the server's machine."""
+_TO_READ = f"""
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL statement_timeout = '{2 * LONGEST:g}s';
+SET LOCAL idle_in_transaction_session_timeout = '{LONGEST:g}s';
+"""
+
+
+class ServerConnection(Connection):
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def execute_each(self, statements: Sequence[Statement]) -> list[Rows]:
+        return [await self._session.ask(one) for one in statements]
+
+
+class ServerPlace(Place):
+    """The ledger that stands on the server at an address, as one process sees it."""
+
+    def __init__(self, address: ServerAddress, lock: FolderLock | None, *, owner: str) -> None:
+        """`lock` tells other processes of this host that there is one; it is released in the end."""
+        self.name = name_of(address.url)
+        """What it is called wherever it is shown; without what may be secret of its address."""
+        self.exchanges: list[Exchange] = []
+        """What has happened to it, for whoever is to write again what it may lack."""
+        self._address = address
+        self._receipt = f"{notes.RECEIPT}{owner}"
+        self._count = 0
+        """Of the transactions of this process that have written: the last one stands in a row of its own."""
+        self._lock = lock
+        self._turns = Turns(self.name)
+        self._session: Session | None = None
+
+    @asynccontextmanager
+    async def begin(self, *, writes: bool = True, urgent: bool = False) -> AsyncIterator[Connection]:
+        """A transaction. One at a time: those that write wait for those of other processes too."""
+        async with self._turns.take(urgent=urgent):
+            with told(self.name):
+                session = await self._ready()
+                try:
+                    await session.tell(_TO_WRITE if writes else _TO_READ)
+                    connection = ServerConnection(session)
+                    yield connection
+                    if writes:
+                        await self._commit(connection, session)
+                    else:
+                        await session.tell("COMMIT")
+                except BaseException:
+                    await self._undo(session)
+                    raise
+
+    async def _commit(self, connection: Connection, session: Session) -> None:
+        self._count += 1
+        await connection.execute(notes.note(self._receipt, str(self._count)))
+        try:
+            await session.tell("COMMIT")
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError) as error:
+            session.end()
+            if not await self._was_committed():
+                raise LedgerError(f"the ledger {self.name} was not written: {_words(error)}") from error
+            log.warning("an answer of the ledger's server was lost, and what it was about is written", error=str(error))
+
+    async def _was_committed(self) -> bool:
+        """Whether the last transaction of ours was. Raises `LedgerError` where nobody answers that: it may have been.
+
+        It is over by then, for the lock is asked for that it had.
+        """
+        for left in range(FINDS_OUT - 1, -1, -1):
+            try:
+                session = await self._ready()
+                await session.tell(_TO_WRITE)
+                its_receipt = select(META.c.value).where(META.c.key == self._receipt)
+                written = await ServerConnection(session).scalar(its_receipt)
+                await session.tell("ROLLBACK")
+                return bool(written == str(self._count))
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                if self._session is not None:
+                    self._session.end()
+                if not left:
+                    why = f"the ledger {self.name} may have been written or not: {_words(error)}"
+                    raise LedgerError(why) from error
+            await asyncio.sleep(ASK_AGAIN)
+        raise AssertionError("unreachable")
+
+    async def _ready(self) -> Session:
+        if self._session is None or self._session.is_lost:
+            self._session = await Session.begin(self._address)
+        return self._session
+
+    async def _undo(self, session: Session) -> None:
+        """In a session that is lost nothing is left open."""
+        if not session.is_lost:
+            with suppress(psycopg.Error, OSError, TimeoutError):
+                await asyncio.shield(session.tell("ROLLBACK"))
+        if session.is_lost:
+            session.end()
+
+    async def migrate(self) -> None:
+        """Make its tables, or bring them to this version's. Raises `LedgerError`."""
+        with told(self.name):
+            more = await parameters_of(self._address)
+            work = asyncio.to_thread(_migrated, self._address.url, more)
+            await bounded(work, left=lambda _: None, within=6 * LONGEST)
+
+    @property
+    def is_sole_user(self) -> bool:
+        """Of a server nobody knows that."""
+        return False
+
+    @property
+    def was_written(self) -> bool:
+        """Nobody knows that either: it is looked at with each mark of life."""
+        return False
+
+    async def see_to(self) -> None:
+        """No file of it is here that could be exchanged."""
+
+    async def open_anew(self) -> None:
+        """With the tables that it lacks."""
+        async with self._turns.take():
+            await self.migrate()
+
+    async def share(self) -> None:
+        """It is shared."""
+
+    async def settle(self) -> None:
+        """What was committed is in its log for good."""
+
+    def looked(self) -> None:
+        """Nothing shows from outside whether anybody writes."""
+
+    async def count_on(self, connection: Connection) -> None:
+        """An id that was brought from elsewhere is not given again."""
+        await connection.execute(_COUNT_ON)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            self._session.end()
+            self._session = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+_COUNT_ON = Statement("SELECT setval(pg_get_serial_sequence('events', 'id'), max(id)) FROM events HAVING max(id) > 0")
+
+
+def _migrated(url: str, more: dict[str, Any]) -> None:
+    """By SQLAlchemy, which knows the tables."""
+
+    def connect() -> psycopg.Connection[Any]:
+        return psycopg.connect(url, **more)
+
+    engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+    with engine.connect() as its:
+        if is_current(its):
+            return
+        its.rollback()
+        its.execute(text(f"SET LOCAL lock_timeout = '{4 * LONGEST:g}s'"))
+        its.execute(text(f"SELECT {_LOCK}"))
+        migrate(its)
+        its.commit()
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """What goes wrong with the ledger called `name` is a `LedgerError`."""
+    try:
+        yield
+    except (psycopg.Error, SQLAlchemyError, OSError, UnicodeError) as error:
+        raise LedgerError(
+            f"the ledger {name} cannot be used: {_words(getattr(error, 'orig', None) or error)}"
+        ) from error
+
+
+def _words(error: object) -> str:
+    """The first line: the others are hints, and may be long."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return printable(redactor.clean(line))

@@ -1,0 +1,171 @@
+"""A ledger as a whole: copied to PostgreSQL and back, shown, and its database looked at by `check --online`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from snaprotd.commands.jobs.ledgers import copy, findings_of_database, overview
+from snaprotd.config import file as config
+from snaprotd.config.settings import Config
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.holds import FOREVER
+from snaprotd.core.power import promised
+from snaprotd.wiring.assembly import open_ledger
+from tests.ledger.test_store import claimed, completed, mark, rotation
+from tests.support.databases import PostgresqlDatabase, Server
+from tests.support.nouns import a_snapshot
+from tests.support.virtual_time import START
+
+pytestmark = pytest.mark.usefixtures("one_clock", "silence")
+
+
+@pytest.fixture
+def server(postgresql: Server, tmp_path: Path) -> PostgresqlDatabase:
+    return PostgresqlDatabase(postgresql.schema(), tmp_path)
+
+
+def settings(folder: Path, state: str, more: str = "") -> Config:
+    path = folder / "config.yaml"
+    path.write_text(f'state: "{state}"\n{more}servers: [{{id: 12345, schedule: "@daily"}}]\n')
+    return config.load(path, {"STATE_DIRECTORY": str(folder)})
+
+
+async def filled(config: Config) -> None:
+    """With something in nearly every table."""
+    async with await open_ledger(config, {}) as ledger:
+        await completed(ledger, rotation(day=-1))
+        begun = await claimed(ledger, rotation())
+        await ledger.save(replace(begun, power=promised(begun.power, START)))
+        await ledger.set_marks([mark()])
+        await ledger.holds.say(a_snapshot("7", "before", START), ["12345"], FOREVER, START)
+        await ledger.probe()
+
+
+async def test_a_copy_holds_all_of_it_in_both_directions(server: PostgresqlDatabase, tmp_path: Path) -> None:
+    first, last = tmp_path / "state.db", tmp_path / "again.db"
+    own = settings(tmp_path, str(first))
+    await filled(own)
+    there = await copy(own, {}, str(first), server.url)
+    await asyncio.sleep(61)
+    assert await copy(own, {}, server.url, str(last)) == there
+    held = []
+    for one in (first, last):
+        async with await open_ledger(replace(own, ledger=one), {}) as ledger:
+            found = [row for rows in (await ledger.contents()).values() for row in rows if row.get("key") != "marks"]
+            held.append(
+                (sorted(map(str, found)), await ledger.history(), await ledger.starts.owed(), await ledger.holds.said())
+            )
+    assert held[0] == held[1]
+    assert there["rotations"] == 2
+    assert len(held[0][2]) == len(held[0][3]) == 1
+
+
+async def test_an_event_of_the_copy_has_an_id_of_its_own(server: PostgresqlDatabase, tmp_path: Path) -> None:
+    own = settings(tmp_path, str(tmp_path / "state.db"))
+    await filled(own)
+    await copy(own, {}, own.state, server.url)
+    async with await open_ledger(replace(own, state=server.url), {}) as ledger:
+        before, _ = await ledger.events.after(0, limit=100)
+        await completed(ledger, rotation("another"))
+        after, _ = await ledger.events.after(0, limit=100)
+    assert [one.id for one in after[: len(before)]] == [one.id for one in before]
+    assert after[-1].id > before[-1].id
+
+
+async def test_what_is_in_use_or_holds_anything_is_refused(server: PostgresqlDatabase, tmp_path: Path) -> None:
+    own = settings(tmp_path, str(tmp_path / "state.db"))
+    await filled(own)
+    async with await open_ledger(own, {}):
+        with pytest.raises(LedgerError, match=r"state\.db is in use: stop what uses it, and try again in a minute$"):
+            await copy(own, {}, own.state, server.url)
+    await copy(own, {}, own.state, server.url)
+    await asyncio.sleep(61)
+    with pytest.raises(LedgerError, match=r"is not empty \(.*2 in rotations.*\): nothing was copied into it$"):
+        await copy(own, {}, own.state, server.url)
+    with pytest.raises(LedgerError, match="is both"):
+        await copy(own, {}, own.state, own.state)
+    with pytest.raises(LedgerError, match="there is no ledger at"):
+        await copy(own, {}, str(tmp_path / "none.db"), str(tmp_path / "new.db"))
+    async with await server.open("living") as ledger:
+        await ledger.probe()
+        with pytest.raises(LedgerError, match=r"^the ledger postgresql://.* is in use: stop"):
+            await copy(own, {}, server.url, str(tmp_path / "new.db"))
+
+
+async def test_it_is_shown_with_who_has_rotations_open(server: PostgresqlDatabase, tmp_path: Path) -> None:
+    async with await server.open("living") as ledger:
+        await claimed(ledger)
+        shown = await overview(settings(tmp_path, server.url))
+    assert [(one.owner, one.rotations) for one in shown.holders] == [("living", 1)]
+    assert shown.rows["rotations"] == 1
+    assert shown.size > 10_000
+
+
+# -- its database ------------------------------------------------------------------------------------------------------
+
+
+async def texts(config: Config, environ: Mapping[str, str] | None = None) -> list[tuple[bool, bool, str]]:
+    found = await findings_of_database(config, environ or {})
+    return [(one.ok, one.note, one.text.partition(": ")[2] or one.text) for one in found]
+
+
+async def test_a_file_has_no_database_to_look_at(tmp_path: Path) -> None:
+    assert await texts(settings(tmp_path, str(tmp_path / "state.db"))) == []
+
+
+async def test_a_good_one_is_told_with_what_its_commits_wait_for(server: PostgresqlDatabase, tmp_path: Path) -> None:
+    told = await texts(settings(tmp_path, server.url))
+    assert [(ok, note) for ok, note, _ in told] == [(True, False), (True, True)]
+    assert told[0][2].endswith("answers, and can be written")
+    assert "`synchronous_standby_names`" in told[1][2]
+    assert server.sql("SELECT 1 FROM pg_tables WHERE schemaname = current_schema()") == []  # nothing was made
+
+
+async def test_one_that_cannot_be_used_is_a_problem(server: PostgresqlDatabase, tmp_path: Path) -> None:
+    standby = f"{server.url}%20-cdefault_transaction_read_only%3Don"
+    ((ok, _, text),) = await texts(settings(tmp_path, standby))
+    assert (ok, "cannot be written: it may be a standby" in text or "target_session_attrs" in text) == (False, True)
+    ((ok, _, text),) = await texts(settings(tmp_path, f"{server.url}%20-csearch_path%3Dnowhere"))
+    assert (ok, text) == (False, "the role may not create tables there, and no ledger is there yet")
+    ((ok, _, text),) = await texts(settings(tmp_path, "postgresql://127.0.0.1:1/x"))
+    assert (ok, "refused" in text) == (False, True)
+
+
+# -- its password ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_password_is_read_anew_for_each_connection_and_shown_nowhere(
+    server: PostgresqlDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, used = tmp_path / "database-password", []
+    connect = psycopg.AsyncConnection.connect
+
+    async def connected(url: str, **more: object) -> psycopg.AsyncConnection[object]:
+        used.append(more.pop("password"))
+        return await connect(url, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("snaprotd.ledger.server.session.psycopg.AsyncConnection.connect", connected)
+    own = settings(tmp_path, server.url, f"state_password_file: {file}\n")
+    for password in ("first-made-up-word", "second-made-up-word"):
+        file.write_text(f"{password}\n")
+        file.chmod(0o600)
+        assert (await texts(own))[0][0]
+    assert used == ["first-made-up-word", "second-made-up-word"]
+    assert "made-up" not in repr(own)
+
+    def refused(*_: object, **__: object) -> psycopg.Connection[object]:
+        raise psycopg.OperationalError("FATAL: password second-made-up-word is wrong")
+
+    monkeypatch.setattr("snaprotd.ledger.server.place.psycopg.connect", refused)
+    with pytest.raises(LedgerError) as told:
+        await open_ledger(own, {})
+    assert "second-made-up-word" not in str(told.value)
+    file.unlink()
+    ((ok, _, text),) = await texts(settings(tmp_path, server.url, f"state_password_file: {file}\n"))
+    assert (ok, text.endswith("database-password cannot be read: No such file or directory")) == (False, True)

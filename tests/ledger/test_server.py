@@ -1,0 +1,172 @@
+"""A ledger on PostgreSQL: answers that are lost, a network that is silent, and a role that waits for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from snaprotd.core.errors import LedgerError
+from snaprotd.ledger.address import ServerAddress
+from snaprotd.ledger.claims import Claimed, SlotTaken
+from snaprotd.ledger.server import session as sessions
+from snaprotd.ledger.server.opening import open_on_server
+from snaprotd.ledger.server.session import Session
+from snaprotd.ledger.sql.prepared import Statement
+from snaprotd.ledger.store import Ledger
+from tests.ledger.test_store import claimed, ledgers, rotation
+from tests.support.databases import PostgresqlDatabase, Server
+
+pytestmark = pytest.mark.usefixtures("one_clock")
+
+
+@pytest.fixture
+def db(postgresql: Server, tmp_path: Path) -> PostgresqlDatabase:
+    return PostgresqlDatabase(postgresql.schema(), tmp_path)
+
+
+Tell = Callable[[Session, str], Awaitable[None]]
+
+
+@asynccontextmanager
+async def commits_that(fail: Callable[[Session, Tell], Awaitable[None]], *, times: int = 1) -> AsyncIterator[None]:
+    """The next commits end so."""
+    tell, left = Session.tell, times
+
+    async def told(self: Session, text: str) -> None:
+        nonlocal left
+        if text == "COMMIT" and left:
+            left -= 1
+            await fail(self, tell)
+        else:
+            await tell(self, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "tell", told)
+        yield
+
+
+async def answer_is_lost(session: Session, tell: Tell) -> None:
+    await tell(session, "COMMIT")
+    session.end()
+    raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+async def request_is_lost(session: Session, tell: Tell) -> None:
+    session.end()
+    raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+async def test_a_commit_whose_answer_is_lost_is_found_to_be_written(db: PostgresqlDatabase) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
+        async with commits_that(answer_is_lost):
+            begun = await claimed(ours)
+        await ours.save(begun)
+        assert await theirs.claim(rotation()) == SlotTaken()
+
+
+async def test_a_commit_that_was_lost_is_not_taken_for_written(db: PostgresqlDatabase) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
+        async with commits_that(request_is_lost):
+            with pytest.raises(LedgerError, match=r"was not written: server closed the connection unexpectedly$"):
+                await ours.claim(rotation())
+        assert isinstance(await theirs.claim(rotation()), Claimed)
+
+
+async def test_of_a_commit_that_nobody_can_be_asked_about_nothing_is_concluded(
+    db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ledgers(db, "a") as (ours,):
+        await claimed(ours, rotation("before"))
+        async with commits_that(answer_is_lost):
+
+            async def refused(_: object) -> Session:
+                raise psycopg.OperationalError("connection refused\nIs the server running?")
+
+            with monkeypatch.context() as away:
+                away.setattr(Session, "begin", refused)
+                with pytest.raises(LedgerError, match=r"may have been written or not: connection refused$"):
+                    await ours.claim(rotation())
+        await claimed(ours, rotation("another"))
+
+
+async def test_a_call_that_is_never_answered_is_walked_away_from(
+    db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with ledgers(db, "a") as (ours,):
+        await claimed(ours)
+
+        async def silent(*_: Any, **__: Any) -> None:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                await asyncio.sleep(3600)  # as a driver does that asks the server to cancel it
+
+        began = loop.time()
+        with monkeypatch.context() as dark:
+            dark.setattr(psycopg.AsyncConnection, "execute", silent)
+            with pytest.raises(LedgerError, match=r"cannot be used: no answer within 10 s$"):
+                await ours.history()
+        assert loop.time() - began == sessions.WITHIN
+        assert len(await ours.history()) == 1
+
+
+async def setting(ledger: Ledger, name: str) -> str:
+    async with ledger._transaction() as connection:
+        return str(await connection.scalar(Statement(f"SHOW {name}")))
+
+
+@pytest.mark.parametrize(("of_role", "in_force"), [("off", "on"), ("remote_apply", "remote_apply"), ("on", "on")])
+async def test_a_commit_is_waited_for_whatever_the_role_says(
+    db: PostgresqlDatabase, tmp_path: Path, of_role: str, in_force: str
+) -> None:
+    url = f"{db.url}%20-csynchronous_commit%3D{of_role}%20-cdefault_transaction_isolation%3Dserializable"
+    async with await open_on_server(ServerAddress(url), tmp_path / "state", owner="a") as ours:
+        assert await setting(ours, "synchronous_commit") == in_force
+        assert await setting(ours, "transaction_isolation") == "read committed"
+
+
+async def test_where_it_may_not_be_written_any_more_another_way_is_taken_to_it(
+    db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has become a standby: `target_session_attrs` finds the one that has taken its place."""
+    async with ledgers(db, "a") as (ours,):
+        await claimed(ours)
+        first = ours._place._session  # type: ignore[attr-defined]
+        with monkeypatch.context() as standby:
+
+            async def refused(*_: Any, **__: Any) -> None:
+                raise psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction")
+
+            standby.setattr(psycopg.AsyncCursor, "execute", refused)
+            with pytest.raises(LedgerError, match="read-only"):
+                await ours.claim(rotation("another"))
+        await claimed(ours, rotation("another"))
+        assert ours._place._session is not first  # type: ignore[attr-defined]
+
+
+async def test_who_is_frozen_in_a_transaction_keeps_others_waiting_for_seconds_only(
+    db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the server counts them, whose clock is no virtual one: less of them here."""
+    places = "snaprotd.ledger.server.place"
+    from snaprotd.ledger.server import place
+
+    monkeypatch.setattr(f"{places}._TO_WRITE", place._TO_WRITE.replace("'5s'", "'100ms'"))
+    async with ledgers(db, "frozen", "b") as (frozen, theirs):
+
+        async def freezes() -> None:
+            async with frozen._transaction() as connection:
+                await connection.scalar(Statement("SELECT 1"))
+                await claimed(theirs)
+                await connection.scalar(Statement("SELECT 1"))
+
+        with pytest.raises(LedgerError, match="idle-in-transaction timeout"):
+            await freezes()
+        await claimed(frozen, rotation("another"))
