@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 
 from snaprotd.config.settings import Config, Target, resolve
+from snaprotd.core.asking.budget import read_every
 from snaprotd.core.errors import CloudError, LedgerError
 from snaprotd.core.model import DOUBT, Server
 from snaprotd.core.telling.dropped import Matched
@@ -30,7 +31,13 @@ HISTORY_EVERY = 86400.0
 log = structlog.get_logger("snaprotd.account")
 
 GONE_AFTER = 300.0
-"""Seconds for which a server that is no longer listed is looked after still: it may have left the list for a moment."""
+"""Seconds for which a server that is no longer listed is looked after still: it may have left the list for a moment.
+
+Three times as long as a large account is left alone between two readings, where that is longer.
+"""
+
+RARELY = 300.0
+"""Seconds for which the largest account is left alone, unless something is followed in it or it could not be read."""
 
 
 class LookAfter(Protocol):
@@ -69,6 +76,9 @@ class AccountWatch:
         self._first_listed = first_listed
         self._now = now
         self._assessments = Assessments()
+        self._read_at = 0.0
+        """When the last reading ended, by the loop's clock."""
+        self._gone_after = GONE_AFTER
         self._discovered_at: float | None = None
         self._missing: frozenset[str] = frozenset()
         self._doubled: frozenset[str] = frozenset()
@@ -92,8 +102,25 @@ class AccountWatch:
     def apply(self, config: Config) -> None:
         self._config = config
 
+    def is_to_read(self, shortest: float, rate: float) -> bool:
+        """Whether it is time to read the account, which is asked every `shortest` seconds: a large one is read less.
+
+        `rate`: requests a second, as in force.
+        """
+        rarely = min(self._config.discover_interval, RARELY)
+        every = max(shortest, min(read_every(self._inventory.pages, rate), rarely))
+        self._gone_after = max(GONE_AFTER, 3 * every)
+        left = self._read_at + every - asyncio.get_running_loop().time()
+        return not self.is_listed or bool(self.in_doubt) or left < shortest / 2
+
     async def read(self) -> None:
         """List the whole account, and bring everything in line with it. A failure is logged and kept."""
+        try:
+            await self._read()
+        finally:
+            self._read_at = asyncio.get_running_loop().time()
+
+    async def _read(self) -> None:
         failure = self.failure = await self._refresh()
         self.is_listed = self.is_listed and failure is None
         self._tell_doubts()
@@ -174,10 +201,10 @@ class AccountWatch:
         return list(self._inventory.seen_servers.values())
 
     def targets(self) -> Sequence[Target]:
-        """The servers to look after. What was listed once stays until lists have been without it for `GONE_AFTER`."""
+        """The servers to look after. What was listed once stays until lists have been without it for a while."""
         moment = asyncio.get_running_loop().time()
         self._listed |= {server.id: (server, moment) for server in self.servers()}
-        self._listed = {one: seen for one, seen in self._listed.items() if moment - seen[1] < GONE_AFTER}
+        self._listed = {one: seen for one, seen in self._listed.items() if moment - seen[1] < self._gone_after}
         known = {text for server in self.servers() for text in (server.name, *server.ids)}
         left = [one for one, seen in self._listed.values() if seen != moment and known.isdisjoint((one.name, *one.ids))]
         return resolve(self._config, [*self.servers(), *left])

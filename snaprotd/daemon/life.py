@@ -41,7 +41,7 @@ TICK = 15.0
 """Seconds between two looks at the wall clock, which may have been set, and at rotations that nobody holds."""
 
 INVENTORY_EVERY = 60.0
-"""Seconds between two readings of the whole account, at the least four polls, at the most `discover_interval`."""
+"""Seconds between two readings of an account, more of a large one; four polls at least, `discover_interval` at most."""
 
 
 class Daemon:
@@ -166,9 +166,8 @@ class Daemon:
             given_up=lambda: self._teller.given_up,
             pages=lambda: self._pages,
         )
-        config = self._config
-        read = None if config.web_config is None else partial(self.view.read_web_file, config.web_config)
-        self._pages = Pages(self.view, config.listen, hosts=config.allowed_hosts, read=read)
+        read = partial(self.view.read_web_file, web_config) if (web_config := self._config.web_config) else None
+        self._pages = Pages(self.view, self._config.listen, hosts=self._config.allowed_hosts, read=read)
 
     def stop(self) -> None:
         """Ask for an orderly end."""
@@ -203,7 +202,7 @@ class Daemon:
         for name, work in {
             "tick": every(lambda: TICK, self._tick),
             "ledger": every(lambda: LEDGER_EVERY, self._ledger_watch.look),
-            "inventory": every(self._inventory_interval, self._account.read),
+            "inventory": every(self._inventory_interval, self._read_account),
             "leases": for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
             "reload": for_ever(self._watch.watch),
             "notify": every(lambda: TICK, self._teller.look),
@@ -215,11 +214,16 @@ class Daemon:
     def _inventory_interval(self) -> float:
         return min(max(INVENTORY_EVERY, 4 * self._config.poll_interval), self._config.discover_interval)
 
+    async def _read_account(self) -> None:
+        rate = self._tools.cloud.rate.rate
+        if self._rotations.keeper.is_following or self._account.is_to_read(self._inventory_interval(), rate):
+            await self._account.read()
+
     async def _end(self) -> int:
         self._schedules.stop()
         self._systemd.stopping(self.view.in_words())
-        timeout = self._config.drain_timeout
-        all_on = all(await asyncio.gather(self._rotations.drain(timeout), self._inheritance.drain(timeout)))
+        drained = (one.drain(self._config.drain_timeout) for one in (self._rotations, self._inheritance))
+        all_on = all(await asyncio.gather(*drained))
         await self._inheritance.aclose()
         for task in self._tasks:
             task.cancel()
@@ -263,16 +267,14 @@ class Daemon:
             await self._note_others()
 
     async def _ask_about_unexplained(self) -> None:
-        targets = self._schedules.targets.values()
-        if await ask_about_unexplained(self._tools, self._config, targets, self._tools.now()):
+        if await ask_about_unexplained(self._tools, self._config, self._schedules.targets.values(), self._tools.now()):
             await self._rotations.take_up()
 
     async def _note_others(self) -> None:
         """What other processes do or have done meanwhile, as `snaprotd now` does, is known here too."""
-        now = self._tools.now()
         found = await self._tools.ledger.open_rotations(but=self.board.running)
         self.board.elsewhere = {one.id: one for one in found if one.id not in self.board.running}
-        for rotation in await self._ends.news(self._tools.ledger, now):
+        for rotation in await self._ends.news(self._tools.ledger, self._tools.now()):
             self.board.of(rotation.server_id).note_end(rotation)
             self._schedules.retries.note(rotation)
 
@@ -294,8 +296,8 @@ class Daemon:
         self._pages.hosts = config.allowed_hosts
 
     def _note_config(self) -> None:
-        self.standing.loaded_at = datetime.now(UTC)
-        self._metrics.daemon.config_loaded(self.standing.loaded_at, limit=self._config.limit)
+        self.standing.loaded_at = now = datetime.now(UTC)
+        self._metrics.daemon.config_loaded(now, limit=self._config.limit)
 
     async def _look_after(self, *, at_start: bool) -> None:
         """Look after the servers that the configuration in force names, as the account was last listed."""
@@ -338,8 +340,7 @@ class Daemon:
 
     async def rotate(self, server_id: str) -> None:
         """Begin a rotation of a configured server at once, as if its slot had come this second."""
-        slot = self._tools.now().replace(microsecond=0)
-        await self._schedules.take_up(self._schedules.targets[server_id], slot)
+        await self._schedules.take_up(self._schedules.targets[server_id], self._tools.now().replace(microsecond=0))
 
     def _finished(self, rotation: Rotation) -> None:
         self._on_finished(rotation)

@@ -168,16 +168,18 @@ async def _pause(run: Run, outcome: Outcome) -> float:
 async def _until_worth_a_visit(run: Run) -> float:
     """Seconds to the tick at which what it waits for may have come: all that wait for one tick share its requests."""
     rotation, poll_interval = run.rotation, run.tools.poll_interval
-    wanted = poll_interval
+    wanted, tick = poll_interval, poll_interval / OFTEN
     if rotation.step is Step.WAIT:
         await run.learn_usual()  # and no sooner: what is done already is to be started first
         waited = rotation.creation.asked_for(run.tools.now())
         wanted = next_poll(waited, run.usual, poll_interval=poll_interval, is_off=run.priority.is_urgent)
+        if run.priority.is_urgent and wanted < poll_interval:  # the tick that is nearest: the last answer took a while
+            wanted -= tick / 2
     elif run.priority.is_urgent and not rotation.is_refused_its_stop:
         wanted = next_look(rotation.waited, rotation.power.running_for, poll_interval=poll_interval)
     if wanted == poll_interval:
         return until_tick(poll_interval)
-    return wanted + until_tick(poll_interval / OFTEN, after=wanted)
+    return wanted + until_tick(tick, after=wanted)
 
 
 def _tell(before: Rotation, after: Rotation, outcome: Outcome) -> None:

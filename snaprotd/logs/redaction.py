@@ -55,6 +55,8 @@ class Redactor:
     def __init__(self) -> None:
         self._sources: dict[str, tuple[Callable[[], tuple[str, ...]], ...]] = {}
         self._secrets: tuple[str, ...] = ()
+        self._told_last: list[tuple[str, ...]] = []
+        """By each of them in turn."""
         self._known: frozenset[str] = frozenset()
         self._pieces = _Pieces(())
         self._cached: dict[str, str] = {}
@@ -111,10 +113,12 @@ class Redactor:
         return clean
 
     def _learn(self) -> None:
-        """Remember what the sources tell now."""
-        told = dict.fromkeys(
-            secret for of_kind in self._sources.values() for source in of_kind for secret in source() if secret
-        )
+        """Remember what the sources tell now: it hardly ever changes, and is asked for each text."""
+        now = [source() for of_kind in self._sources.values() for source in of_kind]
+        if now == self._told_last:
+            return
+        self._told_last = now
+        told = dict.fromkeys(secret for secrets in now for secret in secrets if secret)
         if new := told.keys() - self._known:
             self._secrets = (*new, *self._secrets)[:MOST_REMEMBERED]
             self._known = frozenset(self._secrets)

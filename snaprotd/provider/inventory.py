@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TypeVar
 
+from snaprotd.core.asking.budget import pages_of
 from snaprotd.core.errors import CloudError
 from snaprotd.core.model import DOUBT, Server, Snapshot, SnapshotState
 from snaprotd.provider import Doubtful, Priority, Provider, are_of_few
@@ -111,6 +112,13 @@ class Inventory:
     def seen_servers(self) -> Mapping[str, Server]:
         """The account's servers, as last listed, by their ids: also those whose snapshots could not be read."""
         return MappingProxyType(self._servers)
+
+    @property
+    def pages(self) -> int:
+        """Of the lists of all servers and of all snapshots, as last seen."""
+        snapshots = self._listed.get("snapshots") or sum(len(one.snapshots) for one in self._known.values())
+        servers = self._listed.get("servers") or len(self._known)
+        return pages_of(servers, snapshots, self._cloud.capabilities.page_size)
 
     async def snapshots(
         self, server_id: str, *, priority: Priority = Priority.INVENTORY, alone: bool = False

@@ -124,6 +124,7 @@ def test_while_the_server_is_off_nothing_is_waited_for_long_once_it_may_be_done(
     assert times[0] == 240
     gaps = [later - sooner for sooner, later in pairwise(times) if sooner <= 330]
     assert max(gaps) <= POLL / 2
+    assert {later - sooner for sooner, later in pairwise(times) if 285 <= sooner <= 310} == {POLL / 3}
 
 
 def test_no_look_comes_sooner_than_the_shortest_interval_whatever_its_usual_time() -> None:

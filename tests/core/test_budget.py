@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from snaprotd.core.asking.budget import POWER_TAKES, SNAPSHOT_TAKES, Budget, Past, fits, moments
+from snaprotd.core.asking.budget import POWER_TAKES, SNAPSHOT_TAKES, Budget, Past, fits, moments, read_every
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.rotation import Passed, Rotation, Step
 from snaprotd.core.schedule import Schedule
@@ -114,3 +114,8 @@ def test_a_clock_that_was_set_back_makes_no_moment_of_the_past() -> None:
     """By its date the snapshot is still to be asked for."""
     taken = replace(at(Step.WAIT, asked_ago=10.0).creation, taken_at=NOW + timedelta(days=1))
     assert moments(replace(at(Step.WAIT), creation=taken), Past(), NOW) == (290.0,)
+
+
+@pytest.mark.parametrize(("pages", "rate", "seconds"), [(2, 5.0, 4.0), (40, 5.0, 80.0), (400, 5.0, 800.0)])
+def test_the_reading_of_the_whole_account_takes_a_tenth_of_the_rate(pages: int, rate: float, seconds: float) -> None:
+    assert read_every(pages, rate) == pytest.approx(seconds)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from snaprotd.core.errors import ConfigError, DeletionUnderWay, LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
@@ -91,6 +91,8 @@ class OffTimeWorld(World):
 class History(Story):
     """Nights of one server, and what befalls the processes that live through them."""
 
+    process: ClassVar[type[Process]] = Process
+    judged_by: ClassVar[Any] = Witnessed
     nights: int = 1
     hours_apart: int = 24
     was_active: bool = True
@@ -122,7 +124,7 @@ class History(Story):
     """What has befallen it."""
 
     def __post_init__(self) -> None:
-        self.witnessed = Witnessed(self)
+        self.witnessed = self.judged_by(self)
         self.living: Process | None = None
         self._harms = iter(self.harms)
         self._off_since: float | None = None
@@ -204,7 +206,7 @@ class History(Story):
         now = self.world.clock()
         goes_on = bool(self._lives) and now - self._lives[-1][1] < timedelta(minutes=1)
         self._lives.append((self._lives.pop()[0], now) if goes_on else (now, now))
-        return Process(self, **options)
+        return self.process(self, **options)
 
     def at_work(self) -> Rotation | None:
         running = self.living.board.running if self.living is not None and "our clock" not in self.met else {}
@@ -255,7 +257,7 @@ class History(Story):
         self._looking.cancel() if self._looking else look.cancel()
         await self._end_everything()
         await asyncio.gather(*self._speaking)
-        return self.witnessed.broken
+        return list(self.witnessed.broken)
 
     _looking: asyncio.TimerHandle | None = None
 

@@ -39,6 +39,7 @@ from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import VpsOrg
 from snaprotd.simulator import Reply, Request, SimSnapshot, World
 from snaprotd.wiring.assembly import know_ids
+from tests.support.limits import Limit
 from tests.support.rotations import changed
 from tests.support.world_transport import WorldTransport
 
@@ -114,9 +115,13 @@ class GatedTransport(WorldTransport):
     """The way to the provider of a process that can be frozen: before it begins to send, or before it is answered."""
 
     gate: Gate = staticmethod(_open)
+    limit: Limit | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await self.gate()
+        if self.limit is not None and not self.limit.lets_through(asyncio.get_running_loop().time()):
+            await asyncio.sleep(self.latency)
+            return httpx.Response(429, json={"detail": "Request was throttled."}, request=request)
         answer = await super().handle_async_request(request)
         await self.gate()
         return answer
@@ -134,6 +139,10 @@ class Story:
     limit: int = 5
     settle: float = 120.0
     poll_interval: float = 15.0
+    rate: float = 1000.0
+    """Requests a second that are configured."""
+    limit_to_rate: Limit | None = None
+    """How many of them are let through; None for all."""
     crashes: set[int | tuple[str, int]] = field(default_factory=set)
     """The moments at which the process dies, counted over all lives: the 40th of all, or the 2nd `after create`."""
     machine: Machine = field(default_factory=Machine)
@@ -214,12 +223,12 @@ class Story:
             moment(f"after {_kind(request)}")
 
         transport = GatedTransport(self.world, before=before, after=after, bend=self.bend)
-        transport.gate = gate
+        transport.gate, transport.limit = gate, self.limit_to_rate
         token = token_source(None, {"VPS_API_TOKEN": self.world.token})
         cloud = VpsOrg(
             base_url="https://vps.invalid/api/v1",
             token=token,
-            requests_per_second=1000,
+            requests_per_second=self.rate,
             attempts=FEW_ATTEMPTS,
             transport=transport,
         )

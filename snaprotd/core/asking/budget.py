@@ -24,6 +24,8 @@ SHARE_OF_BURSTS = 0.5
 """The part of the rate that a burst may take: what is seen at one tick is asked for in half the time to the next."""
 SHARE = 0.8
 """The part of the rate that may go to servers that are off; the rest is for whatever else is asked."""
+SHARE_OF_READING = 0.1
+"""The part of the rate that the reading of the whole account may take: as much as its class has for certain."""
 OWN = 3
 """Requests for each server that no other shares: its stop, its snapshot, its start."""
 LOOKS = 8
@@ -85,6 +87,11 @@ class Budget:
 def pages_of(servers: int, snapshots: int, page_size: int) -> int:
     """Of the lists of all servers and of all snapshots of an account."""
     return -(-servers // page_size) - (-snapshots // page_size)
+
+
+def read_every(pages: int, rate: float) -> float:
+    """Seconds between two readings of a whole account, whose lists have so many pages, at so many requests a second."""
+    return pages / (SHARE_OF_READING * rate)
 
 
 def moments(rotation: Rotation, past: Past, now: datetime) -> tuple[float, ...]:

@@ -9,6 +9,8 @@ OFTEN = 3
 """The shortest interval is this part of `poll_interval`: a third."""
 SHARES = (0.8, 0.9, 1.0)
 """Of the usual time: when a snapshot is asked about that may be done sooner than most."""
+NEARLY = 0.95
+"""Of the usual time: from then on a snapshot that its server is off for is asked about as often as can be."""
 WIDENS = 4
 """An interval grows to this part of the time that was waited before it."""
 FAR_BEYOND = 2
@@ -36,6 +38,8 @@ def next_poll(waited: float, its_usual: float | None, *, poll_interval: float, i
     first, *_, last = (share * its_usual for share in SHARES)
     if waited >= last:
         return widening(waited - last, poll_interval)
+    if is_off and waited >= NEARLY * its_usual:
+        return shortest
     if is_off and waited >= first:
         return widening(waited - first, poll_interval / 2)
     return max(shortest, next(share * its_usual - waited for share in SHARES if share * its_usual > waited))

@@ -129,5 +129,6 @@ def longest_name(instance: str, *, held: bool) -> int:
     return len(snapshot_name(instance, datetime(2025, 1, 1, tzinfo=UTC), date(2025, 1, 1) if held else None))
 
 
+@lru_cache(maxsize=4096)
 def _restored(name: str) -> str:
     return _SLOT.sub(lambda slot: slot[0].upper(), name.strip().lower(), count=1)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from snaprotd.core.admission import why_too_late
-from snaprotd.core.asking.budget import Budget, Past, fits, moments, pages_of
+from snaprotd.core.asking.budget import Budget, Past, fits, moments
 from snaprotd.core.asking.polls import REMEMBERED
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Rotation
@@ -87,7 +87,8 @@ class Admission:
         tools, now = self._tools, self._tools.now()
         known = {one.server_id: one for one in self._board.running.values()}
         begun = [moments(known.get(server_id, rotation), its, now) for server_id, its in self._begun.items()]
-        budget = Budget(rate=tools.cloud.rate.rate, poll_interval=tools.poll_interval, pages=self._pages)
+        pages = tools.inventory.pages
+        budget = Budget(rate=tools.cloud.rate.rate, poll_interval=tools.poll_interval, pages=pages)
         return fits(
             moments(rotation, past, now),
             begun,
@@ -95,13 +96,6 @@ class Admission:
             most_off=budget.most_off(past.off),
             within=budget.burst,
         )
-
-    @property
-    def _pages(self) -> int:
-        """As last seen."""
-        known = self._tools.inventory.known.values()
-        snapshots = sum(len(one.snapshots) for one in known)
-        return pages_of(len(known), snapshots, self._tools.cloud.capabilities.page_size)
 
     async def _past(self, rotation: Rotation) -> Past:
         with suppress(LedgerError):

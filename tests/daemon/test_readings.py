@@ -1,0 +1,94 @@
+"""How often a daemon reads the whole account: a large one takes no more of the rate than is for that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from snaprotd.core.rotation import Step
+from snaprotd.daemon.account_watch import AccountWatch
+from snaprotd.simulator import Fault
+from tests.support.daemons import Watched, a_world, configure, daemon_on, entry
+from tests.support.limits import Limited
+
+MINUTE = 60.0
+SELDOM = "0 12 1 7 *"
+
+pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_ticks")
+
+
+def slow(folder: Path, *entries: str) -> Path:
+    """A configuration under which two pages are worth 200 seconds of the account's part of the rate."""
+    path = configure(folder, *entries)
+    path.write_text(path.read_text().replace("requests_per_second: 100", "requests_per_second: 0.1"))
+    return path
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many there were."""
+    number = 0
+    read = AccountWatch.read
+
+    async def counted(watch: AccountWatch) -> None:
+        nonlocal number
+        number += 1
+        await read(watch)
+
+    monkeypatch.setattr(AccountWatch, "read", counted)
+    return lambda: number
+
+
+async def test_an_account_that_takes_most_of_the_rate_is_read_less_often(
+    tmp_path: Path, readings: Callable[[], int]
+) -> None:
+    world = a_world()
+    world.add_snapshot("12345", "by-hand", created_at=datetime(2025, 1, 15, tzinfo=UTC))
+    async with daemon_on(slow(tmp_path, entry(SELDOM)), world):
+        await asyncio.sleep(60 * MINUTE)
+        assert 14 <= readings() <= 20
+
+
+async def test_a_small_one_is_read_each_time(tmp_path: Path, readings: Callable[[], int]) -> None:
+    async with daemon_on(configure(tmp_path, entry(SELDOM)), a_world()):
+        await asyncio.sleep(60 * MINUTE)
+        assert readings() >= 57
+
+
+async def test_one_that_could_not_be_read_is_asked_again_as_soon_as_a_small_one(
+    tmp_path: Path, readings: Callable[[], int]
+) -> None:
+    world = a_world()
+    async with daemon_on(slow(tmp_path, entry(SELDOM)), world) as watched:
+        await asyncio.sleep(10 * MINUTE)
+        world.faults.append(Fault(kind="short", method="GET", path="/servers/", times=None))
+        before = readings()
+        await asyncio.sleep(60 * MINUTE)
+        assert readings() - before >= 35
+        assert watched.daemon.view.ailments() == []
+
+
+async def test_what_may_be_off_because_of_us_is_followed_however_large_the_account_is(
+    tmp_path: Path, readings: Callable[[], int]
+) -> None:
+    """A stop that strikes late, after its rotation has ended, is noticed as soon as in a small account."""
+    world = a_world(snapshot_seconds=(60, 60))
+    path = slow(tmp_path, entry("10 3 * * *", "stop_first: true"))
+    limited = Limited(world, None)
+    async with daemon_on(path, world, limited) as watched:
+        await watched.reaches(Step.PRUNE)
+        await _follows(watched, True)
+        before, began = readings(), asyncio.get_running_loop().time()
+        await _follows(watched, False)
+        followed_for = asyncio.get_running_loop().time() - began
+        assert readings() - before >= followed_for / 110  # a reading takes 20 s of that rate
+    assert world.status_of("12345") == "active"
+
+
+async def _follows(watched: Watched, wanted: bool) -> None:
+    while watched.daemon._rotations.keeper.is_following is not wanted:  # noqa: ASYNC110
+        await asyncio.sleep(1)
