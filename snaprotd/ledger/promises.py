@@ -115,7 +115,8 @@ def row_names() -> list[str]:
 def _save_power() -> Any:
     """Write rows of `row_of`. Two records of one server merge: the later stop counts, what was paid stays paid.
 
-    One that was damaged is written over: the record was read from what is left of it.
+    One that was damaged is written over: the record was read from what is left of it. What a newer snaprotd has written
+    into the body, and we do not know, stays.
     """
     insertion = upsert(POWERS)
     new, old = insertion.excluded, POWERS.c
@@ -123,6 +124,9 @@ def _save_power() -> Any:
     is_older = is_whole & ((old.asked > new.asked) | ((old.asked == new.asked) & (old.released > new.released)))
     keys = {"account", "server_id"}
     kept = {name: case((is_older, old[name]), else_=new[name]) for name in set(row_names()) - keys}
+    both_are_whole = is_whole & (func.json_valid(old.body) == 1) & (func.json_valid(new.body) == 1)
+    with_unknown = case((both_are_whole, func.json_patch(old.body, new.body)), else_=new.body)
+    kept["body"] = case((is_older, old.body), else_=with_unknown)
     kept["released"] = case((is_whole & (old.released > new.released), old.released), else_=new.released)
     kept["let_go"] = case((new.let_go == "", old.let_go), else_=new.let_go)  # who writes may not know of it
     return insertion.on_conflict_do_update(index_elements=["account", "server_id"], set_=kept)
