@@ -263,7 +263,10 @@ class ApiKeys(TypedDict, total=False):
         timedelta,
         _duration("0s", "1d"),
         _SCHEMA_OF_DURATION,
-        Field(description="How late a request whose answer was lost may still be carried out."),
+        Field(
+            description="How late a request whose answer was lost may still be carried out. It is looked for a quarter "
+            "longer, and at least 30 s."
+        ),
     ]
 
 

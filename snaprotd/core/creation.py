@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
+from snaprotd.core.asking.settling import settled_after
 from snaprotd.core.holds import Hold, identity_in, told_by_ledger
 from snaprotd.core.model import DOUBT, EARLIEST, Snapshot
-from snaprotd.core.power import SETTLE_MARGIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Creation:
 
     def is_unsettled(self, settle: float) -> bool:
         """A request for the snapshot may still be carried out: look for it, and send no other. `settle` in seconds."""
-        return self.create_open is not None and self.create_open < settle * SETTLE_MARGIN
+        return self.create_open is not None and self.create_open < settled_after(settle)
 
 
 def aged(creation: Creation, seconds: float) -> Creation:

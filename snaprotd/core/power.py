@@ -13,12 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from snaprotd.core.asking.settling import settled_after
 from snaprotd.core.errors import LONGEST_PAUSE_WHILE_OFF
 from snaprotd.core.model import Server
-
-SETTLE_MARGIN = 1.25
-"""How much longer than `settle` we look before we believe that a lost request came to nothing: a snapshot that
-was made at the very end of it still needs a moment to be listed."""
 
 START_BACKOFF_CAP = 300.0
 """Seconds between two start requests at the most. There is no last one."""
@@ -132,7 +129,7 @@ class Power:
 
         Both times are in seconds. One that the provider acknowledged is given longer than a lost one.
         """
-        patience = settle * SETTLE_MARGIN
+        patience = settled_after(settle)
         if self.stop_timed_out or self.stop_acknowledged:
             patience = max(patience, start_timeout)
         return self.unstruck and self.power_open is not None and self.power_open < patience

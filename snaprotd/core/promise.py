@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from snaprotd.core.asking.settling import settled_after
 from snaprotd.core.model import is_one_server
-from snaprotd.core.power import SETTLE_MARGIN, Power, aged
+from snaprotd.core.power import Power, aged
 
 UNACCOUNTED = 300.0
 """Seconds without a process after which it is asked whether the record of a stop is of an old copy of the ledger."""
@@ -65,7 +66,7 @@ class ServerPower:
         A stop that was seen to strike is over, and only what was sent twice on its way may follow within `settle`. One
         that was not may strike for as long as the server may take for anything, counted from its time-out.
         """
-        power, settled = self.power, self.terms.settle * SETTLE_MARGIN
+        power, settled = self.power, settled_after(self.terms.settle)
         late = power.stop_age if power.unstruck else None
         return (power.request_age is not None and power.request_age < settled) or (
             late is not None and late < 2 * self.terms.stop_timeout + self.terms.start_timeout + settled
@@ -153,6 +154,6 @@ def taken_up(power: Power, now: datetime, *, settle: float) -> Power:
     if alone <= 0:
         return power
     older = aged(power, max(alone - CLOCKS_ARE_SET, 0.0))
-    if not power.held_off or alone < settle * SETTLE_MARGIN or older.may_have_struck:
+    if not power.held_off or alone < settled_after(settle) or older.may_have_struck:
         return older
     return replace(older, unwatched=True, running_for=None)

@@ -18,7 +18,7 @@ from snaprotd.core import power
 from snaprotd.core.errors import CloudError, LedgerError, NotFound
 from snaprotd.core.model import Server, is_one_server
 from snaprotd.core.promise import ServerPower
-from snaprotd.core.rotation import Done, Failed, Outcome, Waiting
+from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Waiting
 from snaprotd.engine.board import Board
 from snaprotd.engine.kept import Kept
 from snaprotd.engine.switching import found, pay
@@ -94,6 +94,22 @@ class Keeper:
             kept.merge(replace(record, server_id=kept.server_id).known_by(record.ids))
         kept.is_abandoned = kept.is_abandoned or is_abandoned
         self._attend(kept)
+
+    async def insist(self, rotation: Rotation) -> None:
+        """Another process has the rotation now: what this one has promised is owed all the same, whoever pays it.
+
+        The ledger may have lost it, with the row or with the last that was written. Promises only grow.
+        """
+        record = self._tools.ledger.starts.record_of(rotation)
+        if not record.power.asked:
+            return
+        try:
+            if not await self._tools.ledger.starts.insist(record):
+                return
+        except LedgerError as error:  # its copy beside the ledger tells of it
+            log.error("what is owed to a server could not be saved", server=record.label, error=str(error))
+            return
+        self.keep(record)
 
     def _keeping(self, ids: Collection[str]) -> Kept | None:
         near = [self._kept[one] for one in ids if one in self._kept]

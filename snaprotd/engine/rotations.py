@@ -251,12 +251,14 @@ class Rotations:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, rotation: Rotation) -> None:
+        lost: Rotation | None = None
         try:
             rotation = await self._run_with_permit(rotation)
             if not rotation.is_finished:
                 await self._tools.ledger.release(rotation.id)
         except LeaseLost as error:
             log.warning("this process does not hold the rotation any more", rotation=rotation.id, reason=str(error))
+            lost = self._board.running.get(rotation.id, rotation)
         except LedgerError as error:
             log.error("the rotation could not be released", rotation=rotation.id, error=str(error))
         finally:
@@ -265,6 +267,8 @@ class Rotations:
             if rotation.is_finished:
                 self.keeper.keep(self._tools.ledger.starts.record_of(rotation))
             self._finished(rotation)
+        if lost is not None:
+            await self.keeper.insist(lost)
 
     def _show_in_line(self, rotation: Rotation) -> None:
         """Have it be known what it waits for, or that it does no more: to who looks, and to the process after this."""

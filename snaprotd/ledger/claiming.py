@@ -17,6 +17,7 @@ from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.files.turns import Take
 from snaprotd.ledger.rows import readable
+from snaprotd.ledger.set_aside import SetAside
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.marks import set_marks
@@ -45,6 +46,7 @@ class Claiming:
         events: Events,
         lives: Lives,
         *,
+        aside: SetAside,
         tenure: Callable[[], tuple[dict[str, Any], float]],
     ) -> None:
         """`tenure`: what is written of a lease that begins now, and until when that is good by our own clock."""
@@ -52,6 +54,7 @@ class Claiming:
         self._starts = starts
         self._events = events
         self._lives = lives
+        self._aside = aside
         self._tenure = tenure
 
     async def claim_all(self, take: Take[Asked]) -> Sequence[Answered | Exception]:
@@ -81,7 +84,7 @@ class Claiming:
         until: float,
     ) -> list[Answered | LedgerError]:
         """`known`: the rotations, each with its server's power. Their leases are good `until` then."""
-        in_the_way = await connection.execute_each(list(map(self._in_the_way_of, asked)))
+        in_the_way = await self._in_the_way_of_all(connection, asked)
         free = [one for one, others in zip(asked, in_the_way, strict=True) if not others]
         written = await connection.execute_each([self._claim(one, tenure) for one in free])
         epochs = {id(one): rows.scalar() for one, rows in zip(free, written, strict=True)}
@@ -92,6 +95,21 @@ class Claiming:
             else:  # by what was there before, or by another one of this very turn
                 answers.append(_refused(others or await connection.execute(self._in_the_way_of(one))))
         return answers
+
+    async def _in_the_way_of_all(self, connection: Connection, asked: Sequence[Asked]) -> list[Rows]:
+        """What was left to a newer snaprotd until the next slot of its server is set aside for it."""
+        questions = list(map(self._in_the_way_of, asked))
+        in_the_way = await connection.execute_each(questions)
+        slotted = [
+            (row, statements.text_of(one.rotation.slot))
+            for one, rows in zip(asked, in_the_way, strict=True)
+            for row in rows
+        ]
+        overtaken = [row.id for row, slot in slotted if row.is_left and row.slot != slot]
+        if not overtaken:
+            return in_the_way
+        await self._aside.overtake(connection, overtaken)
+        return await connection.execute_each(questions)
 
     def _in_the_way_of(self, asked: Asked) -> Statement:
         ids = self._starts.ids_of(asked.rotation.server_id)

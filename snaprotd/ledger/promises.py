@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +36,7 @@ _FOLLOWED = Prepared(lambda: _READ.where(or_(POWERS.c.is_followed, POWERS.c.aske
 _ITS = (POWERS.c.account == bindparam("account"), POWERS.c.server_id.in_(listed("ids")))
 _KEPT = Prepared(lambda: _READ.where(*_ITS))
 _KEPT_OF_ANY = Prepared(lambda: _READ.where(POWERS.c.server_id.in_(listed("ids"))))
-_OTHERS = Prepared(lambda: select(POWERS.c.server_id).where(*_ITS))
+_STANDS = Prepared(lambda: select(POWERS.c.server_id, POWERS.c.body).where(*_ITS))
 
 
 def row_of(kept: ServerPower) -> dict[str, Any]:
@@ -116,7 +117,8 @@ def row_names() -> list[str]:
 def _save_power() -> Any:
     """Write rows of `row_of`. Two records of one server merge: the later stop counts, what was paid stays paid.
 
-    One that was damaged is written over: the record was read from what is left of it.
+    One that was damaged is written over: the record was read from what is left of it. What a newer snaprotd has written
+    into the body, and we do not know, stays.
     """
     insertion = upsert(POWERS)
     new, old = insertion.excluded, POWERS.c
@@ -165,10 +167,30 @@ async def kept_of_each(
 
 async def put(connection: Connection, record: ServerPower) -> None:
     """Write what is owed to a server, wherever that is kept of it: it may be called by another id than before."""
-    of_it = _OTHERS(account=record.account, ids=as_list(record.also))
-    others = await connection.scalars(of_it) if record.also else []
+    rows = await connection.execute(_STANDS(account=record.account, ids=as_list(record.ids)))
+    stands = {str(row.server_id): row.body for row in rows}
+    others = sorted(stands.keys() - {record.server_id})
     records = [record, *(replace(record, server_id=one).known_by(record.ids) for one in others)]
-    await connection.execute(_PUT.for_each(row_of(one) for one in records))
+    await connection.execute(_PUT.for_each(_over(stands.get(one.server_id), row_of(one)) for one in records))
+
+
+def _over(body: Any, row: dict[str, Any]) -> dict[str, Any]:
+    """The row, to be written over that `body`: what a newer version has written there, and we do not know, survives."""
+    try:
+        there = json.loads(body) if body is not None else {}
+    except (ValueError, TypeError, RecursionError):
+        return row  # it was damaged
+    return {
+        **row,
+        "body": json.dumps(_joined(there, json.loads(row["body"])), separators=(",", ":"), ensure_ascii=False),
+    }
+
+
+def _joined(old: Any, new: Any) -> Any:
+    """The new one, with what only the old one has, of the objects in it too."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{name: _joined(old.get(name), value) for name, value in new.items()}}
 
 
 async def held_off_in(connection: Connection, account: str, group: str, *, but: Collection[str]) -> str | None:

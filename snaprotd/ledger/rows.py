@@ -6,7 +6,7 @@ The form is older than those records: a ledger that an earlier snaprotd wrote is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, TypeAdapter
 
 from snaprotd.core.creation import Creation, Life, Trace
 from snaprotd.core.holds import hold_named
-from snaprotd.core.policy import Policy
+from snaprotd.core.policy import Policy, Retention, Retry
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.words import printable
@@ -37,8 +37,23 @@ _POLICY = frozenset(field.name for field in fields(Policy))
 FORMAT = 2
 """The number of this form. A row that needs a higher one asks for a snaprotd that knows more."""
 
-_KNOWN = frozenset(field.name for field in fields(Rotation)) | _POWER | _CREATION
-_KNOWN |= {"policy", "instance", "limit", "held_off"}
+_Names = Mapping[str, "_Names"]
+"""The names in an object of JSON, each with those in the object that it names, if that is one."""
+
+
+def _names(*several: Iterable[str], **within: _Names) -> _Names:
+    return dict.fromkeys((name for names in several for name in names), _NONE) | within
+
+
+_NONE: _Names = {}
+_KEEP, _RETRY = (_names(field.name for field in fields(kind)) for kind in (Retention, Retry))
+_KNOWN = _names(
+    (field.name for field in fields(Rotation)),
+    _POWER,
+    _CREATION,
+    ("instance", "limit", "held_off"),
+    policy=_names(_POLICY, ("timezone", "window"), keep=_KEEP, retry=_RETRY),
+)
 
 
 class UnreadableRow(ValueError):
@@ -53,7 +68,13 @@ def written_rotation(rotation: Rotation, unknown: Mapping[str, Any] | None = Non
     policy = {"schedule": schedule.pop("expressions"), **schedule, **rules["policy"]}
     flat = {**nested, "policy": policy, "instance": rules["instance"], "limit": rules["limit"], **power, **creation}
     flat["held_off"] = rotation.held_off  # all that a version before the records of power knows of a promise
-    return json.dumps({**(unknown or {}), **flat}, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(_joined(flat, unknown or {}), separators=(",", ":"), ensure_ascii=False)
+
+
+def _joined(known: Mapping[str, Any], unknown: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, in each object in them too."""
+    both = {name: (_joined(known[name], unknown[name]) if name in unknown else known[name]) for name in known}
+    return {**unknown, **both}
 
 
 def needs_of(rotation: Rotation) -> int:
@@ -109,7 +130,18 @@ def unknown_in(body: str) -> dict[str, Any]:
         flat = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return {name: value for name, value in flat.items() if name not in _KNOWN} if isinstance(flat, dict) else {}
+    return _beyond(flat, _KNOWN) if isinstance(flat, dict) else {}
+
+
+def _beyond(given: Mapping[str, Any], known: _Names) -> dict[str, Any]:
+    """What is not `known`, of the objects in it too."""
+    beyond = {name: value for name, value in given.items() if name not in known}
+    within = {
+        name: _beyond(value, known[name])
+        for name, value in given.items()
+        if name in known and known[name] and isinstance(value, dict)
+    }
+    return beyond | {name: value for name, value in within.items() if value}
 
 
 def read_trace(row: str, slot: datetime, body: str, *, is_open: bool) -> Trace:

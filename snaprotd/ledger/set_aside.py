@@ -1,4 +1,8 @@
-"""Open rotations that could not be understood, and were closed as they are: who is to know of them still."""
+"""Open rotations that this version does not go on with: who is to know of them.
+
+What cannot be understood is closed as it is. What only a newer snaprotd may go on with is left open for one, which may
+be alive beside this process or come back after it, until its server's next slot comes: then that counts for more.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ _CLOSED = Prepared(
     )
 )
 """No other row is closed that has no end."""
+_LEFT = Prepared(lambda: select(_C.id, _C.server_id).where(statements.OURS, statements.LEFT))
 _LAST = Prepared(lambda: select(func.max(AS_CLAIMED)).where(statements.OURS, statements.ITS_SERVER))
 
 
@@ -38,9 +43,16 @@ class SetAside:
         """What is told of each of their servers, by its id."""
         self._rows: frozenset[str] | None = None
         """The servers of which the ledger has such a row; None before it was asked."""
+        self._left: frozenset[str] = frozenset()
+        """The servers with one that is left to a newer snaprotd."""
 
     async def read(self, connection: Connection) -> None:
         """Those that the ledger has, at the start; and of those that are known which have lost their meaning."""
+        rows = await connection.execute(_LEFT(its_account=self._starts.account))
+        left = {str(row.server_id): _left_words(row.id) for row in rows}
+        self.forget(self._left - left.keys())
+        self.why |= left
+        self._left = frozenset(left)
         if self._rows is not None and not self._rows:
             return
         account, found = self._starts.account, dict[str, str]()
@@ -62,10 +74,31 @@ class SetAside:
             log.error("a rotation is set aside: it cannot be understood", rotation=row.id, server_id=row.server_id)
         self._rows = (self._rows or frozenset()) | {str(row.server_id) for row in rows}
 
+    async def leave(self, connection: Connection, rows: Sequence[Any]) -> None:
+        """Leave these to a newer snaprotd."""
+        if not rows:
+            return
+        await connection.execute(statements.let_go([row.id for row in rows]))
+        for row in rows:
+            self.why[str(row.server_id)] = _left_words(row.id)
+            log.error(
+                "a rotation is left to a newer snaprotd, which began it", rotation=row.id, server_id=row.server_id
+            )
+        self._left |= {str(row.server_id) for row in rows}
+
+    async def overtake(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Set aside what was left: the next slot of its server has come, and no newer snaprotd."""
+        await connection.execute(statements.set_aside(ids))
+        log.error("rotations that were left to a newer snaprotd are set aside, for the next are due", rotations=ids)
+
     def forget(self, server_ids: Iterable[str]) -> None:
         """Another rotation of the server is claimed."""
         for one in server_ids:
             self.why.pop(one, None)
+
+
+def _left_words(row_id: str) -> str:
+    return f"its rotation {row_id} in the ledger was begun by a newer snaprotd, and is left to one until the next slot"
 
 
 def _words(row_id: str) -> str:

@@ -208,6 +208,20 @@ class Starts:
             raise
         await self.copies.keep(kept, told=True)
 
+    async def insist(self, record: ServerPower) -> bool:
+        """Have the ledger owe what this process knows to be owed, whatever has become of it there. False where it does.
+
+        What others know of that very stop stays as they have written it.
+        """
+        known = await self.kept(record.account, record.server_id)
+        if known is not None:
+            record = replace(record, power=joined(known.power, record.power))
+            if not _goes_beyond(record, known):
+                return False
+        log.error("the ledger lacks what this process owes to a server: it is written again", server=record.label)
+        await self.save(record)
+        return True
+
     async def kept(self, account: str, server_id: str) -> ServerPower | None:
         """What is kept of one server's power as of now, whoever wrote it. All that wait for a turn share one."""
         return await self._asked.ask((account, server_id))

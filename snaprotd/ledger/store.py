@@ -78,15 +78,15 @@ class Ledger(History):
         self._said: Sequence[Mapping[str, Any]] = ()
         """What persons have said of holds, as of the last look."""
         self._marks = 0  # of life, which it had then; 0 where that is not known
+        self._aside = SetAside(self.starts)
+        self.set_aside = self._aside.why
+        """The servers with a rotation that nobody here goes on with, and what is told of each."""
         parts = (self._transaction, self.starts, self.events, self._lives)
         self._claims: Together[Asked, Answered] = Together(
-            Claiming(*parts, tenure=lambda: (self._tenure(), uptime() + self.lease)).claim_all
+            Claiming(*parts, aside=self._aside, tenure=lambda: (self._tenure(), uptime() + self.lease)).claim_all
         )
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
-        self._aside = SetAside(self.starts)
-        self.set_aside = self._aside.why
-        """The servers of which an open rotation could not be understood, and what is told of each."""
 
     @classmethod
     async def open(cls, path: Path, *, owner: str, lease: float = 60.0, lock: bool = True) -> Ledger:
@@ -213,7 +213,8 @@ class Ledger(History):
     async def take_over(self, *, everything: bool = False, server_id: str | None = None) -> list[Rotation]:
         """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already.
 
-        What cannot be understood is never taken: it is set aside as it is, and told.
+        What cannot be understood is never taken: it is set aside as it is, and told. Nor is what only a newer snaprotd
+        may go on with: it is left to one, and told too.
         """
         began = uptime()
         query = statements.abandoned(
@@ -231,12 +232,14 @@ class Ledger(History):
                 return []
         async with self._transaction() as connection:
             rows = await connection.execute(query)
+            newer = [row for row in rows if statements.is_newer(row)]
             ours = [row for row in rows if isinstance(row.needs, int) and row.needs <= FORMAT]
             understood = {row.id: rotation for row in ours for rotation in readable(row.body) if rotation.id == row.id}
             self._unknown |= {row.id: unknown for row in ours if (unknown := unknown_in(row.body))}
             taken = await connection.execute(statements.take(understood, self._tenure())) if understood else ()
             epochs = {row.id: row.epoch for row in taken}
-            await self._aside.close(connection, [row for row in rows if row.id not in epochs])
+            await self._aside.leave(connection, newer)
+            await self._aside.close(connection, [row for row in rows if row.id not in epochs and row not in newer])
             with_power = await self.starts.with_power(connection, [understood[one] for one in epochs])
         for rotation in with_power:
             self._hold(rotation.id, epoch=epochs[rotation.id], since=began)

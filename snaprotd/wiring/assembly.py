@@ -16,6 +16,7 @@ import structlog
 from snaprotd.config.remains import NOTHING, Remains
 from snaprotd.config.settings import OLD_STATE, Config, Target, default_state, notes_directory
 from snaprotd.config.trust import WHY_NOT_THERE
+from snaprotd.core.asking.settling import lease_for
 from snaprotd.core.errors import ConfigError, LedgerError, Mistake
 from snaprotd.core.model import Machine
 from snaprotd.core.policy import Kind
@@ -43,9 +44,6 @@ from snaprotd.wiring.whose import demand_own_account
 
 log = structlog.get_logger("snaprotd")
 
-LEASE_BEYOND_REQUEST = 30.0
-"""Seconds by which a lease outlives the longest request: it is renewed several times meanwhile."""
-
 
 ThisMachine = Callable[[str | None], Machine]
 """What the machine shows of itself at the moment of the call, told the configuration's `own_server`."""
@@ -53,7 +51,7 @@ ThisMachine = Callable[[str | None], Machine]
 
 async def open_ledger(config: Config, environ: Mapping[str, str] = os.environ, *, lock: bool = True) -> Ledger:
     """The ledger that `state` names. Raises `LedgerError` where it cannot be used."""
-    lease, owner = config.api.timeout + LEASE_BEYOND_REQUEST, uuid.uuid4().hex
+    lease, owner = lease_for(config.api.timeout), uuid.uuid4().hex
     if is_on_server(config.state):
         from snaprotd.ledger.server.opening import open_on_server  # its driver may not be installed
 
@@ -196,7 +194,7 @@ async def ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
 
     None is made where there is none: it may be on a volume that is not there just now.
     """
-    lease = terms.request_timeout + LEASE_BEYOND_REQUEST
+    lease = lease_for(terms.request_timeout)
     try:
         if not _exists(path):
             raise LedgerError(f"there is no ledger at {path}")
@@ -249,7 +247,7 @@ def adjust_tools(tools: Tools, config: Config, token: TokenSource, this_machine:
     tools.cloud.adjust(token=token, requests_per_second=config.api.requests_per_second, timeout=config.api.timeout)
     tools.inventory.forget_owner()
     tools.inventory.call(config.server_ids)
-    tools.ledger.lease = config.api.timeout + LEASE_BEYOND_REQUEST
+    tools.ledger.lease = lease_for(config.api.timeout)
     tools.ledger.starts.terms = terms_of(config)
     tools.request_timeout = config.api.timeout
     tools.poll_interval = config.poll_interval

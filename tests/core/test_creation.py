@@ -86,6 +86,6 @@ def test_a_transition_changes_what_its_name_says_and_nothing_else(after: Creatio
     assert after == expected
 
 
-@pytest.mark.parametrize(("age", "unsettled"), [(None, False), (0.0, True), (49.9, True), (50.0, False)])
-def test_a_lost_request_is_looked_for_a_quarter_longer_than_it_may_take(age: float | None, unsettled: bool) -> None:
+@pytest.mark.parametrize(("age", "unsettled"), [(None, False), (0.0, True), (69.9, True), (70.0, False)])
+def test_a_lost_request_is_looked_for_longer_than_it_may_take(age: float | None, unsettled: bool) -> None:
     assert Creation(create_open=age).is_unsettled(40.0) is unsettled

@@ -196,6 +196,52 @@ async def test_a_server_whose_rotation_lives_elsewhere_is_left_to_it_until_a_whi
         assert [one.server_id for one in await ours.starts.followed()] == ["12345"]
 
 
+FIRST = power.promised(Power(), SLOT)
+SEEN_OFF = replace(FIRST, went_off=True, went_off_at=SLOT + timedelta(seconds=20), stop_age=20.0)
+SECOND = power.promised(replace(FIRST, released=1), SLOT + timedelta(hours=6))
+
+
+@pytest.mark.parametrize(
+    ("ours", "there", "lacks", "after"),
+    [
+        (SEEN_OFF, None, True, SEEN_OFF),
+        (SEEN_OFF, Power(), True, SEEN_OFF),
+        (SECOND, SEEN_OFF, True, SECOND),
+        (SECOND, power.released(SEEN_OFF), True, SECOND),
+        (FIRST, SEEN_OFF, False, SEEN_OFF),
+        (SEEN_OFF, SECOND, False, SECOND),
+        (SEEN_OFF, power.released(SEEN_OFF), False, power.released(SEEN_OFF)),
+        (power.released(SEEN_OFF), SEEN_OFF, True, power.released(SEEN_OFF)),
+        (replace(FIRST, held_off_since=SLOT + timedelta(hours=6)), power.released(SEEN_OFF), True, None),
+    ],
+    ids=[
+        "nothing is there",
+        "nothing of a stop is there",
+        "an earlier stop is owed there",
+        "an earlier stop was paid there",
+        "the same stop is there, and more was seen of it",
+        "a later stop is there",
+        "it was paid there, or let go",
+        "it was paid here",
+        "it counts from one again, and a later stop is ours",
+    ],
+)
+async def test_what_a_process_knows_to_be_owed_is_owed_and_nothing_older_comes_over_what_others_know(
+    tmp_path: Path, ours: Power, there: Power | None, lacks: bool, after: Power | None
+) -> None:
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        record = ledger.starts.record_of(replace(BEGUN, power=ours))
+        if there is not None:
+            await ledger.starts.save(replace(record, power=there))
+        assert await ledger.starts.insist(record) is lacks
+        kept = await ledger.starts.kept("", BEGUN.server_id)
+        assert kept is not None
+        if after is not None:
+            assert kept.power == after
+        else:
+            assert (kept.power.asked, kept.power.released, kept.power.held_off_since) == (2, 1, ours.held_off_since)
+
+
 async def test_who_restores_a_server_a_second_time_does_not_end_the_mark_of_the_first(tmp_path: Path) -> None:
     async with await Ledger.open(tmp_path / "state.db", owner="me", lock=False) as ledger:
         now = datetime(2025, 1, 16, 12, tzinfo=UTC)

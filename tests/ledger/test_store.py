@@ -28,7 +28,6 @@ from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import printable
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
-from snaprotd.ledger.rows import FORMAT
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.store import Ledger
@@ -855,18 +854,6 @@ async def test_a_row_that_cannot_be_understood_is_never_taken_over_and_does_not_
         assert sql(db, "SELECT owner, epoch, body FROM rotations WHERE server_id = 'bad'") == [("a", 1, body)]
         assert bad.id in theirs.set_aside["bad"]
         await claimed(theirs, rotation("bad", day=1))
-
-
-async def test_a_row_that_needs_a_newer_version_is_left_as_it_is_and_the_next_slot_runs(db: Database) -> None:
-    async with ledgers(db, "a") as (ours,):
-        await claimed(ours)
-    sql(db, f"UPDATE rotations SET needs = {FORMAT + 1}")
-    before = sql(db, "SELECT owner, epoch, body FROM rotations")
-    await asyncio.sleep(LEASE + 1)
-    async with ledgers(db, "b") as (theirs,):
-        assert await theirs.take_over() == []
-        assert sql(db, "SELECT owner, epoch, body FROM rotations") == before
-        await claimed(theirs, rotation(day=1))
 
 
 async def test_what_a_newer_version_wrote_into_a_row_survives_a_save(db: Database) -> None:

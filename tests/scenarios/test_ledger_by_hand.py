@@ -13,7 +13,7 @@ import pytest
 
 from snaprotd.core.rotation import Step
 from tests.support.daemons import Line, logged, look_around_less
-from tests.support.harms import edit
+from tests.support.harms import edit, lose_the_promise
 from tests.support.promised import DAY, HOUR, MINUTE, Promise, looked_after
 
 pytestmark = pytest.mark.usefixtures("one_clock")
@@ -84,6 +84,7 @@ async def test_a_rotation_whose_lease_was_lost_to_nobody_leaves_no_server_off_an
 
 
 SET_ASIDE = "in the ledger cannot be understood, and was set aside as it is"
+LEFT = "was begun by a newer snaprotd, and is left to one until the next slot"
 NO_ROTATION = "a start is owed to the server, and no rotation sees to it"
 NOT_WHOLE = "the record of a server's power cannot be read whole: what is owed is paid"
 
@@ -93,7 +94,7 @@ NOT_WHOLE = "the record of a server's power cannot be read whole: what is owed i
     [
         ("UPDATE rotations SET body = substr(body, 1, 40) WHERE is_open", SET_ASIDE, NO_ROTATION),
         ("UPDATE rotations SET body = '{}' WHERE is_open", SET_ASIDE, NO_ROTATION),
-        ("UPDATE rotations SET needs = 99 WHERE is_open", SET_ASIDE, NO_ROTATION),
+        ("UPDATE rotations SET needs = 99 WHERE is_open", LEFT, NO_ROTATION),
         ("DELETE FROM rotations", "", NO_ROTATION),
         ("UPDATE powers SET body = 'x'", "", NOT_WHOLE),
     ],
@@ -131,3 +132,20 @@ async def test_the_row_of_a_rotation_that_runs_is_deleted_and_its_server_is_star
         await one.until(lambda: one.history[-1] == "active", 40 * MINUTE)
     assert len(one.world.created) == 4
     assert [rotation.result for rotation in one.watched.ended][-3:] == ["success"] * 3
+
+
+@pytest.mark.parametrize("lease", ["0", "strftime('%s', 'now') + 300"], ids=["nobody goes on", "somebody may"])
+async def test_a_promise_that_the_ledger_has_lost_with_the_rotation_is_kept_by_who_made_it(
+    tmp_path: Path, log: list[Line], lease: str
+) -> None:
+    """Neither the ledger nor a copy beside it tells of the stop: only the process does that has lost its lease."""
+    one = Promise(tmp_path)
+    one.world.snapshot_seconds = (900, 900)
+    async with looked_after(one):
+        await one.watched.reaches(Step.WAIT)
+        assert one.status == "stopped"
+        lose_the_promise(tmp_path, lease)
+        await one.until(lambda: one.history[-1] == "active", 40 * MINUTE)
+        assert logged(log, "this process does not hold the rotation any more")
+        (told,) = logged(log, "the ledger lacks what this process owes to a server: it is written again")
+        assert told["server"] == "web"

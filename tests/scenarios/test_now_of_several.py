@@ -19,6 +19,7 @@ from snaprotd.simulator import Fault
 from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.assembly import open_ledger_to_read
 from tests.support.daemons import a_world, configure, daemon_on, entry
+from tests.support.harms import lose_the_promise
 from tests.support.world_transport import WorldTransport
 
 pytestmark = pytest.mark.usefixtures("one_clock", "few_ticks")
@@ -115,6 +116,24 @@ async def test_what_goes_wrong_with_one_server_stops_no_other(tmp_path: Path, re
     assert results == {"12345": Result.FAILURE, "12346": Result.FAILURE, "12347": Result.SUCCESS}
     assert endings["12345"].rotation is None
     assert "a rotation of s12345 is open already" in endings["12345"].refused
+
+
+async def test_a_promise_that_the_ledger_has_lost_with_the_rotation_is_kept_before_the_command_ends(
+    tmp_path: Path, reach: Reach
+) -> None:
+    """There may be no daemon that would find it."""
+    story = reach(Story(tmp_path))
+    harmed: list[Rotation] = []
+
+    def harm(rotation: Rotation) -> None:
+        if rotation.step is Step.WAIT and not harmed:
+            harmed.append(rotation)
+            lose_the_promise(tmp_path)
+
+    endings = await story.now(Wish(servers=("12345",)), harm)
+    assert harmed[0].held_off
+    assert "taken over" in endings["12345"].refused
+    assert story.world.status_of("12345") == "active"
 
 
 @pytest.fixture

@@ -170,3 +170,21 @@ def disk_is_read_only(ledger: Path, *, really: bool = True) -> Iterator[None]:
     finally:
         if really:
             lock.rmdir()
+
+
+LOST = (
+    "UPDATE rotations SET owner = 'somebody', epoch = epoch + 1, lease_until = {} WHERE is_open",
+    "UPDATE rotations SET body = json_set(body, '$.asked', 0, '$.held_off', json('false')) WHERE is_open",
+    "UPDATE rotations SET body = json_set(body, '$.went_off', json('false'), '$.step', 'look') WHERE is_open",
+    "UPDATE rotations SET body = json_set(body, '$.unstruck', json('false')) WHERE is_open",
+    "DELETE FROM powers",
+)
+
+
+def lose_the_promise(folder: Path, lease: str = "0") -> None:
+    """As a database looks that has lost its last commits: another process has begun the slot anew, and owes nothing.
+
+    `lease`: until when that holds it, in SQL. No copy beside the ledger tells of the stop either.
+    """
+    edit(folder / "state.db", *(one.format(lease) for one in LOST))
+    shutil.rmtree(folder / "owed-by-state.db")

@@ -42,7 +42,7 @@ def environment(**more: str) -> dict[str, str]:
         inherited.pop(name, None)
     return {
         **inherited,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests" / "support" / "quick", ROOT))),
         # Compiling all libraries anew would take each process two seconds where nothing may be written beside them.
         "PYTHONPYCACHEPREFIX": str(ROOT / ".pytest_cache" / "bytecode"),
         "COLUMNS": "100",

@@ -15,7 +15,7 @@ from typing import Protocol
 from snaprotd.commands.jobs.holding import hold_of_new
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.admission import called_off, resumed
-from snaprotd.core.errors import SnaprotdError, UnknownServer
+from snaprotd.core.errors import LeaseLost, SnaprotdError, UnknownServer
 from snaprotd.core.holds import HoldFor
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.daemon.machine import this_machine
@@ -255,6 +255,9 @@ class _ByHand:
         self._keeper.cede(rotation.server_id)
         try:
             ended = await run_in_turn(rotation, self._tools, show_here, turn, permit)
+        except LeaseLost:
+            await self._keeper.insist(self._board.running.get(rotation.id, rotation))
+            raise
         finally:
             self._board.take_down(rotation)
         self._keeper.keep(self._tools.ledger.starts.record_of(ended))

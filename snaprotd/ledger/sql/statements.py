@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from snaprotd.core.creation import Trace
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger.rows import FORMAT, needs_of, read_trace, written_rotation
-from snaprotd.ledger.sql.dialects import elements
+from snaprotd.ledger.sql.dialects import elements, is_no_integer
 from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list, listed, of_account
 from snaprotd.ledger.sql.schema import POWERS, ROTATIONS
 
@@ -44,6 +44,17 @@ OURS = of_account(ROTATIONS)
 """Of the account's servers: another one's may have the same ids. What was written for no account is this one's."""
 
 ITS_SERVER = ROTATIONS.c.server_id.in_(listed("server_ids"))
+
+_IS_NEWER = ~is_no_integer(ROTATIONS.c.needs) & (ROTATIONS.c.needs > FORMAT)
+LEFT = ROTATIONS.c.is_open & ROTATIONS.c.owner.is_(None) & _IS_NEWER
+"""Open rotations that only a newer snaprotd may go on with, and that nobody holds: they are left to one."""
+
+
+def is_newer(row: Any) -> bool:
+    """Whether only a newer snaprotd may go on with the rotation of this row. One that was damaged nobody may."""
+    return isinstance(row.needs, int) and row.needs > FORMAT
+
+
 _TENURE = ("owner", "lease_until")
 _CHANGES = ("attempt", "format", "needs", "is_open", "result", "body", "finished_at")
 
@@ -63,7 +74,7 @@ def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Statem
 _REOPEN = Prepared(
     lambda: (
         update(ROTATIONS)
-        .where(OURS, ROTATIONS.c.id == bindparam("row"), ROTATIONS.c.result == Result.FAILURE.value)
+        .where(OURS, ROTATIONS.c.id == bindparam("row"), ROTATIONS.c.result == Result.FAILURE.value, ~_IS_NEWER)
         .values(epoch=ROTATIONS.c.epoch + 1)
         .returning(ROTATIONS.c.epoch)
     ),
@@ -74,6 +85,7 @@ _REOPEN = Prepared(
 
 def reopen(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Statement:
     """Open the row of a rotation again that has failed, unless others have or it was amended; answers with its epoch.
+    One that only a newer snaprotd may go on with stays as it is.
 
     One that is open has no result.
     """
@@ -85,8 +97,8 @@ def _in_the_way() -> Any:
     is_this = (columns.slot == bindparam("slot")) & (columns.attempt == bindparam("attempt"))
     is_called_so = columns.server_id == bindparam("called")
     another = or_(columns.is_open & ~(is_called_so & is_this), is_this & ~is_called_so)
-    found = select(columns.id, columns.is_open, columns.body).where(OURS, ITS_SERVER, another)
-    return found.order_by(columns.is_open.desc())
+    found = select(columns.id, columns.slot, columns.is_open, columns.body, LEFT.label("is_left"))
+    return found.where(OURS, ITS_SERVER, another).order_by(columns.is_open.desc())
 
 
 _IN_THE_WAY = Prepared(_in_the_way)
@@ -139,7 +151,7 @@ def _abandoned(*, everything: bool, of_a_server: bool) -> Any:
     run_out = or_(columns.owner.is_(None), until < bindparam("now"), until > bindparam("latest"))
     foreign = or_(columns.owner != bindparam("holder"), columns.owner.is_(None))
     found = select(columns.id, columns.server_id, columns.body, columns.epoch, columns.needs).where(
-        OURS, columns.is_open, foreign if everything else run_out, columns.id.not_in(listed("held"))
+        OURS, columns.is_open, ~LEFT, foreign if everything else run_out, columns.id.not_in(listed("held"))
     )
     return found.where(ITS_SERVER) if of_a_server else found
 
@@ -186,6 +198,14 @@ def take(ids: Collection[str], tenure: dict[str, Any]) -> Statement:
     return _TAKE(taken=as_list(ids), **tenure)
 
 
+_LET_GO = Prepared(lambda: update(ROTATIONS).where(ROTATIONS.c.id.in_(listed("left"))), *_TENURE)
+
+
+def let_go(ids: Collection[str]) -> Statement:
+    """Have nobody hold these, and leave all else of them as it is: whoever may go on with them does so at once."""
+    return _LET_GO(left=as_list(ids), owner=None, lease_until=0.0)
+
+
 def set_aside(ids: Collection[str]) -> Update:
     """Close rows that cannot be understood, as they are, so that their servers' next slots run."""
     return update(ROTATIONS).where(ROTATIONS.c.id.in_(list(ids))).values(is_open=False)
@@ -211,12 +231,12 @@ def living(account: str, now: float, lease: float, *, grace: float = 0.0) -> Sta
 
 
 _OPEN_BODIES = Prepared(
-    lambda: select(ROTATIONS.c.body).where(OURS, ROTATIONS.c.is_open, ROTATIONS.c.id.not_in(listed("known")))
+    lambda: select(ROTATIONS.c.body).where(OURS, ROTATIONS.c.is_open, ~LEFT, ROTATIONS.c.id.not_in(listed("known")))
 )
 
 
 def open_bodies(account: str, known: Collection[str]) -> Statement:
-    """The bodies of the open rotations, but for those that are known."""
+    """The bodies of the open rotations, but for those that are known, or left to a newer snaprotd."""
     return _OPEN_BODIES(its_account=account, known=as_list(known))
 
 
