@@ -222,7 +222,7 @@ class _Starting:
     async def server_status(self, name: str) -> Mapping[str, Any] | None:
         raise LedgerError(STARTING)
 
-    async def events(self, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
+    async def events(self, after: int, limit: int) -> tuple[Sequence[Mapping[str, Any]], int]:
         raise LedgerError(STARTING)
 
     def identity(self, config: str, challenge: str) -> Mapping[str, str] | None:

@@ -195,9 +195,12 @@ class DaemonView:
         report: Json = shown(server_report(situation, target, history, events, kept.let_go if kept else ""))
         return report
 
-    async def events(self, after: int, limit: int) -> Sequence[Json]:
-        entries, _ = await self._tools.ledger.events.after(after, limit=limit)
-        return [shown(entry.as_json()) for entry in entries]
+    async def events(self, after: int, limit: int) -> tuple[Sequence[Json], int]:
+        while True:
+            entries, last = await self._tools.ledger.events.after(after, limit=limit)
+            if entries or last <= after:
+                return [shown(entry.as_json()) for entry in entries], last
+            after = last  # none of so many can be read, as of a newer snaprotd: whoever reads on is to come past them
 
     async def _open_rotations(self) -> tuple[Sequence[Rotation], str | None]:
         """Those that this process runs, and those of others: a `now` beside the daemon is a rotation too."""

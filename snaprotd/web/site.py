@@ -46,8 +46,11 @@ class View(Protocol):
         Raises `LedgerError` where the history cannot be read.
         """
 
-    async def events(self, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
-        """The events that were written after the one of this id, the oldest first. Raises `LedgerError`."""
+    async def events(self, after: int, limit: int) -> tuple[Sequence[Mapping[str, Any]], int]:
+        """The events after the one of this id, as they were written, and the id up to which that is all.
+
+        That is less than `after` where the ledger was lost, and counts anew. Raises `LedgerError`.
+        """
 
     def identity(self, config: str, challenge: str) -> Mapping[str, str] | None:
         """Which ledger the daemon of the configuration file `config` has, with a proof; None where we are another's."""
@@ -85,6 +88,9 @@ WORTH_IT, LEVEL = 1000, 4
 
 EVENTS_AT_ONCE, LONGEST_ID = 500, 18
 """Events of one answer, and digits of an id."""
+
+LAST_EVENT = "X-Snaprotd-Last-Event"
+"""The header with the id up to which an answer has all events: by it is seen that a ledger has begun anew."""
 
 SHARE = 0.1
 """Of the loop's time, for the metrics."""
@@ -152,7 +158,8 @@ class _Site:
         after = request.query_params.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) <= LONGEST_ID):
             return _Json({"detail": "after: the id of an event is wanted"}, status_code=400, headers=GUARDED)
-        return await _made(request, _Json, await self._view.events(int(after), EVENTS_AT_ONCE), headers=GUARDED)
+        events, last = await self._view.events(int(after), EVENTS_AT_ONCE)
+        return await _made(request, _Json, events, headers={**GUARDED, LAST_EVENT: str(last)})
 
     async def identity(self, request: Request) -> Response:
         """For commands on this machine, which look for the daemon of their file."""

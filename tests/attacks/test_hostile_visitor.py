@@ -83,8 +83,8 @@ class Shown:
     async def server_status(self, name: str) -> Mapping[str, Any] | None:
         return None
 
-    async def events(self, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
-        return []
+    async def events(self, after: int, limit: int) -> tuple[Sequence[Mapping[str, Any]], int]:
+        return [], 0
 
     def identity(self, config: str, challenge: str) -> Mapping[str, str] | None:
         return None

@@ -466,6 +466,17 @@ def test_a_server_that_has_another_id_has_its_end() -> None:
     assert (end.kind, [one.event.kind for one in told.troubles.values()]) == (Kind.RECOVERY, [Kind.HELD_OFF])
 
 
+def test_a_clock_that_was_set_back_a_year_keeps_no_change_waiting() -> None:
+    told, _ = lived(fails("", cause="token"), until=2 * MINUTE)
+    told = noted(told, fails("", 2 * MINUTE, cause="api"), START + 2 * MINUTE)
+    back = START - 365 * DAY
+    told, messages = messages_due(told, back)
+    for minutes in range(1, 90):
+        told, more = messages_due(told, back + minutes * MINUTE)
+        messages += more
+    assert len(messages) == 1
+
+
 def test_a_clock_that_was_set_back_a_year_keeps_no_message_waiting() -> None:
     told = noted(Told(), fails("a"), START + 365 * DAY)
     assert [one.text for one in lived(told=told, until=HOUR)[1]] == ["a: failure it is"]

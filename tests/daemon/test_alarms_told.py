@@ -198,6 +198,20 @@ async def test_what_is_too_old_is_not_over_because_the_last_snapshot_has_gone(tm
     assert [one["kind"] for one in outside.told] == ["failure", "vanished", "recovery"], outside.words
 
 
+async def test_what_is_too_old_is_not_told_to_be_over_where_its_server_is_paused(
+    tmp_path: Path, outside: Outside
+) -> None:
+    world, old = a_world("web-01"), datetime(2025, 1, 14, 3, 5, tzinfo=UTC)
+    world.add_snapshot("12345", f"snaprotd-main-{old:%Y%m%dT%H%M%SZ}", created_at=old)
+    path = configured(tmp_path, world, schedule="5 12 * * *")
+    async with daemon_on(path, world):
+        await asyncio.sleep(30 * MINUTE)
+        path.write_text(path.read_text().replace("stop_first: true", "stop_first: true, paused: true"))
+        await asyncio.sleep(15 * MINUTE)
+    assert [one["kind"] for one in outside.told] == ["failure", "recovery"], outside.words
+    assert outside.told[1]["text"].startswith("web-01: its policy is paused, and nothing more is told of it; what was")
+
+
 async def test_a_rotation_that_was_set_aside_is_told_and_the_next_success_is_its_end(
     tmp_path: Path, outside: Outside
 ) -> None:

@@ -190,6 +190,26 @@ async def test_events_are_read_page_by_page(tmp_path: Path, silence: None, few_t
             assert (await watched.get(f"/api/events?after={wrong}")).status_code == 400
 
 
+async def test_who_reads_on_comes_past_what_cannot_be_read_and_sees_that_a_ledger_has_begun_anew(
+    tmp_path: Path, silence: None, few_ticks: None
+) -> None:
+    path = configure(tmp_path, entry())
+    async with daemon_on(path, a_world()) as watched:
+        await asyncio.sleep(HOUR)
+        (only,) = await events(watched)
+    columns = "account, at, kind, text, details"
+    unknown = [("vps.invalid", "2025-01-16T04:00:00Z", "of a newer one", "?", "{}")] * 1200
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.executemany(f"INSERT INTO events ({columns}) VALUES (?, ?, ?, ?, ?)", unknown)
+        connection.execute(f"INSERT INTO events ({columns}) SELECT {columns} FROM events WHERE id = ?", (only["id"],))
+    async with daemon_on(path, a_world()) as watched:
+        (last,) = await events(watched, after=only["id"])
+        assert last["id"] == only["id"] + 1201
+        for after, told in ((0, only["id"]), (only["id"], last["id"]), (99_999, last["id"])):
+            answer = await watched.get(f"/api/events?after={after}")
+            assert int(answer.headers["X-Snaprotd-Last-Event"]) == (500 if after == 0 else told)
+
+
 # -- what vanishes -----------------------------------------------------------------------------------------------------
 
 

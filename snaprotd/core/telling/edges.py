@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from snaprotd.core.telling import Event, Kind, Message
-from snaprotd.core.telling.troubles import GATHER, Ended, Told, Trouble, gathering, group_of, key_of
+from snaprotd.core.telling.troubles import GATHER, LONGEST_PAUSE, Ended, Told, Trouble, gathering, group_of, key_of
 from snaprotd.core.words import count, duration
 
 LONGEST_GATHER = timedelta(minutes=15)
@@ -68,13 +68,16 @@ def _within_reason(told: Told, now: datetime) -> Told:
     """A clock that was set back must keep no message waiting."""
     if (told.gathers_until or now) > now + TOGETHER:
         told = replace(told, gathers_until=now)
-    if not any(one.since > now or (one.told_at or now) > now for one in told.troubles.values()):
-        return told
-    troubles = {
-        key: replace(one, since=min(one.since, now), told_at=one.told_at and min(one.told_at, now))
-        for key, one in told.troubles.items()
-    }
-    return replace(told, troubles=troubles)
+    troubles = {key: _no_later_than(one, now) for key, one in told.troubles.items()}
+    return told if troubles == told.troubles else replace(told, troubles=troubles)
+
+
+def _no_later_than(one: Trouble, now: datetime) -> Trouble:
+    latest = now + LONGEST_PAUSE
+    if max(one.since, one.told_at or now) <= now and (one.quiet_until or now) <= latest:
+        return one
+    since, told_at = min(one.since, now), one.told_at and min(one.told_at, now)
+    return replace(one, since=since, told_at=told_at, quiet_until=one.quiet_until and min(one.quiet_until, latest))
 
 
 def _free(told: Told) -> list[Ended]:

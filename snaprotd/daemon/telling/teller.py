@@ -43,6 +43,7 @@ log = structlog.get_logger("snaprotd.notify")
 
 AT_ONCE = 500
 """Entries of the ledger that are read in one go."""
+PAUSED = "its policy is paused, and nothing more is told of it; what was told is"
 LOST_BEATS = 2
 """Heartbeats in a row that were not taken, from which on it is shown: one may be lost on the way."""
 
@@ -249,10 +250,13 @@ class Teller:
         self._notify.show(Kind.FAILURE, of_pages, about=about_pages)
         if (there := self._alarms.of_servers) is not None:
             news = [one for one in there if one.about not in IMPLIED or not self._notify.is_implied(one)]
-            looked_at = self._targets.keys() | self._left
+            looked_at, paused = self._targets.keys() | self._left, self._paused(self._targets.keys())
             for about in LISTED:
                 of = looked_at - self._alarms.ageless if about == "too_old" else looked_at
-                self._notify.show(Kind.FAILURE, [one for one in news if one.about == about], about={about}, of=of)
+                stands = self._notify.about(about) if about == "too_old" else {}
+                ends = {one: f"{PAUSED}: {text}" for one, text in stands.items() if one in paused}
+                these = [one for one in news if one.about == about]
+                self._notify.show(Kind.FAILURE, these, about={about}, of=of, ends=ends)
 
     def _servers_off(self) -> list[Event]:
         """Whoever sees to them: a rotation of another process holds a server off as one of ours does."""
@@ -274,9 +278,11 @@ class Teller:
         failing, at_work = self._notify.failing, self._targets.keys()
         patience = self._config.discover_interval + SPARE.total_seconds()
         self._left = self._account.left(failing - at_work, patience=patience)
-        paused = {one for one in failing & at_work if self._targets[one].policy.paused}
-        dropped = self._account.dropped.keys()
+        paused, dropped = self._paused(failing & at_work), self._account.dropped.keys()
         self._notify.set_apart(paused=paused, left=self._left, at_work=at_work, dropped=dropped)
+
+    def _paused(self, at_work: Set[str]) -> Set[str]:
+        return {one for one in at_work if self._targets[one].policy.paused}
 
     def _show_lost_slots(self) -> None:
         """What is told of them stands on the page until the same success ends it."""
