@@ -78,7 +78,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._schemas = count(1)
-        self._programs = Path(needs("pg_ctl", "install postgresql")).resolve().parent
+        self._programs = _programs()
 
     def start(self) -> None:
         self._run("initdb", "-U", "snaprotd", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
@@ -111,6 +111,12 @@ class Server:
 
 
 NOBODY = 65534
+
+
+def _programs() -> Path:
+    """Where those of the server are. Debian keeps them off the PATH, a folder for each version."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    return found[-1].parent if found else Path(needs("pg_ctl", "install postgresql")).resolve().parent
 
 
 @contextmanager
