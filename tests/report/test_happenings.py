@@ -153,6 +153,8 @@ def both() -> Iterator[tuple[Event | None, Problem]]:
     for refused, certificate, _ in OF_THE_PAGES.values():
         for one in of_pages(refused, certificate, AT):
             yield (of_alarm(one, None, AT) if one.kind == "certificate_bad" else None), one
+    for one in of_pages("", None, AT, away="127.0.0.1:9877 is taken"):
+        yield of_alarm(one, None, AT), one
     for called_now in (None, "db-07"):
         matched = Matched(ids=("12351",), name="web-07", label="web-07", dropped_at=AT, called_now=called_now)
         yield of_entry(of_drop(matched, AT)), of_dropped("web-07", "12351", called_now)
