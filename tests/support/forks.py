@@ -73,6 +73,7 @@ def _live(arguments: tuple[str, ...], env: dict[str, str], streams: Streams, fol
     os.environ.clear()
     os.environ.update(env)
     time.tzset()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
     sys.argv = ["snaprotd", *arguments]
     _open(streams)
     try:
