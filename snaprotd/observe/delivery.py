@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,7 +28,8 @@ LOOK_EVERY = 5.0
 PINGS_APART = 15.0
 """Seconds between two pings of one check: Healthchecks takes five in a minute, and ignores what is more."""
 LEAST_TRIES = 20
-"""Before a letter is given up for its age, which a clock that was set may have made."""
+"""Of a letter, or of its channel while it waited, before it is given up for its age: a clock that was set may have made
+that."""
 ASK_ANOTHER = 3
 """After each so many failures in a row another letter is tried too: is the receiver away, or is it the first one?"""
 PATIENCE = 120.0
@@ -77,6 +79,10 @@ class Delivery:
         self._now = now
         self._tasks: list[asyncio.Task[None]] = []
         self._posted: dict[str, asyncio.Event] = {}
+        self._failed: Counter[str] = Counter()
+        """How often each channel has taken nothing."""
+        self._waits_since: dict[tuple[str, str], int] = {}
+        """How often its channel had taken nothing when each letter began to wait, as far as this process has seen."""
         self.given_up: dict[str, tuple[int, str]] = {}
         """For each channel how many letters were given up since the last one was sent, and why the last of them was.
 
@@ -166,6 +172,7 @@ class Delivery:
             answer = failed(f"no end within {PATIENCE:g} s")
         self._metrics.tried(channel.kind, answer.outcome)
         if answer.outcome is Outcome.FAILED:
+            self._failed[channel.name] += 1
             self._outbox.note(replace(letter, tries=letter.tries + 1))
             return answer
         if answer.outcome is Outcome.GIVEN_UP:
@@ -186,7 +193,9 @@ class Delivery:
         too_many = len(waiting) - MOST_WAITING
         kept = []
         for index, letter in enumerate(waiting):
-            if index < too_many or (letter.since < oldest and letter.tries >= LEAST_TRIES):
+            began = self._waits_since.setdefault(letter.key, self._failed[channel.name])
+            tries = max(letter.tries, self._failed[channel.name] - began)
+            if index < too_many or (letter.since < oldest and tries >= LEAST_TRIES):
                 self._metrics.tried(channel.kind, Outcome.GIVEN_UP)
                 self._tell_given_up(letter, "too many wait" if index < too_many else "tried for 24 h")
                 gone.append(letter)
@@ -205,6 +214,8 @@ class Delivery:
 
     async def remove(self, letters: Sequence[Letter]) -> None:
         """They wait no longer."""
+        for one in letters:
+            self._waits_since.pop(one.key, None)
         await self._outbox.remove(letters)
         self._count()
 

@@ -159,6 +159,27 @@ async def test_through_an_hour_without_its_receiver_every_letter_arrives_once_an
         assert post.counted("webhook", "failed") < 25
 
 
+async def test_however_many_wait_none_waits_for_longer_than_a_day() -> None:
+    there = Receiver(lambda _: failed("away"))
+    async with delivering(channel("webhook", there)) as post:
+        await post.post("webhook", *(f"m{number}" for number in range(100)))
+        await asyncio.sleep(DAY + 10 * MINUTE)
+        assert (post.pending, post.counted("webhook", "given_up")) == (0, 100)
+
+
+async def test_a_clock_that_is_set_ahead_gives_up_nothing_that_was_hardly_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = Receiver(lambda _: failed("away"))
+    async with delivering(channel("webhook", there)) as post:
+        await asyncio.sleep(HOUR)
+        await post.post("webhook", "before", *(f"m{number}" for number in range(100)))
+        await asyncio.sleep(MINUTE)
+        monkeypatch.setattr(post.delivery, "_now", lambda: now() + 2 * timedelta(days=1))
+        await asyncio.sleep(20 * MINUTE)
+        assert (post.pending, post.counted("webhook", "given_up")) == (101, 0)
+
+
 async def test_what_nobody_takes_for_a_day_is_given_up_counted_and_logged(log: list[Line]) -> None:
     there = Receiver(lambda _: failed("away"))
     async with delivering(channel("email", there)) as post:
