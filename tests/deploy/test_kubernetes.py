@@ -489,6 +489,10 @@ def test_values_that_do_not_fit_are_refused(option: str, said: str) -> None:
         templated(option)
 
 
+def test_the_ledger_may_be_on_a_server() -> None:
+    assert templated("--set-string=config=listen: 0.0.0.0:9877\nstate: postgresql://db/snaprotd")
+
+
 @pytest.mark.parametrize("drain", ["", "drain_timeout: 659s", "drain_timeout: 0.1h", "drain_timeout: 500ms"])
 def test_a_drain_that_fits_is_taken(drain: str) -> None:
     assert templated(f"--set-string=config=listen: 0.0.0.0:9877\nstate: /var/lib/snaprotd/a\n{drain}")

@@ -7,8 +7,8 @@
 {{- if not (has $config.listen (list "0.0.0.0:9877" "[::]:9877")) -}}
 {{- fail "config: write `listen: 0.0.0.0:9877`, or the probes and Prometheus cannot reach snaprotd" -}}
 {{- end -}}
-{{- if not (hasPrefix "/var/lib/snaprotd/" (toString $config.state)) -}}
-{{- fail "config: write `state: /var/lib/snaprotd/state.db`, for that is where the volume is" -}}
+{{- if not (or (hasPrefix "/var/lib/snaprotd/" (toString $config.state)) (hasPrefix "postgresql://" (toString $config.state))) -}}
+{{- fail "config: write `state: /var/lib/snaprotd/state.db`, for that is where the volume is, or postgresql://..." -}}
 {{- end -}}
 {{- if (default dict $config.api).token_file -}}
 {{- fail "config: leave out api.token_file: the token comes from tokenSecret" -}}
