@@ -21,8 +21,10 @@ from snaprotd.core.errors import (
     UNTOUCHABLE,
     Anothers,
     Busy,
+    CalledOff,
     CloudError,
     GroupTaken,
+    HeldBack,
     LedgerError,
     NotFound,
     NotSent,
@@ -230,6 +232,8 @@ async def pay(debtor: Debtor) -> Outcome:
         if not isinstance(listed, Server):
             return listed
         server = listed
+    except CloudError as error:
+        server = await _as_listed(debtor, error)
     debtor.look(server)
     if server.is_active:
         return Done() if debtor.power.watched else Waiting("the server is active; one more look makes it certain")
@@ -288,6 +292,24 @@ async def found(debtor: Debtor) -> Server:
                 return server
             missing = NotFound(f"{one} is the id of another server now")
     raise doubt or NotFound(str(missing))
+
+
+async def _as_listed(debtor: Debtor, error: CloudError) -> Server:
+    """The server as a list shows it, where the provider refuses to show it alone, or has failed to for `start_timeout`.
+
+    Raises `error` where it is none of that, or the list does not tell either.
+    """
+    if isinstance(error, CalledOff) or not (isinstance(error, HeldBack) or debtor.start_is_overdue):
+        raise error
+    try:
+        listed = await debtor.tools.inventory.find(debtor.ids)
+    except CalledOff:
+        raise
+    except CloudError as another:
+        raise error from another
+    if listed is None:
+        raise error
+    return listed
 
 
 async def _listed_or_gone(debtor: Debtor, error: NotFound) -> Server | Outcome:

@@ -686,3 +686,17 @@ async def test_a_slot_on_a_bad_disk_is_told_and_runs_when_the_disk_is_well(
         assert watched.value("snaprotd_rotations_total", "web-01", "success") == 2
         assert watched.value("snaprotd_missed_slots_total", "web-01", "ran_late") == 1
     assert [one.name for one in world.created] == ["snaprotd-main-20250116T031000Z", "snaprotd-main-20250116T041000Z"]
+
+
+async def test_a_server_that_its_own_page_never_shows_again_is_started_by_what_a_list_shows(tmp_path: Path) -> None:
+    world = World()
+    server_id = world.add_server("web-01")
+    servers = f'[{{id: {server_id}, name: web-01, schedule: "0 12 1 1 *", stop_first: true, start_timeout: 5m}}]'
+    async with daemon_on(write_config(tmp_path, servers), world) as watched:
+        await watched.daemon.rotate(server_id)
+        while world.status_of(server_id) != "stopped":  # noqa: ASYNC110
+            await asyncio.sleep(1)
+        world.faults.append(Fault(kind="status", method="GET", path="/servers/*/", status=500, times=None))
+        await asyncio.sleep(2 * 3600)
+        assert world.status_of(server_id) == "active"
+        assert watched.value("snaprotd_server_stopped_by_us", "web-01") == 0

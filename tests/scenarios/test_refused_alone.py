@@ -116,6 +116,23 @@ async def test_what_is_refused_of_one_server_for_ever_is_no_others_trouble(
         assert not night.account.off_now()
 
 
+@pytest.mark.parametrize("step", ["stop", "create"])
+async def test_a_server_that_is_off_and_shown_by_lists_alone_is_started(tmp_path: Path, step: str) -> None:
+    """From that step on, as soon as it has struck."""
+
+    def refuses(kind: str, server: int | None) -> bool:
+        has_struck = any(one.kind == step and one.server in ONE for one in account.journal)
+        return has_struck and server in ONE and kind in READS
+
+    # Were more of them due at once, lists would be what all of them are looked for in.
+    async with struck(tmp_path, lambda *_: False, replace(FEWER, due=1)) as night:
+        account = night.account
+        account.refuses = refuses
+        await asyncio.sleep(44 * MINUTE)
+        assert night.refused()
+        assert not account.off_now()
+
+
 async def test_lists_that_are_refused_for_ever_keep_no_server_off(tmp_path: Path) -> None:
     """Each is asked for by itself."""
     async with struck(tmp_path, lambda *_: False, FEWER) as night:
