@@ -80,7 +80,7 @@ async def test_whatever_the_lists_say_every_view_answers_and_nothing_is_changed(
 
 @pytest.mark.search
 @pytest.mark.usefixtures("few_ticks")
-@pytest.mark.parametrize("chunk", range(searches.size(1, 20)))
+@pytest.mark.parametrize("chunk", range(searches.size(1, 8)))
 async def test_whatever_a_rotation_is_answered_it_deletes_nothing_and_its_server_runs_in_the_end(
     tmp_path: Path, log: list[Line], chunk: int
 ) -> None:

@@ -29,7 +29,7 @@ from tests.support.policies import NIGHTLY, slots
 from tests.support.searches import SCRATCH, by_its_seed_alone, size
 from tests.support.virtual_time import run_virtually, true_time
 
-EXAMPLES = size(10, 150)
+EXAMPLES = size(8, 60)
 KEPT = 2
 HARMS = (Harm.NONE, Harm.NONE, Harm.ROW_DAMAGED, Harm.ROW_DELETED, Harm.POWER_DAMAGED, Harm.LEDGER_DELETED)
 RATES: dict[str, tuple[float, Callable[[], Limit | None]]] = {
