@@ -303,8 +303,6 @@ async def _as_listed(debtor: Debtor, error: CloudError) -> Server:
         raise error
     try:
         listed = await debtor.tools.inventory.find(debtor.ids)
-    except CalledOff:
-        raise
     except CloudError as another:
         raise error from another
     if listed is None:
