@@ -264,7 +264,7 @@ def test_no_channel_is_given_the_token_as_its_password(tmp_path: Path, told: str
 
 # -- a reload starves the start ------------------------------------------------------------------------------------
 
-LONGEST_STALL = 0.05
+LONGEST_STALL = 0.1
 """Seconds of work, all threads together, for which no other thread has a turn: what the loop has to wait for."""
 
 MANY = 20_000
