@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 
 from snaprotd.config.settings import Config, Target, resolve
-from snaprotd.core.asking.budget import read_every
+from snaprotd.core.asking.budget import RARELY, reading_interval
 from snaprotd.core.errors import CloudError, LedgerError
 from snaprotd.core.model import DOUBT, Server
 from snaprotd.core.telling.dropped import Matched
@@ -35,9 +35,6 @@ GONE_AFTER = 300.0
 
 Three times as long as a large account is left alone between two readings, where that is longer.
 """
-
-RARELY = 300.0
-"""Seconds for which the largest account is left alone, unless something is followed in it or it could not be read."""
 
 
 class LookAfter(Protocol):
@@ -107,8 +104,8 @@ class AccountWatch:
 
         `rate`: requests a second, as in force.
         """
-        rarely = min(self._config.discover_interval, RARELY)
-        every = max(shortest, min(read_every(self._inventory.pages, rate), rarely))
+        longest = min(self._config.discover_interval, RARELY)
+        every = reading_interval(self._inventory.pages, rate, shortest=shortest, longest=longest)
         self._gone_after = max(GONE_AFTER, 3 * every)
         left = self._read_at + every - asyncio.get_running_loop().time()
         return not self.is_listed or bool(self.in_doubt) or left < shortest / 2

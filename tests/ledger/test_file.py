@@ -29,10 +29,7 @@ from snaprotd.ledger.sql.schema import SCHEMA_VERSION
 from snaprotd.ledger.store import Ledger
 from tests.ledger.test_store import claimed, finished, ledgers, mark, rotation, sql
 
-
-@pytest.fixture(autouse=True)
-def _leases_follow_virtual_time(one_clock: None) -> None:
-    """By their own clock they would not."""
+pytestmark = pytest.mark.usefixtures("one_clock")
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ SHARE = 0.8
 """The part of the rate that may go to servers that are off; the rest is for whatever else is asked."""
 SHARE_OF_READING = 0.1
 """The part of the rate that the reading of the whole account may take: as much as its class has for certain."""
+RARELY = 300.0
+"""Seconds between two readings of the largest account."""
 OWN = 3
 """Requests for each server that no other shares: its stop, its snapshot, its start."""
 LOOKS = 8
@@ -92,6 +94,11 @@ def pages_of(servers: int, snapshots: int, page_size: int) -> int:
 def read_every(pages: int, rate: float) -> float:
     """Seconds between two readings of a whole account, whose lists have so many pages, at so many requests a second."""
     return pages / (SHARE_OF_READING * rate)
+
+
+def reading_interval(pages: int, rate: float, *, shortest: float, longest: float = RARELY) -> float:
+    """As `read_every`, but no more than `longest`, and never less than `shortest`: a small account's."""
+    return max(shortest, min(read_every(pages, rate), longest))
 
 
 def moments(rotation: Rotation, past: Past, now: datetime) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from snaprotd.core.asking.budget import Budget, Past, read_every
+from snaprotd.core.asking.budget import Budget, Past, reading_interval
 
 TO_BEGIN = 3
 """Requests of a rotation until its snapshot, or its stop, was asked for: two looks and that."""
@@ -20,8 +20,8 @@ LIVE, STOPPED = 5, 20
 """Requests of a whole rotation, as nights of fleets have shown: of one that stops nothing, and of one that does."""
 AT_THE_END = 5.0
 """Seconds in which the last snapshots are deleted."""
-INVENTORY_EVERY, RARELY = 60.0, 300.0
-"""Seconds between two readings of the whole account: of a small one, and of the largest."""
+INVENTORY_EVERY = 60.0
+"""Seconds between two readings of the whole account, where that is a small one."""
 EVENLY = 0.7
 """The part of the rate that a night can use: its requests do not come evenly."""
 MINUTE = 60.0
@@ -97,7 +97,7 @@ def play(due: Sequence[Due], budget: Budget, *, max_concurrent: int) -> Night:
         stage.begin(one)
     begun = stage.begun
     played = max((one.end for one in begun), default=0.0) - min((one.due.at for one in begun), default=0.0)
-    every = min(max(INVENTORY_EVERY, read_every(budget.pages, budget.rate)), RARELY)
+    every = reading_interval(budget.pages, budget.rate, shortest=INVENTORY_EVERY)
     inventory = min(played / every * budget.pages, (1 - EVENLY) * budget.rate * played)
     requests = sum(STOPPED if one.due.stops else LIVE for one in begun) + int(inventory)
     return Night(

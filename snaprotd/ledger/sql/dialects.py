@@ -1,6 +1,6 @@
 """The databases that a ledger may stand on, and how each of them writes what the other writes otherwise.
 
-Where both have the same words, as for an upsert, the statements are SQLite's.
+Where both have the same words, as for an upsert, the statements are built by what SQLAlchemy has for PostgreSQL.
 """
 
 from __future__ import annotations
@@ -15,6 +15,16 @@ from sqlalchemy.sql.functions import GenericFunction
 SQLITE = sqlite.dialect(paramstyle="named")
 
 
+def _written(element: type[ClauseElement], *, on_sqlite: str, on_postgresql: str) -> None:
+    """Have it be written so; `{}` stands for what it is given."""
+    for dialect, text in (("sqlite", on_sqlite), ("postgresql", on_postgresql)):
+
+        @compiles(element, dialect)
+        def _(its: Any, compiler: Any, *, text: str = text, **more: Any) -> str:
+            given = getattr(its, "clauses", None)
+            return text.format("" if given is None else compiler.process(given, **more))
+
+
 class elements(GenericFunction[Any]):  # noqa: N801
     """The elements of a text that is a list in JSON, as a table with one column, `value`."""
 
@@ -22,14 +32,7 @@ class elements(GenericFunction[Any]):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(elements, "sqlite")
-def _(function: Any, compiler: Any, **more: Any) -> str:
-    return f"json_each{compiler.process(function.clause_expr, **more)}"
-
-
-@compiles(elements, "postgresql")
-def _(function: Any, compiler: Any, **more: Any) -> str:
-    return f"json_array_elements_text(CAST{compiler.process(function.clause_expr, **more)[:-1]} AS json))"
+_written(elements, on_sqlite="json_each({})", on_postgresql="json_array_elements_text(CAST({} AS json))")
 
 
 class is_no_integer(GenericFunction[Any]):  # noqa: N801
@@ -39,14 +42,7 @@ class is_no_integer(GenericFunction[Any]):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(is_no_integer, "sqlite")
-def _(function: Any, compiler: Any, **more: Any) -> str:
-    return f"(typeof{compiler.process(function.clause_expr, **more)} != 'integer')"
-
-
-@compiles(is_no_integer, "postgresql")
-def _(function: Any, compiler: Any, **more: Any) -> str:
-    return "false"
+_written(is_no_integer, on_sqlite="(typeof({}) != 'integer')", on_postgresql="false")
 
 
 class number_of_rotation(GenericFunction[Any]):  # noqa: N801
@@ -56,14 +52,7 @@ class number_of_rotation(GenericFunction[Any]):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(number_of_rotation, "sqlite")
-def _(function: Any, compiler: Any, **more: Any) -> str:
-    return "rotations.rowid"
-
-
-@compiles(number_of_rotation, "postgresql")
-def _(function: Any, compiler: Any, **more: Any) -> str:
-    return "rotations.number"
+_written(number_of_rotation, on_sqlite="rotations.rowid", on_postgresql="rotations.number")
 
 
 class names_of_tables(Executable, ClauseElement):  # noqa: N801
@@ -72,14 +61,11 @@ class names_of_tables(Executable, ClauseElement):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(names_of_tables, "sqlite")
-def _(element: Any, compiler: Any, **more: Any) -> str:
-    return "SELECT name FROM sqlite_master WHERE type = 'table'"
-
-
-@compiles(names_of_tables, "postgresql")
-def _(element: Any, compiler: Any, **more: Any) -> str:
-    return "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+_written(
+    names_of_tables,
+    on_sqlite="SELECT name FROM sqlite_master WHERE type = 'table'",
+    on_postgresql="SELECT tablename FROM pg_tables WHERE schemaname = current_schema()",
+)
 
 
 class size_of_tables(Executable, ClauseElement):  # noqa: N801
@@ -88,12 +74,9 @@ class size_of_tables(Executable, ClauseElement):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(size_of_tables, "sqlite")
-def _(element: Any, compiler: Any, **more: Any) -> str:
-    return "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
-
-
-@compiles(size_of_tables, "postgresql")
-def _(element: Any, compiler: Any, **more: Any) -> str:
-    tables = "SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
-    return f"SELECT sum(pg_total_relation_size(oid)) FROM ({tables}) AS its"  # noqa: S608
+_written(
+    size_of_tables,
+    on_sqlite="SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
+    on_postgresql="SELECT sum(pg_total_relation_size(oid)) FROM (SELECT oid FROM pg_class WHERE relkind = 'r' "
+    "AND relnamespace = current_schema()::regnamespace) AS its",
+)
