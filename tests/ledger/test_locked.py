@@ -65,7 +65,7 @@ async def test_of_many_that_want_to_write_one_waits_and_the_others_learn_it_from
         with locked(path):
             since = time.perf_counter()
             answers = await asyncio.gather(*map(ledger.save, begun), return_exceptions=True)
-            assert time.perf_counter() - since < 5
+            assert time.perf_counter() - since < 15  # each for itself would be twenty
             assert {type(one) for one in answers} == {LedgerError}
         await asyncio.gather(*map(ledger.save, begun))
         with locked(path):  # and the next time one waits again
