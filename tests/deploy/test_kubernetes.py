@@ -34,6 +34,7 @@ from tests.support.charts import (
     CHART_ALERTS,
     DEPLOY,
     MONITORING,
+    REPLICAS,
     RESTRICTED,
     RULE,
     Manifest,
@@ -82,11 +83,20 @@ def setting(name: str, value: object) -> str:
 MONITORED = (setting("podMonitor.enabled", True), setting("prometheusRule.enabled", True))
 EVERYTHING = (*MONITORED, *(setting(name, value) for name, value in OTHER_VALUES.items()))
 
+ON_A_SERVER: Mapping[str, Any] = {"replicas": 3, "databaseSecret.name": "snaprotd-database"}
+SHARED = (
+    setting("config", (REPLICAS / "config.yaml").read_text()),
+    *(setting(name, value) for name, value in ON_A_SERVER.items()),
+)
+"""Three replicas with their ledger on a database server."""
+
 RENDERINGS: Mapping[str, Callable[[], Mapping[Name, Manifest]]] = {
     "base": lambda: kustomized(BASE),
     "monitoring": lambda: kustomized(MONITORING),
     "chart": lambda: templated(),
     "chart with everything": lambda: templated(*EVERYTHING, release="other"),
+    "replicas": lambda: kustomized(REPLICAS),
+    "chart with replicas": lambda: templated(*SHARED),
 }
 
 NOTHING_TO_SHOW: Any = None
@@ -132,7 +142,14 @@ def configured(rendering: Mapping[Name, Manifest], folder: Path) -> Config:
     """The configuration that the pod would read. Raises `ConfigError`."""
     path = folder / "config.yaml"
     path.write_text(the("ConfigMap", rendering)["data"]["config.yaml"])
-    return config.load(path, {})
+    return config.load(path, variables_of(rendering))
+
+
+def variables_of(rendering: Mapping[Name, Manifest]) -> dict[str, str]:
+    """Those of the pod that say where secrets may lie."""
+    return {
+        each["name"]: each["value"] for each in container_of(rendering)["env"] if each["name"] == "SNAPROTD_SECRETS"
+    }
 
 
 # --- What is rendered --------------------------------------------------------------------------------------------
@@ -158,6 +175,17 @@ def test_a_key_that_is_misspelled_has_not_the_published_shape() -> None:
         kubernetes_validate.validate(deployment, NEWEST, strict=True)
 
 
+def in_order(manifest: Manifest) -> Manifest:
+    """An object with its volumes and variables in one order: kustomize puts what is patched in front."""
+    if manifest["kind"] == "Deployment":
+        manifest = deepcopy(manifest)
+        pod = manifest["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        for named in (pod["volumes"], container["volumeMounts"], container["env"]):
+            named.sort(key=lambda each: str(each["name"]))
+    return manifest
+
+
 def without_helms_own(manifest: Manifest) -> Manifest:
     """An object without the labels and annotations that are about the release."""
     metadata = dict(manifest["metadata"])
@@ -168,14 +196,14 @@ def without_helms_own(manifest: Manifest) -> Manifest:
     return {**manifest, "metadata": metadata}
 
 
-@pytest.mark.parametrize(("folder", "options"), [(BASE, ()), (MONITORING, MONITORED)])
+@pytest.mark.parametrize(("folder", "options"), [(BASE, ()), (MONITORING, MONITORED), (REPLICAS, SHARED)])
 def test_the_chart_renders_what_kustomize_does(folder: Path, options: tuple[str, ...]) -> None:
     """But for the Namespace: Helm keeps its release in it, so it has to be there before."""
     by_hand = {name: manifest for name, manifest in kustomized(folder).items() if name[0] != "Namespace"}
     by_chart = {name: without_helms_own(manifest) for name, manifest in templated(*options).items()}
     assert by_chart.keys() == by_hand.keys()
     for name, manifest in by_hand.items():
-        assert by_chart[name] == manifest
+        assert in_order(by_chart[name]) == in_order(manifest)
 
 
 def test_no_object_holds_a_token(rendering: Mapping[Name, Manifest]) -> None:
@@ -272,17 +300,56 @@ def test_the_network_lets_in_the_metrics_and_lets_out_names_and_https() -> None:
 
 
 @pytest.mark.real_time
-async def test_the_configuration_passes_the_check(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", [BASE, REPLICAS])
+async def test_the_configuration_passes_the_check(tmp_path: Path, folder: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(the("ConfigMap", kustomized(BASE))["data"]["config.yaml"])
-    ended = await run("check", "--config", str(path))
+    path.write_text(the("ConfigMap", kustomized(folder))["data"]["config.yaml"])
+    ended = await run("check", "--config", str(path), **variables_of(kustomized(folder)))
     assert ended.code == 0, ended.err
 
 
-def test_there_is_one_pod_at_most(rendering: Mapping[Name, Manifest]) -> None:
-    spec = the("Deployment", rendering)["spec"]
+@pytest.fixture(params=["base", "monitoring", "chart", "chart with everything"])
+def alone(request: pytest.FixtureRequest) -> Mapping[Name, Manifest]:
+    """Each way to get a pod that has its ledger in a file."""
+    return RENDERINGS[request.param]()
+
+
+@pytest.fixture(params=["replicas", "chart with replicas"])
+def shared(request: pytest.FixtureRequest) -> Mapping[Name, Manifest]:
+    """Each way to get pods that share a ledger."""
+    return RENDERINGS[request.param]()
+
+
+def test_there_is_one_pod_at_most(alone: Mapping[Name, Manifest]) -> None:
+    spec = the("Deployment", alone)["spec"]
     assert spec["replicas"] == 1
     assert spec["strategy"] == {"type": "Recreate"}
+    assert "PodDisruptionBudget" not in {kind for kind, _ in alone}
+
+
+def test_of_several_pods_one_goes_at_a_time_and_no_node_has_more_than_it_must(shared: Mapping[Name, Manifest]) -> None:
+    spec = the("Deployment", shared)["spec"]
+    assert spec["replicas"] == 3
+    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    assert the("PodDisruptionBudget", shared)["spec"]["maxUnavailable"] == 1
+    (spread,) = pod_of(shared)["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+
+
+def test_pods_that_share_a_ledger_have_no_volume_of_their_own(shared: Mapping[Name, Manifest], tmp_path: Path) -> None:
+    settings, mounts = configured(shared, tmp_path), mounts_of(shared)
+    assert settings.state.startswith("postgresql://")
+    assert "emptyDir" in mounts[Path("/var/lib/snaprotd")]
+    assert settings.state_password_file is not None
+    secret = mounts[Path(settings.state_password_file).parent]["secret"]
+    assert secret["secretName"] == "snaprotd-database"
+    assert secret["defaultMode"] & 0o007 == 0
+    assert "PersistentVolumeClaim" not in {kind for kind, _ in shared}
+
+
+def test_the_database_can_be_reached(shared: Mapping[Name, Manifest]) -> None:
+    *_, last = the("NetworkPolicy", shared)["spec"]["egress"]
+    assert last == {"ports": [{"protocol": "TCP", "port": 5432}]}
 
 
 def test_a_pod_that_ends_is_given_longer_than_a_drain_takes(rendering: Mapping[Name, Manifest], tmp_path: Path) -> None:
@@ -301,9 +368,9 @@ def test_the_configuration_is_a_folder_that_an_edit_gets_into(rendering: Mapping
     assert set(config_map["data"]) == {Path(path).name}
 
 
-def test_the_ledger_is_on_the_volume(rendering: Mapping[Name, Manifest], tmp_path: Path) -> None:
-    state = Path(configured(rendering, tmp_path).state)
-    assert "persistentVolumeClaim" in mounts_of(rendering)[state.parent]
+def test_the_ledger_is_on_the_volume(alone: Mapping[Name, Manifest], tmp_path: Path) -> None:
+    state = Path(configured(alone, tmp_path).state)
+    assert "persistentVolumeClaim" in mounts_of(alone)[state.parent]
 
 
 def test_the_claim_is_the_one_that_is_made() -> None:
@@ -360,7 +427,7 @@ def selectors_of(rendering: Mapping[Name, Manifest]) -> Iterator[Mapping[str, st
         spec = manifest.get("spec", {})
         if kind == "Service":
             yield spec["selector"]
-        elif kind in {"Deployment", "PodMonitor"}:
+        elif kind in {"Deployment", "PodMonitor", "PodDisruptionBudget"}:
             yield spec["selector"]["matchLabels"]
         elif kind == "NetworkPolicy":
             yield spec["podSelector"]["matchLabels"]
@@ -453,7 +520,7 @@ def test_the_copies_of_the_alerts_are_up_to_date(path: Path) -> None:
 # --- The chart ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [(), EVERYTHING], ids=["defaults", "everything"])
+@pytest.mark.parametrize("options", [(), EVERYTHING, SHARED], ids=["defaults", "everything", "replicas"])
 def test_the_chart_passes_the_strict_linter(options: tuple[str, ...]) -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART), *options)
 
@@ -463,7 +530,10 @@ def test_the_objects_bear_the_name_of_their_release() -> None:
 
 
 BAD_VALUES = {
-    "--set=replicas=2": "replicas",
+    "--set=replicas=2": "more than one needs a ledger that they share",
+    "--set=replicas=0": "replicas",
+    "--set-string=config=listen: 0.0.0.0:9877\nstate: postgresql://db/snaprotd\n"
+    "state_password_file: /run/secrets/snaprotd-database/password": "databaseSecret.name",
     "--set=image.tga=1": "tga",
     "--set=runAsUser=0": "runAsUser",
     "--set=networkPolicy.enabled=maybe": "networkPolicy",
@@ -535,9 +605,18 @@ SWITCHES: Mapping[str, Any] = {
 """Values that take something away, or that other tests look at."""
 
 
+OF_SHARING: Mapping[str, Any] = {"replicas": 5, "databaseSecret.name": "other", "networkPolicy.databasePort": 6432}
+"""Values of replicas that share a ledger."""
+
+
+@pytest.mark.parametrize(("name", "value"), OF_SHARING.items())
+def test_every_value_of_sharing_has_an_effect(name: str, value: object) -> None:
+    assert templated(*SHARED, setting(name, value)) != templated(*SHARED)
+
+
 def test_no_value_is_left_out_here() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert OTHER_VALUES.keys() | SWITCHES.keys() == dict(leaves(values)).keys()
+    assert OTHER_VALUES.keys() | SWITCHES.keys() | OF_SHARING.keys() == dict(leaves(values)).keys()
 
 
 @pytest.mark.parametrize(("name", "value"), [*OTHER_VALUES.items(), *SWITCHES.items()])

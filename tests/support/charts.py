@@ -20,6 +20,7 @@ from tests.support.programs import needs
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BASE = DEPLOY / "kubernetes" / "base"
 MONITORING = DEPLOY / "kubernetes" / "overlays" / "monitoring"
+REPLICAS = DEPLOY / "kubernetes" / "overlays" / "replicas"
 CHART = DEPLOY / "helm" / "snaprotd"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 RULE = MONITORING / "prometheusrule.yaml"

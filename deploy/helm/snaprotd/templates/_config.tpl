@@ -1,3 +1,8 @@
+{{- /* "yes" where the ledger is on a database server, which replicas share; else empty. */}}
+{{- define "snaprotd.shared" -}}
+{{- if hasPrefix "postgresql://" (toString (fromYaml .Values.config).state) -}}yes{{- end -}}
+{{- end }}
+
 {{- /* The configuration as it was given. Fails where it does not fit the pod; all else `snaprotd check` tells. */}}
 {{- define "snaprotd.config" -}}
 {{- $config := fromYaml .Values.config -}}
@@ -9,6 +14,12 @@
 {{- end -}}
 {{- if not (or (hasPrefix "/var/lib/snaprotd/" (toString $config.state)) (hasPrefix "postgresql://" (toString $config.state))) -}}
 {{- fail "config: write `state: /var/lib/snaprotd/state.db`, for that is where the volume is, or postgresql://..." -}}
+{{- end -}}
+{{- if and (gt (int .Values.replicas) 1) (not (include "snaprotd.shared" .)) -}}
+{{- fail "replicas: more than one needs a ledger that they share: `state: postgresql://...` in config" -}}
+{{- end -}}
+{{- if and (hasPrefix "/run/secrets/snaprotd-database/" (toString $config.state_password_file)) (not .Values.databaseSecret.name) -}}
+{{- fail "databaseSecret.name: name the Secret that state_password_file in config is in" -}}
 {{- end -}}
 {{- if (default dict $config.api).token_file -}}
 {{- fail "config: leave out api.token_file: the token comes from tokenSecret" -}}
