@@ -26,6 +26,7 @@ from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.daemon.slots.timer import every, for_ever
+from snaprotd.daemon.slots.turns import Turns
 from snaprotd.daemon.telling.teller import Teller
 from snaprotd.daemon.unexplained import ask_about_unexplained
 from snaprotd.daemon.view import DaemonView, Standing
@@ -128,6 +129,7 @@ class Daemon:
             board=board,
             metrics=metrics.daemon,
             in_background=self._in_background,
+            turns=Turns(lambda: self._membership.may_claim, self._membership.prefers),
         )
         self._others = Others(tools, board, self._schedules, self.standing.started_at)
         self._account = AccountWatch(

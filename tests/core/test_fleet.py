@@ -156,19 +156,24 @@ def test_what_is_whole_is_dealt_out_whole(number: int, replicas: int) -> None:
     assert max(dealt) - min(dealt) <= 1
 
 
-def test_each_server_has_one_that_begins_its_rotations_and_most_keep_theirs() -> None:
+def test_each_server_has_one_that_begins_its_rotations_and_others_keep_theirs() -> None:
     servers = [str(one) for one in range(300)]
-    before = {one: preferred(one, 20, ["a", "b", "c"]) for one in servers}
-    after = {one: preferred(one, 20, ["a", "b"]) for one in servers}
+    before = {one: preferred(one, ["a", "b", "c"]) for one in servers}
+    after = {one: preferred(one, ["a", "b"]) for one in servers}
     assert {one: sum(its == one for its in before.values()) > 60 for one in "abc"} == dict.fromkeys("abc", True)
     assert all(after[one] == its for one, its in before.items() if its != "c")
 
 
 def test_who_may_run_none_is_nobodys() -> None:
-    names = ["a", "b", "c"]
-    able = [one for one in names if portion(2, one, names)]
-    assert {preferred(str(one), 2, names) for one in range(100)} == set(able)
-    assert len(able) == 2
+    older, rows = replica("old", config="x", generation=0), [replica(one) for one in ("a", "b", "c")]
+    fleets = [
+        look(None, *(one for one in [*rows, older] if one is not its), me=replace(its, beat=0), newest=1)
+        for its in rows
+    ]
+    assert sorted(one.portion(2) for one in fleets) in ([0, 0, 1], [0, 1, 1])
+    for server_id in map(str, range(100)):
+        (one,) = [one for one in fleets if one.prefers(server_id, 2)]
+        assert one.portion(2) == 1
 
 
 def test_a_generation_never_falls() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from snaprotd.core.fleet import FORGOTTEN_AFTER, JOINS_WITHIN, LIVES_FOR, ROLES, Replica, Sighting
+from snaprotd.core.fleet.shares import portion, preferred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,20 @@ class Fleet:
 
     def has(self, role: str) -> bool:
         return self.roles.get(role) == self.me.id
+
+    def portion(self, number: int) -> int:
+        """How many of so many whole things are this one's."""
+        return portion(number, self.me.id, [one.id for one in self.living])
+
+    def prefers(self, server_id: str, number: int) -> bool:
+        """Whether this one is to begin that server's rotations, where all together run so `number` of them.
+
+        Who may claim none, or has no portion, is nobody's.
+        """
+        ids = [one.id for one in self.living]
+        leaders = [one.id for one in self.living if one.generation == self.leading]
+        able = [one for one in leaders if portion(number, one, ids)]
+        return preferred(server_id, able or leaders) == self.me.id
 
     @property
     def forgotten(self) -> list[Replica]:

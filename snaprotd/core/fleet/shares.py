@@ -13,13 +13,9 @@ def portion(number: int, id_: str, ids: Collection[str]) -> int:
     return each + (order.index(id_) < more)
 
 
-def preferred(server_id: str, number: int, ids: Collection[str]) -> str:
-    """The replica that begins that server's rotations: where one comes or goes, others keep all but its part.
-
-    `number`: the rotations that all may run together. Who may run none is nobody's.
-    """
-    able = [one for one in ids if portion(number, one, ids)]
-    return max(able or ids, key=lambda one: (_score(one, server_id), one))
+def preferred(server_id: str, ids: Collection[str]) -> str:
+    """The replica that begins that server's rotations: where one comes or goes, others keep theirs."""
+    return max(ids, key=lambda one: (_score(one, server_id), one))
 
 
 def _score(id_: str, of: str) -> bytes:

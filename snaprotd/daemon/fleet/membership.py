@@ -34,6 +34,7 @@ class Membership:
 
     def __init__(self, config: Config, ledger: Ledger, *, says: Callable[[], Mapping[str, Any]] = dict) -> None:
         """`says`: what is written beside the beat for the others."""
+        self._config = config
         self._replicas = ledger.replicas
         self._me = this_replica(config, ledger.owner)
         self._says = says
@@ -63,6 +64,10 @@ class Membership:
         """No replica that lives has a newer configuration, as far as was seen."""
         return self._fleet is not None and self._fleet.may_claim and self._fleet.me.config == self._me.config
 
+    def prefers(self, server_id: str) -> bool:
+        """Whether this one is to begin that server's rotations. Who has seen nobody yet is none's."""
+        return self._fleet is not None and self._fleet.prefers(server_id, self._config.max_concurrent)
+
     def has(self, role: str) -> bool:
         """Whether it does that for all. Who cannot see the others any more has no role: one of them may have it."""
         return self._fleet is not None and self._fleet.has(role) and self._is_fresh
@@ -73,7 +78,7 @@ class Membership:
 
     def apply(self, config: Config) -> None:
         """Another configuration is in force: its generation is told with the next beat, which is now."""
-        self._me = replace(self._me, config=hash_of(config))
+        self._config, self._me = config, replace(self._me, config=hash_of(config))
         if self._replicas is None:
             self._fleet = Fleet.alone(self._me)
         self._is_changed.set()

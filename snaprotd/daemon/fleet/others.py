@@ -27,4 +27,4 @@ class Others:
             facts.last_attempt = max(facts.last_attempt or rotation.started_at, rotation.started_at)
         for rotation in await self._ends.news(self._tools.ledger, self._tools.now()):
             self._board.of(rotation.server_id).note_end(rotation)
-            self._schedules.retries.note(rotation)
+            self._schedules.retries.note(rotation, is_news=self._tools.ledger.replicas is None)
