@@ -98,7 +98,8 @@ def silence(_as_it_was: None) -> None:
 @pytest.fixture
 def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are judged by the virtual clock too."""
-    monkeypatch.setattr("snaprotd.ledger.store.uptime", lambda: asyncio.get_running_loop().time())
+    for module in ("ledger.store", "ledger.sql.replicas", "daemon.fleet.membership"):
+        monkeypatch.setattr(f"snaprotd.{module}.uptime", lambda: asyncio.get_running_loop().time())
 
 
 @pytest.fixture

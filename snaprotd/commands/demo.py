@@ -88,7 +88,7 @@ class _Demo:
         if not daemon.done():
             self._daemon.obey_signals()
             self._console.print(
-                f"Status page: {self._daemon.url}/   metrics: {self._daemon.url}/metrics", highlight=False
+                f"Status page: {self._daemon.view.url}/   metrics: {self._daemon.view.url}/metrics", highlight=False
             )
             await self._watch(daemon, rounds, pause)
         await daemon

@@ -17,13 +17,16 @@ from snaprotd.config.web_file import read_web_file
 from snaprotd.core.errors import LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.account_watch import AccountWatch
+from snaprotd.daemon.fleet.membership import Membership
+from snaprotd.daemon.fleet.others import Others
 from snaprotd.daemon.inheritance import Inheritance
-from snaprotd.daemon.ledger_watch import Ends, LedgerWatch, Remembered
+from snaprotd.daemon.ledger_watch import LedgerWatch, Remembered
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.daemon.slots.timer import every, for_ever
+from snaprotd.daemon.slots.turns import Turns
 from snaprotd.daemon.telling.teller import Teller
 from snaprotd.daemon.unexplained import ask_about_unexplained
 from snaprotd.daemon.view import DaemonView, Standing
@@ -65,7 +68,6 @@ class Daemon:
         self._on_finished = on_finished
         self._changing_targets = asyncio.Lock()
         self._tasks: set[asyncio.Future[None]] = set()
-        self._ends = Ends(self.standing.started_at)
         self._systemd = ServiceNotifier(environ)
         self._watch = ConfigWatch(
             config,
@@ -83,6 +85,8 @@ class Daemon:
         self._ledger_watch: LedgerWatch
         self._inheritance: Inheritance
         self._teller: Teller
+        self._others: Others
+        self._membership: Membership
 
     @property
     def started(self) -> asyncio.Event:
@@ -99,6 +103,7 @@ class Daemon:
             parts = (self._config, self._environ, self.board, self._metrics, this_machine, self._transport)
             self._tools = await stack.enter_async_context(open_tools(*parts))
             self._build()
+            await self._membership.begin()
             await self._recover()
             try:
                 await stack.enter_async_context(self._pages.served())
@@ -107,17 +112,13 @@ class Daemon:
                 await self._end()  # what was taken over may hold servers off
                 raise
             self._systemd.ready(self.view.in_words())
-            log.info("running", servers=len(self._schedules.targets), listen=self.url)
+            log.info("running", servers=len(self._schedules.targets), listen=self.view.url)
             await self.standing.stop.wait()
             return await self._end()
 
-    @property
-    def url(self) -> str | None:
-        """Where its pages are; None where they are nowhere now."""
-        return self._pages.url
-
     def _build(self) -> None:
         tools, board, metrics = self._tools, self.board, self._metrics
+        self._membership = Membership(self._config, tools.ledger)
         self._rotations = Rotations(tools, board, max_concurrent=self._config.max_concurrent, finished=self._finished)
         tools.inventory.listed = self._rotations.keeper.follow
         board.called = tools.inventory.shown
@@ -128,7 +129,9 @@ class Daemon:
             board=board,
             metrics=metrics.daemon,
             in_background=self._in_background,
+            turns=Turns(lambda: self._membership.may_claim, self._membership.prefers),
         )
+        self._others = Others(tools, board, self._schedules, self.standing.started_at)
         self._account = AccountWatch(
             self._config,
             inventory=tools.inventory,
@@ -207,6 +210,7 @@ class Daemon:
             "reload": for_ever(self._watch.watch),
             "notify": every(lambda: TICK, self._teller.look),
             "heartbeat": for_ever(self._teller.beat),
+            "replicas": for_ever(self._membership.keep),
             "watchdog": self._systemd.feed_watchdog(lambda: not self.view.ailments()),
         }.items():
             self._in_background(work, name)
@@ -230,6 +234,7 @@ class Daemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._ledger_watch.aclose()
         await self._teller.aclose()
+        await self._membership.leave()
         if all_on and self.started.is_set():
             log.info("ended in order; the next start goes on with what is open")
         if not all_on:
@@ -264,19 +269,11 @@ class Daemon:
             await self._inheritance.take_up()
             await self._rotations.take_up()
             await self._rotations.take_over()
-            await self._note_others()
+            await self._others.note()
 
     async def _ask_about_unexplained(self) -> None:
         if await ask_about_unexplained(self._tools, self._config, self._schedules.targets.values(), self._tools.now()):
             await self._rotations.take_up()
-
-    async def _note_others(self) -> None:
-        """What other processes do or have done meanwhile, as `snaprotd now` does, is known here too."""
-        found = await self._tools.ledger.open_rotations(but=self.board.running)
-        self.board.elsewhere = {one.id: one for one in found if one.id not in self.board.running}
-        for rotation in await self._ends.news(self._tools.ledger, self._tools.now()):
-            self.board.of(rotation.server_id).note_end(rotation)
-            self._schedules.retries.note(rotation)
 
     # -- configuration -----------------------------------------------------------------------------------------
 
@@ -289,6 +286,7 @@ class Daemon:
             self._account.apply,
             self.view.apply,
             self._teller.apply,
+            self._membership.apply,
         )
 
     def _apply(self, config: Config) -> None:

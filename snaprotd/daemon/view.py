@@ -109,6 +109,11 @@ class DaemonView:
     def apply(self, config: Config) -> None:
         self.config = config
 
+    @property
+    def url(self) -> str | None:
+        """Where the pages are; None where they are nowhere now."""
+        return self._pages().url
+
     def in_words(self) -> str:
         """How it stands, in one line for `systemctl status`."""
         running = self._board.running

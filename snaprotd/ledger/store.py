@@ -43,6 +43,7 @@ from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.connection import Connection, Place
 from snaprotd.ledger.sql.copying import write_all
 from snaprotd.ledger.sql.marks import set_marks
+from snaprotd.ledger.sql.replicas import Replicas
 from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
 from snaprotd.ledger.sqlite import open_database
 from snaprotd.ledger.starts import Starts
@@ -62,7 +63,9 @@ class Ledger(History):
         self._place = place
         self.name = self._place.name
         """What it is called wherever it is shown; without what may be secret of its address."""
-        self._owner = owner
+        self._owner = self.owner = owner
+        self.replicas: Replicas | None = None
+        """Those that share it; None where nobody does, on a file."""
         self.lease = lease
         """Length of a lease, in seconds."""
         self._held: dict[str, Lease] = {}

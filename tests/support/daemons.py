@@ -60,6 +60,7 @@ def look_around_less(
     """Have daemons look around every so many seconds, so that hours pass quickly."""
     monkeypatch.setattr("snaprotd.daemon.life.TICK", tick)
     monkeypatch.setattr("snaprotd.daemon.life.LEASE_RENEWAL", leases)
+    monkeypatch.setattr("snaprotd.daemon.fleet.membership.BEAT_EVERY", leases)
     monkeypatch.setattr("snaprotd.daemon.life.LEDGER_EVERY", tick)
     monkeypatch.setattr("snaprotd.config.reload.EVERY", file)
     if account is not None:

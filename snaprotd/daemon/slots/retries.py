@@ -30,6 +30,7 @@ from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.schedule import spread_delay
 from snaprotd.core.telling.entries import of_lapse
 from snaprotd.core.words import zulu
+from snaprotd.daemon.slots.turns import Turns
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import Rotations
 from snaprotd.engine.tools import Tools, until_tick
@@ -54,12 +55,14 @@ class Retries:
         rotations: Rotations,
         board: Board,
         in_background: Callable[[Awaitable[None], str], None],
+        turns: Turns,
     ) -> None:
         self._config = config
         self._tools = tools
         self._rotations = rotations
         self._board = board
         self._in_background = in_background
+        self._turns = turns
         self._targets: Mapping[str, Target] = {}
         self._last: dict[str, Rotation] = {}
         """For each server its last rotation that has ended, whoever ran it."""
@@ -121,7 +124,7 @@ class Retries:
         self._pending.discard(target.server_id)
         failed, facts = self._last[target.server_id], self._board.of(target.server_id)
         facts.retry_at, facts.last_failure = None, failed.finished_at
-        facts.rotations[Result.FAILURE] += is_news
+        facts.rotations[Result.FAILURE] += is_news and self._turns.prefers(target.server_id)
         self._in_background(self._enter(failed, why), f"the end of a slot of {target.label}")
         slot, told = failed.slot.isoformat(), log.warning if is_news else log.info
         told("the slot is not tried again", server=target.label, slot=slot, attempt=failed.attempt, reason=why)
@@ -150,7 +153,7 @@ class Retries:
 
     def look(self) -> None:
         """Begin the attempts whose time has come."""
-        if self._pending and not self._stopped and not self._is_looking:
+        if self._pending and not self._stopped and not self._is_looking and self._turns.may_claim():
             self._is_looking = True
             self._in_background(self._begin_all(), "slots that are tried again")
 

@@ -14,10 +14,11 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Result
 from snaprotd.core.schedule import expected_interval, missed_slots, next_opening, spread_delay
-from snaprotd.core.telling.entries import Entry, of_missed
 from snaprotd.daemon.ledger_watch import Remembered
+from snaprotd.daemon.slots.marks import Marks
 from snaprotd.daemon.slots.retries import Retries
 from snaprotd.daemon.slots.timer import SlotTimer
+from snaprotd.daemon.slots.turns import Slot, Turns
 from snaprotd.engine.board import Board, ServerFacts
 from snaprotd.engine.rotations import Rotations
 from snaprotd.engine.tools import Tools
@@ -31,7 +32,6 @@ AT_ONCE = 20
 """Servers that are taken up before others have a turn: thousands take seconds, and a start may wait meanwhile."""
 
 INSTANT = timedelta(microseconds=1)
-MOST_MISSED = 1000
 
 
 class Schedules:
@@ -44,24 +44,24 @@ class Schedules:
         board: Board,
         metrics: DaemonMetrics,
         in_background: Callable[[Awaitable[None], str], None],
+        turns: Turns,
     ) -> None:
         self._config = config
         self.targets: dict[str, Target] = {}
-        self._ledger = tools.ledger
         self._rotations = rotations
-        self.retries = Retries(config, tools, rotations=rotations, board=board, in_background=in_background)
+        self.retries = Retries(
+            config, tools, rotations=rotations, board=board, in_background=in_background, turns=turns
+        )
         self._board = board
         self._metrics = metrics
         self._now = tools.now
         self._in_background = in_background
         self._timer = SlotTimer(self._due)
-        self._seen: dict[str, datetime] = {}
-        """For each server the slot up to which all is dealt with."""
-        self._unclaimed: dict[str, tuple[datetime, datetime]] = {}
+        self._turns = turns
+        self._marks = Marks(tools.ledger, tools.now, may_write=lambda: turns.may_claim())
+        self._unclaimed: dict[str, Slot] = {}
         """The slots that could not be claimed, or wait for their window; each with how far all is dealt with then."""
         self._is_claiming = False
-        self._missed: list[Entry] = []
-        """Slots that are not run, which the ledger does not have yet."""
         self._looked_at: datetime | None = None
         self._stopped = False
 
@@ -93,7 +93,7 @@ class Schedules:
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
             self._timer.remove(gone)
-            self._seen.pop(gone, None)
+            self._marks.seen.pop(gone, None)
             self._unclaimed.pop(gone, None)
         self.retries.set_targets(self.targets)
         for number, target in enumerate(targets):
@@ -113,10 +113,10 @@ class Schedules:
                 except Exception:
                     log.exception("internal error: this server's schedule is not told", server=target.label)
             elif old.server_id != target.server_id:
-                seen = self._seen[target.server_id]
+                seen = self._marks.seen[target.server_id]
                 self._set_timer(target, since=max(self._now(), seen + _delay(target)))
-                marks.append(self._mark(target, seen))
-        await self._set_marks(marks)
+                marks.append(self._marks.of(target, seen))
+        await self._marks.set(marks)
         self._tell_next_runs(targets)
 
     def _renamed(self) -> dict[str, Target]:
@@ -124,8 +124,8 @@ class Schedules:
         called = self._board.called
         for one in [one for one in self.targets if called(one) != one]:
             self._timer.remove(one)
-            if one in self._seen:
-                self._seen[called(one)] = self._seen.pop(one)
+            if one in self._marks.seen:
+                self._marks.seen[called(one)] = self._marks.seen.pop(one)
             if one in self._unclaimed:
                 self._unclaimed[called(one)] = self._unclaimed.pop(one)
         return {called(one): target for one, target in self.targets.items()}
@@ -141,8 +141,8 @@ class Schedules:
         seen = mark.seen_until if known and mark else now
         if seen > now:
             log.warning("the mark of the schedule lies in the future: it counts as now", server=target.label, mark=seen)
-        self._seen[target.server_id] = min(seen, now)
-        self._set_timer(target, since=max(now, self._seen[target.server_id] + delay))
+        self._marks.seen[target.server_id] = min(seen, now)
+        self._set_timer(target, since=max(now, self._marks.seen[target.server_id] + delay))
         return await self._catch_up(target, now)
 
     def _set_timer(self, target: Target, *, since: datetime) -> None:
@@ -168,7 +168,8 @@ class Schedules:
         self._in_background(work, f"slot {slot} of {target.label}")
 
     async def _take_up_late(self, target: Target, now: datetime) -> None:
-        await self._set_marks(await self._catch_up(target, now))
+        self._marks.seen[target.server_id] = await self._marks.seen_by_any(target)
+        await self._marks.set(await self._catch_up(target, now))
 
     async def _catch_up(self, target: Target, now: datetime) -> list[Mark]:
         """Deal with the slots that nobody saw: at most one is run, the others are counted.
@@ -178,7 +179,7 @@ class Schedules:
         delay, facts = _delay(target), self.facts(target)
         missed = missed_slots(
             target.policy.schedule,
-            seen=self._seen[target.server_id],
+            seen=self._marks.seen[target.server_id],
             now=now,
             policy_missed=target.policy.missed,
             within=target.policy.missed_within,
@@ -186,12 +187,12 @@ class Schedules:
         )
         if missed.skipped:
             facts.missed["skipped"] += missed.skipped
-            self._note_missed(target, missed.skipped, (), "nobody saw them in time", is_lost=missed.run is None)
+            self._marks.note_missed(target, missed.skipped, (), "nobody saw them in time", is_lost=missed.run is None)
             log.warning("slots were missed", server=target.label, skipped=missed.skipped, running=str(missed.run))
         if missed.run is None:
-            return [self._mark(target, max(self._seen[target.server_id], now - delay))]
+            return [self._marks.of(target, max(self._marks.seen[target.server_id], now - delay))]
         await self.take_up(target, missed.run, seen_until=now - delay, late=True)
-        await self._set_marks([])
+        await self._marks.set([])
         return []
 
     async def take_up(
@@ -201,12 +202,15 @@ class Schedules:
 
         All slots up to `seen_until` are dealt with then; None where the slot is none of the schedule's.
         """
-        facts, mark, seen = self.facts(target), None, self._seen.get(target.server_id)
+        facts, mark, seen = self.facts(target), None, self._marks.seen.get(target.server_id)
         if seen_until is not None:
-            mark = self._mark(target, seen_until)
+            mark = self._marks.of(target, seen_until)
+            if not await self._turns.come(target.server_id, (slot, seen_until), waits=not late):
+                self._unclaimed.pop(target.server_id, None)
+                return
             if target.policy.paused:
-                facts.skipped["paused"] += 1
-                await self._set_marks([self._mark(target, seen_until)])
+                facts.skipped["paused"] += self._turns.prefers(target.server_id)
+                await self._marks.set([self._marks.of(target, seen_until)])
                 return
             if why := why_shut(target.policy, self._now()):
                 await self._shut_out(target, slot, seen_until, why, late=late)
@@ -218,7 +222,7 @@ class Schedules:
             claim = await self._rotations.begin(new_rotation(self._config, target, slot=slot, now=now, kind=kind), mark)
         except LedgerError as error:
             if seen_until is not None and seen is not None:
-                self._seen[target.server_id] = seen
+                self._marks.seen[target.server_id] = seen
                 if self._is_unclaimed(target, slot, seen_until):
                     return  # told already
             facts.rotations[Result.FAILURE] += 1
@@ -230,7 +234,7 @@ class Schedules:
             case Claimed():
                 facts.last_attempt = now
                 facts.missed["ran_late"] += late
-            case ServerBusy(open=busy):
+            case ServerBusy(open=busy) if busy.slot != slot:  # else another replica runs it
                 shown = self._board.running.get(busy.id, busy)
                 facts.skipped[shown.skipped or "in_flight"] += 1
                 open_at = {"step": shown.step, "note": shown.note}
@@ -241,26 +245,26 @@ class Schedules:
         facts, policy = self.facts(target), target.policy
         opens = next_opening(policy.window, policy.timezone, self._now())
         if not late:
-            facts.skipped["window"] += 1
+            facts.skipped["window"] += self._turns.prefers(target.server_id)
             log.warning("skipped: the slot has its turn outside its window", server=target.label, reason=why)
         elif opens - slot - _delay(target) > policy.missed_within:
             facts.missed["skipped"] += 1
-            self._note_missed(target, 1, [slot], "it is too old before its window opens")
+            self._marks.note_missed(target, 1, [slot], "it is too old before its window opens")
             log.warning("a missed slot has lapsed before its window opens", server=target.label, reason=why)
         else:
-            mark = self._mark(target, slot - INSTANT)  # a process that follows this one finds it again
+            mark = self._marks.of(target, slot - INSTANT)  # a process that follows this one finds it again
             if not self._is_unclaimed(target, slot, seen_until):
                 log.warning("a missed slot waits for its window", server=target.label, reason=why)
-                await self._set_marks([mark])
+                await self._marks.set([mark])
             return
         self._unclaimed.pop(target.server_id, None)
-        await self._set_marks([self._mark(target, seen_until)])
+        await self._marks.set([self._marks.of(target, seen_until)])
 
     def _lapse(self, target: Target, why: str, *, is_lost: bool = True) -> None:
         """What waits to be claimed is not run. `is_lost`: nor is anything else now."""
         if (waiting := self._unclaimed.pop(target.server_id, None)) is not None:
             self.facts(target).missed["skipped"] += 1
-            self._note_missed(target, 1, [waiting[0]], why, is_lost=is_lost)
+            self._marks.note_missed(target, 1, [waiting[0]], why, is_lost=is_lost)
             log.warning("a missed slot is not run", server=target.label, slot=waiting[0].isoformat(), reason=why)
 
     def _is_unclaimed(self, target: Target, slot: datetime, seen_until: datetime) -> bool:
@@ -278,31 +282,20 @@ class Schedules:
         finally:
             self._is_claiming = False
 
+    async def _resume(self, slots: dict[str, Slot]) -> None:
+        """Those that a replica with a newer configuration was to run, and has run, unless it went just then."""
+        for server_id, (slot, seen_until) in slots.items():
+            target = self.targets.get(server_id)
+            if target is not None and self._now() - slot - _delay(target) <= target.policy.missed_within:
+                await self.take_up(target, slot, seen_until=seen_until, late=True)
+
     async def _claim_late(self, target: Target, slot: datetime, seen_until: datetime) -> None:
         late = self._now() - slot - _delay(target)
         if late <= target.policy.missed_within:
             await self.take_up(target, slot, seen_until=seen_until, late=late > LATE)
             return
         self._lapse(target, "it is older than `missed_within`")
-        await self._set_marks([self._mark(target, seen_until)])
-
-    def _note_missed(
-        self, target: Target, number: int, slots: Sequence[datetime], why: str, *, is_lost: bool = True
-    ) -> None:
-        who, now, is_lost = (target.server_id, target.label), self._now(), is_lost and not target.policy.paused
-        self._missed.append(of_missed(*who, number=number, slots=slots, why=why, is_lost=is_lost, at=now))
-
-    async def _set_marks(self, marks: list[Mark]) -> None:
-        missed, self._missed = self._missed, []
-        try:
-            await self._ledger.set_marks(marks, missed)
-        except LedgerError as error:
-            self._missed = [*missed, *self._missed][-MOST_MISSED:]
-            log.error("how far the schedules were seen could not be saved", servers=len(marks), error=str(error))
-
-    def _mark(self, target: Target, seen_until: datetime) -> Mark:
-        self._seen[target.server_id] = seen_until
-        return Mark(server_id=target.server_id, seen_until=seen_until, schedule=target.policy.slots_written)
+        await self._marks.set([self._marks.of(target, seen_until)])
 
     # -- the clock -----------------------------------------------------------------------------------------------
 
@@ -311,9 +304,9 @@ class Schedules:
         now = self._now()
         if self._looked_at is not None and now < self._looked_at - LATE:
             log.warning("the wall clock was set back", now=now.isoformat())
-            seen = {one: min(self._seen[one], now - _delay(target)) for one, target in self.targets.items()}
-            marks = [self._mark(target, seen[one]) for one, target in self.targets.items()]
-            self._in_background(self._set_marks(marks), "marks of a clock that was set back")
+            seen = {one: min(self._marks.seen[one], now - _delay(target)) for one, target in self.targets.items()}
+            marks = [self._marks.of(target, seen[one]) for one, target in self.targets.items()]
+            self._in_background(self._marks.set(marks), "marks of a clock that was set back")
             for target in self.targets.values():
                 # The timer would sleep until the far time that the clock showed. What was run is in the ledger.
                 try:
@@ -324,6 +317,8 @@ class Schedules:
         if self._unclaimed and not self._stopped and not self._is_claiming:
             self._is_claiming = True
             self._in_background(self._claim_again(), "slots that the ledger was busy at")
+        if not self._stopped and (resumed := self._turns.resumed()):
+            self._in_background(self._resume(resumed), "slots of replicas that are gone")
         self.retries.look()
         self._timer.wakeup()
         self._metrics.ticked(now)

@@ -9,6 +9,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.address import ServerAddress, make_folder
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.server.place import ServerPlace
+from snaprotd.ledger.sql.replicas import Replicas
 from snaprotd.ledger.store import Ledger
 
 
@@ -40,4 +41,6 @@ async def open_on_server(
     except BaseException:
         await place.close()
         raise
-    return await Ledger.ready(kind(place, beside, owner=owner, lease=lease))
+    ledger = await Ledger.ready(kind(place, beside, owner=owner, lease=lease))
+    ledger.replicas = Replicas(place)
+    return ledger

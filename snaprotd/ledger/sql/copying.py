@@ -13,7 +13,7 @@ from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.dialects import number_of_rotation, size_of_tables
 from snaprotd.ledger.sql.notes import IS_RECEIPT
 from snaprotd.ledger.sql.prepared import Prepared
-from snaprotd.ledger.sql.schema import META, ROTATIONS, TABLES
+from snaprotd.ledger.sql.schema import META, OF_PROCESSES, ROTATIONS, TABLES
 
 
 async def rows_of_each(connection: Connection) -> dict[str, int]:
@@ -40,6 +40,8 @@ async def read_all(connection: Connection) -> dict[str, list[dict[str, Any]]]:
     """The rows of each table, in the order in which they were written, where that counts."""
     found = {}
     for name, table in TABLES.tables.items():
+        if table in OF_PROCESSES:
+            continue
         query = select(table)
         if table is META:
             query = query.where(~IS_RECEIPT)
@@ -51,6 +53,8 @@ async def read_all(connection: Connection) -> dict[str, list[dict[str, Any]]]:
 
 async def write_all(connection: Connection, contents: Mapping[str, list[dict[str, Any]]], name: str) -> dict[str, int]:
     """Raises `LedgerError`, which undoes it, where something is there already, or not all of it has arrived."""
+    for table in OF_PROCESSES:  # of a ledger that is not in use
+        await connection.execute(delete(table))
     there = {
         table: number for table, number in (await rows_of_each(connection)).items() if number and table != META.name
     }
@@ -61,7 +65,8 @@ async def write_all(connection: Connection, contents: Mapping[str, list[dict[str
     for table_name, rows in contents.items():
         if rows:
             await connection.execute(_INTO[table_name].for_each(_typed(TABLES.tables[table_name], row) for row in rows))
-    written = await rows_of_each(connection)
+    of_processes = {table.name for table in OF_PROCESSES}
+    written = {one: number for one, number in (await rows_of_each(connection)).items() if one not in of_processes}
     wanted = {table: len(rows) for table, rows in contents.items()}
     if written != wanted:
         raise LedgerError(f"of {wanted} rows {written} have arrived in the ledger {name}: nothing was copied")

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.sql.dialects import names_of_tables
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 READABLE_BY = 2
 """The lowest version of the schema that a snaprotd must know to use a ledger as this one writes it."""
@@ -158,6 +158,32 @@ MATCHED = Table(
     Column("body", Text, nullable=False),
 )
 """The servers that a `match` has found, and those of them that none finds any more."""
+
+REPLICAS = Table(
+    "replicas",
+    TABLES,
+    Column("id", String(64), primary_key=True),
+    Column("beat", Integer, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("config", String(64), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("body", Text, nullable=False),
+)
+"""The processes that share a ledger on a server, as long as they live. A file's has none."""
+
+ROLES = Table(
+    "roles",
+    TABLES,
+    Column("name", String(64), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("epoch", Integer, nullable=False),
+)
+"""What one replica does for all. `epoch` is raised with each that takes it. The row `generation` is none of these: its
+epoch is the highest generation of a configuration that there ever was."""
+
+OF_PROCESSES = (REPLICAS, ROLES)
+"""What says nothing where no process uses the ledger."""
 
 
 def migrate(connection: Connection) -> None:

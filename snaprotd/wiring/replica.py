@@ -1,0 +1,43 @@
+"""Which replica this process is, among those that share a ledger on a server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from snaprotd import __version__
+from snaprotd.config.settings import Config, as_written
+from snaprotd.core.fleet import Replica
+from snaprotd.core.policy import Policy
+from snaprotd.wiring.assembly import account_of
+
+
+def this_replica(config: Config, id_: str) -> Replica:
+    """The row of this process, before any look."""
+    host = os.uname().nodename
+    return Replica(id=id_, beat=0, version=__version__, config=hash_of(config), generation=0, host=host)
+
+
+def hash_of(config: Config) -> str:
+    """Of what decides what is done to which server; not of paths, of `listen`, or of who is told.
+
+    A key that is as it is by default counts for nothing: a newer version may know more of them.
+    """
+    decides = {
+        "account": account_of(config),
+        "instance": config.instance,
+        "limit": config.limit,
+        "settle": config.api.settle,
+        "rates": [config.api.requests_per_second, config.max_concurrent],
+        "servers": [[one.key, one.match, one.name, _decides(one.policy, one.origins)] for one in config.entries],
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _decides(policy: Policy, keys: Any) -> dict[str, Any]:
+    usual = Policy(schedule=policy.schedule)
+    its = {key: getattr(policy, key) for key in keys if getattr(policy, key) != getattr(usual, key)}
+    written = {key: as_written(key, value) for key, value in its.items()}
+    return {**written, "slots": policy.slots_written, "window": list(policy.window)}

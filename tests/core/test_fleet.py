@@ -1,0 +1,184 @@
+"""Who of the replicas lives, whose configuration is the newest, and who has which role: one look after the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from snaprotd.core.fleet import FORGOTTEN_AFTER, JOINS_WITHIN, LIVES_FOR, REPORTER, TELLER, Replica
+from snaprotd.core.fleet.looks import Fleet, looked
+from snaprotd.core.fleet.shares import portion, preferred
+
+
+def replica(id_: str, beat: int = 1, *, config: str = "old", generation: int = 1) -> Replica:
+    return Replica(id=id_, beat=beat, version="1", config=config, generation=generation, host=f"host-{id_}")
+
+
+ME = replica("me", 0, generation=0)
+
+
+def look(
+    before: Fleet | None = None,
+    *rows: Replica,
+    me: Replica = ME,
+    roles: dict[str, str] | None = None,
+    newest: int = 0,
+    now: float = 0.0,
+) -> Fleet:
+    return looked(before, me, rows, roles or {}, newest=newest, now=now)
+
+
+def ids(fleet: Fleet) -> list[str]:
+    return [one.id for one in fleet.living]
+
+
+@pytest.mark.parametrize(
+    ("looks", "living"),
+    [
+        pytest.param([(0, 7)], True, id="who has just come counts all as living"),
+        pytest.param([(0, 7), (LIVES_FOR - 0.1, 7)], True, id="until they have stood still before its own eyes"),
+        pytest.param([(0, 7), (LIVES_FOR, 7)], False, id="for that long"),
+        pytest.param([(0, 7), (30, 8), (30 + LIVES_FOR - 0.1, 8)], True, id="since its last beat"),
+        pytest.param([(0, 7), (30, 8), (30 + LIVES_FOR, 8)], False, id="and no longer"),
+        pytest.param([(0, 7), (500, 8)], True, id="who looks seldom has seen that it beat"),
+        pytest.param([(0, 7), (500, 7)], False, id="and that it did not"),
+        pytest.param([(0, 7), (500, 7), (501, 8)], True, id="one that was frozen lives again"),
+        pytest.param([(0, 7), (10, 3)], True, id="whatever the number"),
+    ],
+)
+def test_who_lives_is_who_was_seen_to_beat(looks: list[tuple[float, int]], living: bool) -> None:
+    fleet = None
+    for now, beat in looks:
+        fleet = look(fleet, replica("a", beat), now=now)
+    assert fleet is not None
+    assert ids(fleet) == (["a", "me"] if living else ["me"])
+
+
+def test_a_row_that_stood_for_an_hour_is_forgotten_and_none_before() -> None:
+    first = look(None, replica("a", 7), replica("b", 1))
+    second = look(first, replica("a", 7), replica("b", 2), now=FORGOTTEN_AFTER - 1)
+    third = look(second, replica("a", 7), replica("b", 2), now=FORGOTTEN_AFTER)
+    assert [[one.id for one in each.forgotten] for each in (first, second, third)] == [[], [], ["a"]]
+
+
+def test_each_look_is_a_beat() -> None:
+    fleets = [look()]
+    for now in (10.0, 20.0):
+        fleets.append(look(fleets[-1], fleets[-1].me, now=now))
+    assert [one.me.beat for one in fleets] == [1, 2, 3]
+    assert [ids(one) for one in fleets] == [["me"]] * 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "newest", "generation", "may_claim"),
+    [
+        pytest.param([], 0, 1, True, id="the first of all"),
+        pytest.param([], 6, 7, True, id="a number is not given twice, though all rows are gone"),
+        pytest.param([replica("a", config="new", generation=4)], 4, 4, True, id="the newest is the same: its number"),
+        pytest.param([replica("a", config="old", generation=4)], 4, 5, True, id="another one: one more"),
+        pytest.param(
+            [replica("a", config="new", generation=4), replica("b", config="old", generation=5)],
+            5,
+            6,
+            True,
+            id="what came into force again is the newest, as after a rollback",
+        ),
+    ],
+)
+def test_a_configuration_that_comes_into_force_is_the_newest(
+    rows: list[Replica], newest: int, generation: int, may_claim: bool
+) -> None:
+    me = replace(ME, config="new")
+    begun = look(None, *rows, me=me, newest=newest)
+    assert (begun.me.generation, begun.may_claim, begun.newest) == (generation, may_claim, generation)
+    reloaded = look(look(None, *rows, newest=newest), *rows, me=me, newest=newest)
+    assert reloaded.me.generation >= generation
+    assert reloaded.may_claim
+
+
+def test_who_has_an_older_configuration_claims_nothing_while_one_lives_that_has_a_newer_one() -> None:
+    mine = look(None, replica("a", 1, generation=1))
+    theirs = replica("a", 2, config="new", generation=2)
+    older = look(mine, theirs, now=10)
+    assert (older.me.generation, older.leading, older.may_claim, older.is_of_one_mind) == (1, 2, False, False)
+    gone = look(older, theirs, now=10 + LIVES_FOR)
+    assert (gone.may_claim, gone.is_of_one_mind) == (True, True)
+    followed = look(older, theirs, me=replace(ME, config="new"), now=20)
+    assert (followed.me.generation, followed.may_claim) == (2, True)
+
+
+def test_who_has_the_same_configuration_as_the_newest_goes_on_with_its_number() -> None:
+    mine = look(None, replica("a", 1, config="new", generation=2))
+    again = look(mine, replica("a", 2, config="old", generation=4), newest=4, now=10)
+    assert (again.me.generation, again.may_claim) == (4, True)
+
+
+@pytest.mark.parametrize(
+    ("holder", "rows", "has"),
+    [
+        pytest.param("", ["a"], True, id="nobody has it"),
+        pytest.param("a", ["a"], False, id="one that lives"),
+        pytest.param("gone", ["a"], True, id="one whose row is gone"),
+        pytest.param("me", ["a"], True, id="this one"),
+    ],
+)
+def test_a_role_is_kept_by_who_lives(holder: str, rows: list[str], has: bool) -> None:
+    fleet = look(None, *map(replica, rows), roles={REPORTER: holder})
+    assert fleet.has(REPORTER) is has
+    assert fleet.has(TELLER)
+
+
+def test_a_role_is_taken_when_who_had_it_stood_still() -> None:
+    first = look(None, replica("a", 7), roles={TELLER: "a"})
+    second = look(first, replica("a", 7), roles={TELLER: "a"}, now=LIVES_FOR - 0.1)
+    third = look(second, replica("a", 7), roles={TELLER: "a"}, now=LIVES_FOR)
+    assert [one.has(TELLER) for one in (first, second, third)] == [False, False, True]
+
+
+def test_who_comes_has_joined_when_all_that_live_have_beaten_since() -> None:
+    first = look(None, replica("a", 7), replica("b", 3))
+    second = look(first, replica("a", 8), replica("b", 3), now=4)
+    third = look(second, replica("a", 8), replica("b", 4), now=6)
+    assert [one.has_joined for one in (first, second, third)] == [False, False, True]
+    assert look(None).has_joined
+    assert look(first, replica("b", 4), now=2).has_joined, "who has left is not waited for"
+    assert look(second, replica("a", 8), replica("b", 3), now=JOINS_WITHIN).has_joined
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 20, 21])
+@pytest.mark.parametrize("replicas", [1, 2, 3, 7])
+def test_what_is_whole_is_dealt_out_whole(number: int, replicas: int) -> None:
+    names = [f"replica-{one}" for one in range(replicas)]
+    dealt = [portion(number, one, names) for one in names]
+    assert sum(dealt) == number
+    assert max(dealt) - min(dealt) <= 1
+
+
+def test_each_server_has_one_that_begins_its_rotations_and_others_keep_theirs() -> None:
+    servers = [str(one) for one in range(300)]
+    before = {one: preferred(one, ["a", "b", "c"]) for one in servers}
+    after = {one: preferred(one, ["a", "b"]) for one in servers}
+    assert {one: sum(its == one for its in before.values()) > 60 for one in "abc"} == dict.fromkeys("abc", True)
+    assert all(after[one] == its for one, its in before.items() if its != "c")
+
+
+def test_who_may_run_none_is_nobodys() -> None:
+    older, rows = replica("old", config="x", generation=0), [replica(one) for one in ("a", "b", "c")]
+    fleets = [
+        look(None, *(one for one in [*rows, older] if one is not its), me=replace(its, beat=0), newest=1)
+        for its in rows
+    ]
+    assert sorted(one.portion(2) for one in fleets) in ([0, 0, 1], [0, 1, 1])
+    for server_id in map(str, range(100)):
+        (one,) = [one for one in fleets if one.prefers(server_id, 2)]
+        assert one.portion(2) == 1
+
+
+def test_a_generation_never_falls() -> None:
+    fleets = [look(None, replica("a", 1, config="x", generation=3), newest=3)]
+    for number, config in enumerate(["new", "new", "old", "old"]):
+        rows = [replica("a", number + 2, config="x", generation=3 + number)]
+        fleets.append(look(fleets[-1], *rows, me=replace(ME, config=config), newest=fleets[-1].newest, now=number * 10))
+    assert all(one.me.generation <= other.me.generation for one, other in pairwise(fleets))
