@@ -9,6 +9,7 @@ there is no configuration, by what is kept beside the promise. Nothing waits for
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.tools import Tools
 from snaprotd.ledger.address import ledgers_in_force, note_in_force
+from snaprotd.ledger.leases.observed import Observed
 from snaprotd.ledger.store import Ledger
 from snaprotd.wiring.access import Transport
 from snaprotd.wiring.assembly import ledger_or_none, terms_of
@@ -48,6 +50,8 @@ class Inheritance:
         self._left = list(dict.fromkeys([self._own, *ledgers_in_force(self._folder)]))
         self._keepers: list[Keeper] = []
         self._paying: dict[Path, asyncio.Task[None]] = {}
+        self._observed: defaultdict[Path, Observed] = defaultdict(Observed)
+        """What was seen of the leases in each of them, which is opened anew at each look."""
         self._missed: set[Path] = set()
         self._complaints: dict[str, str] = {}
 
@@ -105,6 +109,7 @@ class Inheritance:
         """Owe it from now on. False where a process that uses the other ledger sees to a server itself."""
         async with ledger_or_none(place, self._terms) as other:
             other.starts.account = self._tools.ledger.starts.account
+            other.starts.others.observed = self._observed[place]
             with suppress(LedgerError):
                 await other.starts.adopt()
             unattended = [record for record in owed if not await _is_seen_to(other, record)]

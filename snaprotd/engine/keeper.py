@@ -34,9 +34,10 @@ LONGEST_WAIT = 60.0
 """Seconds between two looks at a server that a start is owed to, whatever `poll_interval` is."""
 
 
-Leases = Literal["go by", "wait for", "ignore"]
+Leases = Literal["go by", "ask", "wait for", "ignore"]
 """`go by`: leave the server, which is taken up again at a tick after the lease has run out. `wait for`: where no tick
-comes, until it has run out. `ignore`: whoever holds it is dead."""
+comes, until it has run out. `ask`: where it seems to have run out until that is known, else leave the server to whoever
+holds it. `ignore`: whoever does is dead."""
 
 
 class Keeper:
@@ -220,7 +221,7 @@ class Keeper:
         try:
             while kept.power.is_looked_for and not kept.left.is_set() and not await self._is_let_go(kept):
                 if await self._is_seen_to_elsewhere(kept):
-                    if self._leases == "go by":
+                    if self._leases == "go by" or (self._leases == "ask" and await self._seems_alive(kept)):
                         self._drop(kept.server_id)
                     else:
                         await _wait(kept.left, self._tools.poll_interval)
@@ -253,6 +254,13 @@ class Keeper:
             return False
         try:
             return await self._tools.ledger.starts.is_elsewhere(kept.server_id)
+        except LedgerError:
+            return False
+
+    async def _seems_alive(self, kept: Kept) -> bool:
+        """Whoever runs that rotation."""
+        try:
+            return await self._tools.ledger.starts.seems_elsewhere(kept.server_id)
         except LedgerError:
             return False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from snaprotd.ledger import promises
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.files.copies import Copies, Key
 from snaprotd.ledger.files.turns import Take, Together
+from snaprotd.ledger.leases.others import Others
 from snaprotd.ledger.rows import read_ids
 from snaprotd.ledger.sql import notes, past, statements
 from snaprotd.ledger.sql.connection import Connection
@@ -53,17 +53,15 @@ class Starts:
         transaction: Callable[..., AbstractAsyncContextManager[Connection]],
         copies: Copies,
         events: Events,
-        *,
-        owner: str,
-        lease: Callable[[], float],
+        others: Others,
     ) -> None:
         self._transaction = transaction
         self._events = events
         self.copies = copies
         self._untold: dict[Key, float] = {}
         """What only a copy tells, and since when that is known, by the loop's clock."""
-        self._owner = owner
-        self._lease = lease
+        self.others = others
+        """Which rotations live that are not of this process."""
         self.account = ""
         """Whose servers they are: the host of the provider's address."""
         self.terms = Terms()
@@ -141,8 +139,8 @@ class Starts:
         it is left to whoever takes it up: it may still need the server off.
         """
         async with self._transaction(writes=False) as connection:
+            elsewhere = await self.others.living(connection, self.account, grace=grace)
             rows = await connection.execute(promises.followed())
-            elsewhere = await self._elsewhere(connection, grace)
         # Another account's server is not found in this one: its promise would be given up as if it were gone.
         ours = as_one(promises.read_power(row) for row in rows if self.is_ours(row.account))
         return [record for record in map(self._known, ours) if elsewhere.isdisjoint(record.ids)]
@@ -151,15 +149,14 @@ class Starts:
         return record.known_by(self.ids_of(record.server_id))
 
     async def is_elsewhere(self, server_id: str) -> bool:
-        """Whether another process runs a rotation of the server, under a lease that has not run out."""
+        """Whether another process runs a rotation of the server, as far as this one has seen since it came."""
         async with self._transaction(writes=False) as connection:
-            return not self.ids_of(server_id).isdisjoint(await self._elsewhere(connection))
+            return not self.ids_of(server_id).isdisjoint(await self.others.living(connection, self.account))
 
-    async def _elsewhere(self, connection: Connection, grace: float = 0.0) -> set[str]:
-        """The servers that another process runs a rotation of."""
-        living = statements.living(self.account, time.time(), self._lease(), grace=grace)
-        rows = await connection.execute(living)
-        return {row.server_id for row in rows if row.owner != self._owner}
+    async def seems_elsewhere(self, server_id: str) -> bool:
+        """The same by the wall clock, for who has seen nothing yet, and does no harm where that was set."""
+        async with self._transaction(writes=False) as connection:
+            return not self.ids_of(server_id).isdisjoint(await self.others.seem_living(connection, self.account))
 
     async def held_off_in(self, group: str, *, but: str) -> str | None:
         """The label of a server of the group, another than `but`, that a start is owed to; None where none is."""

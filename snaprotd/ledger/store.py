@@ -37,7 +37,8 @@ from snaprotd.ledger.files.place import FilePlace
 from snaprotd.ledger.files.turns import Together
 from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
-from snaprotd.ledger.rows import FORMAT, readable, unknown_in
+from snaprotd.ledger.leases.others import Others
+from snaprotd.ledger.leases.taking import Taking
 from snaprotd.ledger.set_aside import SetAside
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.connection import Connection, Place
@@ -70,7 +71,8 @@ class Ledger(History):
         """Length of a lease, in seconds."""
         self._held: dict[str, Lease] = {}
         self.events = Events(self._transaction, lambda: self.starts.account)
-        self.starts = Starts(self._transaction, Copies(beside), self.events, owner=owner, lease=lambda: self.lease)
+        others = Others(owner, lease=lambda: self.lease, uptime=lambda: uptime())
+        self.starts = Starts(self._transaction, Copies(beside), self.events, others)
         """What is owed to servers."""
         self.desk = Desk(self._transaction, self.events, Aside(beside))
         self.seen = Seen(self._transaction, lambda: self.starts.account, self.events)
@@ -88,6 +90,7 @@ class Ledger(History):
         self._claims: Together[Asked, Answered] = Together(
             Claiming(*parts, aside=self._aside, tenure=lambda: (self._tenure(), uptime() + self.lease)).claim_all
         )
+        self._taking = Taking(self._transaction, self.starts, others, aside=self._aside, tenure=self._tenure)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
 
@@ -206,47 +209,21 @@ class Ledger(History):
             return
         began = uptime()
         async with self._transaction() as connection:
-            until = time.time() + self.lease
-            rows = await connection.execute(statements.renew(self._held, owner=self._owner, lease_until=until))
+            rows = await connection.execute(statements.renew(self._held, self._tenure()))
             ours = {(row.id, row.epoch) for row in rows}
         for rotation_id, lease in list(self._held.items()):
             if (rotation_id, lease.epoch) in ours:
                 lease.valid_until = began + self.lease
 
     async def take_over(self, *, everything: bool = False, server_id: str | None = None) -> list[Rotation]:
-        """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already.
-
-        What cannot be understood is never taken: it is set aside as it is, and told. Nor is what only a newer snaprotd
-        may go on with: it is left to one, and told too.
-        """
+        """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already."""
         began = uptime()
-        query = statements.abandoned(
-            self._owner,
-            account=self.starts.account,
-            held=self._held,
-            server_ids=None if server_id is None else self.starts.ids_of(server_id),
-            everything=everything,
-            now=time.time(),
-            lease=self.lease,
-        )
-        async with self._transaction(writes=False) as connection:
-            await self._aside.read(connection)
-            if not await connection.execute(query):
-                return []
-        async with self._transaction() as connection:
-            rows = await connection.execute(query)
-            newer = [row for row in rows if statements.is_newer(row)]
-            ours = [row for row in rows if isinstance(row.needs, int) and row.needs <= FORMAT]
-            understood = {row.id: rotation for row in ours for rotation in readable(row.body) if rotation.id == row.id}
-            self._unknown |= {row.id: unknown for row in ours if (unknown := unknown_in(row.body))}
-            taken = await connection.execute(statements.take(understood, self._tenure())) if understood else ()
-            epochs = {row.id: row.epoch for row in taken}
-            await self._aside.leave(connection, newer)
-            await self._aside.close(connection, [row for row in rows if row.id not in epochs and row not in newer])
-            with_power = await self.starts.with_power(connection, [understood[one] for one in epochs])
-        for rotation in with_power:
-            self._hold(rotation.id, epoch=epochs[rotation.id], since=began)
-        return with_power
+        taken = await self._taking.take_over(self._held, everything=everything, server_id=server_id)
+        for one in taken:
+            if one.unknown:
+                self._unknown[one.rotation.id] = dict(one.unknown)
+            self._hold(one.rotation.id, epoch=one.epoch, since=began)
+        return [one.rotation for one in taken]
 
     async def mend(self, rotations: Iterable[Rotation], *, mark: bool = False) -> bool:
         """Where the files were lost or exchanged under us, or a table: write again what this process holds. True then.
@@ -273,7 +250,7 @@ class Ledger(History):
 
     async def _write_again(self, rotation: Rotation) -> None:
         """Have its row be there, under a lease of ours. What an old copy has for its server is over."""
-        began, is_elsewhere = uptime(), await self.starts.is_elsewhere(rotation.server_id)
+        began, is_elsewhere = uptime(), await self.starts.seems_elsewhere(rotation.server_id)
         async with self._transaction() as connection:
             if not is_elsewhere:
                 ids, account = self.starts.ids_of(rotation.server_id), self.starts.account
@@ -331,8 +308,9 @@ class Ledger(History):
             await self._place.count_on(connection)
         return written
 
-    def _tenure(self) -> dict[str, Any]:  # by the clock of the host; on a database server by the database's own
-        return {"owner": self._owner, "lease_until": time.time() + self.lease}
+    def _tenure(self) -> dict[str, Any]:
+        """`lease_until` is for older versions, and for words: who takes over does not go by it."""
+        return {"owner": self._owner, "lease_until": time.time() + self.lease, "lease": self.lease}
 
     def _hold(self, rotation_id: str, *, epoch: int, since: float) -> None:
         """`since`: the uptime before the lease was written; it may have taken a while."""

@@ -201,7 +201,7 @@ async def test_a_ledger_of_the_first_version_keeps_every_row_and_every_promise(p
     async with ledgers(path, "a") as (ours,):
         ours.starts.account = "admin.vps.org"
         await ours.starts.adopt()
-        assert await ours.take_over() == [held]
+        assert await ours.take_over(everything=True) == [held]
         assert held.held_off
         assert len(await ours.history()) == 2
         assert set(await ours.marks()) == {"12345"}

@@ -17,6 +17,7 @@ from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.claims import Claimed, SlotTaken
+from snaprotd.ledger.leases.others import MARGIN
 from snaprotd.ledger.salvage import salvaged
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.store import Ledger
@@ -189,11 +190,14 @@ async def test_a_server_whose_rotation_lives_elsewhere_is_left_to_it_until_a_whi
     async with await Ledger.open(path, owner="one") as ours, await Ledger.open(path, owner="two") as theirs:
         assert isinstance(await theirs.claim(BEGUN), Claimed)
         await theirs.save(changed(BEGUN, step=Step.WAIT, held_off=True))
+        await asyncio.sleep(10 * theirs.lease)
         assert await ours.starts.followed() == []
         assert [one.server_id for one in await theirs.starts.followed()] == ["12345"]
-        await asyncio.sleep(theirs.lease + 1)
+        await asyncio.sleep(theirs.lease + MARGIN)
         assert await ours.starts.followed(grace=30.0) == []
         assert [one.server_id for one in await ours.starts.followed()] == ["12345"]
+        await asyncio.sleep(30.0)
+        assert [one.server_id for one in await ours.starts.followed(grace=30.0)] == ["12345"]
 
 
 FIRST = power.promised(Power(), SLOT)

@@ -28,6 +28,7 @@ from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import printable
 from snaprotd.ledger.claims import Claimed, Mark, ServerBusy, SlotTaken, uptime
+from snaprotd.ledger.leases.others import MARGIN
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.store import Ledger
@@ -37,7 +38,7 @@ from tests.support.databases import KINDS, REFUSED, Database, PostgresqlDatabase
 from tests.support.policies import a_policy
 from tests.support.rotations import changed
 from tests.support.searches import examples
-from tests.support.virtual_time import START, run_virtually
+from tests.support.virtual_time import run_virtually
 
 LEASE = 60.0
 SLOT = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
@@ -234,15 +235,23 @@ async def test_the_database_itself_refuses_a_second_open_rotation_of_a_server(db
 # -- leases ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_lease_is_respected_until_it_has_run_out(db: Database) -> None:
+async def run_out(*lookers: Ledger, seconds: float = LEASE + MARGIN) -> None:
+    """They look at what is open, and see nothing change for so long."""
+    for one in lookers:
+        assert await one.take_over() == []
+    await asyncio.sleep(seconds)
+
+
+async def test_a_lease_is_respected_until_it_has_run_out_in_the_eyes_of_who_takes_over(db: Database) -> None:
     async with ledgers(db, "a", "b") as (ours, theirs):
         begun = await claimed(ours)
-        await asyncio.sleep(LEASE - 1)
+        await asyncio.sleep(10 * LEASE)
+        await run_out(theirs, seconds=LEASE + MARGIN - 0.5)
         assert await theirs.take_over() == []
-        await asyncio.sleep(2)
+        await asyncio.sleep(0.5)
         assert await theirs.take_over() == [begun]
         assert await theirs.take_over() == []
-        await asyncio.sleep(LEASE - 1)
+        await run_out(ours, seconds=LEASE + MARGIN - 0.5)
         assert await ours.take_over() == []
 
 
@@ -262,12 +271,12 @@ renewals = pytest.mark.parametrize("renewal", [save, renew])
 async def test_a_lease_is_good_for_its_whole_length_after_a_renewal(db: Database, renewal: Renewal) -> None:
     async with ledgers(db, "a", "b") as (ours, theirs):
         begun = await claimed(ours)
-        await asyncio.sleep(50)
+        await run_out(theirs, seconds=50)
         await renewal(ours, begun)
-        await asyncio.sleep(LEASE - 1)
+        await run_out(theirs, seconds=LEASE - 1)
         ours.guard(begun.id)
         assert await theirs.take_over() == []
-        await asyncio.sleep(2)
+        await asyncio.sleep(1 + MARGIN)
         assert await theirs.take_over() == [begun]
 
 
@@ -275,7 +284,7 @@ async def test_who_takes_over_goes_on_with_what_was_saved_last(db: Database) -> 
     async with ledgers(db, "a", "b") as (ours, theirs):
         before = changed(await claimed(ours), step=Step.WAIT, held_off=True, snapshot_id="77")
         await ours.save(before)
-        await asyncio.sleep(LEASE + 1)
+        await run_out(theirs)
         assert await theirs.take_over() == [before]
         theirs.guard(before.id)
         await theirs.save(finished(before))
@@ -287,7 +296,7 @@ async def test_each_take_over_raises_the_epoch(db: Database) -> None:
         begun = await claimed(both[0])
         for number in range(1, 4):
             assert sql(db, "SELECT owner, epoch FROM rotations") == [("ba"[number % 2], number)]
-            await asyncio.sleep(LEASE + 1)
+            await run_out(both[number % 2])
             with pytest.raises(LeaseLost):
                 both[(number + 1) % 2].guard(begun.id)
             assert await both[number % 2].take_over() == [begun]
@@ -296,8 +305,8 @@ async def test_each_take_over_raises_the_epoch(db: Database) -> None:
 async def test_a_frozen_owner_learns_at_its_next_write_that_it_has_lost(db: Database) -> None:
     async with ledgers(db, "a", "b") as (frozen, theirs):
         begun = await claimed(frozen)
-        await asyncio.sleep(LEASE + 1)
-        await theirs.take_over()
+        await run_out(theirs)
+        assert await theirs.take_over() == [begun]
         with pytest.raises(LeaseLost, match="another process has taken over"):
             await frozen.save(replace(begun, note="from the dead"))
         with pytest.raises(LeaseLost, match="not held by this process"):
@@ -309,8 +318,8 @@ async def test_a_frozen_owner_learns_at_its_next_write_that_it_has_lost(db: Data
 async def test_a_frozen_owner_sends_nothing_when_it_wakes(db: Database) -> None:
     async with ledgers(db, "a", "b") as (frozen, theirs):
         begun = await claimed(frozen)
-        await asyncio.sleep(LEASE + 1)
-        await theirs.take_over()
+        await run_out(theirs)
+        assert await theirs.take_over() == [begun]
         with pytest.raises(LeaseLost, match="has run out"):
             frozen.guard(begun.id)
 
@@ -336,9 +345,9 @@ async def test_a_lost_lease_is_not_renewed(db: Database) -> None:
     async with ledgers(db, "a", "b") as (ours, theirs):
         begun = await claimed(ours)
         await theirs.take_over(everything=True)
-        await asyncio.sleep(50)
+        await run_out(ours, seconds=50)
         await ours.renew()
-        await asyncio.sleep(LEASE - 49)
+        await asyncio.sleep(LEASE + MARGIN - 50)
         with pytest.raises(LeaseLost):
             ours.guard(begun.id)
         with pytest.raises(LeaseLost):
@@ -413,7 +422,8 @@ async def test_a_lease_counts_from_where_its_write_began_however_long_it_took(db
             await former.release(begun.id)
         slow.seconds = LEASE + 30
         writing = asyncio.create_task(write(slow, begun))
-        await asyncio.sleep(LEASE + 1)
+        await asyncio.sleep(1)
+        await run_out(late)
         assert await late.take_over() == [begun]
         await writing
         with pytest.raises(LeaseLost):
@@ -424,7 +434,7 @@ async def test_a_lease_counts_from_where_its_write_began_however_long_it_took(db
 async def test_what_a_guard_has_let_go_is_renewed_no_more_and_goes_to_whoever_comes_next(db: Database) -> None:
     async with ledgers(db, "a", "b") as (ours, theirs):
         begun, kept = await claimed(ours, rotation("1")), await claimed(ours, rotation("2"))
-        await asyncio.sleep(LEASE + 1)
+        await run_out(theirs)
         with pytest.raises(LeaseLost):
             ours.guard(begun.id)
         await ours.renew()
@@ -435,7 +445,7 @@ async def test_what_a_guard_has_let_go_is_renewed_no_more_and_goes_to_whoever_co
 async def test_what_a_guard_has_let_go_is_taken_up_again_by_a_process_that_is_alone(db: Database) -> None:
     async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours)
-        await asyncio.sleep(LEASE + 1)
+        await run_out(ours)
         with pytest.raises(LeaseLost):
             ours.guard(begun.id)
         await ours.renew()
@@ -532,7 +542,7 @@ async def test_one_server_alone_may_be_taken_over(db: Database) -> None:
     async with ledgers(db, "a", "b") as (ours, theirs):
         await claimed(ours, rotation("1"))
         two = await claimed(ours, rotation("2"))
-        await asyncio.sleep(LEASE + 1)
+        await run_out(theirs)
         assert await theirs.take_over(server_id="2") == [two]
 
 
@@ -541,7 +551,7 @@ async def test_a_process_does_not_take_over_what_it_holds_though_it_came_late_wi
 ) -> None:
     async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours)
-        await asyncio.sleep(LEASE + 1)
+        await run_out(ours)
         assert await ours.take_over() == []
         await ours.save(begun)
 
@@ -555,22 +565,21 @@ def wall_clock(set_by: timedelta) -> Iterator[None]:
         yield
 
 
-async def test_a_lease_from_before_the_clock_was_set_back_counts_as_run_out(db: Database) -> None:
+@pytest.mark.parametrize("jump", [-400 * DAY, timedelta(seconds=1 - LEASE), timedelta(seconds=LEASE + 1), 400 * DAY])
+async def test_however_a_wall_clock_is_set_the_living_lose_nothing_and_the_dead_at_the_same_time(
+    db: Database, jump: timedelta
+) -> None:
     async with ledgers(db, "a", "b") as (ours, theirs):
         begun = await claimed(ours)
-        with wall_clock(-DAY):
-            assert await theirs.take_over() == [begun]
-            assert sql(db, "SELECT lease_until FROM rotations") == [((START - DAY).timestamp() + LEASE,)]
-            assert await ours.take_over() == []
-            with pytest.raises(LeaseLost):
-                await ours.save(begun)
-
-
-async def test_a_clock_set_back_by_less_than_a_lease_takes_nothing_away(db: Database) -> None:
-    async with ledgers(db, "a", "b") as (ours, theirs):
-        await claimed(ours)
-        with wall_clock(timedelta(seconds=1 - LEASE)):
+        await run_out(theirs, seconds=20)
+        with wall_clock(jump):
             assert await theirs.take_over() == []
+            await ours.renew()
+            await run_out(theirs, seconds=LEASE + MARGIN - 0.5)
+            assert await theirs.take_over() == []
+        await asyncio.sleep(0.5)
+        with wall_clock(-jump):
+            assert await theirs.take_over() == [begun]
 
 
 async def test_a_guard_does_not_care_how_the_wall_clock_is_set(db: Database) -> None:
@@ -848,8 +857,8 @@ async def test_a_row_that_cannot_be_understood_is_never_taken_over_and_does_not_
         good = await claimed(ours, rotation("good"))
         bad = await claimed(ours, rotation("bad"))
     sql(db, "UPDATE rotations SET body = ? WHERE server_id = 'bad'", body)
-    await asyncio.sleep(LEASE + 1)
     async with ledgers(db, "b") as (theirs,):
+        await run_out(theirs)
         assert await theirs.take_over() == [good]
         assert sql(db, "SELECT owner, epoch, body FROM rotations WHERE server_id = 'bad'") == [("a", 1, body)]
         assert bad.id in theirs.set_aside["bad"]
@@ -861,8 +870,8 @@ async def test_what_a_newer_version_wrote_into_a_row_survives_a_save(db: Databas
         begun = await claimed(ours)
         body = json.loads(sql(db, "SELECT body FROM rotations")[0][0])
     sql(db, "UPDATE rotations SET body = ?", json.dumps({**body, "hooks": ["thaw"]}))
-    await asyncio.sleep(LEASE + 1)
     async with ledgers(db, "b") as (theirs,):
+        await run_out(theirs)
         assert await theirs.take_over() == [begun]
         await theirs.save(changed(begun, step=Step.STOP))
     saved = json.loads(sql(db, "SELECT body FROM rotations")[0][0])

@@ -19,7 +19,7 @@ from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.claims import Claimed, ServerBusy, SlotTaken
 from snaprotd.ledger.rows import FORMAT, unknown_in
 from tests.ledger.test_rows import BODY, LATER
-from tests.ledger.test_store import DAY, LEASE, SLOT, claimed, completed, ledgers, rotation, sql
+from tests.ledger.test_store import DAY, LEASE, SLOT, claimed, completed, ledgers, rotation, run_out, sql
 from tests.support.rotations import changed
 
 pytestmark = pytest.mark.usefixtures("one_clock")
@@ -45,8 +45,8 @@ async def left_by_a_newer_one(path: Path) -> Rotation:
 async def test_what_only_a_newer_version_may_go_on_with_is_left_alone_and_shown(path: Path) -> None:
     begun = await left_by_a_newer_one(path)
     before = sql(path, ALL_OF_IT)
-    await asyncio.sleep(LEASE + 1)
     async with ledgers(path, "older") as (ours,):
+        await run_out(ours)
         with capture_logs() as said:
             assert await ours.take_over() == []
             assert await ours.take_over() == []
@@ -76,8 +76,8 @@ async def test_a_newer_one_that_lives_keeps_what_is_its_own(path: Path) -> None:
 
 async def test_a_newer_one_goes_on_at_once_with_what_was_left_to_it_and_it_is_shown_no_more(path: Path) -> None:
     begun = await left_by_a_newer_one(path)
-    await asyncio.sleep(LEASE + 1)
     async with ledgers(path, "older", "newer") as (ours, theirs):
+        await run_out(ours)
         assert await ours.take_over() == []
         sql(path, f"UPDATE rotations SET needs = {FORMAT}")  # for who knows more
         assert await theirs.take_over() == [begun]

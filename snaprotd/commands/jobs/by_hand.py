@@ -79,7 +79,7 @@ async def is_forsaken(config: Config, ledger: Ledger | None, rotation: Rotation)
     """No process runs an open rotation any more: none has the ledger open, or its lease has run out."""
     if FolderLock.is_free(ledger_path(config)):
         return True
-    return ledger is not None and not await ledger.starts.is_elsewhere(rotation.server_id)
+    return ledger is not None and not await ledger.starts.seems_elsewhere(rotation.server_id)
 
 
 class ByHand:

@@ -143,5 +143,5 @@ async def _without_lease(config: Config, owed: list[ServerPower]) -> list[Server
     with suppress(LedgerError):
         async with open_ledger_to_read(config) as ledger:
             if ledger is not None:
-                return [one for one in owed if not await ledger.starts.is_elsewhere(one.server_id)]
+                return [one for one in owed if not await ledger.starts.seems_elsewhere(one.server_id)]
     return owed

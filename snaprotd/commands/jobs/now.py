@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
 from statistics import median
@@ -28,10 +28,15 @@ from snaprotd.engine.turns.admission import Admission
 from snaprotd.engine.turns.groups import Groups
 from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claimed, ServerBusy
+from snaprotd.ledger.leases.others import MARGIN
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.rows import busy_words
 from snaprotd.wiring.assembly import account_of, new_rotation, open_ledger_to_read, open_tools
+
+LOOKED_AT_EVERY = 5.0
+LOOKED_BEYOND = MARGIN + 2 * LOOKED_AT_EVERY
+"""Seconds."""
 
 
 async def read_history(config: Config, name: str | None, limit: int) -> list[Rotation]:
@@ -120,7 +125,7 @@ async def rotate_now(
     board = Board()
     async with open_tools(config, environ, board, Metrics(board), this_machine, once=True) as tools:
         _obey_signals(tools, say)
-        keeper = Keeper(tools, board, serves=lambda _: False)
+        keeper = Keeper(tools, board, serves=lambda _: False, leases="ask")
         until = partial(hold_of_new, config, tools, wanted=hold, say=say)
         by_hand = _ByHand(config, tools, board, keeper, description, show, until, mends=mends)
         keeping = [
@@ -195,8 +200,7 @@ class _ByHand:
         """Raises `SnaprotdError` where nothing was done."""
         usual = await _usual_duration(self._tools.ledger, target.server_id)
         show = partial(self._show, usual=usual)
-        ledger = self._tools.ledger
-        for interrupted in await ledger.take_over(everything=ledger.is_sole_user, server_id=target.server_id):
+        for interrupted in await self._interrupted(target, show):
             finished = await self._finish(resumed(interrupted, self._tools.now()), show)
             if self._mends and finished.result is not Result.FAILURE:
                 return finished
@@ -211,6 +215,24 @@ class _ByHand:
         finally:
             permit.give_back()
             turn.give_back()
+
+    async def _interrupted(self, target: Target, show: Callable[[Rotation], None]) -> list[Rotation]:
+        """What is interrupted of the server, and ours from now on.
+
+        Who has just come cannot know whether another process is alive that has a rotation of it. Where its lease seems
+        to be over, that is looked at for as long as one lasts.
+        """
+        ledger, drain, loop = self._tools.ledger, self._tools.drain.requested, asyncio.get_running_loop()
+        until = loop.time() + ledger.lease + LOOKED_BEYOND
+        while True:
+            taken = await ledger.take_over(everything=ledger.is_sole_user, server_id=target.server_id)
+            if taken or drain.is_set() or loop.time() >= until:
+                return taken
+            starts = ledger.starts
+            if not await starts.is_elsewhere(target.server_id) or await starts.seems_elsewhere(target.server_id):
+                return []
+            show(replace(self._new(target), note="waits to see whether the process is alive that began the last one"))
+            await asyncio.sleep(LOOKED_AT_EVERY)
 
     async def _finish(self, interrupted: Rotation, show: Callable[[Rotation], None]) -> Rotation:
         """A server that is held off waits for nobody."""

@@ -20,6 +20,7 @@ from sqlalchemy import (
     delete,
     event,
     insert,
+    inspect,
     select,
     text,
 )
@@ -55,6 +56,8 @@ ROTATIONS = Table(
     Column("owner", String(64)),
     Column("epoch", Integer, nullable=False),
     Column("lease_until", Float, nullable=False),
+    Column("renewals", Integer, nullable=False, server_default="0"),
+    Column("lease", Float, nullable=False, server_default="0"),
     Column("started_at", String(32), nullable=False),
     Column("finished_at", String(32)),
     UniqueConstraint("account", "server_id", "slot", "attempt", name="one_rotation_for_an_attempt"),
@@ -198,6 +201,7 @@ def migrate(connection: Connection) -> None:
         return
     if version == 1:
         _from_1(connection)
+    _add_columns(connection)
     TABLES.create_all(connection)  # one that was dropped is made again
     if version < SCHEMA_VERSION:
         readable_by = max(READABLE_BY, _number(connection, "readable_by", READABLE_BY))  # a hold may have raised it
@@ -249,3 +253,15 @@ def _from_1(connection: Connection) -> None:
     columns = "id, server_id, slot, is_open, result, body, owner, epoch, lease_until, started_at, finished_at"
     connection.execute(text(f"INSERT INTO rotations ({columns}) SELECT {columns} FROM rotations_1"))  # noqa: S608
     connection.execute(text("DROP TABLE rotations_1"))
+
+
+def _add_columns(connection: Connection) -> None:
+    """Those that the rotations of an older version lack. What tells of the version may have been dropped: they are
+    looked for.
+    """
+    if not inspect(connection).has_table(ROTATIONS.name):
+        return
+    there = {column["name"] for column in inspect(connection).get_columns(ROTATIONS.name)}
+    for name, kind in (("renewals", "INTEGER"), ("lease", "FLOAT")):
+        if name not in there:
+            connection.execute(text(f"ALTER TABLE rotations ADD COLUMN {name} {kind} DEFAULT 0 NOT NULL"))

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -55,7 +54,14 @@ def is_newer(row: Any) -> bool:
     return isinstance(row.needs, int) and row.needs > FORMAT
 
 
-_TENURE = ("owner", "lease_until")
+def is_left(row: Any) -> bool:
+    """Whether this open row is one of `LEFT`."""
+    return row.owner is None and is_newer(row)
+
+
+_TENURE = ("owner", "lease_until", "lease")
+_RENEWED = {"renewals": ROTATIONS.c.renewals + 1}
+"""By this others see that whoever holds a row is alive."""
 _CHANGES = ("attempt", "format", "needs", "is_open", "result", "body", "finished_at")
 
 _CLAIM = Prepared(lambda: upsert(ROTATIONS).on_conflict_do_nothing().returning(ROTATIONS.c.epoch), *ROTATIONS.c.keys())
@@ -67,7 +73,7 @@ def claim(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> Statem
     A row count is not reliable with every driver.
     """
     times = {"slot": text_of(rotation.slot), "started_at": text_of(rotation.started_at)}
-    own = {"id": rotation.id, "account": account, "server_id": rotation.server_id, "epoch": 1}
+    own = {"id": rotation.id, "account": account, "server_id": rotation.server_id, "epoch": 1, "renewals": 0}
     return _CLAIM(**columns_of(rotation), **own, **times, **tenure)
 
 
@@ -75,7 +81,7 @@ _REOPEN = Prepared(
     lambda: (
         update(ROTATIONS)
         .where(OURS, ROTATIONS.c.id == bindparam("row"), ROTATIONS.c.result == Result.FAILURE.value, ~_IS_NEWER)
-        .values(epoch=ROTATIONS.c.epoch + 1)
+        .values({"epoch": ROTATIONS.c.epoch + 1, **_RENEWED})
         .returning(ROTATIONS.c.epoch)
     ),
     *_CHANGES,
@@ -115,8 +121,11 @@ _OWNED = (
     ROTATIONS.c.owner == bindparam("holder"),
     ROTATIONS.c.epoch == bindparam("held_in"),
 )
-_SAVE = Prepared(lambda: update(ROTATIONS).where(*_OWNED).returning(ROTATIONS.c.id), *_CHANGES, *_TENURE)
-_RELEASE = Prepared(lambda: update(ROTATIONS).where(*_OWNED), *_TENURE)
+_SAVE = Prepared(
+    lambda: update(ROTATIONS).where(*_OWNED).values(_RENEWED).returning(ROTATIONS.c.id), *_CHANGES, *_TENURE
+)
+_RELEASE = Prepared(lambda: update(ROTATIONS).where(*_OWNED).values(_RENEWED), *_TENURE)
+_NOBODYS = {"owner": None, "lease_until": 0.0, "lease": 0.0}
 
 
 def save(
@@ -128,74 +137,71 @@ def save(
 
 
 def release(rotation_id: str, *, owner: str, epoch: int) -> Statement:
-    return _RELEASE(row=rotation_id, holder=owner, held_in=epoch, owner=None, lease_until=0.0)
+    return _RELEASE(row=rotation_id, holder=owner, held_in=epoch, **_NOBODYS)
 
 
 _RENEW = Prepared(
     lambda: (
         update(ROTATIONS)
         .where(ROTATIONS.c.owner == bindparam("holder"), ROTATIONS.c.is_open, ROTATIONS.c.id.in_(listed("held")))
-        .returning(ROTATIONS.c.id, ROTATIONS.c.epoch)
-    ),
-    "lease_until",
-)
-
-
-def renew(held: Collection[str], *, owner: str, lease_until: float) -> Statement:
-    """Renew the leases of what is held still: that of a rotation which was let go must run out, to be taken over."""
-    return _RENEW(held=as_list(held), holder=owner, lease_until=lease_until)
-
-
-def _abandoned(*, everything: bool, of_a_server: bool) -> Any:
-    columns, until = ROTATIONS.c, ROTATIONS.c.lease_until
-    run_out = or_(columns.owner.is_(None), until < bindparam("now"), until > bindparam("latest"))
-    foreign = or_(columns.owner != bindparam("holder"), columns.owner.is_(None))
-    found = select(columns.id, columns.server_id, columns.body, columns.epoch, columns.needs).where(
-        OURS, columns.is_open, ~LEFT, foreign if everything else run_out, columns.id.not_in(listed("held"))
-    )
-    return found.where(ITS_SERVER) if of_a_server else found
-
-
-_ABANDONED = {
-    (everything, of_a_server): Prepared(partial(_abandoned, everything=everything, of_a_server=of_a_server))
-    for everything in (False, True)
-    for of_a_server in (False, True)
-}
-
-
-def abandoned(
-    owner: str,
-    *,
-    account: str,
-    held: Collection[str],
-    server_ids: Collection[str] | None,
-    everything: bool,
-    now: float,
-    lease: float,
-) -> Statement:
-    """The open rotations whose lease has run out, or (`everything`) that are not ours already.
-
-    A lease that ends later than any that could have been given was written before the wall clock was set back.
-    """
-    of = {} if server_ids is None else {"server_ids": as_list(server_ids)}
-    by = {"holder": owner} if everything else {"now": now, "latest": now + 2 * lease}
-    return _ABANDONED[everything, bool(of)](its_account=account, held=as_list(held), **by, **of)
-
-
-_TAKE = Prepared(
-    lambda: (
-        update(ROTATIONS)
-        .where(ROTATIONS.c.id.in_(listed("taken")))
-        .values({"epoch": ROTATIONS.c.epoch + 1})
+        .values(_RENEWED)
         .returning(ROTATIONS.c.id, ROTATIONS.c.epoch)
     ),
     *_TENURE,
 )
 
 
-def take(ids: Collection[str], tenure: dict[str, Any]) -> Statement:
-    """Take these rotations over, from whoever had them; answers with their epochs."""
-    return _TAKE(taken=as_list(ids), **tenure)
+def renew(held: Collection[str], tenure: dict[str, Any]) -> Statement:
+    """Renew the leases of what is held still: that of a rotation which was let go must run out, to be taken over."""
+    return _RENEW(held=as_list(held), holder=tenure["owner"], **tenure)
+
+
+_LEASES = Prepared(
+    lambda: select(
+        *(
+            ROTATIONS.c[name]
+            for name in ("id", "server_id", "owner", "epoch", "renewals", "lease_until", "lease", "needs")
+        )
+    ).where(OURS, ROTATIONS.c.is_open)
+)
+
+
+def leases(account: str) -> Statement:
+    """Of each open rotation who holds it, and what changes with each renewal."""
+    return _LEASES(its_account=account)
+
+
+_BODIES = Prepared(
+    lambda: select(ROTATIONS.c.id, ROTATIONS.c.server_id, ROTATIONS.c.body, ROTATIONS.c.needs).where(
+        ROTATIONS.c.id.in_(listed("ids"))
+    )
+)
+
+
+def bodies_of(ids: Collection[str]) -> Statement:
+    return _BODIES(ids=as_list(ids))
+
+
+_TAKE = Prepared(
+    lambda: (
+        update(ROTATIONS)
+        .where(
+            ROTATIONS.c.id == bindparam("row"),
+            ROTATIONS.c.epoch == bindparam("seen_epoch"),
+            ROTATIONS.c.renewals == bindparam("seen_renewals"),
+            ROTATIONS.c.lease_until.is_not_distinct_from(bindparam("seen_until")),
+        )
+        .values({**_RENEWED, "epoch": ROTATIONS.c.epoch + 1})
+        .returning(ROTATIONS.c.id, ROTATIONS.c.epoch)
+    ),
+    *_TENURE,
+)
+
+
+def take(seen: Any, tenure: dict[str, Any]) -> Statement:
+    """Take a rotation over, from whoever had it, if it stands as it was `seen` in `leases`; answers with its epoch."""
+    was = {"seen_epoch": seen.epoch, "seen_renewals": seen.renewals, "seen_until": seen.lease_until}
+    return _TAKE(row=seen.id, **was, **tenure)
 
 
 _LET_GO = Prepared(lambda: update(ROTATIONS).where(ROTATIONS.c.id.in_(listed("left"))), *_TENURE)
@@ -203,7 +209,7 @@ _LET_GO = Prepared(lambda: update(ROTATIONS).where(ROTATIONS.c.id.in_(listed("le
 
 def let_go(ids: Collection[str]) -> Statement:
     """Have nobody hold these, and leave all else of them as it is: whoever may go on with them does so at once."""
-    return _LET_GO(left=as_list(ids), owner=None, lease_until=0.0)
+    return _LET_GO(left=as_list(ids), **_NOBODYS)
 
 
 def set_aside(ids: Collection[str]) -> Update:
@@ -225,9 +231,9 @@ def _living() -> Any:
 _LIVING = Prepared(_living)
 
 
-def living(account: str, now: float, lease: float, *, grace: float = 0.0) -> Statement:
-    """The servers whose open rotation somebody holds under a lease that has not run out `grace` seconds ago."""
-    return _LIVING(its_account=account, not_before=now - grace, latest=now + 2 * lease)
+def seems_living(account: str, now: float, lease: float) -> Statement:
+    """The servers whose open rotation somebody holds under a lease that has not run out by the wall clock."""
+    return _LIVING(its_account=account, not_before=now, latest=now + 2 * lease)
 
 
 _OPEN_BODIES = Prepared(
