@@ -215,7 +215,7 @@ class Rotations:
         while True:
             await asyncio.sleep(every)
             try:
-                await self._tools.ledger.renew()
+                await self._tools.ledger.renew(list(self._board.running.values()))
             except LedgerError as error:
                 log.error("leases could not be renewed", error=str(error))
 

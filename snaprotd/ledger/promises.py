@@ -39,6 +39,9 @@ _KEPT_OF_ANY = Prepared(lambda: _READ.where(POWERS.c.server_id.in_(listed("ids")
 _STANDS = Prepared(lambda: select(POWERS.c.server_id, POWERS.c.body).where(*_ITS))
 
 
+_COUNTS = Prepared(lambda: select(POWERS.c.server_id, POWERS.c.asked, POWERS.c.released).where(*_ITS))
+
+
 def row_of(kept: ServerPower) -> dict[str, Any]:
     """The row of a server's power."""
     return {
@@ -145,6 +148,12 @@ def followed() -> Statement:
 async def kept(connection: Connection, account: str, ids: Collection[str]) -> ServerPower | None:
     """What is kept of the server that has these ids; None where nothing is."""
     return _one_of(await connection.execute(_KEPT(account=account, ids=as_list(ids))), ids)
+
+
+async def counted(connection: Connection, account: str, ids: Collection[str]) -> dict[str, tuple[Any, Any]]:
+    """How many stops were asked for, and paid, as the columns of each row have it."""
+    rows = await connection.execute(_COUNTS(account=account, ids=as_list(ids)))
+    return {str(row.server_id): (row.asked, row.released) for row in rows}
 
 
 def _one_of(rows: Iterable[Any], ids: Collection[str]) -> ServerPower | None:

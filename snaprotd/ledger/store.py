@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,6 +38,7 @@ from snaprotd.ledger.files.turns import Together
 from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.leases.others import Others
+from snaprotd.ledger.leases.reassertion import ask_again, owe_again
 from snaprotd.ledger.leases.taking import Taking
 from snaprotd.ledger.set_aside import SetAside
 from snaprotd.ledger.sql import statements
@@ -203,17 +204,33 @@ class Ledger(History):
 
     # -- all of them -------------------------------------------------------------------------------------------
 
-    async def renew(self) -> None:
-        """Renew the lease of every rotation this process holds. Those that it has lost are let go."""
+    async def renew(self, rotations: Iterable[Rotation] = ()) -> None:
+        """Renew the lease of every rotation this process holds. Those that it has lost are let go.
+
+        What `rotations`, as they run here, have promised is written again where the ledger has lost it.
+        """
         if not self._held:
             return
         began = uptime()
         async with self._transaction() as connection:
             rows = await connection.execute(statements.renew(self._held, self._tenure()))
             ours = {(row.id, row.epoch) for row in rows}
+            await self._assert_again(connection, [one for one in rotations if self._is_among(ours, one)])
         for rotation_id, lease in list(self._held.items()):
             if (rotation_id, lease.epoch) in ours:
                 lease.valid_until = began + self.lease
+
+    def _is_among(self, ours: Collection[tuple[str, int]], rotation: Rotation) -> bool:
+        lease = self._held.get(rotation.id)
+        return lease is not None and (rotation.id, lease.epoch) in ours
+
+    async def _assert_again(self, connection: Connection, rotations: Sequence[Rotation]) -> None:
+        async def write(rotation: Rotation) -> None:
+            epoch, unknown = self._held[rotation.id].epoch, self._unknown.get(rotation.id)
+            await connection.execute(statements.save(rotation, self._tenure(), epoch=epoch, unknown=unknown))
+
+        await owe_again(connection, self.starts, rotations)
+        await ask_again(connection, rotations, write)
 
     async def take_over(self, *, everything: bool = False, server_id: str | None = None) -> list[Rotation]:
         """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already."""

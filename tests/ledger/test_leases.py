@@ -13,15 +13,18 @@ from typing import Any
 import pytest
 import time_machine
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
+from snaprotd.core import creation, power
 from snaprotd.core.errors import LeaseLost
-from snaprotd.core.rotation import Rotation
+from snaprotd.core.rotation import Rotation, Step
 from snaprotd.ledger.leases.observed import Observed
 from snaprotd.ledger.leases.others import LONGEST, MARGIN, UNTOLD, Others
 from snaprotd.ledger.store import Ledger
-from tests.ledger.test_store import LEASE, claimed, ledgers, rotation, run_out, sql
+from tests.ledger.test_store import LEASE, SLOT, claimed, ledgers, rotation, run_out, sql
 from tests.ledger.test_store import db as db
 from tests.support.databases import Database, SqliteDatabase
+from tests.support.rotations import changed
 from tests.support.searches import size
 from tests.support.virtual_time import run_virtually
 
@@ -166,6 +169,80 @@ async def test_a_ledger_whose_rows_do_not_count_renewals_is_brought_to_do_so(db:
         assert sql(db, "SELECT renewals, lease FROM rotations") == [(0, 0.0)]
         await taken_after(ours, begun, LEASE + MARGIN)
         assert sql(db, "SELECT renewals, lease FROM rotations") == [(1, LEASE)]
+
+
+# -- what a renewal sees to besides ------------------------------------------------------------------------------------
+
+
+def held_off(begun: Rotation) -> Rotation:
+    return changed(begun, step=Step.STOP, power=power.promised(begun.power, SLOT))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    ["DELETE FROM powers", "UPDATE powers SET asked = 0, released = 0, is_followed = ?", "UPDATE powers SET asked = 0"],
+)
+async def test_a_promise_that_the_database_has_lost_is_there_again_with_the_next_renewal(
+    db: Database, lost: str
+) -> None:
+    async with ledgers(db, "a") as (ours,):
+        begun = held_off(await claimed(ours))
+        await ours.save(begun)
+        told = sql(db, "SELECT body FROM powers")
+        sql(db, lost, *([False] if "?" in lost else []))
+        await ours.renew([begun])
+        assert sql(db, "SELECT asked, released, body FROM powers") == [(1, 0, *told[0])]
+        assert [one.server_id for one in await ours.starts.owed()] == [begun.server_id]
+
+
+async def test_that_a_promise_was_kept_is_there_again_too(db: Database) -> None:
+    async with ledgers(db, "a") as (ours,):
+        begun = held_off(await claimed(ours))
+        await ours.save(begun)
+        rows = sql(db, "SELECT asked, released, body FROM powers")
+        paid = changed(begun, power=power.released(begun.power))
+        await ours.save(paid)
+        sql(db, "UPDATE powers SET asked = ?, released = ?, body = ?", *rows[0])
+        await ours.renew([paid])
+        assert await ours.starts.owed() == []
+
+
+async def test_a_renewal_writes_nothing_over_what_is_newer(db: Database) -> None:
+    """What a process shows of its rotations may be a moment old; and somebody may have let go of the start."""
+    async with ledgers(db, "a") as (ours,):
+        old = await claimed(ours)
+        new = changed(held_off(old), creation=creation.promised(old.creation))
+        await ours.save(new)
+        await ours.starts.let_go(old.server_id, "a person")
+        rows = [sql(db, f"SELECT * FROM {table}") for table in ("powers",)], sql(db, "SELECT body FROM rotations")
+        with capture_logs() as said:
+            for one in (old, held_off(old), new):
+                await ours.renew([one])
+        assert said == []
+        assert rows == ([sql(db, "SELECT * FROM powers")], sql(db, "SELECT body FROM rotations"))
+
+
+async def test_a_request_that_the_database_has_lost_is_there_again_with_the_next_renewal(db: Database) -> None:
+    """Whoever takes over would else ask for another snapshot."""
+    async with ledgers(db, "a") as (ours,):
+        begun = await claimed(ours)
+        before = sql(db, "SELECT body FROM rotations")[0][0]
+        asked = changed(begun, step=Step.SNAPSHOT, creation=creation.promised(begun.creation))
+        await ours.save(asked)
+        for lost in (before, "damaged"):
+            sql(db, "UPDATE rotations SET body = ?", lost)
+            await ours.renew([asked])
+            assert await ours.open_rotations() == [asked]
+
+
+async def test_what_is_another_ones_by_now_is_left_as_he_has_it(db: Database) -> None:
+    async with ledgers(db, "a", "b") as (ours, theirs):
+        begun = await claimed(ours)
+        promised = changed(held_off(begun), creation=creation.promised(begun.creation))
+        await theirs.take_over(everything=True)
+        await ours.renew([promised])
+        assert sql(db, "SELECT asked FROM powers") == []
+        assert await theirs.open_rotations() == [begun]
 
 
 # -- two processes, and clocks that run as they like -------------------------------------------------------------------

@@ -129,7 +129,7 @@ async def rotate_now(
         until = partial(hold_of_new, config, tools, wanted=hold, say=say)
         by_hand = _ByHand(config, tools, board, keeper, description, show, until, mends=mends)
         keeping = [
-            asyncio.create_task(_every(LEASE_RENEWAL, tools.ledger.renew)),
+            asyncio.create_task(_every(LEASE_RENEWAL, lambda: tools.ledger.renew(list(board.running.values())))),
             asyncio.create_task(_every(LEDGER_EVERY, lambda: mend_ledger(tools.ledger, board, keeper))),
         ]
 

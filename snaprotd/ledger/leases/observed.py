@@ -15,7 +15,7 @@ Token = tuple[str, ...]
 
 
 def token_of(row: Any) -> Token:
-    """What changes with each renewal, compared with itself alone. An older snaprotd changes the end of its lease."""
+    """What changes with each renewal, to be asked for equality alone. An older snaprotd moves the end of its lease."""
     return tuple(str(one) for one in (row.owner, row.epoch, row.renewals, row.lease_until))
 
 
