@@ -118,7 +118,7 @@ class Daemon:
 
     def _build(self) -> None:
         tools, board, metrics = self._tools, self.board, self._metrics
-        self._membership = Membership(self._config, tools.ledger)
+        self._membership = Membership(self._config, tools.ledger, board)
         self._rotations = Rotations(tools, board, max_concurrent=self._config.max_concurrent, finished=self._finished)
         tools.inventory.listed = self._rotations.keeper.follow
         board.called = tools.inventory.shown

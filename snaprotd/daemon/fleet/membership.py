@@ -15,8 +15,9 @@ import structlog
 
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.fleet import BEAT_EVERY, LIVES_FOR, Replica
+from snaprotd.core.fleet import BEAT_EVERY, LIVES_FOR, REPORTER, Replica
 from snaprotd.core.fleet.looks import Fleet, looked
+from snaprotd.engine.board import Board
 from snaprotd.ledger.claims import uptime
 from snaprotd.ledger.store import Ledger
 from snaprotd.wiring.replica import hash_of, this_replica
@@ -32,7 +33,9 @@ TRUSTED_FOR = LIVES_FOR - BEAT_EVERY
 class Membership:
     """Of one daemon."""
 
-    def __init__(self, config: Config, ledger: Ledger, *, says: Callable[[], Mapping[str, Any]] = dict) -> None:
+    def __init__(
+        self, config: Config, ledger: Ledger, board: Board, *, says: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
         """`says`: what is written beside the beat for the others."""
         self._config = config
         self._replicas = ledger.replicas
@@ -42,8 +45,9 @@ class Membership:
         self._is_changed = asyncio.Event()
         self._is_cut_off = False
         self._may_claim = True
-        self.seen: list[Callable[[Fleet], None]] = []
-        """Told after each look."""
+        self._board = board
+        board.reports = lambda: self.has(REPORTER)
+        board.fleet = self._fleet
 
     @property
     def is_shared(self) -> bool:
@@ -80,7 +84,7 @@ class Membership:
         """Another configuration is in force: its generation is told with the next beat, which is now."""
         self._config, self._me = config, replace(self._me, config=hash_of(config))
         if self._replicas is None:
-            self._fleet = Fleet.alone(self._me)
+            self._fleet = self._board.fleet = Fleet.alone(self._me)
         self._is_changed.set()
 
     async def look(self) -> None:
@@ -94,8 +98,7 @@ class Membership:
 
         self._fleet = await self._replicas.beat(found)
         self._tell(before, self._fleet)
-        for told in self.seen:
-            told(self._fleet)
+        self._board.fleet = self._fleet
 
     async def begin(self) -> None:
         """The first look, before anything else is done. Where it fails the next one is the first."""
