@@ -29,7 +29,7 @@ def entries(schedule: str = "10 3 * * *", names: Sequence[str] = NAMES, more: st
 
 
 class Site:
-    """One database, one account, and a folder for each host."""
+    """One database, one account, and a file for each host."""
 
     def __init__(self, folder: Path, server: Server, world: World) -> None:
         self.folder = folder
@@ -37,8 +37,7 @@ class Site:
         self.world = world
 
     def configure(self, host: str, servers: str, *, head: str = HEAD, more: str = "") -> Path:
-        path = self.folder / host / "config.yaml"
-        path.parent.mkdir(exist_ok=True)
+        path = self.folder / f"{host}.yaml"
         path.write_text(f'{head}state: "{self.url}"\n{more}servers: {servers}\n')
         return path
 

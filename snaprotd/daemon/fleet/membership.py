@@ -33,14 +33,12 @@ TRUSTED_FOR = LIVES_FOR - BEAT_EVERY
 class Membership:
     """Of one daemon."""
 
-    def __init__(
-        self, config: Config, ledger: Ledger, board: Board, *, says: Callable[[], Mapping[str, Any]] = dict
-    ) -> None:
-        """`says`: what is written beside the beat for the others."""
+    def __init__(self, config: Config, ledger: Ledger, board: Board) -> None:
         self._config = config
         self._replicas = ledger.replicas
         self._me = this_replica(config, ledger.owner)
-        self._says = says
+        self.says: Callable[[], Mapping[str, Any]] = dict
+        """What is written beside the beat for the others."""
         self._fleet = Fleet.alone(self._me) if self._replicas is None else None
         self._is_changed = asyncio.Event()
         self._is_cut_off = False
@@ -74,11 +72,10 @@ class Membership:
 
     def has(self, role: str) -> bool:
         """Whether it does that for all. Who cannot see the others any more has no role: one of them may have it."""
-        return self._fleet is not None and self._fleet.has(role) and self._is_fresh
-
-    @property
-    def _is_fresh(self) -> bool:
-        return self._replicas is None or (self._fleet is not None and uptime() - self._fleet.looked_at < TRUSTED_FOR)
+        fleet = self._fleet
+        if fleet is None or not fleet.has(role):
+            return False
+        return len(fleet.living) == 1 or uptime() - fleet.looked_at < TRUSTED_FOR
 
     def apply(self, config: Config) -> None:
         """Another configuration is in force: its generation is told with the next beat, which is now."""
@@ -91,7 +88,7 @@ class Membership:
         """Beat once, and see the others. Raises `LedgerError`."""
         if self._replicas is None:
             return
-        me, before = replace(self._me, body=self._says()), self._fleet
+        me, before = replace(self._me, body=self.says()), self._fleet
 
         def found(rows: Sequence[Replica], roles: Mapping[str, str], newest: int, now: float) -> Fleet:
             return looked(before, me, rows, roles, newest=newest, now=now)
