@@ -118,7 +118,7 @@ class Daemon:
 
     def _build(self) -> None:
         tools, board, metrics = self._tools, self.board, self._metrics
-        self._membership = Membership(self._config, tools.ledger)
+        self._membership = Membership(self._config, tools.ledger, board)
         self._rotations = Rotations(tools, board, max_concurrent=self._config.max_concurrent, finished=self._finished)
         tools.inventory.listed = self._rotations.keeper.follow
         board.called = tools.inventory.shown
@@ -156,6 +156,7 @@ class Daemon:
             metrics=metrics.notifications,
             now=tools.now,
             pages=lambda: self._pages,
+            membership=self._membership,
         )
         self.view = DaemonView(
             self._config,
@@ -209,7 +210,7 @@ class Daemon:
             "leases": for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
             "reload": for_ever(self._watch.watch),
             "notify": every(lambda: TICK, self._teller.look),
-            "heartbeat": for_ever(self._teller.beat),
+            "heartbeat": for_ever(self._teller.heartbeat.beat),
             "replicas": for_ever(self._membership.keep),
             "watchdog": self._systemd.feed_watchdog(lambda: not self.view.ailments()),
         }.items():

@@ -103,6 +103,7 @@ class DaemonView:
         self._pages = pages
         self._web_file: WebFile | None = None
         self._ledger_news: Sequence[Entry] = ()
+        self._owners: Mapping[str, str] = {}
         self._report: Json | None = None
         self._reported_at = 0.0
 
@@ -213,6 +214,7 @@ class DaemonView:
         since = self._tools.now() - LEDGER_NEWS_FOR
         try:
             found = {one.id: one for one in await self._tools.ledger.open_rotations(but=ours)}
+            self._owners = await self._tools.ledger.owners() if self._tools.ledger.replicas is not None else {}
             self._ledger_news = await self._tools.ledger.events.newest(kinds=OF_LEDGER, since=since, limit=EVENTS_SHOWN)
         except LedgerError as error:
             return tuple(ours.values()), str(error)
@@ -250,6 +252,8 @@ class DaemonView:
             in_doubt=self._account.in_doubt,
             config_loaded_at=self._standing.loaded_at,
             ledger_path=self._tools.ledger.name,
+            fleet=self._board.fleet,
+            owners=self._owners,
             is_ending=self._standing.stop.is_set(),
             config_mistakes=self._standing.mistakes,
             given_up=self._given_up(),

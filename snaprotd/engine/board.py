@@ -9,6 +9,7 @@ from datetime import date, datetime
 from typing import Any
 
 from snaprotd.core.admission import may_be_retried
+from snaprotd.core.fleet.looks import Fleet
 from snaprotd.core.model import Owner, SnapshotState
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result, Rotation
@@ -91,6 +92,10 @@ class Board:
         """Servers that a `match` had found and none finds any more, by id the label; None before a list has told."""
         self.ledger_writable: bool | None = None
         """Whether the ledger can be written; None before that is known."""
+        self.fleet: Fleet | None = None
+        """The replicas that share the ledger, as they were seen last; None before that is known."""
+        self.reports: Callable[[], bool] = lambda: True
+        """Whether this process tells of what all replicas share: one of them does."""
         self.inventory_listed_at: datetime | None = None
         """When the provider's whole list was last read; None before the first."""
 

@@ -51,6 +51,12 @@ class History(ABC):
         """Those that are open, whoever runs them, without those that have these ids: they are known."""
         return await self._bodies(statements.open_bodies(self.starts.account, but))
 
+    async def owners(self) -> Mapping[str, str]:
+        """Which process has each rotation that is open, by the rotation's id."""
+        async with self._transaction(writes=False) as connection:
+            rows = await connection.execute(past.OWNERS())
+        return {row.id: row.owner for row in rows}
+
     async def history(self, server_id: str | None = None, *, limit: int = 20) -> list[Rotation]:
         """The latest rotations, newest first, open ones too."""
         ids = None if server_id is None else self.starts.ids_of(server_id)

@@ -22,6 +22,22 @@ class BoardCollector(Collector):
         yield from self._listed_at()
         yield from self._ledger()
         yield self._in_progress()
+        yield from self._replicas()
+
+    def _replicas(self) -> Iterator[Metric]:
+        """Each tells of itself, and one of how many there are."""
+        if (fleet := self._board.fleet) is None:
+            return
+        me = {"replica": fleet.me.id, "version": fleet.me.version, "config": fleet.me.config}
+        yield InfoMetricFamily("snaprotd_replica", "This replica, and a hash over what its configuration decides.", me)
+        if self._board.reports():
+            text = "Replicas that live, by a hash over what their configurations decide."
+            family = GaugeMetricFamily("snaprotd_replicas", text, labels=["config"])
+            for config, number in Tally(one.config for one in fleet.living).items():
+                family.add_metric([config], number)
+            yield family
+            text = "Replicas that stand still, did not end in order, and did so within the last hour."
+            yield GaugeMetricFamily("snaprotd_replicas_lost", text, value=len(fleet.others) + 1 - len(fleet.living))
 
     def _listed_at(self) -> Iterator[Metric]:
         listed_at = self._board.inventory_listed_at

@@ -73,8 +73,16 @@ def kind_of(name: str) -> str:
 class Delivery:
     """All channels of one configuration."""
 
-    def __init__(self, outbox: Outbox, metrics: NotificationMetrics, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        metrics: NotificationMetrics,
+        now: Callable[[], datetime],
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`may_send`: no other process carries the same letters."""
         self._outbox = outbox
+        self._may_send = may_send
         self._metrics = metrics
         self._now = now
         self._tasks: list[asyncio.Task[None]] = []
@@ -152,7 +160,7 @@ class Delivery:
         refuses just that one, which is passed over then: no letter keeps all others.
         """
         waiting = await self._sorted_out(channel, self._outbox.waiting(channel.name))
-        if not waiting:
+        if not waiting or not self._may_send():
             return None
         first, *others = sorted(waiting, key=lambda one: one.passed_over)
         answer = await self._try(channel, first)

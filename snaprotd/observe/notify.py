@@ -14,6 +14,7 @@ from snaprotd.core.telling import Event, Kind, Letter, Message
 from snaprotd.core.telling.edges import messages_due, ping_of, turns
 from snaprotd.core.telling.entries import Entry, entries_of
 from snaprotd.core.telling.troubles import (
+    OF_LEDGER,
     Key,
     Told,
     Trouble,
@@ -33,6 +34,9 @@ MOST_UNWRITTEN = 10_000
 """Letters, and entries, that are kept here where the ledger cannot be written."""
 
 
+NOTHING_TOLD = Told()
+
+
 class Notify:
     """What is told to whom. To tell it something takes no time, and never fails: whoever does has work to do."""
 
@@ -43,14 +47,15 @@ class Notify:
         desk: Desk,
         now: Callable[[], datetime],
         pages: Callable[[], str] = str,
+        told: Told = NOTHING_TOLD,
     ) -> None:
-        """`pages` tells the address of the daemon's own, if they have one just now."""
+        """`pages` tells the address of the daemon's own, if they have one just now. `told`: what goes on."""
         self._delivery = delivery
         self._outbox = outbox
         self._desk = desk
         self._pages = pages
         self._now = now
-        self._told = Told()
+        self._told = told
         self.cursor = 0
         """The id of the event up to which all of the ledger's was told."""
         self._kept: tuple[Told, int] | None = None
@@ -86,6 +91,10 @@ class Notify:
     def look_after(self, members: Mapping[str, Set[str]]) -> None:
         """`members` are the servers of each check that is told of some of them only, by the channel's name."""
         self._members = members
+
+    def of_ledger(self) -> Told:
+        """What was told of the ledger itself, and goes on with whoever cannot write it."""
+        return Told(troubles={key: one for key, one in self._told.troubles.items() if one.event.cause == OF_LEDGER})
 
     @property
     def failing(self) -> Set[str]:

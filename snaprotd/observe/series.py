@@ -43,8 +43,13 @@ class Series:
     """Beside `server`."""
 
     @property
+    def is_counted(self) -> bool:
+        """Each replica counts what it has done itself; what is so for all, one of them tells."""
+        return self.name.endswith("_total")
+
+    @property
     def head(self) -> str:
-        kind = "counter" if self.name.endswith("_total") else "gauge"
+        kind = "counter" if self.is_counted else "gauge"
         return f"# HELP {self.name} {self.help}\n# TYPE {self.name} {kind}\n"
 
     def written(self, label: str, facts: ServerFacts) -> str:
@@ -211,10 +216,14 @@ class ServerSeries:
             kept |= {label: self._written(label, facts) for label, facts in some}
             yield ""
         self._kept = kept
+        reports = self._board.reports()
         for number, one in enumerate(SERIES):
+            if not (reports or one.is_counted):
+                continue
             yield one.head + "".join([texts[number] for _, texts in kept.values()])
-        yield self.stopped()
-        yield self.dropped()
+        if reports:
+            yield self.stopped()
+            yield self.dropped()
 
     def _written(self, label: str, facts: ServerFacts) -> tuple[Known, tuple[str, ...]]:
         known = _known(facts)

@@ -91,6 +91,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "Where another program keeps it from being written, end that one.",
             alerts=("SnaprotdLedgerNotWritable",),
         ),
+        "configurations_differ": Kind(
+            severity=ATTENTION,
+            says="replicas have different configurations: {number} of {of_how_many} ({hosts}) with an older one: only "
+            "those with the newest begin rotations{and_this_one}",
+            do="Give all replicas the same file, which needs no restart; `snaprotd status` shows which has which.",
+            alerts=("SnaprotdConfigurationsDiffer",),
+        ),
         "ledger_exchanged": Kind(
             severity=ATTENTION,
             says="{what}",

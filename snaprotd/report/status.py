@@ -15,19 +15,22 @@ from snaprotd import __version__
 from snaprotd.config.settings import Config, Target, as_written
 from snaprotd.config.trust import remarks_on
 from snaprotd.config.web_file import WebFile
+from snaprotd.core.fleet.looks import Fleet
 from snaprotd.core.model import Machine, Owner, Server
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import STEPS, Rotation, Step
 from snaprotd.core.telling.dropped import Matched
 from snaprotd.core.telling.entries import Entry
-from snaprotd.core.words import Json, count, plain_id, zulu
+from snaprotd.core.words import Json, plain_id, zulu
 from snaprotd.engine.board import ServerFacts
 from snaprotd.provider.rate import RateInForce
 from snaprotd.report import problems
 from snaprotd.report.assessment import Assessment
 from snaprotd.report.kinds import ALARM, ATTENTION, OK, Problem
 from snaprotd.report.problems import ServerSituation
+from snaprotd.report.rates import rate_report
+from snaprotd.report.replicas import of_replicas, replica_rows, runner
 from snaprotd.report.rows import blocked_words, history_row, planned_rows
 
 VERSION = 1
@@ -75,6 +78,10 @@ class Situation:
     """Why the list of a server's snapshots cannot be relied on, by its id."""
     config_loaded_at: datetime
     ledger_path: str
+    fleet: Fleet | None = None
+    """The replicas that share the ledger, as they were seen last."""
+    owners: Mapping[str, str] = field(default_factory=dict)
+    """Which process has each open rotation, by its id."""
     is_ending: bool
     """It has been asked to end, and still sees to servers that it holds off."""
     config_mistakes: Sequence[str]
@@ -100,7 +107,7 @@ def status_report(situation: Situation) -> Json:
         **report_head(situation),
         "state": _worst(problem["severity"] for problem in found),
         "problems": found,
-        "api": _rate(situation.rate),
+        "api": rate_report(situation.rate),
         "inventory": {"listed_at": zulu(situation.inventory_listed_at), "error": situation.account_error},
         "ledger_error": situation.ledger_error,
         "servers": servers,
@@ -115,6 +122,7 @@ def report_head(situation: Situation) -> Json:
         "snaprotd": __version__,
         "instance": situation.config.instance,
         "ledger": situation.ledger_path,
+        "replicas": replica_rows(situation.fleet),
         "generated_at": zulu(situation.now),
         "started_at": zulu(situation.started_at),
         "limit": situation.config.limit,
@@ -177,7 +185,7 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "expected_interval_seconds": facts.expected_interval,
         "next_run": zulu(facts.next_run),
         "retry_at": zulu(facts.retry_at),
-        "running": _running(running, situation.now) if running else None,
+        "running": _running(situation, running) if running else None,
         "stopped_by_us_since": _off_since(situation, target.server_id, running),
         "last": past_rotation(facts.latest) if facts.latest else None,
         **_holdings(situation, target, server),
@@ -248,10 +256,13 @@ def _holdings(situation: Situation, target: Target, server: Server | None) -> Js
     }
 
 
-def _running(rotation: Rotation, now: datetime) -> Json:
-    in_line = 0.0 if rotation.trail else (now - rotation.started_at).total_seconds()  # then it counts nothing itself
+def _running(situation: Situation, rotation: Rotation) -> Json:
+    in_line = (
+        0.0 if rotation.trail else (situation.now - rotation.started_at).total_seconds()
+    )  # then it counts nothing itself
     return {
         "rotation": rotation.id,
+        "replica": runner(situation.fleet, situation.owners, rotation.id),
         "slot": zulu(rotation.slot),
         "kind": rotation.kind,
         "attempt": rotation.attempt,
@@ -284,7 +295,7 @@ def _departed(situation: Situation, server_id: str, running: Rotation | None) ->
     return {
         "id": plain_id(server_id),
         "name": name,
-        "running": _running(running, situation.now) if running else None,
+        "running": _running(situation, running) if running else None,
         "stopped_by_us_since": _off_since(situation, server_id, running),
         "problems": [problem.as_json() for problem in found],
     }
@@ -305,33 +316,8 @@ def _general(situation: Situation) -> Iterable[Problem]:
         clock_ahead=situation.clock_ahead,
         ledger_news=situation.ledger_news,
     )
+    yield from of_replicas(situation.fleet)
     yield from problems.of_pages(situation.web_refused, situation.certificate, situation.now)
-
-
-def _rate(rate: RateInForce) -> Json:
-    is_lowered = round(rate.rate, 1) < rate.configured
-    notes = [slower_words(rate)] if is_lowered else []
-    notes += [held_back_words(rate.held_back)] if rate.held_back else []
-    return {
-        "rate": round(rate.rate, 3),
-        "configured_rate": rate.configured,
-        "refused_last_hour": rate.refused,
-        "note": "; ".join(notes) or None,
-    }
-
-
-def slower_words(rate: RateInForce) -> str:
-    """Why requests go out at a lower rate than is configured."""
-    number = rate.refused - rate.refused_alone
-    refused = f"{count(number, 'request')} in the last hour" if number else "requests"
-    often = f"{round(rate.rate, 1):g} times a second instead of {rate.configured:g}"
-    return f"asks {often}: the provider has refused {refused}"
-
-
-def held_back_words(held_back: Sequence[str]) -> str:
-    """What the provider refuses by itself."""
-    more = f" and {len(held_back) - 1} more" if len(held_back) > 1 else ""
-    return f"asks more and more seldom what the provider refuses while it answers others: {held_back[0]}{more}"
 
 
 def _problems_of(servers: Iterable[Json]) -> list[Json]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from snaprotd.core.fleet import FORGOTTEN_AFTER, JOINS_WITHIN, LIVES_FOR, REPORTER, TELLER, Replica
 from snaprotd.core.fleet.looks import Fleet, looked
+from snaprotd.core.fleet.said import CONDITIONS, said_by, together, written
 from snaprotd.core.fleet.shares import portion, preferred
+from snaprotd.core.telling import Event, Kind
 
 
 def replica(id_: str, beat: int = 1, *, config: str = "old", generation: int = 1) -> Replica:
@@ -182,3 +186,39 @@ def test_a_generation_never_falls() -> None:
         rows = [replica("a", number + 2, config="x", generation=3 + number)]
         fleets.append(look(fleets[-1], *rows, me=replace(ME, config=config), newest=fleets[-1].newest, now=number * 10))
     assert all(one.me.generation <= other.me.generation for one, other in pairwise(fleets))
+
+
+AT = datetime(2025, 1, 16, 3, tzinfo=UTC)
+CONDITION = Event(
+    id="c", at=AT, kind=Kind.FAILURE, text="the file is refused", do="Mend it.", cause="config", patience=timedelta(600)
+)
+
+
+def saying(*rows: Any, host: str = "h") -> Replica:
+    return replace(replica("a"), host=host, body={CONDITIONS: list(rows)})
+
+
+def test_a_condition_is_told_by_another_as_it_was_said_with_its_host() -> None:
+    (heard,) = said_by([saying(*written([CONDITION]), host="snap-2")])
+    assert heard == replace(CONDITION, text="on snap-2: the file is refused")
+
+
+def test_a_condition_that_several_see_is_one() -> None:
+    theirs = replace(CONDITION, text="on snap-2: the file is refused")
+    other = replace(CONDITION, id="d", cause="clock_differs")
+    assert together([CONDITION], [theirs, other, other]) == [CONDITION, other]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param("text", id="no row"),
+        pytest.param({}, id="an empty one"),
+        pytest.param({**written([CONDITION])[0], "at": "2025-01-16"}, id="no zone"),
+        pytest.param({**written([CONDITION])[0], "at": 7}, id="no time"),
+        pytest.param({**written([CONDITION])[0], "text": None}, id="no text"),
+        pytest.param({**written([CONDITION])[0], "patience": 1e300}, id="for ever"),
+    ],
+)
+def test_what_cannot_be_understood_is_left_out(row: Any) -> None:
+    assert [*said_by([saying(row)]), *said_by([replace(replica("a"), body={CONDITIONS: row})])] == []

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from snaprotd.core.errors import LedgerError
 from snaprotd.core.fleet import FORGOTTEN_AFTER, LIVES_FOR, REPORTER, Replica
 from snaprotd.core.fleet.looks import Fleet, looked
+from snaprotd.core.telling.troubles import Told
 from snaprotd.ledger.store import Ledger
 from tests.ledger.test_store import ledgers
 from tests.support.databases import PostgresqlDatabase, Server, SqliteDatabase
@@ -129,3 +131,20 @@ async def test_what_is_copied_says_nothing_of_processes(db: PostgresqlDatabase, 
     async with await file.open("c") as ledger:
         await ledger.fill(contents)
     assert file.sql("SELECT * FROM replicas") == []
+
+
+async def test_who_does_not_tell_any_more_writes_over_nothing_that_was_told(db: PostgresqlDatabase) -> None:
+    """As one that was frozen does, before it has looked again."""
+    async with replicas(db) as (a, b):
+        a.ledger.desk.teller, b.ledger.desk.teller = "a", "b"
+        await a.beat()
+        await a.ledger.desk.keep(Told(), 1, entries=[], letters=[])
+        await b.beat()
+        await asyncio.sleep(LIVES_FOR)
+        await b.beat()
+        await b.ledger.desk.keep(Told(), 2, entries=[], letters=[])
+        with pytest.raises(LedgerError, match="another replica tells people by now"):
+            await a.ledger.desk.keep(Told(), 1, entries=[], letters=[])
+        kept = await b.ledger.desk.read()
+    assert kept is not None
+    assert kept.cursor == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import psycopg
 import pytest
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.core.telling import Kind, Letter, Message
+from snaprotd.core.telling.troubles import Told
 from snaprotd.ledger.address import ServerAddress
 from snaprotd.ledger.claims import Claimed, SlotTaken
 from snaprotd.ledger.server import session as sessions
@@ -170,3 +173,20 @@ async def test_who_is_frozen_in_a_transaction_keeps_others_waiting_for_seconds_o
         with pytest.raises(LedgerError, match="idle-in-transaction timeout"):
             await freezes()
         await claimed(frozen, rotation("another"))
+
+
+async def test_a_channel_with_a_long_path_has_its_letters_kept_and_one_of_an_older_ledger_too(
+    db: PostgresqlDatabase,
+) -> None:
+    async with ledgers(db, "a", "b"):
+        pass
+    db.sql("ALTER TABLE letters ALTER COLUMN channel TYPE varchar(64)")
+    db.sql("UPDATE meta SET value = '4' WHERE key = 'schema'")
+    at = datetime(2025, 1, 16, 3, tzinfo=UTC)
+    message = Message(id="m", at=at, kind=Kind.FAILURE, severity="alarm", server=None, text="t", do="d")
+    letter = Letter(channel=f"webhook /{'very-' * 30}long", message=message, since=at)
+    async with ledgers(db, "a", "b") as (ours, theirs):
+        await ours.desk.keep(Told(), 0, entries=[], letters=[letter])
+        kept = await theirs.desk.read()
+    assert kept is not None
+    assert [one.channel for one in kept.letters] == [letter.channel]

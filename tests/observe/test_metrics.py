@@ -71,6 +71,9 @@ METRICS: list[tuple[str, str, set[str]]] = [
     ("snaprotd_api_throttle_wait_seconds_total", "counter", set()),
     ("snaprotd_api_auth_failures_total", "counter", set()),
     ("snaprotd_log_dropped_total", "counter", set()),
+    ("snaprotd_replicas", "gauge", {"config"}),
+    ("snaprotd_replicas_lost", "gauge", set()),
+    ("snaprotd_replica_info", "gauge", {"replica", "version", "config"}),
 ]
 
 PER_SERVER = {name for name, _, labels in METRICS if "server" in labels}

@@ -17,6 +17,8 @@ from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
 from snaprotd.core.creation import Creation
 from snaprotd.core.errors import OWN_SERVER, UNTOUCHABLE
+from snaprotd.core.fleet import Replica
+from snaprotd.core.fleet.looks import Fleet
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.model import Machine, Snapshot, SnapshotState
 from snaprotd.core.policy import stops_itself
@@ -29,6 +31,7 @@ from snaprotd.provider.inventory import ServerHoldings
 from snaprotd.report.assessment import Assessment, assess
 from snaprotd.report.kinds import KINDS, Problem
 from snaprotd.report.problems import ServerSituation, of_daemon, of_departed, of_dropped, of_pages, of_server
+from snaprotd.report.replicas import of_replicas
 from snaprotd.web.certificate import Certificate
 from tests.support.nouns import a_server, a_snapshot
 
@@ -52,6 +55,7 @@ NOT_ON_THE_PAGE = {
     "SnaprotdRestarts": "a daemon does not know of the lives before it",
     "SnaprotdSchedulerNotTicking": "/healthz says so, and whoever asks it restarts the daemon",
     "SnaprotdScheduleEnded": "it would be a mistake of ours",
+    "SnaprotdReplicaMissing": "its table of replicas shows those that live",
 }
 """Alerts of what is no problem of the page, with the reason."""
 
@@ -287,6 +291,22 @@ def test_what_is_wrong_with_no_one_server(facts: dict[str, Any], kinds: list[str
     assert words(of_daemon(**{**FINE, **facts})) == kinds
 
 
+def of_generation(generation: int) -> Replica:
+    config, host = f"config {generation}", f"host-{generation}"
+    return Replica(id=str(generation), beat=1, version="1", config=config, generation=generation, host=host)
+
+
+def test_replicas_with_different_configurations_and_whether_this_one_begins_rotations() -> None:
+    older, newer = map(of_generation, (1, 2))
+    assert [*of_replicas(None), *of_replicas(Fleet.alone(older))] == []
+    said = [next(of_replicas(Fleet(me=me, living=(older, newer)))).as_json() for me in (older, newer)]
+    text = (
+        "replicas have different configurations: 1 replica of 2 (host-1) with an older one: only those with the newest "
+        "begin rotations"
+    )
+    assert [one["text"] for one in said] == [f"{text}; this one begins none", text]
+
+
 def ending_in(days: float, why_not: str = "") -> Certificate:
     return Certificate(Path("pages.crt"), ends_at=NOW + timedelta(days=days), why_not=why_not)
 
@@ -327,6 +347,7 @@ def every_problem() -> list[Problem]:
         *pages,
         *dropped,
         *(of_departed(ROTATION, is_account_listed=yes) for yes in (True, False)),
+        *of_replicas(Fleet(me=of_generation(1), living=(of_generation(1), of_generation(2)))),
     ]
 
 

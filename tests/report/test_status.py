@@ -102,6 +102,7 @@ PAST = shape(
 RUNNING = shape(
     {
         "rotation": {"type": "string"},
+        "replica": maybe(shape({"id": {"type": "string"}, "host": {"type": "string"}})),
         "slot": INSTANT,
         "kind": KIND,
         "attempt": {"type": "integer"},
@@ -165,6 +166,15 @@ REPORT = shape(
         "ledger_error": MAYBE_TEXT,
         "limit": {"type": "integer"},
         "remarks": many({"type": "string"}),
+        "replicas": many(
+            shape(
+                {
+                    **{key: {"type": "string"} for key in ("id", "host", "snaprotd", "config")},
+                    "generation": {"type": "integer"},
+                    **{key: {"type": "boolean"} for key in ("begins_rotations", "is_me", "is_reporter", "is_teller")},
+                }
+            )
+        ),
         "steps": many({"type": "string"}),
         "servers": many(shape(SERVER)),
         "departed": many(DEPARTED),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from snaprotd.core.errors import LedgerError
+from snaprotd.core.fleet import LIVES_FOR, REPORTER
 from snaprotd.core.rotation import Result
 from snaprotd.simulator import World
 from tests.support.daemons import HEAD, Watched, a_world, daemon_on
@@ -27,7 +29,7 @@ def entries(schedule: str = "10 3 * * *", names: Sequence[str] = NAMES, more: st
 
 
 class Site:
-    """One database, one account, and a folder for each host."""
+    """One database, one account, and a file for each host."""
 
     def __init__(self, folder: Path, server: Server, world: World) -> None:
         self.folder = folder
@@ -35,8 +37,7 @@ class Site:
         self.world = world
 
     def configure(self, host: str, servers: str, *, head: str = HEAD, more: str = "") -> Path:
-        path = self.folder / host / "config.yaml"
-        path.parent.mkdir(exist_ok=True)
+        path = self.folder / f"{host}.yaml"
         path.write_text(f'{head}state: "{self.url}"\n{more}servers: {servers}\n')
         return path
 
@@ -55,6 +56,15 @@ def site(tmp_path: Path, postgresql: Server) -> Site:
 def living(watched: Watched) -> int:
     fleet = watched.daemon._membership.fleet
     return 0 if fleet is None else len(fleet.living)
+
+
+def cut_off(watched: Watched) -> None:
+    """It beats no more, nor does it see the others."""
+
+    async def fails() -> None:
+        raise LedgerError("the network is down")
+
+    watched.daemon._membership.look = fails  # type: ignore[method-assign]
 
 
 async def test_each_sees_the_others_and_that_one_has_left(site: Site) -> None:
@@ -105,3 +115,37 @@ async def test_who_has_an_older_configuration_runs_what_the_newer_one_did_not_li
             assert older.ended == []
         await asyncio.sleep(600)
         assert {one.label for one in older.ended} == set(NAMES)
+
+
+async def test_each_shows_all_of_them_and_who_runs_what_and_one_tells_the_gauges(site: Site) -> None:
+    async with site.daemons("a", "b") as daemons:
+        await asyncio.sleep(12 * 60)
+        reports = [(await one.get("/api/status")).json() for one in daemons]
+        runners = {
+            one.server_id: w.daemon._membership.me.id for w in daemons for one in w.daemon.board.running.values()
+        }
+        assert len(runners) == 3
+        for report in reports:
+            shown = {str(one["id"]): one["running"]["replica"]["id"] for one in report["servers"]}
+            assert shown == runners
+            assert [sum(one[key] for one in report["replicas"]) for key in ("is_me", "is_reporter", "is_teller")] == [
+                1,
+                1,
+                1,
+            ]
+        ids = [one["id"] for one in reports[0]["replicas"]]
+        assert ids == [one["id"] for one in reports[1]["replicas"]] == sorted(ids)
+        page = (await daemons[1].get("/")).text
+        assert all(id_[:8] in page for id_ in ids)
+        gauges = [one.series("snaprotd_expected_interval_seconds") for one in daemons]
+        assert sorted(map(len, gauges)) == [0, 3]
+        assert sorted(len(one.series("snaprotd_server_stopped_by_us")) for one in daemons) == [0, 3]
+        assert all(len(one.series("snaprotd_rotations_total")) == 9 for one in daemons)
+        assert sorted(sum(one.series("snaprotd_replicas").values()) for one in daemons) == [0, 2]
+        (reporter,) = [one for one in daemons if one.daemon._membership.has(REPORTER)]
+        (other,) = [one for one in daemons if one is not reporter]
+        cut_off(reporter)
+        await asyncio.sleep(LIVES_FOR + 40)
+        assert reporter.series("snaprotd_expected_interval_seconds") == {}
+        assert len(other.series("snaprotd_expected_interval_seconds")) == 3
+        assert other.value("snaprotd_replicas_lost") == 1

@@ -8,6 +8,8 @@ from datetime import UTC, date, datetime
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from snaprotd.core.fleet import Replica
+from snaprotd.core.fleet.looks import Fleet
 from snaprotd.engine.board import Board, Holdings, ServerFacts
 from snaprotd.observe.metrics import Metrics
 
@@ -34,6 +36,8 @@ def filled() -> Metrics:
     board.inventory_listed_at = SOME_TIME
     board.ledger_writable = True
     board.dropped = {}
+    me = Replica(id="2f0c", beat=1, version="1.0.0", config="9f86d081884c", generation=1, host="snap-1")
+    board.fleet = Fleet.alone(me)
     metrics.requests.request("GET", "/servers/", "200", 0.1)
     metrics.requests.retry("429")
     for channel in ("webhook", "email", "ping", "run", "heartbeat"):

@@ -28,5 +28,5 @@ def _with_links(text: str) -> str:
 
 def _with_italics(says: str) -> str:
     """Facts by their names: *error*, *who holds the slots*. One that is there at times is left out."""
-    said = says.replace("{more}", "").replace("{until_it_runs}", "")
+    said = says.replace("{more}", "").replace("{until_it_runs}", "").replace("{and_this_one}", "")
     return re.sub(r"\{(\w+)\}", lambda found: f"*{found[1].replace('_', ' ')}*", said)

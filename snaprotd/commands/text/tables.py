@@ -247,7 +247,19 @@ def status_text(report: Json) -> RenderableType:
         parts.append(Padding(Text(f"snaprotd {note}", style="dim"), (0, 0, 0, 2)))
     at_work = [server for server in (*report["servers"], *report["departed"]) if server["running"]]
     parts += [_running_line(server, now) for server in at_work]
+    parts += ["", _replicas_table(report["replicas"])] if len(report.get("replicas", ())) > 1 else []
     return Group(*parts, "", _status_table(report, now))
+
+
+def _replicas_table(replicas: Sequence[Json]) -> Table:
+    table = _table("replica", "version", "configuration", "what it does")
+    for one in replicas:
+        does = ["answers here"] if one["is_me"] else []
+        does += ["tells the metrics"] if one["is_reporter"] else []
+        does += ["tells people"] if one["is_teller"] else []
+        does += [] if one["begins_rotations"] else ["begins no rotations: its configuration is older"]
+        table.add_row(f"{one['host']} {one['id'][:8]}", one["snaprotd"], one["config"], ", ".join(does) or "-")
+    return table
 
 
 def _verdict(report: Json) -> Text:
@@ -266,7 +278,8 @@ def _running_line(server: Json, now: datetime) -> RenderableType:
     running, since = server["running"], server["stopped_by_us_since"]
     text = f"{running['step']}, {running['note'] or 'at work'}, for {duration(running['seconds'])}"
     off = f"; off because of us, since {ago(since, now)}" if since else ""
-    line = Text.assemble("▶ ", (f"{server['name']}: ", "bold"), text, (off, STYLES["alarm"]))
+    where = f", on {its['host']}" if (its := running.get("replica")) else ""
+    line = Text.assemble("▶ ", (f"{server['name']}: ", "bold"), text, where, (off, STYLES["alarm"]))
     return Padding(line, (0, 0, 0, 2))
 
 
@@ -297,7 +310,7 @@ def _age(created_at: str | None, now: datetime) -> str:
     return "unknown" if created_at is None else duration((now - datetime.fromisoformat(created_at)).total_seconds())
 
 
-WRAPPED = ("now", "if it ran now", "what")
+WRAPPED = ("now", "if it ran now", "what", "what it does")
 """Columns of sentences. All others keep to one line, and are cut only where the sentences can be no narrower."""
 
 

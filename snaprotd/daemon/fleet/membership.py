@@ -15,8 +15,9 @@ import structlog
 
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.fleet import BEAT_EVERY, LIVES_FOR, Replica
+from snaprotd.core.fleet import BEAT_EVERY, LIVES_FOR, REPORTER, Replica
 from snaprotd.core.fleet.looks import Fleet, looked
+from snaprotd.engine.board import Board
 from snaprotd.ledger.claims import uptime
 from snaprotd.ledger.store import Ledger
 from snaprotd.wiring.replica import hash_of, this_replica
@@ -32,18 +33,19 @@ TRUSTED_FOR = LIVES_FOR - BEAT_EVERY
 class Membership:
     """Of one daemon."""
 
-    def __init__(self, config: Config, ledger: Ledger, *, says: Callable[[], Mapping[str, Any]] = dict) -> None:
-        """`says`: what is written beside the beat for the others."""
+    def __init__(self, config: Config, ledger: Ledger, board: Board) -> None:
         self._config = config
         self._replicas = ledger.replicas
         self._me = this_replica(config, ledger.owner)
-        self._says = says
+        self.says: Callable[[], Mapping[str, Any]] = dict
+        """What is written beside the beat for the others."""
         self._fleet = Fleet.alone(self._me) if self._replicas is None else None
         self._is_changed = asyncio.Event()
         self._is_cut_off = False
         self._may_claim = True
-        self.seen: list[Callable[[Fleet], None]] = []
-        """Told after each look."""
+        self._board = board
+        board.reports = lambda: self.has(REPORTER)
+        board.fleet = self._fleet
 
     @property
     def is_shared(self) -> bool:
@@ -70,32 +72,30 @@ class Membership:
 
     def has(self, role: str) -> bool:
         """Whether it does that for all. Who cannot see the others any more has no role: one of them may have it."""
-        return self._fleet is not None and self._fleet.has(role) and self._is_fresh
-
-    @property
-    def _is_fresh(self) -> bool:
-        return self._replicas is None or (self._fleet is not None and uptime() - self._fleet.looked_at < TRUSTED_FOR)
+        fleet = self._fleet
+        if fleet is None or not fleet.has(role):
+            return False
+        return len(fleet.living) == 1 or uptime() - fleet.looked_at < TRUSTED_FOR
 
     def apply(self, config: Config) -> None:
         """Another configuration is in force: its generation is told with the next beat, which is now."""
         self._config, self._me = config, replace(self._me, config=hash_of(config))
         if self._replicas is None:
-            self._fleet = Fleet.alone(self._me)
+            self._fleet = self._board.fleet = Fleet.alone(self._me)
         self._is_changed.set()
 
     async def look(self) -> None:
         """Beat once, and see the others. Raises `LedgerError`."""
         if self._replicas is None:
             return
-        me, before = replace(self._me, body=self._says()), self._fleet
+        me, before = replace(self._me, body=self.says()), self._fleet
 
         def found(rows: Sequence[Replica], roles: Mapping[str, str], newest: int, now: float) -> Fleet:
             return looked(before, me, rows, roles, newest=newest, now=now)
 
         self._fleet = await self._replicas.beat(found)
         self._tell(before, self._fleet)
-        for told in self.seen:
-            told(self._fleet)
+        self._board.fleet = self._fleet
 
     async def begin(self) -> None:
         """The first look, before anything else is done. Where it fails the next one is the first."""

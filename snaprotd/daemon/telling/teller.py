@@ -5,7 +5,6 @@ Nothing waits for it: it is told of the end of a rotation, and looks at everythi
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
@@ -19,12 +18,15 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.telling import Event, Kind
 from snaprotd.core.telling.entries import Entry, Happened, how_let_go, of_end
-from snaprotd.core.telling.troubles import Trouble
+from snaprotd.core.telling.troubles import Told, Trouble
 from snaprotd.core.words import count
 from snaprotd.daemon.account_watch import AccountWatch
+from snaprotd.daemon.fleet.membership import Membership
 from snaprotd.daemon.ledger_watch import LedgerWatch
 from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.daemon.telling.alarms import Alarms
+from snaprotd.daemon.telling.heartbeat import Heartbeat
+from snaprotd.daemon.telling.office import Office
 from snaprotd.daemon.view import Standing
 from snaprotd.engine.board import Board
 from snaprotd.ledger.store import Ledger
@@ -34,7 +36,6 @@ from snaprotd.observe.notify import Notify
 from snaprotd.observe.outbox import Outbox
 from snaprotd.report.happenings import IMPLIED, LISTED, LOST_SLOTS, SPARE, of_entry, of_servers_off, of_whole
 from snaprotd.report.problems import ids_in
-from snaprotd.senders import Answer, Outcome
 from snaprotd.web.keeping import Pages
 from snaprotd.wiring.assembly import account_of
 from snaprotd.wiring.channels import open_channels, same_channels
@@ -44,8 +45,6 @@ log = structlog.get_logger("snaprotd.notify")
 AT_ONCE = 500
 """Entries of the ledger that are read in one go."""
 PAUSED = "its policy is paused, and nothing more is told of it; what was told is"
-LOST_BEATS = 2
-"""Heartbeats in a row that were not taken, from which on it is shown: one may be lost on the way."""
 
 
 class Teller:
@@ -65,6 +64,7 @@ class Teller:
         metrics: NotificationMetrics,
         now: Callable[[], datetime],
         pages: Callable[[], Pages],
+        membership: Membership,
     ) -> None:
         self._config = config
         self._environ = environ
@@ -76,9 +76,10 @@ class Teller:
         self._metrics = metrics
         self._now = now
         self._ledger = ledger
-        outbox = Outbox(ledger.desk)
-        self._delivery = Delivery(outbox, metrics, now)
-        self._notify = Notify(self._delivery, outbox, ledger.desk, now, lambda: pages().url or "")
+        self._office = Office(membership, ledger)
+        membership.says = self._office.says
+        self._url = lambda: pages().url or ""
+        self._open_desk()
         self._alarms = Alarms(
             schedules=schedules,
             account=account,
@@ -86,30 +87,30 @@ class Teller:
             set_aside=lambda: {board.called(one): why for one, why in ledger.set_aside.items()},
             now=now,
         )
-        self._has_gone_on = False
-        """What was told before, by whichever process, is known."""
         self._targets: Mapping[str, Target] = {}
         self._left: Set[str] = frozenset()
         """Servers with a failure or an alarm that are not looked after any more, for certain."""
         self._lost_slots: Mapping[str, str] = {}
         """Those that the page shows, in words, by the server's id."""
         self._channels = open_channels(config, environ)
-        self._is_beating = True
         self._is_dumb = False
-        self._may_beat = asyncio.Event()
-        """Who is told has changed."""
-        self._beats_lost = (0, "")
-        """How many heartbeats in a row were not taken, and why the last one was not."""
+        self.heartbeat = Heartbeat(metrics, is_mine=lambda: self._office.is_mine, ailments=self._ailments)
+
+    def _open_desk(self, told: Told | None = None) -> None:
+        """Nothing is known yet but `told`, and nothing waits."""
+        desk, office, held = self._ledger.desk, self._office, self._office.is_held
+        self._outbox = Outbox(desk)
+        self._delivery = Delivery(self._outbox, self._metrics, self._now, lambda: office.is_mine or not held)
+        self._notify = Notify(self._delivery, self._outbox, desk, self._now, self._url, told=told or Told())
+        self._has_gone_on = False
 
     def begin(self) -> None:
         """From now on."""
         self._channels = open_channels(self._config, self._environ)
         self._notify.begin(self._channels.told)
         self._targets = {}
-        self._beats_lost = (0, "")
-        self._may_beat.set()
-        if self._channels.heartbeat is not None:
-            self._metrics.expect("heartbeat")
+        settings = self._config.heartbeat
+        self.heartbeat.begin(self._channels.heartbeat, settings.every if settings else 0.0)
 
     def apply(self, config: Config) -> None:
         """Tell those whom another configuration names."""
@@ -120,19 +121,23 @@ class Teller:
     @property
     def given_up(self) -> Mapping[str, tuple[int, str]]:
         """For each channel how many messages were given up since the last that was sent, and why the last one."""
-        is_heard = self._beats_lost[0] < LOST_BEATS
-        return self._delivery.given_up if is_heard else {**self._delivery.given_up, "heartbeat": self._beats_lost}
+        lost = self.heartbeat.lost
+        return self._delivery.given_up if lost is None else {**self._delivery.given_up, "heartbeat": lost}
 
     def reloaded(self, servers: int) -> None:
         """Another configuration is in force."""
         text = f"the configuration was read again and is in force, for {count(servers, 'server')}"
-        self._notify.enter(Entry(at=self._now(), kind=Happened.RELOAD, text=text, details={"servers": servers}))
+        self._enter(Entry(at=self._now(), kind=Happened.RELOAD, text=text, details={"servers": servers}))
+
+    def _enter(self, entry: Entry) -> None:
+        """Have it written down, whoever tells."""
+        (self._notify if self._office.is_held else self._office).enter(entry)
 
     def refused(self, mistakes: Sequence[str]) -> None:
         """The configuration file as it now is was refused."""
         text = f"the configuration file is refused: {mistakes[0] if mistakes else 'it cannot be read'}"
         details = {"mistakes": list(mistakes[:MOST_SHOWN])}
-        self._notify.enter(Entry(at=self._now(), kind=Happened.RELOAD_REFUSED, text=text, details=details))
+        self._enter(Entry(at=self._now(), kind=Happened.RELOAD_REFUSED, text=text, details=details))
 
     async def look(self) -> None:
         """What has changed, and what is to be sent by now. As long as that fails no heartbeat is sent."""
@@ -144,8 +149,14 @@ class Teller:
         self._is_dumb = False
 
     async def _look_and_post(self) -> None:
+        if self._office.look():
+            await self._change_desk()
+        await self._office.write_down()
         if self._schedules.targets is not self._targets:
             self._look_after(self._schedules.targets)
+        if not self._office.is_held:
+            await self._tell_alone()
+            return
         try:
             await self._go_on()
             await self._read_on()
@@ -156,6 +167,29 @@ class Teller:
         await self._alarms.look(self._config)
         await self._look_at_power()
         self._look()
+        await self._notify.post_due()
+
+    async def _change_desk(self) -> None:
+        """What was told goes on with who holds the office. With who does not goes on that it has no ledger.
+
+        Letters that the ledger does not have are sent from here.
+        """
+        told, unkept, before = self._notify.of_ledger(), self._outbox.unkept, self._delivery
+        await before.aclose()
+        self._open_desk(told)
+        self._delivery.given_up = before.given_up
+        self._notify.begin(self._channels.told)
+        self._delivery.post(unkept, are_kept=False)
+        self._targets = {}
+
+    async def _tell_alone(self) -> None:
+        """Another replica tells, also what this one sees. Where this one has no ledger, it cannot hear of it."""
+        is_cut_off = self._ledger_watch.error is not None
+        own = self._whole() if self._account.was_asked or is_cut_off else []
+        own += self._alarms.of_pages()[1]
+        self._office.have_told(own)
+        self._notify.show(Kind.FAILURE, [one for one in own if not one.about] if is_cut_off else [])
+        self._notify.show(Kind.HELD_OFF, self._servers_off() if is_cut_off else [])
         await self._notify.post_due()
 
     async def aclose(self) -> None:
@@ -233,20 +267,24 @@ class Teller:
     def _look(self) -> None:
         if not self._account.was_asked:
             return  # what the process before this one has told of it is not over
-        whole = of_whole(
+        self._notify.show(Kind.FAILURE, [one for one in self._office.all_of(self._whole()) if not one.about])
+        self._look_at_alarms()
+
+    def _whole(self) -> list[Event]:
+        """What is wrong with no one server, as this process sees it."""
+        return of_whole(
             self._now(),
             config_mistakes=self._standing.mistakes,
             ledger_error=self._ledger_watch.error,
             account_failure=self._account.failure,
             clock_ahead=self._account.clock_ahead(),
         )
-        self._notify.show(Kind.FAILURE, whole)
-        self._look_at_alarms()
 
     def _look_at_alarms(self) -> None:
         """What the page shows as an alarm, and no event tells of."""
         self._notify.tell_new(self._alarms.of_rotations())
         about_pages, of_pages = self._alarms.of_pages()
+        of_pages = [one for one in self._office.all_of(of_pages) if one.about in about_pages]
         self._notify.show(Kind.FAILURE, of_pages, about=about_pages)
         if (there := self._alarms.of_servers) is not None:
             news = [one for one in there if one.about not in IMPLIED or not self._notify.is_implied(one)]
@@ -290,33 +328,6 @@ class Teller:
         for one in self._lost_slots.keys() | lost.keys():
             self._board.of(one).slots_lost = lost.get(one, "")
         self._lost_slots = lost
-
-    # -- heartbeat -----------------------------------------------------------------------------------------------
-
-    async def beat(self) -> None:
-        """Say that the daemon is well every so often, as long as it is; for ever. A new interval counts at once."""
-        while True:
-            self._may_beat.clear()
-            heartbeat, settings = self._channels.heartbeat, self._config.heartbeat
-            if heartbeat is None or settings is None:
-                await self._may_beat.wait()
-                continue
-            if not (ailments := self._ailments()):
-                self._beaten(await heartbeat.beat())
-            elif self._is_beating:
-                log.error("no heartbeat is sent any more", why=ailments)
-            self._is_beating = not ailments
-            with suppress(TimeoutError):
-                async with asyncio.timeout(settings.every):
-                    await self._may_beat.wait()
-
-    def _beaten(self, answer: Answer) -> None:
-        self._metrics.tried("heartbeat", answer.outcome)
-        if answer.outcome is Outcome.SENT:
-            self._beats_lost = (0, "")
-        else:
-            self._beats_lost = (self._beats_lost[0] + 1, answer.said)
-            log.warning("the heartbeat was not taken", why=answer.said)
 
     def _ailments(self) -> list[str]:
         """Why it is not well: its loop, its ledger, or a start is stuck."""

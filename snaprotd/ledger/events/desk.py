@@ -15,6 +15,7 @@ from sqlalchemy import delete, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.core.fleet import TELLER
 from snaprotd.core.telling import Event, Letter, Message
 from snaprotd.core.telling.edges import LONGEST_GATHER, messages_due
 from snaprotd.core.telling.entries import Entry, of_trouble
@@ -24,6 +25,7 @@ from snaprotd.ledger.files.aside import Aside
 from snaprotd.ledger.sql import notes, statements
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.prepared import Prepared
+from snaprotd.ledger.sql.replicas import holder_of
 from snaprotd.ledger.sql.schema import LETTERS, META
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -83,6 +85,8 @@ class Desk:
         self._aside = aside
         self._apart: _Apart | None = None
         """What stands there, as far as the ledger does not have it."""
+        self.teller = ""
+        """Of replicas the one that may write; empty where there is but one process."""
         self._inherited: tuple[Letter, ...] = ()
         """What a process before this one has noted there, and is still to be sent."""
 
@@ -138,6 +142,8 @@ class Desk:
         before = [] if self._apart is None else [of_trouble(self._apart.trouble.event)]
         waiting = [*self._inherited, *letters]
         async with self._transaction() as connection:
+            if self.teller and await holder_of(TELLER, connection) != self.teller:
+                raise LedgerError("another replica tells people by now")
             await self._events.add(connection, [*before, *entries])
             if waiting:
                 await connection.execute(_POST.for_each(map(_row, waiting)))

@@ -14,6 +14,9 @@ from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list
 from snaprotd.ledger.sql.schema import ROTATIONS
 from snaprotd.ledger.sql.statements import CLOCKS_APART, ITS_SERVER, OURS, instant_of, text_of
 
+OWNERS = Prepared(lambda: select(ROTATIONS.c.id, ROTATIONS.c.owner).where(ROTATIONS.c.is_open, ROTATIONS.c.owner != ""))
+"""Of those that are open."""
+
 
 def touched() -> Select[Any]:
     """The servers that rotations were of, each with its account, the last one first."""

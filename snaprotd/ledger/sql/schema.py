@@ -30,6 +30,9 @@ from snaprotd.ledger.sql.dialects import names_of_tables
 
 SCHEMA_VERSION = 5
 
+WITH_LONG_CHANNELS = 5
+"""The version from which on the name of a channel, which has a path in it, may be as long as it likes on PostgreSQL."""
+
 READABLE_BY = 2
 """The lowest version of the schema that a snaprotd must know to use a ledger as this one writes it."""
 
@@ -137,7 +140,7 @@ Index("events_by_server", EVENTS.c.server_id, EVENTS.c.id)
 LETTERS = Table(
     "letters",
     TABLES,
-    Column("channel", String(64), primary_key=True),
+    Column("channel", Text, primary_key=True),
     Column("message_id", String(64), primary_key=True),
     Column("since", String(32), nullable=False),
     Column("body", Text, nullable=False),
@@ -203,6 +206,8 @@ def migrate(connection: Connection) -> None:
         _from_1(connection)
     _add_columns(connection)
     TABLES.create_all(connection)  # one that was dropped is made again
+    if 0 < version < WITH_LONG_CHANNELS and connection.dialect.name == "postgresql":  # SQLite minds no length
+        connection.execute(text("ALTER TABLE letters ALTER COLUMN channel TYPE text"))
     if version < SCHEMA_VERSION:
         readable_by = max(READABLE_BY, _number(connection, "readable_by", READABLE_BY))  # a hold may have raised it
         for key, value in (("schema", SCHEMA_VERSION), ("readable_by", readable_by)):
