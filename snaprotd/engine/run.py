@@ -238,7 +238,7 @@ class Run:
         if self._ends_at is not None and asyncio.get_running_loop().time() > self._ends_at:
             raise CalledOff(self._rotation.note or "there was no turn for the request")
         if not self._unguarded:
-            self.tools.ledger.guard(self._rotation.id, self.tools.request_timeout)
+            self.tools.ledger.guard(self._rotation.id, self.tools.request_timeout, as_saved=not self._is_start)
 
     def guard_stop(self) -> None:
         """As `guard`. Raises `Outdated` where the server was looked at too long ago: it was seen running then."""

@@ -16,6 +16,7 @@ from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, ServerBusy, Slot
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.files.turns import Take
+from snaprotd.ledger.leases.changeover import Changeover
 from snaprotd.ledger.rows import readable
 from snaprotd.ledger.set_aside import SetAside
 from snaprotd.ledger.sql import statements
@@ -47,6 +48,7 @@ class Claiming:
         lives: Lives,
         *,
         aside: SetAside,
+        changeover: Changeover,
         tenure: Callable[[], tuple[dict[str, Any], float]],
     ) -> None:
         """`tenure`: what is written of a lease that begins now, and until when that is good by our own clock."""
@@ -55,6 +57,7 @@ class Claiming:
         self._events = events
         self._lives = lives
         self._aside = aside
+        self._changeover = changeover
         self._tenure = tenure
 
     async def claim_all(self, take: Take[Asked]) -> Sequence[Answered | Exception]:
@@ -62,6 +65,7 @@ class Claiming:
         # Else the last of a thousand wait for all that the first have to write, who are at work by then.
         async with self._transaction(urgent=True) as connection:
             (tenure, until), asked = self._tenure(), take()
+            await self._changeover.demand_past(connection)
             known = await self._starts.with_power(connection, [one.rotation for one in asked])
             answers = await self._claimed(connection, asked, known, tenure, until=until)
             heard = [(one, got) for one, got in zip(asked, answers, strict=True) if not isinstance(got, Exception)]

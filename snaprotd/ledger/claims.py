@@ -46,6 +46,8 @@ class Lease:
     epoch: int
     valid_until: float
     """By this process's own clock, which counts suspended time too."""
+    origin: str = ""
+    """Of the transaction in which the rotation was saved last: see `Place`."""
 
 
 def uptime() -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,15 +19,15 @@ from typing import Any
 
 import structlog
 
-from snaprotd.core.errors import LeaseLost, LedgerError
+from snaprotd.core.errors import CalledOff, LeaseLost, LedgerError
 from snaprotd.core.rotation import Rotation
-from snaprotd.core.telling.entries import Deletion, Entry, of_deletion, of_end, of_exchange
+from snaprotd.core.telling.entries import Deletion, Entry, of_exchange
 from snaprotd.ledger import promises
 from snaprotd.ledger.claiming import Answered, Asked, Claiming
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, uptime
 from snaprotd.ledger.events.desk import Desk
 from snaprotd.ledger.events.matched import MatchedServers
-from snaprotd.ledger.events.record import Events
+from snaprotd.ledger.events.record import Events, told_by
 from snaprotd.ledger.events.seen import Seen
 from snaprotd.ledger.files.aside import Aside
 from snaprotd.ledger.files.copies import Copies, Lives
@@ -37,6 +37,7 @@ from snaprotd.ledger.files.place import FilePlace
 from snaprotd.ledger.files.turns import Together
 from snaprotd.ledger.history import History
 from snaprotd.ledger.holds import Holds
+from snaprotd.ledger.leases.changeover import Changeover, quiet_for
 from snaprotd.ledger.leases.others import Others
 from snaprotd.ledger.leases.reassertion import ask_again, owe_again
 from snaprotd.ledger.leases.taking import Taking
@@ -73,6 +74,11 @@ class Ledger(History):
         self._held: dict[str, Lease] = {}
         self.events = Events(self._transaction, lambda: self.starts.account)
         others = Others(owner, lease=lambda: self.lease, uptime=lambda: uptime())
+
+        def quiet() -> float:
+            return quiet_for(self.lease, self.starts.terms.settle)
+
+        self._changeover = Changeover(place, quiet=quiet, uptime=lambda: uptime())
         self.starts = Starts(self._transaction, Copies(beside), self.events, others)
         """What is owed to servers."""
         self.desk = Desk(self._transaction, self.events, Aside(beside))
@@ -88,10 +94,11 @@ class Ledger(History):
         self.set_aside = self._aside.why
         """The servers with a rotation that nobody here goes on with, and what is told of each."""
         parts = (self._transaction, self.starts, self.events, self._lives)
+        kept: dict[str, Any] = {"aside": self._aside, "changeover": self._changeover}
         self._claims: Together[Asked, Answered] = Together(
-            Claiming(*parts, aside=self._aside, tenure=lambda: (self._tenure(), uptime() + self.lease)).claim_all
+            Claiming(*parts, **kept, tenure=lambda: (self._tenure(), uptime() + self.lease)).claim_all
         )
-        self._taking = Taking(self._transaction, self.starts, others, aside=self._aside, tenure=self._tenure)
+        self._taking = Taking(self._transaction, self.starts, others, **kept, tenure=self._tenure)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
 
@@ -170,8 +177,9 @@ class Ledger(History):
             if saved is not None and rotation.power.asked:
                 await promises.write(connection, record, alone=alone)
             if saved is not None:
-                await self.events.add(connection, self._told_by(rotation, deletion))
+                await self.events.add(connection, told_by(rotation, deletion))
             await self.starts.note_learnt(connection)
+            origin = self._place.origin
             count = await self._lives.count(connection) if rotation.creation.create_open == 0.0 else 0
         await self._lives.note(count)
         if saved is None:
@@ -179,21 +187,22 @@ class Ledger(History):
             raise LeaseLost(f"another process has taken over rotation {rotation.id}")
         if rotation.power.asked:
             await self.starts.copies.keep(record, told=True)
-        self._hold(rotation.id, epoch=lease.epoch, since=began)
+        self._hold(rotation.id, epoch=lease.epoch, since=began, origin=origin)
         if rotation.is_finished:
             del self._held[rotation.id]
 
-    @staticmethod
-    def _told_by(rotation: Rotation, deletion: Deletion | None) -> list[Entry]:
-        """The events that this save makes true."""
-        asked = [] if deletion is None else [of_deletion(rotation, deletion, datetime.now(UTC))]
-        return [*asked, of_end(rotation)] if rotation.is_finished else asked
+    def guard(self, rotation_id: str, seconds: float = 0.0, *, as_saved: bool = False) -> None:
+        """Raise `LeaseLost` unless the lease is good for `seconds` more, by a clock that no one sets.
 
-    def guard(self, rotation_id: str, seconds: float = 0.0) -> None:
-        """Raise `LeaseLost` unless the lease is good for `seconds` more, by a clock that no one sets."""
+        `as_saved`: raise `CalledOff` where what was saved last of it may be lost: another server has the ledger now.
+        """
         if (lease := self._held.get(rotation_id)) is None or uptime() + seconds > lease.valid_until:
             self._held.pop(rotation_id, None)
             raise LeaseLost(f"the lease of rotation {rotation_id} has run out")
+        if as_saved and lease.origin != self._place.origin:
+            raise CalledOff(
+                "another server is in the place of the ledger's: what was promised there is saved again first"
+            )
 
     async def release(self, rotation_id: str) -> None:
         """Leave an open rotation to whoever comes next, at once."""
@@ -213,24 +222,29 @@ class Ledger(History):
             return
         began = uptime()
         async with self._transaction() as connection:
+            await self._changeover.left(connection)
             rows = await connection.execute(statements.renew(self._held, self._tenure()))
             ours = {(row.id, row.epoch) for row in rows}
-            await self._assert_again(connection, [one for one in rotations if self._is_among(ours, one)])
+            await self._assert_again(connection, rotations, ours)
         for rotation_id, lease in list(self._held.items()):
             if (rotation_id, lease.epoch) in ours:
                 lease.valid_until = began + self.lease
 
-    def _is_among(self, ours: Collection[tuple[str, int]], rotation: Rotation) -> bool:
-        lease = self._held.get(rotation.id)
-        return lease is not None and (rotation.id, lease.epoch) in ours
-
-    async def _assert_again(self, connection: Connection, rotations: Sequence[Rotation]) -> None:
+    async def _assert_again(
+        self, connection: Connection, rotations: Iterable[Rotation], ours: set[tuple[str, int]]
+    ) -> None:
         async def write(rotation: Rotation) -> None:
             epoch, unknown = self._held[rotation.id].epoch, self._unknown.get(rotation.id)
             await connection.execute(statements.save(rotation, self._tenure(), epoch=epoch, unknown=unknown))
 
-        await owe_again(connection, self.starts, rotations)
-        await ask_again(connection, rotations, write)
+        held = [(one, self._held[one.id]) for one in rotations if one.id in self._held]
+        for rotation, lease in held:
+            if (rotation.id, lease.epoch) not in ours and await self._claimed_again(connection, rotation) == 1:
+                lease.epoch = 1  # its row was gone, and is nobody else's
+                ours.add((rotation.id, 1))
+        still = [rotation for rotation, lease in held if (rotation.id, lease.epoch) in ours]
+        await owe_again(connection, self.starts, still)
+        await ask_again(connection, still, write)
 
     async def take_over(self, *, everything: bool = False, server_id: str | None = None) -> list[Rotation]:
         """Make the open rotations ours whose lease has run out, or (`everything`) that are not ours already."""
@@ -293,6 +307,7 @@ class Ledger(History):
             async with self._transaction() as connection:
                 if is_short(await connection.scalars(TABLE_NAMES)):
                     return False
+                await self._changeover.left(connection)
                 marks = await (self._lives.mark if mark else self._lives.marks)(connection)
                 said = await self.holds.written(connection)
             if marks < self._marks + mark and not self._place.exchanges:
@@ -329,9 +344,9 @@ class Ledger(History):
         """`lease_until` is for older versions, and for words: who takes over does not go by it."""
         return {"owner": self._owner, "lease_until": time.time() + self.lease, "lease": self.lease}
 
-    def _hold(self, rotation_id: str, *, epoch: int, since: float) -> None:
+    def _hold(self, rotation_id: str, *, epoch: int, since: float, origin: str = "") -> None:
         """`since`: the uptime before the lease was written; it may have taken a while."""
-        self._held[rotation_id] = Lease(epoch=epoch, valid_until=since + self.lease)
+        self._held[rotation_id] = Lease(epoch=epoch, valid_until=since + self.lease, origin=origin)
 
     def _transaction(self, *, writes: bool = True, urgent: bool = False) -> AbstractAsyncContextManager[Connection]:
         return self._place.begin(writes=writes, urgent=urgent)

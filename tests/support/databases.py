@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -78,23 +79,66 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._schemas = count(1)
+        self._runs = False
         self._programs = _programs()
 
     def start(self) -> None:
         self._run("initdb", "-U", "snaprotd", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
+        self._start()
+
+    def _start(self) -> None:
         options = f"-c listen_addresses='' -k {self._folder} -c fsync=off -c shared_buffers=16MB"
         self._run("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", options, "start")
+        self._runs = True
+
+    @contextmanager
+    def standby(self) -> Iterator[Server]:
+        """Another one, which follows this one as closely as it can."""
+        with _folder() as folder:
+            one = Server(folder)
+            one._run(
+                "pg_basebackup", "-U", "snaprotd", "-h", str(self._folder), "-R", "-X", "stream", "-c", "fast", "-N"
+            )
+            one._start()
+            try:
+                yield one
+            finally:
+                one.stop()
+
+    def promote(self) -> None:
+        """Without a checkpoint."""
+        with psycopg.connect(self._url(), autocommit=True) as connection:
+            assert connection.execute("SELECT pg_promote(wait => true)").fetchone() == (True,)
+
+    def until_it_has(self, statement: str) -> None:
+        """Wait until that has an answer here."""
+        with psycopg.connect(self._url(), autocommit=True) as connection:
+            for _ in range(3000):
+                if connection.execute(statement).fetchone():
+                    return
+                time.sleep(0.01)
+        raise AssertionError(f"nothing answers: {statement}")
+
+    def or_else(self, other: Server, schema: str) -> str:
+        """The address `schema` of this one, or of the other where that can be written and this one is gone."""
+        hosts = f"{quote(str(self._folder), safe='')},{quote(str(other._folder), safe='')}"
+        return schema.replace(quote(str(self._folder), safe=""), hosts) + "&target_session_attrs=read-write"
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
+        if self._runs:
+            self._runs = False
+            self._run("pg_ctl", "-w", "-m", "immediate", "stop")
 
     def schema(self) -> str:
         """The address of a new one."""
         name = f"test_{next(self._schemas)}"
-        url = f"postgresql://snaprotd@/postgres?host={quote(str(self._folder), safe='')}"
+        url = self._url()
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(f"CREATE SCHEMA {name}")
         return f"{url}&options=-csearch_path%3D{name}"
+
+    def _url(self) -> str:
+        return f"postgresql://snaprotd@/postgres?host={quote(str(self._folder), safe='')}"
 
     def _run(self, program: str, *arguments: str) -> None:
         """As nobody where we are root: it refuses that."""
@@ -120,14 +164,20 @@ def _programs() -> Path:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
+def _folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    with _folder() as folder:
         one = Server(folder)
         one.start()
         try:
             yield one
         finally:
             one.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -44,6 +44,12 @@ async def findings_of_database(config: Config, environ: Mapping[str, str]) -> li
             f"server too. `synchronous_standby_names` is for that"
         )
         found.append(Finding(ok=True, note=True, text=text))
+    if not seen.tells_failover:
+        text = (
+            f"{name}: the role may not see that another server has come in its place, and goes on at once then: grant "
+            f"it EXECUTE on pg_control_system(), pg_walfile_name(pg_lsn) and pg_current_wal_lsn()"
+        )
+        found.append(Finding(ok=True, note=True, text=text))
     return found
 
 

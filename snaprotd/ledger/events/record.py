@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 from sqlalchemy import Select, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from snaprotd.core.telling.entries import Entry, Happened
+from snaprotd.core.rotation import Rotation
+from snaprotd.core.telling.entries import Deletion, Entry, Happened, of_deletion, of_end
 from snaprotd.core.words import printable
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.connection import Connection
@@ -27,6 +28,13 @@ KEPT = 50_000
 """Events that are kept of those that nobody has caused, and as many of those that persons have."""
 LONGEST = 2000
 """Letters of a text."""
+
+
+def told_by(rotation: Rotation, deletion: Deletion | None) -> list[Entry]:
+    """The events that a save of the rotation makes true."""
+    asked = [] if deletion is None else [of_deletion(rotation, deletion, datetime.now(UTC))]
+    return [*asked, of_end(rotation)] if rotation.is_finished else asked
+
 
 _LAST = Prepared(lambda: select(func.max(EVENTS.c.id)))
 _OURS = of_account(EVENTS)

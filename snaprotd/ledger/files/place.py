@@ -57,6 +57,7 @@ class FilePlace(Place):
         self.path = path
         self.name = name_of(str(path))
         """What it is called wherever it is shown; without what may be secret of its address."""
+        self.origin = ""
         self._database = database
         self._lock = lock
         self._turns = Turns(self.name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snaprotd.core.rotation import Rotation
+from snaprotd.ledger.leases.changeover import Changeover
 from snaprotd.ledger.leases.others import Others
 from snaprotd.ledger.rows import FORMAT, readable, unknown_in
 from snaprotd.ledger.set_aside import SetAside
@@ -34,6 +35,7 @@ class Taking:
         others: Others,
         *,
         aside: SetAside,
+        changeover: Changeover,
         tenure: Callable[[], dict[str, Any]],
     ) -> None:
         """`tenure`: what is written of a lease that begins now."""
@@ -41,6 +43,7 @@ class Taking:
         self._starts = starts
         self._others = others
         self._aside = aside
+        self._changeover = changeover
         self._tenure = tenure
 
     async def take_over(
@@ -57,6 +60,8 @@ class Taking:
         if not found:
             return []
         async with self._transaction() as connection:
+            if await self._changeover.left(connection) > 0:
+                return []
             found = await self._abandoned(connection, held, everything, server_id)
             return await self._take(connection, found)
 

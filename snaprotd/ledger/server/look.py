@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from snaprotd.ledger.address import ServerAddress, name_of
 from snaprotd.ledger.server.place import told
-from snaprotd.ledger.server.session import Session
+from snaprotd.ledger.server.session import MAY_TELL_ORIGIN, Session
 from snaprotd.ledger.sql.prepared import Statement
 
 _SEEN = Statement(
@@ -15,6 +15,7 @@ _SEEN = Statement(
     " current_setting('synchronous_commit') AS waits_for,"
     " current_setting('synchronous_standby_names') AS standbys,"
     " to_regclass('meta') IS NOT NULL AS has_ledger,"
+    f" ({MAY_TELL_ORIGIN}) AS tells_origin,"
     " coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS can_make"
 )
 
@@ -26,6 +27,8 @@ class Look:
     has_ledger: bool
     can_make: bool
     """The tables of one."""
+    tells_failover: bool
+    """The role may see whether another server is in its place."""
     outlives_its_machine: bool
     """A commit is on another machine too before it is answered."""
 
@@ -44,5 +47,6 @@ async def look_at(address: ServerAddress) -> Look:
         can_write=row.can_write,
         has_ledger=row.has_ledger,
         can_make=row.can_make,
+        tells_failover=row.tells_origin,
         outlives_its_machine=bool(row.standbys) and waits,
     )

@@ -70,6 +70,7 @@ class ServerPlace(Place):
         """What it is called wherever it is shown; without what may be secret of its address."""
         self.exchanges: list[Exchange] = []
         """What has happened to it, for whoever is to write again what it may lack."""
+        self.origin = ""
         self._address = address
         self._receipt = f"{notes.RECEIPT}{owner}"
         self._count = 0
@@ -85,7 +86,10 @@ class ServerPlace(Place):
             with told(self.name):
                 session = await self._ready()
                 try:
-                    await session.tell(_TO_WRITE if writes else _TO_READ)
+                    if writes:
+                        self.origin = await session.tell_origin(_TO_WRITE)
+                    else:
+                        await session.tell(_TO_READ)
                     connection = ServerConnection(session)
                     yield connection
                     if writes:

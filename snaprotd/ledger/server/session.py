@@ -32,6 +32,17 @@ PATIENCE = {
 """After that the system gives up a connection that nobody answers on, so that none is left behind for ever."""
 
 
+ORIGIN = """
+SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8);
+"""
+"""The cluster and its timeline, which is another one from the very moment of a promotion. What the control file shows is
+the old one until the first checkpoint after that."""
+MAY_TELL_ORIGIN = """
+SELECT coalesce(bool_and(has_function_privilege(to_regprocedure(name), 'EXECUTE')), false) AS may_tell
+FROM unnest(ARRAY['pg_control_system()', 'pg_walfile_name(pg_lsn)', 'pg_current_wal_lsn()']) AS name
+"""
+
+
 async def parameters_of(address: ServerAddress) -> dict[str, Any]:
     """What psycopg is told besides the URL. Raises `LedgerError` where the password cannot be read."""
     password = await address.password()
@@ -44,6 +55,7 @@ class Session:
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
+        self._tells_origin: bool | None = None
         self.is_lost = False
 
     @classmethod
@@ -56,6 +68,24 @@ class Session:
     async def tell(self, text: str) -> None:
         """Carry out plain statements, without a value, in one go."""
         await self._call(self._connection.execute(text))
+
+    async def tell_origin(self, text: str) -> str:
+        """As `tell`; and which server's history is written from then on. Empty where that is not told."""
+        if self._tells_origin is None:
+            (row,) = await self._call(self._asked(MAY_TELL_ORIGIN, {}))
+            self._tells_origin = bool(row.may_tell)
+        if not self._tells_origin:
+            await self.tell(text)
+            return ""
+        return await self._call(self._last_of(f"{text}{ORIGIN}"))
+
+    async def _last_of(self, text: str) -> str:
+        async with self._connection.cursor() as cursor:
+            await cursor.execute(text)
+            while cursor.nextset():
+                pass
+            row = await cursor.fetchone()
+            return str(row[0]) if row else ""
 
     async def ask(self, statement: Statement) -> Rows:
         text, values = statement.in_dialect(DIALECT)

@@ -40,6 +40,11 @@ class Place(Protocol):
     exchanges: list[Exchange]
     """What has happened to it, for whoever is to write again what it may lack."""
 
+    origin: str
+    """Which server's history the last transaction that wrote went into. It is another one where another server has come
+    in its place, whatever that has of it. Empty where that cannot be, or is not told.
+    """
+
     @property
     def is_sole_user(self) -> bool:
         """No other process had the ledger open when this one came: whoever holds a lease in it is dead."""

@@ -11,7 +11,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.claims import Holder, Overview
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.dialects import number_of_rotation, size_of_tables
-from snaprotd.ledger.sql.notes import IS_RECEIPT
+from snaprotd.ledger.sql.notes import IS_RECEIPT, ORIGIN_KEY
 from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import META, OF_PROCESSES, ROTATIONS, TABLES
 
@@ -44,7 +44,7 @@ async def read_all(connection: Connection) -> dict[str, list[dict[str, Any]]]:
             continue
         query = select(table)
         if table is META:
-            query = query.where(~IS_RECEIPT)
+            query = query.where(~IS_RECEIPT, META.c.key != ORIGIN_KEY)
         if table is ROTATIONS:
             query = query.order_by(number_of_rotation())
         found[name] = [row._asdict() for row in await connection.execute(query)]

@@ -14,6 +14,9 @@ from snaprotd.ledger.sql.schema import META
 
 LIVES = Prepared(lambda: select(META.c.key, META.c.value).where(or_(META.c.key == "lives", META.c.key == "count")))()
 LIVES_ALONE = Prepared(lambda: select(META.c.value).where(META.c.key == "lives"))()
+ORIGIN_KEY = "origin"
+ORIGIN = Prepared(lambda: select(META.c.value).where(META.c.key == ORIGIN_KEY))()
+"""Which database server's history this is, as far as somebody has seen it for long."""
 MARKS = Prepared(lambda: select(META.c.value).where(META.c.key == "marks"))()
 """How many marks of life were left in it."""
 
