@@ -41,10 +41,11 @@ async def findings_of_database(config: Config, environ: Mapping[str, str]) -> li
     if not seen.outlives_its_machine:
         text = (
             f"{name} waits for no standby: what was written last may be lost with that machine, the promise to start a "
-            f"server too. `synchronous_standby_names` is for that"
+            f"server too, where the daemon that made it is lost within minutes. `synchronous_standby_names` is for that"
         )
-        found.append(Finding(ok=True, note=True, text=text))
-    return found
+    else:
+        text = f"{name} waits for a standby: no promise is lost with one machine"
+    return [*found, Finding(ok=True, note=True, text=text)]
 
 
 async def overview(config: Config) -> Overview:
