@@ -19,6 +19,7 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.fleet.membership import Membership
 from snaprotd.daemon.fleet.others import Others
+from snaprotd.daemon.fleet.sharing import Sharing
 from snaprotd.daemon.inheritance import Inheritance
 from snaprotd.daemon.ledger_watch import LedgerWatch, Remembered
 from snaprotd.daemon.machine import this_machine
@@ -85,8 +86,6 @@ class Daemon:
         self._ledger_watch: LedgerWatch
         self._inheritance: Inheritance
         self._teller: Teller
-        self._others: Others
-        self._membership: Membership
 
     @property
     def started(self) -> asyncio.Event:
@@ -120,6 +119,7 @@ class Daemon:
         tools, board, metrics = self._tools, self.board, self._metrics
         self._membership = Membership(self._config, tools.ledger, board)
         self._rotations = Rotations(tools, board, max_concurrent=self._config.max_concurrent, finished=self._finished)
+        self._sharing = Sharing(self._config, tools.cloud, self._rotations.permits, board, self._membership)
         tools.inventory.listed = self._rotations.keeper.follow
         board.called = tools.inventory.shown
         self._schedules = Schedules(
@@ -281,13 +281,13 @@ class Daemon:
     def _parts(self) -> Sequence[Callable[[Config], None]]:
         """What goes on under a new configuration, in order. None of them may refuse it."""
         return (
-            lambda config: self._rotations.permits.set_number(config.max_concurrent),
             self._apply,
             self._schedules.apply,
             self._account.apply,
             self.view.apply,
             self._teller.apply,
             self._membership.apply,
+            self._sharing.apply,
         )
 
     def _apply(self, config: Config) -> None:

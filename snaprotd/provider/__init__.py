@@ -88,6 +88,15 @@ class TokenOwner:
     """None where the provider shows none, or in a shape that we do not know."""
 
 
+class Share(Protocol):
+    """Have this process use so many requests a second of those that are configured; with 0 it asks what is urgent.
+
+    `heard`: the part of theirs at which others ask that were just refused.
+    """
+
+    def __call__(self, rate: float, *, heard: float = 1.0) -> None: ...
+
+
 class Provider(Protocol):
     """One account. Every error that leaves it is a `CloudError`, or the guard's own.
 
@@ -159,6 +168,9 @@ class Provider(Protocol):
 
     def adjust(self, *, token: TokenSource, requests_per_second: float, timeout: float) -> None:
         """Go on with other settings. Requests in flight end under the old ones."""
+
+    @property
+    def share(self) -> Share: ...
 
     async def aclose(self) -> None:
         """Close the connections; nothing can be asked any more."""

@@ -102,6 +102,8 @@ class Pace:
 
     def __init__(self, rate: float, *, places: int) -> None:
         self._rate = Rate(configured=rate)
+        self._whole, self._part, self._is_shut = rate, 1.0, False
+        self._lowered = 0
         self._refused = LastHour()
         self._refused_alone = LastHour()
         self._apart = Apart()
@@ -126,6 +128,7 @@ class Pace:
         return RateInForce(
             rate=self._rate.at(now),
             configured=self._rate.configured,
+            lowered=self._lowered,
             refused=self._refused.count(now),
             refused_alone=self._refused_alone.count(now),
             held_back=self._apart.held(now),
@@ -134,7 +137,17 @@ class Pace:
     def set_rate(self, rate: float) -> None:
         """Another rate is configured."""
         now = asyncio.get_running_loop().time()
-        self._rate = self._rate.configured_as(rate, now)
+        self._whole, self._rate = rate, self._rate.configured_as(rate * self._part, now)
+        self._let_through(now)
+
+    def share(self, rate: float, *, heard: float = 1.0) -> None:
+        """See `provider.Share`. What is urgent goes out at the pace before, where this process has none."""
+        now = asyncio.get_running_loop().time()
+        self._is_shut = not rate
+        part = rate / self._whole if rate else self._part
+        if part != self._part:
+            self._part, self._rate = part, self._rate.shared(part / self._part, now)
+        self._rate = self._rate.heard(heard, now)
         self._let_through(now)
 
     @asynccontextmanager
@@ -233,6 +246,7 @@ class Pace:
             self._rate = self._rate.refused(now, sent_at=sent_at)
         ends, urgent_ends = self._pause(now, seconds)
         lowered_to = self._rate.at(now) / before
+        self._lowered += lowered_to < 1
         one = _Refusal(about=about, at=now, lowered_to=lowered_to, pause_ends=ends, urgent_pause_ends=urgent_ends)
         self._refusals_of_all = [*self._of_late(now), one]
 
@@ -292,7 +306,8 @@ class Pace:
         for queue in self._queues.values():
             while queue and queue[0].granted.done():
                 queue.popleft()  # given up
-        waiting = [one for one, queue in self._queues.items() if queue and (one.is_urgent or self._places > 0)]
+        has_place = self._places > 0 and not self._is_shut
+        waiting = [one for one, queue in self._queues.items() if queue and (one.is_urgent or has_place)]
         waiting.sort(key=lambda one: (not one.is_urgent, self._passed_over.get(one, 0) < PASSED_OVER, one))
         return [self._queues[one][0] for one in waiting]
 

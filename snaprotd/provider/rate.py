@@ -79,6 +79,20 @@ class Rate:
             return self
         return replace(self, climbs_since=now)
 
+    def shared(self, factor: float, now: float) -> Rate:
+        """It is dealt out otherwise among those who ask: what was learnt of the provider is so too."""
+        if self.at(now) >= self.configured:
+            return Rate(configured=self.configured * factor)
+        since = self.climbs_since if self.climbs_since is None else now
+        return replace(self, configured=self.configured * factor, lowered_to=self.at(now) * factor, climbs_since=since)
+
+    def heard(self, part: float, now: float) -> Rate:
+        """Another one that asks for the same account was refused, and asks at that part of what is configured now."""
+        if part * self.configured >= self.at(now):
+            return self
+        since = self.climbs_since if self.climbs_since is None else now
+        return replace(self, lowered_to=part * self.configured, climbs_since=since)
+
     def configured_as(self, configured: float, now: float) -> Rate:
         """Another rate is configured: what was learnt of the provider stays."""
         if self.at(now) >= self.configured:
@@ -98,6 +112,8 @@ class RateInForce:
     """Requests that the provider has refused in the last hour because there were too many."""
     refused_alone: int = 0
     """Of these, what was refused while all others were answered."""
+    lowered: int = 0
+    """How often it was lowered since the process began."""
     held_back: tuple[str, ...] = ()
     """Which requests are refused so by now, in words: each is asked again at a pace of its own."""
 

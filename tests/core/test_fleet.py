@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from math import ceil
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from snaprotd.core.fleet import FORGOTTEN_AFTER, JOINS_WITHIN, LIVES_FOR, REPORTER, TELLER, Replica
 from snaprotd.core.fleet.looks import Fleet, looked
 from snaprotd.core.fleet.said import CONDITIONS, said_by, together, written
-from snaprotd.core.fleet.shares import portion, preferred
+from snaprotd.core.fleet.shares import portion, preferred, rate_of
 from snaprotd.core.telling import Event, Kind
 
 
@@ -222,3 +223,24 @@ def test_a_condition_that_several_see_is_one() -> None:
 )
 def test_what_cannot_be_understood_is_left_out(row: Any) -> None:
     assert [*said_by([saying(row)]), *said_by([replace(replica("a"), body={CONDITIONS: row})])] == []
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.0, 5.0, 5.5, 20.0])
+@pytest.mark.parametrize("replicas", [1, 2, 3, 7])
+def test_a_rate_is_dealt_out_and_no_second_has_more_than_all_may_send(rate: float, replicas: int) -> None:
+    names = [f"replica-{one}" for one in range(replicas)]
+    dealt = [rate_of(rate, one, names) for one in names]
+    assert sum(dealt) == pytest.approx(rate)
+    if rate >= replicas:
+        assert sum(map(ceil, dealt)) == ceil(rate)
+    assert all(rate_of(rate, one, names[1:]) >= its for one, its in zip(names[1:], dealt[1:], strict=True)), (
+        "where one goes, no other has less: each may learn of it when it looks"
+    )
+
+
+def test_who_has_just_come_has_no_part_of_the_rate_and_nor_has_who_was_frozen() -> None:
+    first = look(None, replica("a", 7))
+    joined = look(first, replica("a", 8), now=4)
+    woken = look(joined, replica("a", 20), now=4 + LIVES_FOR)
+    again = look(woken, replica("a", 21), now=8 + LIVES_FOR)
+    assert [one.rate_of(4.0) for one in (first, joined, woken, again)] == [0.0, 2.0, 0.0, 2.0]

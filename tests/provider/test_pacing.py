@@ -441,3 +441,15 @@ async def test_a_series_that_is_given_up_leaves_its_place_to_others() -> None:
     await queue.empty()
     await in_a_series(queue, "last")
     assert queue.went == [(0, "a"), (50, "b"), (100, "c"), (150, "last")]
+
+
+async def test_who_has_no_part_of_the_rate_asks_what_is_urgent_alone() -> None:
+    queue = Queue(rate=2)
+    queue.pace.share(0.0)
+    await queue.ask("page")
+    await queue.ask("look", as_=Priority.START)
+    await asyncio.sleep(10)
+    queue.pace.share(1.0)
+    await queue.ask("one more")
+    await queue.empty()
+    assert (queue.at("look"), queue.at("page"), queue.at("one more")) == (0, 10, 11)

@@ -56,6 +56,13 @@ RATES: list[tuple[str, Rate, float, float]] = [
     ("more, while it is lowered: it climbs to that", CLIMBING.configured_as(10, 110), 110 + 9 * CLIMB, 10),
     ("less than it is lowered to", CLIMBING.configured_as(1, 110), 110, 1),
     ("more, while nothing is let through", LOWERED.configured_as(10, 110), 9999, 2),
+    ("half of it is another replica's", FIVE.shared(0.5, 50), 50, 2.5),
+    ("half of it, while it is lowered: what was learnt is dealt out too", CLIMBING.shared(0.5, 110), 110, 1),
+    ("all of it again", CLIMBING.shared(0.5, 110).shared(2, 110), 110, 2),
+    ("another replica was refused", FIVE.heard(0.4, 50), 50, 2),
+    ("another one, and it climbs", FIVE.heard(0.4, 50), 50 + 9 * CLIMB, 5),
+    ("another one, at a higher part than this one's", CLIMBING.heard(0.7, 110), 110, 2),
+    ("another one, while nothing is let through", LOWERED.heard(0.2, 110), 9999, 1),
 ]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,13 @@ import pytest
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.fleet import LIVES_FOR, REPORTER
 from snaprotd.core.rotation import Result
-from snaprotd.simulator import World
+from snaprotd.provider.apart import About
+from snaprotd.provider.rate import LOWERED_TO
+from snaprotd.provider.vps_org.client import VpsOrg
+from snaprotd.simulator import Request, World
 from tests.support.daemons import HEAD, Watched, a_world, daemon_on
 from tests.support.databases import Server
+from tests.support.world_transport import WorldTransport
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_ticks", "few_marks")
 
@@ -149,3 +155,83 @@ async def test_each_shows_all_of_them_and_who_runs_what_and_one_tells_the_gauges
         assert reporter.series("snaprotd_expected_interval_seconds") == {}
         assert len(other.series("snaprotd_expected_interval_seconds")) == 3
         assert other.value("snaprotd_replicas_lost") == 1
+
+
+class Counting(WorldTransport):
+    """When each request of any process arrived, but for the one by which it knows its account as it begins."""
+
+    def __init__(self, world: World, times: list[float]) -> None:
+        def before(request: Request) -> None:
+            if not request.path.endswith("/account/me/"):
+                times.append(asyncio.get_running_loop().time())
+
+        super().__init__(world, before=before)
+
+
+def busiest_second(times: Sequence[float]) -> int:
+    return max(bisect_left(times, one + 1 - 1e-6) - index for index, one in enumerate(times))
+
+
+async def test_all_together_ask_no_faster_than_one_would_while_one_joins_and_one_ends(
+    postgresql: Server, tmp_path: Path
+) -> None:
+    names = [f"web-{number:02}" for number in range(12)]
+    site = Site(tmp_path, postgresql, a_world(*names))
+    head = HEAD.replace("requests_per_second: 100", "requests_per_second: 5")
+    times: list[float] = []
+    at_work: list[int] = []
+
+    async def watch(daemons: list[Watched]) -> None:
+        while True:
+            at_work.append(sum(one.daemon._rotations.permits._taken for one in daemons))
+            await asyncio.sleep(5)
+
+    async with AsyncExitStack() as stack:
+        daemons = []
+        servers = entries("*/10 * * * *", names)
+        for host in "abc":
+            path = site.configure(host, servers, head=head, more="max_concurrent: 8\n")
+            daemons.append(await stack.enter_async_context(daemon_on(path, site.world, Counting(site.world, times))))
+        await asyncio.sleep(30)
+        watching = asyncio.create_task(watch(daemons))
+        assert [one.daemon._tools.cloud.rate.configured for one in daemons] in permutations_of(2, 2, 1)
+        await asyncio.sleep(12 * 60)
+        watching.cancel()
+        path = site.configure("d", servers, head=head, more="max_concurrent: 8\n")
+        async with daemon_on(path, site.world, Counting(site.world, times)):
+            await asyncio.sleep(5 * 60)
+        await asyncio.sleep(5 * 60)
+    assert 0 < max(at_work) <= 8
+    assert busiest_second(times) <= 5
+    assert len(times) > 100
+
+
+def permutations_of(*numbers: float) -> list[list[float]]:
+    return [list(one) for one in permutations(numbers)]
+
+
+async def test_what_one_learns_of_the_rate_the_others_know(site: Site) -> None:
+    async with site.daemons("a", "b") as daemons:
+        await asyncio.sleep(30)
+        one, other = (watched.daemon._tools.cloud for watched in daemons)
+        about, now = About(kind="GET /servers/", subject="*"), asyncio.get_running_loop().time()
+        assert isinstance(one, VpsOrg)
+        one._line._pace.put_off(about, now - 0.1, 0, too_many=True)
+        assert one.rate.rate == pytest.approx(LOWERED_TO * 50)
+        assert other.rate.rate == 50
+        await asyncio.sleep(30)
+        assert other.rate.rate == pytest.approx(LOWERED_TO * 50, abs=4)
+        await asyncio.sleep(600)
+        assert [cloud.rate.rate for cloud in (one, other)] == [50, 50], "neither holds the other down"
+
+
+async def test_a_group_is_one_at_a_time_over_all_replicas(site: Site) -> None:
+    one_at_a_time = ', stop_first: true, one_at_a_time: "db"'
+    async with site.daemons("a", "b", "c", servers=entries("5 3 * * *", more=one_at_a_time)) as daemons:
+        most = 0
+        for _ in range(180):
+            await asyncio.sleep(10)
+            most = max(most, sum(site.world.status_of(str(12345 + one)) != "active" for one in range(3)))
+        ended = [one for watched in daemons for one in watched.ended]
+        assert sorted(one.label for one in ended) == sorted(NAMES)
+    assert most == 1

@@ -41,9 +41,11 @@ async def findings_of_database(config: Config, environ: Mapping[str, str]) -> li
     if not seen.outlives_its_machine:
         text = (
             f"{name} waits for no standby: what was written last may be lost with that machine, the promise to start a "
-            f"server too. `synchronous_standby_names` is for that"
+            f"server too, where the daemon that made it is lost within minutes. `synchronous_standby_names` is for that"
         )
-        found.append(Finding(ok=True, note=True, text=text))
+    else:
+        text = f"{name} waits for a standby: no promise is lost with one machine"
+    found.append(Finding(ok=True, note=True, text=text))
     if not seen.tells_failover:
         text = (
             f"{name}: the role may not see that another server has come in its place, and goes on at once then: grant "

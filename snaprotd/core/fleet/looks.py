@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from snaprotd.core.fleet import FORGOTTEN_AFTER, JOINS_WITHIN, LIVES_FOR, ROLES, Replica, Sighting
-from snaprotd.core.fleet.shares import portion, preferred
+from snaprotd.core.fleet.shares import portion, preferred, rate_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +58,24 @@ class Fleet:
         return self.roles.get(role) == self.me.id
 
     def portion(self, number: int) -> int:
-        """How many of so many whole things are this one's."""
-        return portion(number, self.me.id, [one.id for one in self.living])
+        """How many rotations are this one's, of so many: of none where another one has a newer configuration."""
+        return portion(number, self.me.id, self._leaders) if self.may_claim else 0
+
+    def rate_of(self, rate: float) -> float:
+        """How many requests a second are this one's, of so many; none before all that live know of it."""
+        return rate_of(rate, self.me.id, [one.id for one in self.living]) if self.has_joined else 0.0
 
     def prefers(self, server_id: str, number: int) -> bool:
         """Whether this one is to begin that server's rotations, where all together run so `number` of them.
 
         Who may claim none, or has no portion, is nobody's.
         """
-        ids = [one.id for one in self.living]
-        leaders = [one.id for one in self.living if one.generation == self.leading]
-        able = [one for one in leaders if portion(number, one, ids)]
-        return preferred(server_id, able or leaders) == self.me.id
+        able = [one for one in self._leaders if portion(number, one, self._leaders)]
+        return preferred(server_id, able or self._leaders) == self.me.id
+
+    @property
+    def _leaders(self) -> list[str]:
+        return [one.id for one in self.living if one.generation == self.leading]
 
     @property
     def forgotten(self) -> list[Replica]:
@@ -97,6 +103,8 @@ def looked(
     newest = max([newest, *(one.replica.generation for one in others.values())])
     generation = _generation(before, me, alive, newest)
     mine = replace(me, beat=1 if before is None else before.me.beat + 1, generation=generation)
+    if before is not None and now - before.looked_at >= LIVES_FOR:
+        before = replace(before, came_at=now, awaited={one.id: one.beat for one in alive})  # they counted it as gone
     came_at = now if before is None else before.came_at
     return Fleet(
         me=mine,

@@ -37,8 +37,10 @@ class Membership:
         self._config = config
         self._replicas = ledger.replicas
         self._me = this_replica(config, ledger.owner)
-        self.says: Callable[[], Mapping[str, Any]] = dict
+        self.says: list[Callable[[], Mapping[str, Any]]] = []
         """What is written beside the beat for the others."""
+        self.seen: Callable[[Fleet], None] = lambda _: None
+        """Told after each look."""
         self._fleet = Fleet.alone(self._me) if self._replicas is None else None
         self._is_changed = asyncio.Event()
         self._is_cut_off = False
@@ -63,8 +65,9 @@ class Membership:
 
     @property
     def may_claim(self) -> bool:
-        """No replica that lives has a newer configuration, as far as was seen."""
-        return self._fleet is not None and self._fleet.may_claim and self._fleet.me.config == self._me.config
+        """It has leave to run some, and no replica that lives has a newer configuration, as far as was seen."""
+        fleet, number = self._fleet, self._config.max_concurrent
+        return fleet is not None and fleet.portion(number) > 0 and fleet.me.config == self._me.config
 
     def prefers(self, server_id: str) -> bool:
         """Whether this one is to begin that server's rotations. Who has seen nobody yet is none's."""
@@ -88,7 +91,8 @@ class Membership:
         """Beat once, and see the others. Raises `LedgerError`."""
         if self._replicas is None:
             return
-        me, before = replace(self._me, body=self.says()), self._fleet
+        body = {key: value for says in self.says for key, value in says().items()}
+        me, before = replace(self._me, body=body), self._fleet
 
         def found(rows: Sequence[Replica], roles: Mapping[str, str], newest: int, now: float) -> Fleet:
             return looked(before, me, rows, roles, newest=newest, now=now)
@@ -96,6 +100,7 @@ class Membership:
         self._fleet = await self._replicas.beat(found)
         self._tell(before, self._fleet)
         self._board.fleet = self._fleet
+        self.seen(self._fleet)
 
     async def begin(self) -> None:
         """The first look, before anything else is done. Where it fails the next one is the first."""

@@ -77,7 +77,7 @@ class Teller:
         self._now = now
         self._ledger = ledger
         self._office = Office(membership, ledger)
-        membership.says = self._office.says
+        membership.says.append(self._office.says)
         self._url = lambda: pages().url or ""
         self._open_desk()
         self._alarms = Alarms(

@@ -173,6 +173,7 @@ class Line:
         self._timeout = timeout
         self._observer = observer
         self._pace = Pace(requests_per_second, places=MAX_CONCURRENT)
+        self.share = self._pace.share
         self._client = _client(base, timeout, transport or _transport(base, self._proxy, environ))
 
     @property

@@ -88,7 +88,7 @@ class VpsOrg:
             observer=self._observer,
             transport=transport,
         )
-        self.in_one_turn = self._line.in_one_turn
+        self.in_one_turn, self.share = self._line.in_one_turn, self._line.share
 
     @property
     def clock(self) -> OtherClock:
