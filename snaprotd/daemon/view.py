@@ -72,6 +72,8 @@ LEDGER_NEWS_FOR = timedelta(days=1)
 """How long the page tells of what has befallen the ledger's files."""
 EVENTS_SHOWN = 30
 """Of one server."""
+LEDGER_WITHIN = 3.0
+"""Seconds that a report waits for the ledger: whoever asks how things stand is answered, then above all."""
 
 
 class DaemonView:
@@ -104,6 +106,8 @@ class DaemonView:
         self._web_file: WebFile | None = None
         self._ledger_news: Sequence[Entry] = ()
         self._owners: Mapping[str, str] = {}
+        self._asked: asyncio.Task[list[Rotation]] | None = None
+        """The ledger, about the rotations that are open."""
         self._report: Json | None = None
         self._reported_at = 0.0
 
@@ -211,14 +215,29 @@ class DaemonView:
     async def _open_rotations(self) -> tuple[Sequence[Rotation], str | None]:
         """Those that this process runs, and those of others: a `now` beside the daemon is a rotation too."""
         ours = dict(self._board.running)
-        since = self._tools.now() - LEDGER_NEWS_FOR
+        if self._asked is None:
+            self._asked = asyncio.create_task(self._read_ledger())
+            self._asked.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+        asked = self._asked
+        await asyncio.wait({asked}, timeout=LEDGER_WITHIN)
+        if not asked.done():  # it is not asked again: it is waited for
+            silent = f"the ledger {self._tools.ledger.name} does not answer"
+            return tuple(ours.values()), self._ledger_watch.error or silent
+        if self._asked is asked:
+            self._asked = None
         try:
-            found = {one.id: one for one in await self._tools.ledger.open_rotations(but=ours)}
-            self._owners = await self._tools.ledger.owners() if self._tools.ledger.replicas is not None else {}
-            self._ledger_news = await self._tools.ledger.events.newest(kinds=OF_LEDGER, since=since, limit=EVENTS_SHOWN)
+            found = {one.id: one for one in asked.result()}
         except LedgerError as error:
             return tuple(ours.values()), str(error)
         return tuple(one for one in (found | ours).values() if not one.is_finished), self._ledger_watch.error
+
+    async def _read_ledger(self) -> list[Rotation]:
+        """The rotations that are open and not ours, and what is new of the ledger itself."""
+        since = self._tools.now() - LEDGER_NEWS_FOR
+        found = await self._tools.ledger.open_rotations(but=dict(self._board.running))
+        self._owners = await self._tools.ledger.owners() if self._tools.ledger.replicas is not None else {}
+        self._ledger_news = await self._tools.ledger.events.newest(kinds=OF_LEDGER, since=since, limit=EVENTS_SHOWN)
+        return list(found)
 
     def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
         account, called = account_of(self.config), self._board.called

@@ -74,11 +74,8 @@ class Ledger(History):
         self._held: dict[str, Lease] = {}
         self.events = Events(self._transaction, lambda: self.starts.account)
         others = Others(owner, lease=lambda: self.lease, uptime=lambda: uptime())
-
-        def quiet() -> float:
-            return quiet_for(self.lease, self.starts.terms.settle)
-
-        self._changeover = Changeover(place, quiet=quiet, uptime=lambda: uptime())
+        quiet = (lambda: quiet_for(self.lease, self.starts.terms.settle), lambda: uptime())
+        self._changeover = Changeover(place, *quiet)
         self.starts = Starts(self._transaction, Copies(beside), self.events, others)
         """What is owed to servers."""
         self.desk = Desk(self._transaction, self.events, Aside(beside))

@@ -87,8 +87,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "ledger_unusable": Kind(
             severity=ALARM,
             says="{why_the_ledger_cannot_be_used}",
-            do="See to the disk that the ledger is on: is it full, read-only or gone? "
-            "Where another program keeps it from being written, end that one.",
+            do="See to the disk that the ledger is on (full, read-only, gone?) or to its database server (does it run, "
+            "and may the role of `state` write?); where another program keeps it from being written, end that one.",
             alerts=("SnaprotdLedgerNotWritable",),
         ),
         "configurations_differ": Kind(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from snaprotd.core.telling import Kind, Letter, Message
 from snaprotd.core.telling.troubles import Told
 from snaprotd.ledger.address import ServerAddress
 from snaprotd.ledger.claims import Claimed, SlotTaken
+from snaprotd.ledger.server import place as places
 from snaprotd.ledger.server import session as sessions
 from snaprotd.ledger.server.opening import open_on_server
 from snaprotd.ledger.server.session import Session
@@ -98,26 +99,72 @@ async def test_of_a_commit_that_nobody_can_be_asked_about_nothing_is_concluded(
         await claimed(ours, rotation("another"))
 
 
-async def test_a_call_that_is_never_answered_is_walked_away_from(
-    db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def silent() -> Iterator[None]:
+    """Nobody answers on any connection."""
+
+    async def never(*_: Any, **__: Any) -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            await asyncio.sleep(3600)  # as a driver does that asks the server to cancel it
+
+    with pytest.MonkeyPatch.context() as dark:
+        dark.setattr(psycopg.AsyncConnection, "execute", never)
+        yield
+
+
+async def test_a_call_that_is_never_answered_is_walked_away_from(db: PostgresqlDatabase) -> None:
     loop = asyncio.get_running_loop()
     async with ledgers(db, "a") as (ours,):
         await claimed(ours)
-
-        async def silent(*_: Any, **__: Any) -> None:
-            try:
-                await asyncio.sleep(3600)
-            except asyncio.CancelledError:
-                await asyncio.sleep(3600)  # as a driver does that asks the server to cancel it
-
         began = loop.time()
-        with monkeypatch.context() as dark:
-            dark.setattr(psycopg.AsyncConnection, "execute", silent)
-            with pytest.raises(LedgerError, match=r"cannot be used: no answer within 10 s$"):
-                await ours.history()
+        with silent(), pytest.raises(LedgerError, match=r"cannot be used: no answer within 10 s$"):
+            await ours.history()
         assert loop.time() - began == sessions.WITHIN
+        await asyncio.sleep(places.RESTS)
         assert len(await ours.history()) == 1
+
+
+async def test_one_silence_is_for_all_who_wait_meanwhile_and_who_comes_right_after_it(db: PostgresqlDatabase) -> None:
+    """Else the tenth server that is off waits for a hundred seconds until it is started from memory."""
+    loop = asyncio.get_running_loop()
+    async with ledgers(db, "a") as (ours,):
+        began = loop.time()
+        with silent():
+            found = await asyncio.gather(*(ours.history() for _ in range(10)), return_exceptions=True)
+            assert loop.time() - began == sessions.WITHIN
+            assert [type(one) for one in found] == [LedgerError] * 10
+            with pytest.raises(LedgerError, match="no answer within 10 s"):
+                await ours.history()
+            assert loop.time() - began == sessions.WITHIN
+        await asyncio.sleep(places.RESTS)
+        assert await ours.history() == []
+
+
+async def test_a_silence_at_a_commit_is_for_all_who_wait_too(db: PostgresqlDatabase) -> None:
+    waiting: list[asyncio.Task[object]] = []
+
+    async def never(*_: object) -> None:
+        waiting.append(asyncio.create_task(ours.history()))
+        await asyncio.sleep(0)
+        raise TimeoutError("no answer within 10 s")
+
+    async with ledgers(db, "a") as (ours,), commits_that(never):
+        with pytest.raises(LedgerError, match="was not written: no answer"):
+            await ours.claim(rotation())
+        with pytest.raises(LedgerError, match="no answer within 10 s"):
+            await waiting[0]
+
+
+async def test_a_connection_that_was_cut_while_nobody_used_it_costs_nobody_anything(db: PostgresqlDatabase) -> None:
+    """As where the server was restarted, or a firewall has forgotten it."""
+    async with ledgers(db, "a") as (ours,):
+        await claimed(ours)
+        for number in range(3):
+            others = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            assert db.sql(f"{others} AND application_name = 'snaprotd' AND query LIKE '%COMMIT%'") == [(True,)]
+            await claimed(ours, rotation(f"another-{number}"))
 
 
 async def setting(ledger: Ledger, name: str) -> str:
@@ -158,10 +205,7 @@ async def test_who_is_frozen_in_a_transaction_keeps_others_waiting_for_seconds_o
     db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the server counts them, whose clock is no virtual one: less of them here."""
-    places = "snaprotd.ledger.server.place"
-    from snaprotd.ledger.server import place
-
-    monkeypatch.setattr(f"{places}._TO_WRITE", place._TO_WRITE.replace("'5s'", "'100ms'"))
+    monkeypatch.setattr(places, "_TO_WRITE", places._TO_WRITE.replace("'5s'", "'100ms'"))
     async with ledgers(db, "frozen", "b") as (frozen, theirs):
 
         async def freezes() -> None:

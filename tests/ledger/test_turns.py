@@ -79,6 +79,24 @@ async def test_who_waits_for_too_long_is_told() -> None:
     await holds
 
 
+async def test_who_waits_is_refused_together_and_who_comes_after_that_has_a_turn() -> None:
+    line = Line()
+    first = line.comes("first")
+    await asyncio.sleep(0.5)
+    refused = [line.comes("waits"), line.comes("start", urgent=True)]
+    given_up = line.comes("given up")
+    await asyncio.sleep(0)
+    line.turns.refuse("no answer")
+    given_up.cancel()  # as it is told
+    await asyncio.sleep(0)
+    last = line.comes("last")
+    found = await asyncio.gather(*refused, return_exceptions=True)
+    assert [str(one) for one in found] == ["no answer", "no answer"]
+    await asyncio.gather(first, last)
+    assert line.served == ["first", "last"]
+    assert given_up.cancelled()
+
+
 # -- many questions in one turn ----------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,13 @@ class Turns:
         finally:
             self._hand_on()
 
+    def refuse(self, words: str) -> None:
+        """Whoever waits is told so, and waits no more: who has the turn has learnt it for all of them."""
+        for queue in self._waiting.values():
+            for turn in queue:
+                if not turn.done():
+                    turn.set_exception(LedgerError(words))
+
     async def _wait(self, urgent: bool) -> None:
         if not self._is_taken:
             self._is_taken = True
@@ -57,7 +64,7 @@ class Turns:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it has just been handed one
+            if not turn.cancelled() and turn.exception() is None:  # it has just been handed one
                 self._hand_on()
             raise
 

@@ -18,7 +18,7 @@ from snaprotd.ledger.address import ServerAddress, name_of
 from snaprotd.ledger.files.exchange import Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.files.turns import Turns
-from snaprotd.ledger.server.session import Session, bounded, parameters_of
+from snaprotd.ledger.server.session import SILENCE, Session, bounded, parameters_of, was_cut
 from snaprotd.ledger.sql import notes
 from snaprotd.ledger.sql.connection import Connection, Place
 from snaprotd.ledger.sql.prepared import Rows, Statement
@@ -33,6 +33,8 @@ ASK_AGAIN = 1.0
 """Seconds."""
 FINDS_OUT = 3
 """Times that is asked whether a transaction was committed whose answer was lost."""
+RESTS = 5.0
+"""Seconds after a silence of the server in which nobody waits for the next one: a server may be off until then."""
 
 _LOCK = "pg_advisory_xact_lock(hashtext('snaprotd'), hashtext(current_schema()))"
 """Of the ledger, until the transaction's end. Through a pooler too, which gives each transaction another connection."""
@@ -78,18 +80,20 @@ class ServerPlace(Place):
         self._lock = lock
         self._turns = Turns(self.name)
         self._session: Session | None = None
+        self._silence: tuple[float, str] | None = None
+        """When the server was last found to be silent, by the loop's clock, and what was said of that."""
 
     @asynccontextmanager
     async def begin(self, *, writes: bool = True, urgent: bool = False) -> AsyncIterator[Connection]:
-        """A transaction. One at a time: those that write wait for those of other processes too."""
+        """A transaction. One at a time: those that write wait for those of other processes too.
+
+        One silence of the server is for all who wait meanwhile, and for who comes right after it.
+        """
+        self._demand_no_silence()
         async with self._turns.take(urgent=urgent):
-            with told(self.name):
-                session = await self._ready()
+            with told(self.name), self._heeded():
+                session = await self._begun(writes=writes)
                 try:
-                    if writes:
-                        self.origin = await session.tell_origin(_TO_WRITE)
-                    else:
-                        await session.tell(_TO_READ)
                     connection = ServerConnection(session)
                     yield connection
                     if writes:
@@ -107,9 +111,10 @@ class ServerPlace(Place):
             await session.tell("COMMIT")
         except (psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError) as error:
             session.end()
+            self._heed(error)
             if not await self._was_committed():
                 raise LedgerError(f"the ledger {self.name} was not written: {_words(error)}") from error
-            log.warning("an answer of the ledger's server was lost, and what it was about is written", error=str(error))
+            log.warning("the answer to a commit was lost, and what it was about is written", error=_words(error))
 
     async def _was_committed(self) -> bool:
         """Whether the last transaction of ours was. Raises `LedgerError` where nobody answers that: it may have been.
@@ -127,11 +132,54 @@ class ServerPlace(Place):
             except (psycopg.Error, OSError, TimeoutError) as error:
                 if self._session is not None:
                     self._session.end()
+                self._heed(error)
                 if not left:
                     why = f"the ledger {self.name} may have been written or not: {_words(error)}"
                     raise LedgerError(why) from error
             await asyncio.sleep(ASK_AGAIN)
         raise AssertionError("unreachable")
+
+    def _demand_no_silence(self) -> None:
+        if self._silence is None:
+            return
+        since, words = self._silence
+        if asyncio.get_running_loop().time() - since < RESTS:
+            raise LedgerError(words)
+        self._silence = None
+
+    @contextmanager
+    def _heeded(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._heed(error)
+            raise
+
+    def _heed(self, error: Exception) -> None:
+        """Where it was a silence: who waits has waited for an answer all the while, and is told that there is none."""
+        if isinstance(error, SILENCE):
+            words = _unusable(self.name, error)
+            self._silence = asyncio.get_running_loop().time(), words
+            self._turns.refuse(words)
+
+    async def _begun(self, *, writes: bool) -> Session:
+        """A session in which the transaction is begun.
+
+        That one was cut since its last transaction shows only now, when nothing was done in this one: it is begun anew.
+        """
+        was_idle = self._session is not None and not self._session.is_lost
+        session = await self._ready()
+        try:
+            if writes:
+                self.origin = await session.tell_origin(_TO_WRITE)
+            else:
+                await session.tell(_TO_READ)
+        except BaseException as error:
+            session.end()
+            if was_idle and was_cut(error):
+                return await self._begun(writes=writes)
+            raise
+        return session
 
     async def _ready(self) -> Session:
         if self._session is None or self._session.is_lost:
@@ -219,9 +267,11 @@ def told(name: str) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, SQLAlchemyError, OSError, UnicodeError) as error:
-        raise LedgerError(
-            f"the ledger {name} cannot be used: {_words(getattr(error, 'orig', None) or error)}"
-        ) from error
+        raise LedgerError(_unusable(name, getattr(error, "orig", None) or error)) from error
+
+
+def _unusable(name: str, error: object) -> str:
+    return f"the ledger {name} cannot be used: {_words(error)}"
 
 
 def _words(error: object) -> str:

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 WITHIN = 10.0
 """Seconds that one statement may take, or the connecting."""
+SILENCE = (TimeoutError, psycopg.errors.ConnectionTimeout)
+"""What is raised where nobody has answered for so long."""
 PATIENCE = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -35,8 +37,8 @@ PATIENCE = {
 ORIGIN = """
 SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8);
 """
-"""The cluster and its timeline, which is another one from the very moment of a promotion. What the control file shows is
-the old one until the first checkpoint after that."""
+"""The cluster and its timeline, which is another one from the very moment of a promotion. What the control file shows
+is the old one until the first checkpoint after that."""
 MAY_TELL_ORIGIN = """
 SELECT coalesce(bool_and(has_function_privilege(to_regprocedure(name), 'EXECUTE')), false) AS may_tell
 FROM unnest(ARRAY['pg_control_system()', 'pg_walfile_name(pg_lsn)', 'pg_current_wal_lsn()']) AS name
@@ -123,6 +125,19 @@ class Session:
 def _is_end(error: psycopg.Error) -> bool:
     """What was the server to write to is none any more, or is about to end."""
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.errors.ReadOnlySqlTransaction)
+
+
+def was_cut(error: BaseException) -> bool:
+    """The connection was gone before anything was asked on it, or its server is ending: no word on what was asked."""
+    if isinstance(error, SILENCE):
+        return False
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return (error.sqlstate or _CUT).startswith((_CUT, "57P"))
+    return isinstance(error, OSError)
+
+
+_CUT = "08"
+"""PostgreSQL's class of errors of the connection; one that libpq has found to be cut bears no code."""
 
 
 def _close(connection: psycopg.AsyncConnection[Any]) -> None:
