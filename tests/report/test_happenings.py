@@ -90,6 +90,7 @@ NOT_TOLD = {
     "web_refused": "the pages are protected as before",
     "certificate_ends": "it is good still",
     "account_awaited": "the next list tells",
+    "configurations_differ": "those with the newest begin all rotations, and an alert tells",
     "not_told": "nobody could be told",
     "named_twice": "the server has its snapshots",
     "tried_again": "its last attempt is told",

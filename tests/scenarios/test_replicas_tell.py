@@ -61,7 +61,8 @@ async def test_a_failure_is_told_once_whoever_ran_the_rotation(site: Site, outsi
     async with site.daemons("a", "b", "c", servers=SERVERS, more=told_to(tmp_path)):
         await asyncio.sleep(20 * 60)
     assert [FAILURE in one["text"] for one in outside.told] == [True]
-    assert outside.pings == ["/fail"]
+    assert (outside.pings.count("/fail"), outside.pings[-1]) == (1, "/fail")
+    assert len(outside.pings) <= 3, "the other servers may have succeeded before, once each"
     assert len(outside.asked[BEAT]) in range(19, 23), "one heartbeat a minute, and not three"
 
 
