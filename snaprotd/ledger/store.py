@@ -50,6 +50,10 @@ from snaprotd.ledger.starts import Starts
 log = structlog.get_logger("snaprotd.ledger")
 
 
+class _TableLost(Exception):
+    """Nothing is to be written before it is there again."""
+
+
 class Ledger(History):
     """One process's view of the ledger. `async with await Ledger.open(...)`.
 
@@ -292,22 +296,28 @@ class Ledger(History):
 
         Raises `LedgerError` where the ledger, or what is to stand beside it, cannot be written.
         """
-        if mark or self._place.was_written:
-            async with self._transaction() as connection:
-                if is_short(await connection.scalars(TABLE_NAMES)):
-                    return False
-                marks = await (self._lives.mark if mark else self._lives.marks)(connection)
-                said = await self.holds.written(connection)
-            if marks < self._marks + mark and not self._place.exchanges:
-                self._place.exchanges.append(Exchange(WRITTEN_BACK, is_old=True))
-            if not self._place.exchanges:
-                self._marks, self._said = marks, said
-            if mark:
-                await self._place.share()
-                await self._place.settle()
-            self._place.looked()
+        try:
+            if mark or self._place.was_written:
+                await self._look(mark=mark)
+        except _TableLost:
+            return False
         await asyncio.to_thread(self.starts.copies.demand)
         return True
+
+    async def _look(self, *, mark: bool) -> None:
+        async with self._transaction() as connection:
+            if is_short(await connection.scalars(TABLE_NAMES)):
+                raise _TableLost  # a commit writes too, into a table that may be the one
+            marks = await (self._lives.mark if mark else self._lives.marks)(connection)
+            said = await self.holds.written(connection)
+        if marks < self._marks + mark and not self._place.exchanges:
+            self._place.exchanges.append(Exchange(WRITTEN_BACK, is_old=True))
+        if not self._place.exchanges:
+            self._marks, self._said = marks, said
+        if mark:
+            await self._place.share()
+            await self._place.settle()
+        self._place.looked()
 
     # -- how far the schedules have been seen ------------------------------------------------------------------
 
