@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from snaprotd.core.words import is_loopback
+from snaprotd.core.words import is_loopback, without_user
 
 Listen = tuple[str, int] | Path | None
 """Host and port, the path of a Unix socket, or None for nowhere."""
@@ -97,8 +97,12 @@ def read_state(value: object) -> str:
     """The path of a ledger, or its URL."""
     text = value if isinstance(value, str) else ""
     url: SplitResult | None = urlsplit(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else None
+    if re.match(r"\s*(host|hostaddr|port|dbname|user|password|service|sslmode)\s*=", text):
+        raise ValueError("write it as a URL: postgresql://HOST/DATABASE, with `state_password_file`")
     if url is None and text and text.isprintable():
         return text
+    if url is not None and url.scheme == "postgresql" and "@" in text and without_user(text) is None:
+        raise ValueError("in user, password and parameters write %40 for @, %3A for :, %2F for /, %3F for ?, %23 for #")
     if url is not None and url.scheme == "postgresql" and text.isprintable() and " " not in text:
         return text  # libpq knows where, if the URL does not say
     raise ValueError("should be the path of a file, or postgresql://HOST/DATABASE")

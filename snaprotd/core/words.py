@@ -154,3 +154,16 @@ def kind_of_file(mode: int) -> str:
         return ""
     kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+_HOST = r"(?:\[[0-9a-fA-F:.]+(?:%\w+)?\]|[^\[\]:,/?#@]*)(?::[0-9]*)?"
+_DATABASE_URL = re.compile(rf"(\w+://)(?:[^@/?#]*@)?({_HOST}(?:,{_HOST})*(?:/[^@?#]*)?)(?:\?[^@#]*)?")
+
+
+def without_user(url: str) -> str | None:
+    """The URL of a database without user, password and parameters.
+
+    None where a sign in one of these would have to be written otherwise: where its host begins is anybody's guess then.
+    """
+    found = _DATABASE_URL.fullmatch(url)
+    return found[1] + found[2] if found else None

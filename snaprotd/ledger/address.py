@@ -6,6 +6,7 @@ And whose its files are: no other local user may have us write into theirs, nor 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,12 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import structlog
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.words import kind_of_file
+from snaprotd.core.words import kind_of_file, without_user
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -34,8 +34,10 @@ def name_of(state: str) -> str:
     """What the ledger of the key `state` is called: its file in full, or its address without a user and password."""
     if "://" not in state:
         return os.path.abspath(state)
-    url = urlsplit(state)
-    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+    if (shown := without_user(state)) is not None:
+        return shown
+    scheme, _, rest = state.partition("://")
+    return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0]}"
 
 
 def is_on_server(state: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,14 +15,16 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.holds import name_read
 from snaprotd.core.model import Snapshot
 from snaprotd.core.rotation import Rotation
+from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger.claims import Mark, Overview
+from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import read_lives, readable
 from snaprotd.ledger.sql import notes, past, statements
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.copying import overview_of, read_all
-from snaprotd.ledger.sql.marks import forget_other_marks, mark_in
+from snaprotd.ledger.sql.marks import forget_other_marks, mark_in, set_marks
 from snaprotd.ledger.sql.schema import MARKS, ROTATIONS
 from snaprotd.ledger.starts import Starts
 
@@ -33,10 +35,14 @@ KEPT_HISTORY = 500
 
 
 class History(ABC):
-    """The part of a ledger that only reads, and forgets. Raises what the ledger does."""
+    """The part of a ledger that is about what was: it reads, notes how far schedules were seen, and forgets.
+
+    Raises what the ledger does.
+    """
 
     name: str
     starts: Starts
+    events: Events
     holds: Holds
     _lives: Lives
 
@@ -101,6 +107,16 @@ class History(ABC):
         async with self._transaction(writes=False) as connection:
             rows = await connection.execute(select(MARKS))
         return {mark.server_id: mark for mark in await statements.in_turns(rows, mark_in)}
+
+    async def set_marks(self, marks: list[Mark], missed: Sequence[Entry] = ()) -> None:
+        """Note how far schedules were seen, and which slots were `missed` by that."""
+        if not (marks or missed):
+            return
+        async with self._transaction() as connection:
+            await self.events.add(connection, missed)
+            for start in range(0, len(marks), 500):  # to write thousands at once would keep others waiting
+                some = marks[start : start + 500]
+                await connection.execute(set_marks(some, datetime.now(UTC)))
 
     async def keep_marks(self, server_ids: Collection[str]) -> None:
         """Forget how far the schedules of all other servers were seen: one that comes back begins anew."""

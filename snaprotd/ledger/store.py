@@ -21,7 +21,7 @@ import structlog
 
 from snaprotd.core.errors import CalledOff, LeaseLost, LedgerError
 from snaprotd.core.rotation import Rotation
-from snaprotd.core.telling.entries import Deletion, Entry, of_exchange
+from snaprotd.core.telling.entries import Deletion, of_exchange
 from snaprotd.ledger import promises
 from snaprotd.ledger.claiming import Answered, Asked, Claiming
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, uptime
@@ -45,13 +45,16 @@ from snaprotd.ledger.set_aside import SetAside
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.connection import Connection, Place
 from snaprotd.ledger.sql.copying import write_all
-from snaprotd.ledger.sql.marks import set_marks
 from snaprotd.ledger.sql.replicas import Replicas
 from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
 from snaprotd.ledger.sqlite import open_database
 from snaprotd.ledger.starts import Starts
 
 log = structlog.get_logger("snaprotd.ledger")
+
+
+class _TableLost(Exception):
+    """Nothing is to be written before it is there again."""
 
 
 class Ledger(History):
@@ -300,35 +303,29 @@ class Ledger(History):
 
         Raises `LedgerError` where the ledger, or what is to stand beside it, cannot be written.
         """
-        if mark or self._place.was_written:
-            async with self._transaction() as connection:
-                if is_short(await connection.scalars(TABLE_NAMES)):
-                    return False
-                await self._changeover.left(connection)
-                marks = await (self._lives.mark if mark else self._lives.marks)(connection)
-                said = await self.holds.written(connection)
-            if marks < self._marks + mark and not self._place.exchanges:
-                self._place.exchanges.append(Exchange(WRITTEN_BACK, is_old=True))
-            if not self._place.exchanges:
-                self._marks, self._said = marks, said
-            if mark:
-                await self._place.share()
-                await self._place.settle()
-            self._place.looked()
+        try:
+            if mark or self._place.was_written:
+                await self._look(mark=mark)
+        except _TableLost:
+            return False
         await asyncio.to_thread(self.starts.copies.demand)
         return True
 
-    # -- how far the schedules have been seen ------------------------------------------------------------------
-
-    async def set_marks(self, marks: list[Mark], missed: Sequence[Entry] = ()) -> None:
-        """Note how far schedules were seen, and which slots were `missed` by that."""
-        if not (marks or missed):
-            return
+    async def _look(self, *, mark: bool) -> None:
         async with self._transaction() as connection:
-            await self.events.add(connection, missed)
-            for start in range(0, len(marks), 500):  # to write thousands at once would keep others waiting
-                some = marks[start : start + 500]
-                await connection.execute(set_marks(some, datetime.now(UTC)))
+            if is_short(await connection.scalars(TABLE_NAMES)):
+                raise _TableLost  # a commit writes too, into a table that may be the one
+            await self._changeover.left(connection)
+            marks = await (self._lives.mark if mark else self._lives.marks)(connection)
+            said = await self.holds.written(connection)
+        if marks < self._marks + mark and not self._place.exchanges:
+            self._place.exchanges.append(Exchange(WRITTEN_BACK, is_old=True))
+        if not self._place.exchanges:
+            self._marks, self._said = marks, said
+        if mark:
+            await self._place.share()
+            await self._place.settle()
+        self._place.looked()
 
     async def fill(self, contents: Mapping[str, list[dict[str, Any]]]) -> Mapping[str, int]:
         """Have it hold these rows, where it holds none. How many of each table it has then."""

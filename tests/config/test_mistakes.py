@@ -300,6 +300,17 @@ WHOLE = [
     ),
     (top("api: {requests_per_second: .nan}"), "1:28: api.requests_per_second: should be a number, not `.nan`"),
     (top("api: {timeout: 0s}"), "1:16: api.timeout: should be from 1ms to 10m, not `0s`"),
+    *(
+        (
+            top(f'state: "postgresql://u:{password}@h/x"'),
+            "1:8: state: in user, password and parameters write %40 for @, %3A for :, %2F for /, %3F for ?, %23 for #",
+        )
+        for password in ("secret@pw", "secret/pw", "secret?pw", "secret?p=w", "secret#pw")
+    ),
+    (
+        top("state: host=h password=secretpw"),
+        "1:8: state: write it as a URL: postgresql://HOST/DATABASE, with `state_password_file`",
+    ),
     (
         top("state: mysql://u:secretpw@h/x"),
         "1:8: state: should be the path of a file, or postgresql://HOST/DATABASE, not `mysql://**********@h/x`",

@@ -21,6 +21,10 @@ def test_a_file_is_shown_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("postgresql://me:opens-all@db/snaprotd", "postgresql://db/snaprotd"),
         ("postgresql://me:opens@all@a:5432,b/snaprotd?password=opens-all", "postgresql://a:5432,b/snaprotd"),
         ("postgresql:///snaprotd?host=/run&password=opens-all", "postgresql:///snaprotd"),
+        ("postgresql://me@[::1]:5432,%2Frun/snaprotd", "postgresql://[::1]:5432,%2Frun/snaprotd"),
+        ("postgresql://me:opens#all@db/snaprotd", "postgresql://db/snaprotd"),
+        ("postgresql://me:opens?all@db/snaprotd?sslmode=require", "postgresql://db/snaprotd"),
+        ("postgresql://me:opens/all@db/snaprotd", "postgresql://db/snaprotd"),
     ],
 )
 def test_an_address_is_shown_without_what_opens_it(state: str, shown: str) -> None:

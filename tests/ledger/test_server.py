@@ -167,6 +167,17 @@ async def test_a_connection_that_was_cut_while_nobody_used_it_costs_nobody_anyth
             await claimed(ours, rotation(f"another-{number}"))
 
 
+@pytest.mark.parametrize("tables", ["rotations", "meta", "meta, marks, rotations, powers, events, holds, letters"])
+async def test_tables_that_are_lost_are_made_again_with_what_is_known(db: PostgresqlDatabase, tables: str) -> None:
+    async with ledgers(db, "a") as (ours,):
+        begun = await claimed(ours)
+        assert not await ours.mend([begun], mark=True)
+        db.sql(f"DROP TABLE {tables}")
+        assert await ours.mend([begun], mark=True)
+        assert [one.id for one in await ours.history()] == [begun.id]
+        await ours.save(begun)
+
+
 async def setting(ledger: Ledger, name: str) -> str:
     async with ledger._transaction() as connection:
         return str(await connection.scalar(Statement(f"SHOW {name}")))
