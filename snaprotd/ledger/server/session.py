@@ -35,8 +35,8 @@ PATIENCE = {
 ORIGIN = """
 SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8);
 """
-"""The cluster and its timeline, which is another one from the very moment of a promotion. What the control file shows is
-the old one until the first checkpoint after that."""
+"""The cluster and its timeline, which is another one from the moment of a promotion. What the control file shows is the
+old one until the first checkpoint after that."""
 MAY_TELL_ORIGIN = """
 SELECT coalesce(bool_and(has_function_privilege(to_regprocedure(name), 'EXECUTE')), false) AS may_tell
 FROM unnest(ARRAY['pg_control_system()', 'pg_walfile_name(pg_lsn)', 'pg_current_wal_lsn()']) AS name
