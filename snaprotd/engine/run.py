@@ -172,7 +172,8 @@ class Run:
     async def save_if_possible(self, change: Change = lambda rotation: rotation) -> bool:
         """As `save`, but go on from memory where the ledger cannot be written; True if it could.
 
-        Nobody else can write that ledger either, so nobody has taken the rotation over: its server can be started.
+        Its server can be started: where that is a file nobody else can write it either. On a database server another
+        process may have taken the rotation over; but of two starts one does nothing, and none leaves the server off.
         """
         try:
             await self.save(change)

@@ -15,9 +15,11 @@ from snaprotd.commands.jobs.now import Ending, rotate_now
 from snaprotd.commands.jobs.outlook import Wish, look_ahead
 from snaprotd.config.file import load
 from snaprotd.core.rotation import Result, Rotation, Step
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault
 from snaprotd.wiring.access import open_cloud
 from snaprotd.wiring.assembly import open_ledger_to_read
+from tests.ledger.test_store import LEASE, claimed, rotation
 from tests.support.daemons import a_world, configure, daemon_on, entry
 from tests.support.harms import lose_the_promise
 from tests.support.world_transport import WorldTransport
@@ -134,6 +136,29 @@ async def test_a_promise_that_the_ledger_has_lost_with_the_rotation_is_kept_befo
     assert harmed[0].held_off
     assert "taken over" in endings["12345"].refused
     assert story.world.status_of("12345") == "active"
+
+
+@pytest.mark.parametrize(("dead_for", "waits"), [(61.0, True), (1.0, False)], ids=["long enough", "just now"])
+async def test_what_a_dead_process_has_left_is_gone_on_with_when_it_was_looked_at_for_a_lease(
+    tmp_path: Path, reach: Reach, dead_for: float, waits: bool
+) -> None:
+    """Another process has the ledger open: that the one which began it is dead nobody knows at once."""
+    story, shown = reach(Story(tmp_path)), set()
+    async with await Ledger.open(tmp_path / "state.db", owner="a bystander"):
+        async with await Ledger.open(tmp_path / "state.db", owner="the dead") as ledger:
+            begun = await claimed(ledger, rotation("12345"))
+        await asyncio.sleep(dead_for)
+        began = asyncio.get_running_loop().time()
+        endings = await story.now(Wish(servers=("12345",)), lambda rotation: shown.add(rotation.note))
+        took = asyncio.get_running_loop().time() - began
+    assert any("waits to see whether" in note for note in shown) == waits
+    if waits:
+        assert endings["12345"].result is Result.SUCCESS
+        assert took > LEASE
+        assert len(await story.recorded()) == 2
+    else:
+        assert "is open already" in endings["12345"].refused
+        assert await story.recorded() == [("12345", begun.result)]
 
 
 @pytest.fixture

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, NoReturn
 
+import psycopg
 import pytest
 
 from snaprotd.core.rotation import Result
+from snaprotd.ledger.server.session import Session
 from snaprotd.simulator import World
 from tests.support.daemons import HEAD, daemon_on
 from tests.support.databases import Server
+from tests.support.virtual_time import START
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_ticks", "few_marks")
 
@@ -35,3 +40,47 @@ async def test_what_one_process_has_left_the_next_one_goes_on_from(postgresql: S
         (left,) = world.snapshots_of(server_id)
         taken.add(left.id)
     assert len(taken) == 2
+
+
+async def test_cut_off_from_its_database_a_daemon_only_starts_what_is_off_and_goes_on_when_that_is_back(
+    postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot comes meanwhile, and what was held off has a snapshot to delete."""
+    world = World(snapshot_seconds=(900, 900))
+    off, due = world.add_server("off"), world.add_server("due")
+    old = world.add_snapshot(off, "snaprotd-main-20250114T031000Z", created_at=START - timedelta(days=2))
+    servers = f"""
+  - {{id: {off}, name: web-off, schedule: "10 3,5 * * *", stop_first: true, keep: 1, adopt: ["{old.name}"]}}
+  - {{id: {due}, name: web-due, schedule: "20 3 * * *", stop_first: true}}
+"""
+    async with daemon_on(write_config(tmp_path, postgresql.schema(), servers), world) as watched:
+        await asyncio.sleep(15 * 60)
+        assert world.status_of(off) == "stopped"
+        assert (await watched.get("/readyz")).status_code == 200
+        with monkeypatch.context() as away:
+            away.setattr(Session, "begin", nobody_answers)
+            away.setattr(Session, "_call", nobody_answers)
+            await asyncio.sleep(60)
+            ready = await watched.get("/readyz")
+            assert (ready.status_code, "the network is gone" in ready.text) == (503, True)
+            await asyncio.sleep(29 * 60)
+            assert world.status_of(off) == "active"
+            assert [status for _, status in world.servers[due].history] == ["active"]
+            assert (len(world.created), world.deleted) == (1, [])
+        await asyncio.sleep(60)
+        assert (await watched.get("/readyz")).status_code == 200
+        await asyncio.sleep(2 * 3600)
+        assert [one.server_id for one in world.created] == [off, due, off]
+        ends = [(one.server_id, one.result) for one in watched.ended if one.is_finished]
+        assert ends == [(off, Result.PARTIAL), (due, Result.SUCCESS), (off, Result.SUCCESS)]
+        assert old.id in {one.snapshot.id for one in world.deleted}  # by the slot after it
+        assert world.status_of(due) == "active"
+
+
+async def nobody_answers(*values: Any, **_: Any) -> NoReturn:
+    for one in values:
+        if isinstance(one, Session):
+            one.is_lost = True
+        elif asyncio.iscoroutine(one):
+            one.close()
+    raise psycopg.OperationalError("the network is gone")
