@@ -234,7 +234,7 @@ class Story:
         )
         async with AsyncExitStack() as at_the_end:  # whatever moment it is killed at, none of it stays open
             at_the_end.push_async_callback(cloud.aclose)
-            ledger: Any = await OneOfSeveral.open(self.ledger_path, owner=uuid.uuid4().hex)
+            ledger: Any = await self.open_ledger()
             at_the_end.push_async_callback(ledger.close)
             inventory = Inventory(cloud)
             at_the_end.push_async_callback(_let_go, inventory)
@@ -252,6 +252,10 @@ class Story:
                 )
             finally:
                 ledger.moment, ledger.gate = lambda _: None, _open
+
+    async def open_ledger(self) -> Any:
+        """As a process of its own."""
+        return await OneOfSeveral.open(self.ledger_path, owner=uuid.uuid4().hex)
 
     async def rotate(self, slot: datetime, **changes: Any) -> Rotation:
         """One rotation in one life, from its claim to its end."""
