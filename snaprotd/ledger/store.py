@@ -76,7 +76,7 @@ class Ledger(History):
         """Length of a lease, in seconds."""
         self._held: dict[str, Lease] = {}
         self.events = Events(self._transaction, lambda: self.starts.account)
-        others = Others(owner, lease=lambda: self.lease, uptime=lambda: uptime())
+        others = Others(owner, lease=lambda: self.lease, uptime=lambda: uptime(), origin=lambda: place.origin)
         quiet = (lambda: quiet_for(self.lease, self.starts.terms.settle), lambda: uptime())
         self._changeover = Changeover(place, *quiet)
         self.starts = Starts(self._transaction, Copies(beside), self.events, others)

@@ -95,6 +95,21 @@ async def test_of_two_lengths_of_a_lease_the_longer_one_counts(
         await taken_after(ledger, await claimed(theirs), counts + MARGIN)
 
 
+async def test_what_was_seen_on_another_server_of_the_database_counts_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been renewed there, and that may be lost."""
+    async with ledgers(SqliteDatabase(tmp_path / "state.db"), "a", "b") as (ours, theirs):
+        monkeypatch.setattr(ours._place, "origin", "the first one")
+        begun = await claimed(theirs, rotation("1"))
+        await run_out(ours, seconds=LEASE + MARGIN)
+        assert not await ours.starts.is_elsewhere(begun.server_id)
+        monkeypatch.setattr(ours._place, "origin", "the next one")
+        assert await ours.starts.is_elsewhere(begun.server_id)
+        await run_out(ours, seconds=LEASE + MARGIN)
+        assert not await ours.starts.is_elsewhere(begun.server_id)
+
+
 @pytest.mark.parametrize("written", [0.0, -1.0, 2 * LONGEST])
 async def test_a_length_that_is_not_told_or_cannot_be_is_taken_for_the_usual_one(db: Database, written: float) -> None:
     async with await db.open("a") as theirs, await db.open("b", lease=31.0) as ours:

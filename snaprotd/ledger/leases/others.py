@@ -21,15 +21,25 @@ LONGEST = 3600.0
 class Others:
     """What this process has seen of the leases in the ledger."""
 
-    def __init__(self, owner: str, *, lease: Callable[[], float], uptime: Callable[[], float]) -> None:
-        """`uptime`: a clock that no one sets, and that counts the time in which the machine was suspended."""
+    def __init__(
+        self, owner: str, *, lease: Callable[[], float], uptime: Callable[[], float], origin: Callable[[], str] = str
+    ) -> None:
+        """`uptime`: a clock that no one sets, and that counts the time in which the machine was suspended.
+
+        `origin`: which server the ledger is on. What was seen on another one may have been renewed there, and is lost.
+        """
         self._owner = owner
         self._lease = lease
         self._uptime = uptime
+        self._origin = origin
+        self._seen_on = ""
         self.observed = Observed()
 
     async def look(self, connection: Connection, account: str) -> Sequence[Any]:
         """The leases of the open rotations, as they are now. To be asked before anything else in a transaction."""
+        before, self._seen_on = self._seen_on, self._origin()
+        if before not in ("", self._seen_on):  # it is not known before something is written
+            self.observed = Observed()
         began = self._uptime()
         rows = await connection.execute(statements.leases(account))
         self.observed.see(rows, began=began, ended=self._uptime())
