@@ -152,7 +152,7 @@ async def test_the_row_of_a_later_version_goes_through_the_hands_of_this_one_and
         begun = await claimed(theirs)
         await theirs.save(changed(begun, step=Step.STOP, power=power.promised(begun.power, SLOT)))
     sql(path, "ALTER TABLE rotations ADD COLUMN renewals_of_theirs INTEGER NOT NULL DEFAULT 7")
-    sql(path, "CREATE TABLE replicas (name TEXT)")
+    sql(path, "CREATE TABLE shelves (name TEXT)")
     sql(path, "UPDATE meta SET value = '99' WHERE key = 'schema'")
     body = json.loads(sql(path, "SELECT body FROM rotations")[0][0])
     later = deepened(body, {**UNKNOWN, "policy": {**LATER, **UNKNOWN["policy"]}})
