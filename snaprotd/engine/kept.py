@@ -52,7 +52,8 @@ class Kept:
             return False
         self.merge(record)
         self.update_power(power.given_up)
-        log.warning("nothing is owed to the server any more", server=record.label, let_go=record.let_go or None)
+        write = log.warning if record.let_go else log.info  # by a person, or by whoever has started it
+        write("nothing is owed to the server any more", server=record.label, let_go=record.let_go or None)
         return True
 
     @property

@@ -164,7 +164,8 @@ class Run:
         if record is None or not record.lets_go_of(self.power):
             return
         self.update_power(power.given_up)
-        log.warning("nothing is owed to the server any more", let_go=record.let_go or None)
+        write = log.warning if record.let_go else log.info  # by a person, or by whoever has started it
+        write("nothing is owed to the server any more", let_go=record.let_go or None)
 
     async def save_power_if_possible(self, transition: Transition) -> bool:
         return await self.save_if_possible(_of_power(transition))

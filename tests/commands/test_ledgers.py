@@ -128,13 +128,35 @@ async def test_a_good_one_is_told_with_what_its_commits_wait_for(server: Postgre
 
 
 async def test_one_that_cannot_be_used_is_a_problem(server: PostgresqlDatabase, tmp_path: Path) -> None:
-    standby = f"{server.url}%20-cdefault_transaction_read_only%3Don"
-    ((ok, _, text),) = await texts(settings(tmp_path, standby))
-    assert (ok, "cannot be written: it may be a standby" in text or "target_session_attrs" in text) == (False, True)
     ((ok, _, text),) = await texts(settings(tmp_path, f"{server.url}%20-csearch_path%3Dnowhere"))
     assert (ok, text) == (False, "the role may not create tables there, and no ledger is there yet")
     ((ok, _, text),) = await texts(settings(tmp_path, "postgresql://127.0.0.1:1/x"))
     assert (ok, "refused" in text) == (False, True)
+
+
+async def test_a_role_whose_transactions_are_to_be_read_only_may_write_all_the_same(
+    server: PostgresqlDatabase, tmp_path: Path
+) -> None:
+    """Those of a daemon say that they write."""
+    (first, *_) = await texts(settings(tmp_path, f"{server.url}%20-cdefault_transaction_read_only%3Don"))
+    assert first[0]
+    assert first[2].endswith("answers, and can be written")
+
+
+async def test_a_role_that_may_not_use_a_table_is_told_what_to_be_granted(
+    server: PostgresqlDatabase, tmp_path: Path
+) -> None:
+    async with await server.open("a"):
+        pass
+    schema = server.url.rpartition("%3D")[2]
+    server.sql(f"CREATE ROLE {schema} LOGIN")
+    server.sql(f"GRANT ALL ON SCHEMA {schema} TO {schema}")
+    server.sql(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {schema}")
+    its = settings(tmp_path, server.url.replace("snaprotd@", f"{schema}@"))
+    assert (await texts(its))[0][0]
+    server.sql(f"REVOKE DELETE ON rotations FROM {schema}")
+    ((ok, _, text),) = await texts(its)
+    assert (ok, "grant the role SELECT, INSERT, UPDATE and DELETE" in text) == (False, True)
 
 
 # -- its password ------------------------------------------------------------------------------------------------------

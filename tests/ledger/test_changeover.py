@@ -38,6 +38,7 @@ async def test_after_a_failover_nothing_begins_until_what_was_lost_can_be_seen_a
 ) -> None:
     with server() as primary, primary.standby() as standby:
         schema = primary.schema()
+        assert [(await look_at(ServerAddress(one._url()))).can_write for one in (primary, standby)] == [True, False]
         db = PostgresqlDatabase(primary.or_else(standby, schema), tmp_path)
         async with ledgers(db, "a", "b") as (ours, theirs):
             kept = await claimed(ours, rotation("1"))

@@ -37,6 +37,11 @@ async def findings_of_database(config: Config, environ: Mapping[str, str]) -> li
         ]
     if not (seen.has_ledger or seen.can_make):
         return [Finding(ok=False, text=f"{name}: the role may not create tables there, and no ledger is there yet")]
+    if not seen.may_use:
+        text = (
+            f"{name}: grant the role SELECT, INSERT, UPDATE and DELETE on all tables that are there: it may not use one"
+        )
+        return [Finding(ok=False, text=text)]
     found = [Finding(ok=True, text=f"{name}: PostgreSQL {seen.version} answers, and can be written")]
     if not seen.outlives_its_machine:
         text = (

@@ -8,15 +8,22 @@ from snaprotd.ledger.address import ServerAddress, name_of
 from snaprotd.ledger.server.place import told
 from snaprotd.ledger.server.session import MAY_TELL_ORIGIN, Session
 from snaprotd.ledger.sql.prepared import Statement
+from snaprotd.ledger.sql.schema import TABLES
 
+_NAMES = ", ".join(f"'{name}'" for name in TABLES.tables)
+_EACH = " AND ".join(
+    f"has_table_privilege(to_regclass(name), '{one}')" for one in ("SELECT", "INSERT", "UPDATE", "DELETE")
+)
 _SEEN = Statement(
     "SELECT current_setting('server_version') AS version, current_schema() AS schema,"
-    " current_setting('transaction_read_only') = 'off' AS can_write,"
+    " NOT pg_is_in_recovery() AS can_write,"  # what a role's settings say of it is not asked: transactions are told
+    f" (SELECT coalesce(bool_and({_EACH}), true) FROM unnest(ARRAY[{_NAMES}]) AS name"
+    " WHERE to_regclass(name) IS NOT NULL) AS may_use,"
     " current_setting('synchronous_commit') AS waits_for,"
     " current_setting('synchronous_standby_names') AS standbys,"
     " to_regclass('meta') IS NOT NULL AS has_ledger,"
     f" ({MAY_TELL_ORIGIN}) AS tells_origin,"
-    " coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS can_make"
+    " coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS can_make"  # noqa: S608 - names of ours
 )
 
 
@@ -24,6 +31,9 @@ _SEEN = Statement(
 class Look:
     version: str
     can_write: bool
+    """It is no standby."""
+    may_use: bool
+    """The role may read and write all tables that are there."""
     has_ledger: bool
     can_make: bool
     """The tables of one."""
@@ -45,6 +55,7 @@ async def look_at(address: ServerAddress) -> Look:
     return Look(
         version=row.version.split(" ")[0],
         can_write=row.can_write,
+        may_use=row.may_use,
         has_ledger=row.has_ledger,
         can_make=row.can_make,
         tells_failover=row.tells_origin,
