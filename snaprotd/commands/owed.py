@@ -77,12 +77,12 @@ def owed(path: str | None, as_json: bool) -> int:
 
     From the ledger: no daemon is needed. A file that is refused is told of in the end.
     """
-    from snaprotd.commands.jobs.leave_off import read_owed
+    from snaprotd.commands.jobs.leave_off import read_owed, read_owed_of_all
 
     begin()
     place, refused = config_path(path), None
     try:
-        found = read_owed(place, os.environ, load(path))
+        found = wait_for(read_owed_of_all(place, os.environ, load(path)))
     except ConfigError as error:  # it does not hide what is owed, any more than it keeps the daemon from paying it
         found, refused = read_owed(place, os.environ, None), error
     _show_owed(found, as_json=as_json, whatever_is_found=refused is not None)

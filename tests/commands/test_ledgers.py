@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from snaprotd.commands.jobs.leave_off import read_owed_of_all
 from snaprotd.commands.jobs.ledgers import copy, findings_of_database, overview
 from snaprotd.config import file as config
 from snaprotd.config.settings import Config
@@ -105,6 +106,23 @@ async def test_it_is_shown_with_who_has_rotations_open(server: PostgresqlDatabas
     assert [(one.owner, one.rotations) for one in shown.holders] == [("living", 1)]
     assert shown.rows["rotations"] == 1
     assert shown.size > 10_000
+
+
+async def test_what_another_host_owes_is_owed_too_and_a_server_that_does_not_answer_is_no_good_news(
+    server: PostgresqlDatabase, tmp_path: Path
+) -> None:
+    (host := tmp_path / "host").mkdir()
+    own = settings(host, server.url)
+    assert (await read_owed_of_all(own.path, {}, own)).missing == []
+    async with await server.open("another host") as ledger:
+        begun = await claimed(ledger, rotation())
+        await ledger.save(replace(begun, power=promised(begun.power, START)))
+    found = await read_owed_of_all(own.path, {}, own)
+    assert ([row["server_id"] for row in found.rows], found.missing, found.unreadable) == ([12345], [], [])
+    gone = settings(host, "postgresql://127.0.0.1:1/x")
+    found = await read_owed_of_all(gone.path, {}, gone)
+    assert (found.rows, found.missing) == ([], [])
+    assert "refused" in found.unreadable[0]
 
 
 # -- its database ------------------------------------------------------------------------------------------------------

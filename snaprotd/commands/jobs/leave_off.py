@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from snaprotd.core.promise import ServerPower
 from snaprotd.core.telling.entries import Happened
 from snaprotd.core.words import Json, in_one_line, listed, zulu
 from snaprotd.daemon.last_resort import debts_of, ledgers_named
-from snaprotd.ledger.address import ledgers_in_force, name_of
+from snaprotd.ledger.address import is_on_server, ledgers_in_force, name_of
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
@@ -100,6 +100,22 @@ def read_owed(path: Path, environ: Mapping[str, str], config: Config | None) -> 
             else:
                 owed.missing.append(place)
     return owed
+
+
+async def read_owed_of_all(path: Path, environ: Mapping[str, str], config: Config) -> Owed:
+    """As `read_owed`, and with what a ledger on a server owes: it is not this host's alone. Raises `ConfigError`."""
+    found = read_owed(path, environ, config)
+    if not is_on_server(config.state):
+        return found
+    missing = [place for place in found.missing if place != ledger_path(config).absolute()]
+    known = {(row["server_id"], row["since"]) for row in found.rows}
+    try:
+        async with open_ledger_to_read(config) as ledger:
+            rows = [] if ledger is None else [owed_row(one) for one in await ledger.starts.owed()]
+    except LedgerError as error:
+        return replace(found, missing=missing, unreadable=[*found.unreadable, str(error)])
+    more = [row for row in rows if (row["server_id"], row["since"]) not in known]  # than the copies on this host
+    return replace(found, missing=missing, rows=[*found.rows, *more])
 
 
 def _places(path: Path, environ: Mapping[str, str], config: Config | None) -> list[Path]:

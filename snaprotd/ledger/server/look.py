@@ -14,16 +14,17 @@ _NAMES = ", ".join(f"'{name}'" for name in TABLES.tables)
 _EACH = " AND ".join(
     f"has_table_privilege(to_regclass(name), '{one}')" for one in ("SELECT", "INSERT", "UPDATE", "DELETE")
 )
+_MAY_USE = f"SELECT coalesce(bool_and({_EACH}), true) FROM unnest(ARRAY[{_NAMES}]) AS name"  # noqa: S608
+
 _SEEN = Statement(
     "SELECT current_setting('server_version') AS version, current_schema() AS schema,"
     " NOT pg_is_in_recovery() AS can_write,"  # what a role's settings say of it is not asked: transactions are told
-    f" (SELECT coalesce(bool_and({_EACH}), true) FROM unnest(ARRAY[{_NAMES}]) AS name"
-    " WHERE to_regclass(name) IS NOT NULL) AS may_use,"
+    f" ({_MAY_USE} WHERE to_regclass(name) IS NOT NULL) AS may_use,"
     " current_setting('synchronous_commit') AS waits_for,"
     " current_setting('synchronous_standby_names') AS standbys,"
     " to_regclass('meta') IS NOT NULL AS has_ledger,"
     f" ({MAY_TELL_ORIGIN}) AS tells_origin,"
-    " coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS can_make"  # noqa: S608 - names of ours
+    " coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS can_make"
 )
 
 
