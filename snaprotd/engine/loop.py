@@ -92,8 +92,8 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
         return Waiting(str(call), soon=True, cause=call.cause)
     except CloudError as error:
         return judge(run.rotation, error)
-    except LedgerError as error:
-        return Failed(str(error))
+    except LedgerError as error:  # it may be back in a moment; a server that is off does not wait for that
+        return Failed(str(error)) if run.rotation.is_owed else Waiting(str(error))
     except Exception as error:
         # A mistake of ours must not leave a server off, nor end the other rotations.
         log.exception("internal error")

@@ -599,13 +599,29 @@ async def test_the_disk_of_these_tests_is_as_bad_as_they_say(tmp_path: Path, dis
 
 @DISKS
 @pytest.mark.parametrize("stop_first", [True, False])
-async def test_a_disk_that_is_bad_before_the_stop_stops_the_rotation_and_no_server(
+@pytest.mark.parametrize("seconds", [45, 240])
+async def test_a_ledger_that_is_away_before_anything_is_asked_is_waited_for(
+    tmp_path: Path, disk: str, stop_first: bool, seconds: float
+) -> None:
+    """As a database server is that is restarted, or that another one takes the place of."""
+    one = BadNight(tmp_path, disk, "claim", stop_first=stop_first)
+    async with one.life() as tools:
+        running = await one.begin(tools)
+        await asyncio.sleep(seconds)
+        assert (one.asked, "ledger" in one.story.records[-1].note) == ([], True)
+        one.ledger.disk = ""
+        assert (await one.see_off(await running)).result == "success"
+
+
+@DISKS
+@pytest.mark.parametrize("stop_first", [True, False])
+async def test_a_disk_that_stays_bad_before_the_stop_stops_the_rotation_and_no_server(
     tmp_path: Path, disk: str, stop_first: bool
 ) -> None:
     one = BadNight(tmp_path, disk, "claim", stop_first=stop_first)
     async with one.life() as tools:
         running = await one.begin(tools)
-        await asyncio.sleep(1800)
+        await asyncio.sleep(4 * 3600)
         assert one.asked == []
         assert not running.done()  # the failure is still to be written down
         one.ledger.disk = ""
