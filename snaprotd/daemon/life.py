@@ -268,8 +268,7 @@ class Daemon:
         """What other processes have left, or done."""
         if not self.standing.stop.is_set():
             await self._inheritance.take_up()
-            await self._rotations.take_up()
-            await self._rotations.take_over()
+            await self._rotations.see_to_what_was_left()
             await self._others.note()
 
     async def _ask_about_unexplained(self) -> None:

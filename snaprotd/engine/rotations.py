@@ -120,6 +120,16 @@ class Rotations:
         finally:
             await self._until_starts_are_asked()
 
+    async def see_to_what_was_left(self) -> None:
+        """By other processes: rotations, and then starts that no rotation sees to. Raises `LedgerError`.
+
+        In this order: a rotation that is taken over may need its server off, and a start would disturb it.
+        """
+        try:
+            await self.take_over()
+        finally:
+            await self.take_up()
+
     async def take_over(self, *, everything: bool = False) -> int:
         """Go on with open rotations that no living process holds; answers with their number.
 
