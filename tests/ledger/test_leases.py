@@ -333,7 +333,7 @@ def test_nothing_is_taken_from_the_living_and_everything_soon_from_the_dead_what
     monkeypatch.setattr("snaprotd.ledger.store.uptime", lambda: asyncio.get_running_loop().time())
 
     async def play_all() -> None:
-        for number in range(size(12, 1000)):
+        for number in range(size(12, 200)):
             await play(tmp_path, number, rate)
 
     run_virtually(play_all())

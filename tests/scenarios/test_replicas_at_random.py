@@ -34,7 +34,7 @@ from tests.support.searches import SCRATCH, by_its_seed_alone, size
 from tests.support.shared import INTENT, PROMISE, SharedDatabase
 from tests.support.virtual_time import run_virtually, true_time
 
-EXAMPLES = size(24, 400)
+EXAMPLES = size(20, 100)
 KEPT = 2
 LATEST = 115.0
 """Seconds by which requests are late: less than `settle`."""
