@@ -77,8 +77,9 @@ class Ledger(History):
         self._held: dict[str, Lease] = {}
         self.events = Events(self._transaction, lambda: self.starts.account)
         others = Others(owner, lease=lambda: self.lease, uptime=lambda: uptime(), origin=lambda: place.origin)
-        quiet = (lambda: quiet_for(self.lease, self.starts.terms.settle), lambda: uptime())
-        self._changeover = Changeover(place, *quiet)
+        self._changeover = Changeover(
+            place, quiet=lambda: quiet_for(self.lease, self.starts.terms.settle), uptime=lambda: uptime()
+        )
         self.starts = Starts(self._transaction, Copies(beside), self.events, others)
         """What is owed to servers."""
         self.desk = Desk(self._transaction, self.events, Aside(beside))

@@ -31,7 +31,7 @@ class Changeover:
     An origin is noted in the ledger by whoever has seen it for the whole of the time: to who comes later it is no news.
     """
 
-    def __init__(self, place: Place, quiet: Callable[[], float], uptime: Callable[[], float]) -> None:
+    def __init__(self, place: Place, *, quiet: Callable[[], float], uptime: Callable[[], float]) -> None:
         """`quiet`: for how many seconds nobody claims or takes over then."""
         self._place = place
         self._quiet = quiet

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, case, delete, select
+from sqlalchemy import Table, bindparam, case, delete, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.fleet import Replica
@@ -21,10 +21,10 @@ GENERATION = "generation"
 """The name of the role's row that has the highest one for its epoch."""
 
 
-def _upsert_replica() -> Any:
-    insertion = upsert(REPLICAS)
-    new = {name: insertion.excluded[name] for name in (one.name for one in REPLICAS.c) if name != "id"}
-    return insertion.on_conflict_do_update(index_elements=["id"], set_=new)
+def _overwriting(table: Table, key: str) -> Any:
+    insertion = upsert(table)
+    new = {name: insertion.excluded[name] for name in table.c.keys() if name != key}  # noqa: SIM118
+    return insertion.on_conflict_do_update(index_elements=[key], set_=new)
 
 
 def _upsert_role() -> Any:
@@ -36,17 +36,11 @@ def _upsert_role() -> Any:
     )
 
 
-def _raise_generation() -> Any:
-    insertion = upsert(ROLES)
-    new = {"holder": insertion.excluded.holder, "epoch": insertion.excluded.epoch}
-    return insertion.on_conflict_do_update(index_elements=["name"], set_=new)
-
-
 _REPLICAS = Prepared(lambda: select(REPLICAS))
 _ROLES = Prepared(lambda: select(ROLES))
-_BEAT = Prepared(_upsert_replica, *REPLICAS.c.keys())
+_BEAT = Prepared(lambda: _overwriting(REPLICAS, "id"), *REPLICAS.c.keys())
 _TAKE = Prepared(_upsert_role, *ROLES.c.keys())
-_RAISE = Prepared(_raise_generation, *ROLES.c.keys())
+_RAISE = Prepared(lambda: _overwriting(ROLES, "name"), *ROLES.c.keys())
 _STANDS = (REPLICAS.c.id == bindparam("row"), REPLICAS.c.beat == bindparam("as_of"))
 _FORGET = Prepared(lambda: delete(REPLICAS).where(*_STANDS))
 _LEAVE = Prepared(lambda: delete(REPLICAS).where(REPLICAS.c.id == bindparam("row")))
