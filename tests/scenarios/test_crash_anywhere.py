@@ -17,7 +17,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.simulator import Fault
@@ -26,7 +25,7 @@ from tests.support.drawn_faults import FAR_BEHIND, FAULT_KINDS, LONG_AFTER, POWE
 from tests.support.drawn_lies import AHEAD, UNTIL, WRONG_BY
 from tests.support.harms import Harm
 from tests.support.lies import KINDS
-from tests.support.searches import SCRATCH, by_its_seed_alone, size
+from tests.support.searches import SCRATCH, look_at, size
 from tests.support.virtual_time import run_virtually
 
 SHARDS = 8
@@ -42,19 +41,7 @@ async def live(example: Example, folder: Path) -> list[str]:
 
 
 def search(shard: int, look: Callable[[Example], None]) -> None:
-    @seed(shard)
-    @settings(
-        max_examples=EXAMPLES,
-        phases=[Phase.generate, Phase.shrink] if "CRASH_SHRINK" in os.environ else [Phase.generate],
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(example=examples)
-    def law(example: Example) -> None:
-        look(example)
-
-    with by_its_seed_alone():
-        law()
+    look_at(examples, look, number=shard, most=EXAMPLES, shrinks="CRASH_SHRINK" in os.environ)
 
 
 @pytest.mark.search

@@ -13,7 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from snaprotd.core.holds import snapshot_name
@@ -26,7 +25,7 @@ from tests.support.harms import Harm
 from tests.support.limits import Bucket, Limit, Window
 from tests.support.lives import night
 from tests.support.policies import NIGHTLY, slots
-from tests.support.searches import SCRATCH, by_its_seed_alone, size
+from tests.support.searches import SCRATCH, look_at, size
 from tests.support.virtual_time import run_virtually, true_time
 
 EXAMPLES = size(8, 60)
@@ -118,15 +117,11 @@ async def live(example: Example, folder: Path) -> tuple[list[str], set[str]]:
 def test_no_promise_to_any_of_several_servers_is_broken_while_some_wait_for_requests() -> None:
     waited: set[str] = set()
 
-    @seed(1)
-    @settings(max_examples=EXAMPLES, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
-    @given(example=examples)
-    def law(example: Example) -> None:
+    def look(example: Example) -> None:
         with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
             broken, waiting = run_virtually(live(example, Path(folder)))
         assert broken == []
         waited.update(waiting)
 
-    with by_its_seed_alone():
-        law()
+    look_at(examples, look, number=1, most=EXAMPLES)
     assert waited, "somebody had to wait"

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from snaprotd.core.holds import snapshot_name
@@ -30,7 +29,7 @@ from tests.support.drawn_faults import fair, faults
 from tests.support.lives import night
 from tests.support.policies import NIGHTLY, slots
 from tests.support.replicas import Blow, Harm, Replicas
-from tests.support.searches import SCRATCH, by_its_seed_alone, size
+from tests.support.searches import SCRATCH, look_at, size
 from tests.support.shared import INTENT, PROMISE, SharedDatabase
 from tests.support.virtual_time import run_virtually, true_time
 
@@ -120,20 +119,7 @@ def broken_by(example: Example, met: Counter[str], **options: bool) -> list[str]
 
 
 def search(look: Callable[[Example], None], *, most: int = EXAMPLES) -> None:
-    @seed(1)
-    @settings(
-        max_examples=most,
-        deadline=None,
-        phases=[Phase.generate],
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(example=examples)
-    def law(example: Example) -> None:
-        look(example)
-
-    with by_its_seed_alone():
-        law()
+    look_at(examples, look, number=1, most=most)
 
 
 @pytest.mark.search

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.fleet import LIVES_FOR, TELLER
-from snaprotd.daemon.telling import teller
 from snaprotd.simulator import Fault
-from snaprotd.wiring.channels import open_channels
 from tests.daemon.test_teller import BEAT, CHECK, HOOK, Outside
+from tests.daemon.test_teller import outside as outside
 from tests.scenarios.test_replicas import NAMES, Site, cut_off, entries
 from tests.support.daemons import Watched, a_world
 from tests.support.databases import Server
 from tests.support.receivers import secret
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_ticks", "few_marks")
-
-
-@pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> Outside:
-    there = Outside()
-    opened = partial(open_channels, transport=httpx.MockTransport(there.answer))
-    monkeypatch.setattr(teller, "open_channels", opened)
-    return there
 
 
 @pytest.fixture

@@ -7,14 +7,17 @@ a law of Hypothesis, which is one by nature. Where each case takes long the long
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.internal.conjecture import providers
 from hypothesis.internal.constants_ast import Constants
+from hypothesis.strategies import SearchStrategy
+
+T = TypeVar("T")
 
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """Where a ledger is that lives for one example."""
@@ -47,6 +50,26 @@ def by_its_seed_alone() -> Iterator[None]:
         patch.setattr(providers, "_get_local_constants", Constants)
         patch.setattr(providers, "CONSTANTS_CACHE", type(providers.CONSTANTS_CACHE)(1024))
         yield
+
+
+def look_at(
+    examples: SearchStrategy[T], look: Callable[[T], None], *, number: int, most: int, shrinks: bool = False
+) -> None:
+    """Have a search `look` at so many examples, the same ones wherever it runs. `number`: its seed."""
+
+    @seed(number)
+    @settings(
+        max_examples=most,
+        phases=[Phase.generate, Phase.shrink] if shrinks else [Phase.generate],
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(example=examples)
+    def law(example: T) -> None:
+        look(example)
+
+    with by_its_seed_alone():
+        law()
 
 
 def set_the_usual() -> None:
