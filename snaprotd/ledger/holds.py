@@ -33,6 +33,7 @@ _C = HOLDS.c
 _OURS = of_account(HOLDS)
 _MEANT = or_(_C.server_id.in_(listed("server_ids")), _C.snapshot_id.in_(listed("ids")), _C.name.in_(listed("names")))
 _SAID = Prepared(lambda: _READ.where(_OURS))
+_ALL = Prepared(lambda: select(HOLDS))
 
 
 def _put() -> Any:
@@ -108,7 +109,7 @@ class Holds(WithEvents):
 
     async def written(self, connection: Connection) -> list[Mapping[str, Any]]:
         """The rows of all accounts, for `write_again`."""
-        return [row._asdict() for row in await connection.execute(select(HOLDS))]
+        return [row._asdict() for row in await connection.execute(_ALL())]
 
     async def write_again(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Have what was said be so again, whatever an old copy says of these snapshots."""

@@ -46,7 +46,7 @@ from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.connection import Connection, Place
 from snaprotd.ledger.sql.copying import write_all
 from snaprotd.ledger.sql.replicas import Replicas
-from snaprotd.ledger.sql.schema import TABLE_NAMES, is_short
+from snaprotd.ledger.sql.schema import is_short
 from snaprotd.ledger.sqlite import open_database
 from snaprotd.ledger.starts import Starts
 
@@ -314,7 +314,7 @@ class Ledger(History):
 
     async def _look(self, *, mark: bool) -> None:
         async with self._transaction() as connection:
-            if is_short(await connection.scalars(TABLE_NAMES)):
+            if is_short(await connection.scalars(statements.TABLE_NAMES())):
                 raise _TableLost  # a commit writes too, into a table that may be the one
             await self._changeover.left(connection)
             marks = await (self._lives.mark if mark else self._lives.marks)(connection)

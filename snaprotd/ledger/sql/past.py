@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, select
+from sqlalchemy import Integer, Select, bindparam, delete, func, select
 
 from snaprotd.core.rotation import Result
 from snaprotd.ledger.sql.dialects import number_of_rotation
@@ -53,16 +53,24 @@ def ended_since(instant: datetime) -> Statement:
     return _ENDED_SINCE(since=text_of(instant))
 
 
-def history(server_ids: Collection[str] | None, limit: int) -> Select[Any]:
+def history(server_ids: Collection[str] | None, limit: int) -> Statement:
     """The bodies of the latest rotations, newest first."""
-    columns = ROTATIONS.c
-    query = select(columns.body).order_by(columns.started_at.desc(), columns.id).limit(limit)
-    return query if server_ids is None else query.where(columns.server_id.in_(list(server_ids)))
+    if server_ids is None:
+        return _HISTORY(limit=limit)
+    return _HISTORY_OF(server_ids=as_list(server_ids), limit=limit)
 
 
 AS_CLAIMED: Any = number_of_rotation()
 """The order in which rows were written first: a clock that was ahead has left times to come."""
 
+
+_NEWEST_FIRST = (
+    select(ROTATIONS.c.body)
+    .order_by(ROTATIONS.c.started_at.desc(), ROTATIONS.c.id)
+    .limit(bindparam("limit", type_=Integer))
+)
+_HISTORY = Prepared(lambda: _NEWEST_FIRST)
+_HISTORY_OF = Prepared(lambda: _NEWEST_FIRST.where(ITS_SERVER))
 
 _ENDED_SINCE = Prepared(
     lambda: select(ROTATIONS.c.body).where(ROTATIONS.c.finished_at >= bindparam("since")).order_by(AS_CLAIMED)

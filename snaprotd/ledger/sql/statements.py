@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from snaprotd.core.creation import Trace
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.ledger.rows import FORMAT, needs_of, read_trace, written_rotation
-from snaprotd.ledger.sql.dialects import elements, is_no_integer
+from snaprotd.ledger.sql.dialects import elements, is_no_integer, names_of_tables
 from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list, listed, of_account
 from snaprotd.ledger.sql.schema import POWERS, ROTATIONS
 
@@ -41,6 +41,8 @@ _T = TypeVar("_T")
 
 OURS = of_account(ROTATIONS)
 """Of the account's servers: another one's may have the same ids. What was written for no account is this one's."""
+
+TABLE_NAMES = Prepared(names_of_tables)
 
 ITS_SERVER = ROTATIONS.c.server_id.in_(listed("server_ids"))
 
