@@ -12,6 +12,7 @@ TEST_ARGS ?=
 ROOM ?=
 ONLY ?=
 QUICK ?=
+TIMES ?= 1
 
 .PHONY: help demo test check prove mutants bench figures test-systemd test-image audit sbom lint install install-dev requirements docs clean
 
@@ -27,8 +28,8 @@ test: lint  ## Run lint, types, the import contracts and all tests (ROOM=engine:
 check: lint  ## In a minute: lint, types, the import contracts and the tests of one room (ROOM=core)
 	$(BIN)/python -m pytest $(TEST_ARGS) tests/$(or $(ROOM),core)
 
-prove: install-dev  ## Run the searches in their long form: thousands of crashes, kill -9 at every request
-	SNAPROTD_PROVE=yes $(BIN)/python -m pytest -m "search or hypothesis" $(TEST_ARGS) $(ROOM:%=tests/%)
+prove: install-dev  ## Run the searches in their long form, and all cases of the long stories (TIMES=10: for hours)
+	SNAPROTD_PROVE=yes SNAPROTD_PROVE_TIMES=$(TIMES) $(BIN)/python -m pytest -m "search or hypothesis" $(TEST_ARGS) $(ROOM:%=tests/%)
 
 mutants: install-dev  ## Break the lines that promises rest on, one at a time: do the tests notice? (ONLY=power; minutes)
 	$(BIN)/python -m tests.support.mutants "$(ONLY)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -21,6 +20,7 @@ from tests.support.daemons import Line, look_around_less
 from tests.support.databases import Server, server
 from tests.support.followers import MARKS_APART
 from tests.support.searches import set_the_usual
+from tests.support.selection import is_virtual, pytest_addoption, pytest_collection_modifyitems  # noqa: F401
 from tests.support.stages import Stage, stage
 from tests.support.virtual_time import run_virtually
 
@@ -34,28 +34,6 @@ if os.path.isdir("/dev/shm"):
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--one-in", type=int, default=1, help="of the stories on virtual time run one in so many")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Stories on virtual time tell of rotations, and little of a Python: of these a part is enough on a second one."""
-    every = config.getoption("--one-in")
-    left_out = [one for one in items if _is_virtual(one) and zlib.crc32(one.nodeid.encode()) % every]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        gone = set(left_out)
-        items[:] = [one for one in items if one not in gone]
-
-
-def _is_virtual(item: pytest.Item) -> bool:
-    return (
-        isinstance(item, pytest.Function)
-        and inspect.iscoroutinefunction(item.obj)
-        and item.get_closest_marker("real_time") is None
-    )
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
@@ -65,7 +43,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     stage_of_module = pyfuncitem.funcargs.get("module_stage")
     if isinstance(stage_of_module, Stage):
         stage_of_module.runner.run(story)
-    elif _is_virtual(pyfuncitem):
+    elif is_virtual(pyfuncitem):
         run_virtually(story)
     else:
         asyncio.run(story)

@@ -58,7 +58,7 @@ async def test_whatever_the_lists_say_every_view_answers_and_nothing_is_changed(
 ) -> None:
     monkeypatch.setattr("snaprotd.daemon.life.INVENTORY_EVERY", 5.0)
     world = a_world()
-    transport, cases = BentTransport(world), searches.size(150, 10_000)
+    transport, cases = BentTransport(world), searches.histories(60, 1500)
     yearly = [entry("0 0 1 1 *", server_id=one) for one in ("12345", "12346")]
     before = 0
     async with daemon_on(configure(tmp_path, *yearly), world, transport) as watched:
@@ -80,11 +80,11 @@ async def test_whatever_the_lists_say_every_view_answers_and_nothing_is_changed(
 
 @pytest.mark.search
 @pytest.mark.usefixtures("few_ticks")
-@pytest.mark.parametrize("chunk", range(searches.size(1, 8)))
+@pytest.mark.parametrize("chunk", range(searches.histories(1, 3)))
 async def test_whatever_a_rotation_is_answered_it_deletes_nothing_and_its_server_runs_in_the_end(
     tmp_path: Path, log: list[Line], chunk: int
 ) -> None:
-    for case in range(searches.size(4, 25)):
+    for case in range(searches.size(2, 16)):
         world = a_world()
         transport = BentTransport(world)
         folder = tmp_path / f"{case}"

@@ -22,7 +22,7 @@ from snaprotd.core.telling.entries import Happened
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from tests.daemon.test_teller import MINUTE, Outside, configured, outside
-from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, kill, write_config
+from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, kill, look_around_less, write_config
 from tests.support.nouns import a_snapshot
 from tests.support.world_transport import WorldTransport
 
@@ -114,7 +114,7 @@ async def test_a_death_at_any_moment_of_telling_loses_nothing_and_tells_nothing_
 
 
 async def test_a_ledger_that_was_lost_under_the_daemon_tells_what_comes_after(
-    tmp_path: Path, outside: Outside, silence: None, few_ticks: None
+    tmp_path: Path, outside: Outside, silence: None, few_ticks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = a_world("web-01")
     world.faults = [failing(times=None)]
@@ -131,6 +131,7 @@ async def test_a_ledger_that_was_lost_under_the_daemon_tells_what_comes_after(
     async with daemon_on(path, world) as watched:
         await asyncio.sleep(5 * MINUTE)
         assert len(await problems(watched)) == 1, "over a restart too"
+        look_around_less(monkeypatch, tick=601.3, leases=601.1, file=3600.0, account=601.7)
         await asyncio.sleep(24 * HOUR)
         assert await problems(watched) == [], "for a day"
     told_of = [(one["kind"], one["severity"], one["server"] and one["server"]["name"]) for one in outside.told]

@@ -25,7 +25,7 @@ from tests.ledger.test_store import LEASE, SLOT, claimed, ledgers, rotation, run
 from tests.ledger.test_store import db as db
 from tests.support.databases import Database, SqliteDatabase
 from tests.support.rotations import changed
-from tests.support.searches import size
+from tests.support.searches import histories
 from tests.support.virtual_time import run_virtually
 
 pytestmark = pytest.mark.usefixtures("one_clock")
@@ -333,7 +333,7 @@ def test_nothing_is_taken_from_the_living_and_everything_soon_from_the_dead_what
     monkeypatch.setattr("snaprotd.ledger.store.uptime", lambda: asyncio.get_running_loop().time())
 
     async def play_all() -> None:
-        for number in range(size(12, 200)):
+        for number in range(histories(12, 100)):
             await play(tmp_path, number, rate)
 
     run_virtually(play_all())

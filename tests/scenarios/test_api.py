@@ -465,6 +465,8 @@ class Traffic:
         )
 
 
+@pytest.mark.search
+@pytest.mark.long_form
 async def test_two_hundred_rotations_at_once_stay_within_the_rate_and_share_one_list_a_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,24 +13,24 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 import pytest
 
 from snaprotd.core.policy import OnStopTimeout, WhenFull
-from snaprotd.simulator import Fault
 from tests.support.drawn import HOLDS, ID_KINDS, MOMENTS, THAWED_AFTER, Example, examples, history_of
 from tests.support.drawn_faults import FAR_BEHIND, FAULT_KINDS, LONG_AFTER, POWER_ERRORS, RETRY_AFTER, fair
 from tests.support.drawn_lies import AHEAD, UNTIL, WRONG_BY
 from tests.support.harms import Harm
 from tests.support.lies import KINDS
-from tests.support.searches import SCRATCH, look_at, size
+from tests.support.searches import SCRATCH, histories, look_at
 from tests.support.virtual_time import run_virtually
 
 SHARDS = 8
-EXAMPLES = size(48, 230)
-"""Of each shard: 384 in all, or 1,840."""
+EXAMPLES = histories(12, 100)
+"""Of each shard: 96 in all, or 800."""
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_marks")
 
@@ -54,18 +54,26 @@ def test_no_promise_is_broken_by_crashes_lost_answers_and_errors(shard: int) -> 
     search(shard, look)
 
 
-def is_met(met: Iterable[object], wanted: Iterable[object]) -> None:
-    """Chance leaves out a few, and in the long form hardly one: what must be met is asserted by name."""
-    all_of_it = {*wanted}
-    missing = all_of_it - {*met}
-    assert len(missing) <= size(max(1, len(all_of_it) // 5), len(all_of_it) // 8), missing
-
-
-@pytest.mark.search
-def test_the_search_is_long_enough_to_meet_everything() -> None:
+@cache
+def drawn() -> tuple[Example, ...]:
+    """All examples, without living them."""
     met: list[Example] = []
     for shard in range(SHARDS):
         search(shard, met.append)
+    return tuple(met)
+
+
+def is_met(met: Iterable[object], wanted: Iterable[object]) -> None:
+    """Chance leaves out hardly one: what must be met is asserted by name."""
+    all_of_it = {*wanted}
+    missing = all_of_it - {*met}
+    assert len(missing) <= len(all_of_it) // 8, missing
+
+
+@pytest.mark.search
+@pytest.mark.long_form
+def test_the_search_is_long_enough_to_meet_everything() -> None:
+    met = drawn()
     is_met((crash[0] for one in met for crash in one.crashes if isinstance(crash, tuple)), MOMENTS)
     kinds = {fault.kind for one in met for fault in one.faults}
     is_met(kinds, FAULT_KINDS)
@@ -83,10 +91,9 @@ def test_the_search_is_long_enough_to_meet_everything() -> None:
 
 
 @pytest.mark.search
+@pytest.mark.long_form
 def test_the_search_is_long_enough_to_meet_every_way_in_which_an_answer_is_worth_nothing() -> None:
-    met: list[Fault] = []
-    for shard in range(SHARDS):
-        search(shard, lambda example: met.extend(fair(example.faults)))
+    met = [fault for one in drawn() for fault in fair(one.faults)]
     to_power = [fault for fault in met if "power" in fault.path]
     errors = [fault for fault in to_power if fault.kind in ("status", "proxy", "html")]
     assert {fault.done for fault in errors} == {True, False}
@@ -100,10 +107,9 @@ def test_the_search_is_long_enough_to_meet_every_way_in_which_an_answer_is_worth
 
 
 @pytest.mark.search
+@pytest.mark.long_form
 def test_the_search_is_long_enough_to_be_told_every_lie_and_to_meet_other_people() -> None:
-    met: list[Example] = []
-    for shard in range(SHARDS):
-        search(shard, met.append)
+    met = drawn()
     is_met((lie.kind for one in met for lie in one.lies), KINDS)
     assert {lie.once_done for one in met for lie in one.lies} == {True, False}
     assert {(other.instance, other.at < other.named_for) for one in met for other in one.others} == set(

@@ -25,10 +25,10 @@ from tests.support.harms import Harm
 from tests.support.limits import Bucket, Limit, Window
 from tests.support.lives import night
 from tests.support.policies import NIGHTLY, slots
-from tests.support.searches import SCRATCH, look_at, size
+from tests.support.searches import SCRATCH, histories, look_at
 from tests.support.virtual_time import run_virtually, true_time
 
-EXAMPLES = size(8, 60)
+EXAMPLES = histories(4, 40)
 KEPT = 2
 HARMS = (Harm.NONE, Harm.NONE, Harm.ROW_DAMAGED, Harm.ROW_DELETED, Harm.POWER_DAMAGED, Harm.LEDGER_DELETED)
 RATES: dict[str, tuple[float, Callable[[], Limit | None]]] = {

@@ -32,10 +32,10 @@ from tests.support.harms import (
 )
 from tests.support.lives import MortalLedger
 from tests.support.promised import DAY, HOUR, Freezer, FrozenWay, Promise, freezable, have_few_ticks
-from tests.support.searches import SCRATCH, size
+from tests.support.searches import SCRATCH, histories
 from tests.support.virtual_time import run_virtually
 
-EXAMPLES = size(6, 40)
+EXAMPLES = histories(3, 20)
 UNSAID_FOR = 3
 """Looks at the page in a row in which a server that is off because of us may be untold: it is looked at once a minute
 or two, and one look may be stale."""

@@ -282,6 +282,8 @@ async def test_a_policy_that_was_edited_while_it_was_down_runs_nothing_before_it
 # -- many at once, and one that is slow ---------------------------------------------------------------------------
 
 
+@pytest.mark.search
+@pytest.mark.long_form
 async def test_of_five_hundred_overdue_servers_no_more_than_allowed_have_a_snapshot_in_progress(tmp_path: Path) -> None:
     world = BusyWorld(snapshot_seconds=(60, 90))
     servers = [world.add_server(f"web-{number}") for number in range(500)]

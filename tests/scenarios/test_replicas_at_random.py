@@ -29,11 +29,11 @@ from tests.support.drawn_faults import fair, faults
 from tests.support.lives import night
 from tests.support.policies import NIGHTLY, slots
 from tests.support.replicas import Blow, Harm, Replicas
-from tests.support.searches import SCRATCH, look_at, size
+from tests.support.searches import SCRATCH, histories, look_at
 from tests.support.shared import INTENT, PROMISE, SharedDatabase
 from tests.support.virtual_time import run_virtually, true_time
 
-EXAMPLES = size(20, 100)
+EXAMPLES = histories(8, 60)
 KEPT = 2
 LATEST = 115.0
 """Seconds by which requests are late: less than `settle`."""

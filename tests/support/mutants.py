@@ -129,7 +129,8 @@ class Copy:
         return self._run(tuple(tests), longest=10 * LONGEST) is Fate.SURVIVED
 
     def _run(self, tests: tuple[str, ...], *, longest: float = LONGEST) -> Fate:
-        command = (sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests)
+        options = ("-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--every-case")
+        command = (sys.executable, "-m", "pytest", *options, *tests)
         # What was compiled from a line of equal length within the same second would be taken for the other one's.
         environment = {**os.environ, "PYTHONPATH": str(self._tree), "PYTHONDONTWRITEBYTECODE": "yes"}
         with subprocess.Popen(

@@ -24,10 +24,18 @@ SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 IS_LONG = os.environ.get("SNAPROTD_PROVE") == "yes"
 
+TIMES = int(os.environ.get("SNAPROTD_PROVE_TIMES", "1"))
+"""How many times as many histories the long form has: `make prove TIMES=10` before a release, or over a night."""
+
 
 def size(short: int, long: int) -> int:
     """How far a search goes."""
     return long if IS_LONG else short
+
+
+def histories(short: int, long: int) -> int:
+    """How many a search draws, where more are worth more whenever there is time for them."""
+    return size(short, long * TIMES)
 
 
 def the_rest(*cases: tuple[Any, ...]) -> list[Any]:
@@ -37,7 +45,7 @@ def the_rest(*cases: tuple[Any, ...]) -> list[Any]:
 
 def examples(count: int) -> settings:
     """So many examples of a law, where that is not as many as usual."""
-    return settings(max_examples=size(count, 10 * count))
+    return settings(max_examples=histories(count, 3 * count))
 
 
 @contextmanager
@@ -74,5 +82,5 @@ def look_at(
 
 def set_the_usual() -> None:
     """How laws are run that say nothing of it. A time limit for each example would judge the machine, not the code."""
-    settings.register_profile("usual", max_examples=size(100, 1000), deadline=None)
+    settings.register_profile("usual", max_examples=histories(100, 300), deadline=None)
     settings.load_profile("usual")
