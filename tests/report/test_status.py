@@ -348,25 +348,6 @@ async def test_a_server_that_left_the_configuration_while_it_was_off_is_shown_un
         assert world.status_of(server_id) == "active"
 
 
-async def test_one_that_left_it_and_is_not_started_is_told_as_any_other(tmp_path: Path) -> None:
-    world = World()
-    server_id, other = a_server(world), world.add_server("db-01")
-    world.faults.append(
-        Fault(kind="status", status=503, method="POST", path="/servers/*/power/", action="start", times=None)
-    )
-    config = write_config(
-        tmp_path, f"[{{id: {server_id}, name: web, {NIGHTLY}, stop_first: true}}, {{id: {other}, {NIGHTLY}}}]"
-    )
-    async with daemon_on(config, world) as watched:
-        await watched.daemon.rotate(server_id)
-        await asyncio.sleep(2 * MINUTE)
-        write_config(tmp_path, f"[{{id: {other}, {NIGHTLY}}}]")
-        await asyncio.sleep(40 * MINUTE)
-        (departed,) = (await report_of(watched))["departed"]
-        assert [one["severity"] for one in departed["problems"]] == ["attention", "alarm"], departed["problems"]
-        world.faults.clear()
-
-
 async def test_a_server_that_left_the_configuration_and_does_not_start_is_an_alarm_still(tmp_path: Path) -> None:
     world = World()
     server_id, other = a_server(world), world.add_server("db-01")
