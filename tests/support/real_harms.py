@@ -66,7 +66,7 @@ class Blow:
 
 
 LENGTHS: dict[Harm, tuple[float, float]] = {
-    killed: (0.0, 2.0),
+    killed: (0.0, 1.3),
     frozen: (1.2, 1.4),
     silenced: (0.5, 1.0),
     cut: (0.0, 0.3),

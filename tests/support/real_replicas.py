@@ -115,6 +115,12 @@ class RealReplica:
     async def is_at_work(self) -> None:
         await self.life.has_said('"running"')
 
+    async def begin_again(self) -> None:
+        """Where it has ended by itself, as it does when the database is away as it begins: what a supervisor does."""
+        if self.life.returncode is not None:
+            await self.end()
+            await self.begin()
+
     async def end(self) -> None:
         await self._stack.aclose()
 
@@ -198,6 +204,7 @@ class Site:
         while left or not self.account.renewed_since(since):
             amiss: list[str] = []
             for one in self.replicas:
+                await one.begin_again()
                 report = await one.report()
                 if report is not None and len(report["replicas"]) == len(self.replicas):
                     problems = [told for told in report["problems"] if but_for not in told["text"]]
