@@ -94,7 +94,7 @@ class Server:
     @contextmanager
     def standby(self) -> Iterator[Server]:
         """Another one, which follows this one as closely as it can."""
-        with _folder() as folder:
+        with temporary_folder("pg-") as folder:
             one = Server(folder)
             one._run(
                 "pg_basebackup", "-U", "snaprotd", "-h", str(self._folder), "-R", "-X", "stream", "-c", "fast", "-N"
@@ -109,6 +109,21 @@ class Server:
         """Without a checkpoint."""
         with psycopg.connect(self._url(), autocommit=True) as connection:
             assert connection.execute("SELECT pg_promote(wait => true)").fetchone() == (True,)
+
+    def restart(self) -> None:
+        """At once: what is under way is cut."""
+        self.stop()
+        self._start()
+
+    @property
+    def socket(self) -> Path:
+        return self._folder / ".s.PGSQL.5432"
+
+    def sql(self, statement: str, database: str = "postgres") -> list[Any]:
+        """One statement, committed, and what it answers."""
+        with psycopg.connect(self._url(database), autocommit=True) as connection:
+            answer = connection.execute(statement)
+            return answer.fetchall() if answer.description else []
 
     def until_it_has(self, statement: str) -> None:
         """Wait until that has an answer here."""
@@ -137,8 +152,8 @@ class Server:
             connection.execute(f"CREATE SCHEMA {name}")
         return f"{url}&options=-csearch_path%3D{name}"
 
-    def _url(self) -> str:
-        return f"postgresql://snaprotd@/postgres?host={quote(str(self._folder), safe='')}"
+    def _url(self, database: str = "postgres") -> str:
+        return f"postgresql://snaprotd@/{database}?host={quote(str(self._folder), safe='')}"
 
     def _run(self, program: str, *arguments: str) -> None:
         """As nobody where we are root: it refuses that."""
@@ -164,8 +179,9 @@ def _programs() -> Path:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Under a path that is short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
     try:
         yield folder
     finally:
@@ -174,7 +190,7 @@ def _folder() -> Iterator[Path]:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    with _folder() as folder:
+    with temporary_folder("pg-") as folder:
         one = Server(folder)
         one.start()
         try:

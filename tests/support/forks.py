@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +36,13 @@ class Streams:
 
 
 class Fork:
-    """The part of asyncio's `Process` that tests use, for `snaprotd ARGUMENTS` in a fork."""
+    """The part of asyncio's `Process` that tests use, for `snaprotd ARGUMENTS` in a fork. `begins` is called there."""
 
-    def __init__(self, *arguments: str, env: dict[str, str], streams: Streams) -> None:
-        self._process = _context.Process(target=_live, args=(arguments, env, streams, os.getcwd()), daemon=True)
+    def __init__(
+        self, *arguments: str, env: dict[str, str], streams: Streams, begins: Callable[[], object] = bool
+    ) -> None:
+        work = (arguments, env, streams, os.getcwd(), begins)
+        self._process = _context.Process(target=_live, args=work, daemon=True)
         self._process.start()
         self._over = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -66,9 +70,12 @@ class Fork:
         return self._process.exitcode
 
 
-def _live(arguments: tuple[str, ...], env: dict[str, str], streams: Streams, folder: str) -> None:
+def _live(
+    arguments: tuple[str, ...], env: dict[str, str], streams: Streams, folder: str, begins: Callable[[], object]
+) -> None:
     from snaprotd.__main__ import main
 
+    begins()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)

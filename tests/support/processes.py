@@ -178,9 +178,12 @@ async def running(
 
 
 @asynccontextmanager
-async def forked(*arguments: str, output: Path, **more: str) -> AsyncIterator[Daemon]:
-    """As `running`, by a process that has snaprotd loaded."""
-    async with living(Fork(*arguments, env=environment(**more), streams=Streams(output, output)), output) as life:
+async def forked(
+    *arguments: str, output: Path, begins: Callable[[], object] = bool, **more: str
+) -> AsyncIterator[Daemon]:
+    """As `running`, by a process that has snaprotd loaded. It calls `begins` first."""
+    process = Fork(*arguments, env=environment(**more), streams=Streams(output, output), begins=begins)
+    async with living(process, output) as life:
         yield life
 
 
