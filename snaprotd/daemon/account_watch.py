@@ -30,6 +30,9 @@ HISTORY_EVERY = 86400.0
 
 log = structlog.get_logger("snaprotd.account")
 
+SILENT_AFTER = 2
+"""Readings of the account in a row without an answer after which the provider counts as not answering."""
+
 GONE_AFTER = 300.0
 """Seconds for which a server that is no longer listed is looked after still: it may have left the list for a moment.
 
@@ -74,6 +77,8 @@ class AccountWatch:
         self._now = now
         self._assessments = Assessments()
         self._read_at = 0.0
+        self._unanswered = 0
+        """Readings in a row that were refused, or not answered at all."""
         """When the last reading ended, by the loop's clock."""
         self._gone_after = GONE_AFTER
         self._discovered_at: float | None = None
@@ -122,6 +127,9 @@ class AccountWatch:
         self.is_listed = self.is_listed and failure is None
         self._tell_doubts()
         self.was_asked = True
+        is_silent = failure is not None and not isinstance(failure, Doubtful)
+        self._unanswered = self._unanswered + 1 if is_silent else 0
+        self._board.is_answered = self._unanswered < SILENT_AFTER
         if failure is not None:
             log.error("the account could not be listed", error=str(failure))
             if not isinstance(failure, Doubtful):

@@ -96,6 +96,8 @@ class Board:
         """The replicas that share the ledger, as they were seen last; None before that is known."""
         self.reports: Callable[[], bool] = lambda: True
         """Whether this process tells of what all replicas share: one of them does."""
+        self.is_answered = True
+        """Whether the provider answers this process, as far as is known."""
         self.inventory_listed_at: datetime | None = None
         """When the provider's whole list was last read; None before the first."""
 

@@ -132,9 +132,23 @@ class Keeper:
         One that it does not show is looked for by itself: it may be gone.
         """
         for kept in list(self._kept.values()):
-            if kept.server_id not in self._paying:
-                kept.look(found_among((servers[one] for one in kept.ids if one in servers), kept.ids))
-                self._attend(kept, has_looked=True)
+            if kept.server_id in self._paying:
+                continue
+            server = found_among((servers[one] for one in kept.ids if one in servers), kept.ids)
+            if server is None or server.is_active or kept.power.is_owed:
+                self._note(kept, server)
+            else:
+                self._in_background(self._note_unless_elsewhere(kept, server))
+
+    def _note(self, kept: Kept, server: Server | None) -> None:
+        kept.look(server)
+        self._attend(kept, has_looked=True)
+
+    async def _note_unless_elsewhere(self, kept: Kept, server: Server) -> None:
+        """It is off: where another process runs a rotation of it by now, that is why, and that one starts it."""
+        is_elsewhere = await self._is_seen_to_elsewhere(kept)
+        if not is_elsewhere and self._kept.get(kept.server_id) is kept and kept.server_id not in self._paying:
+            self._note(kept, server)
 
     async def settle(self, *, watched_too: bool) -> None:
         """Return when nothing is owed; with `watched_too`, when no stop that was not seen to strike can any more."""

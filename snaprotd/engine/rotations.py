@@ -31,6 +31,12 @@ LOOKED_AT_EVERY = 0.1
 LEASE_RENEWAL = 10.0
 """Seconds between two renewals of the leases, at the most."""
 
+LEFT_AFTER = 70.0
+"""Seconds for which a replica keeps what another one could do: it reads the account once more in them.
+
+Where the provider was away for all, one is answered again a moment before the others are.
+"""
+
 LEDGER_EVERY = 3.0
 """Seconds between two looks whether the ledger is there still, and can be written."""
 
@@ -97,6 +103,8 @@ class Rotations:
         """The last note that was written down of each rotation that waits in line, by its id."""
         self._finished = finished
         self._marked_at = -MARK_EVERY
+        self._stands_back_since: float | None = None
+        """Since when others are able to do the work and this process is not, by the loop's clock."""
         self._unusable_since: float | None = None
         """Since when the ledger cannot be read, by the loop's clock."""
         self._untold: list[ServerPower] = []
@@ -136,7 +144,7 @@ class Rotations:
         Servers that are held off come first, and wait for nobody. A process that is to end takes none: it has just
         let go of its own.
         """
-        if self._tools.drain.requested.is_set():
+        if self._tools.drain.requested.is_set() or self._stands_back:
             return 0
         try:
             taken = await self._tools.ledger.take_over(everything=everything)
@@ -155,6 +163,10 @@ class Rotations:
             )
             self._launch(replace(resumed(rotation, self._tools.now()), note=""))
         return len(taken)
+
+    @property
+    def _stands_back(self) -> bool:
+        return self._board.fleet is not None and self._board.fleet.stands_back
 
     async def _until_starts_are_asked(self) -> None:
         """Each rotation that holds a server off has looked by then, and waits for something."""
@@ -221,13 +233,28 @@ class Rotations:
                 self.keeper.keep(record)
 
     async def keep_leases(self, every: float) -> None:
-        """Renew the leases, for ever. A ledger that cannot be written is tried again."""
+        """Renew the leases, for ever. A ledger that cannot be written is tried again.
+
+        Who cannot ask the provider keeps nothing from those who can: a server that is held off is started by them.
+        """
         while True:
             await asyncio.sleep(every)
+            self._leave_to_others()
             try:
                 await self._tools.ledger.renew(list(self._board.running.values()))
             except LedgerError as error:
                 log.error("leases could not be renewed", error=str(error))
+
+    def _leave_to_others(self) -> None:
+        """Let go of all leases where this process has been unable to do the work for a while, and others are able."""
+        moment = asyncio.get_running_loop().time()
+        if not self._stands_back:
+            self._stands_back_since = None
+            return
+        if self._stands_back_since is None:
+            self._stands_back_since = moment
+        if moment - self._stands_back_since >= LEFT_AFTER and self._tools.ledger.step_back():
+            log.warning("the provider does not answer this replica, and does answer another: what it ran is left")
 
     async def drain(self, timeout: float) -> bool:
         """Take no new work, see the servers that are held off started. True if none is left off.

@@ -88,17 +88,15 @@ class Ledger(History):
         self._lives = Lives(beside, self.events)
         holding = (self.events, self._lives, self._place.settle)
         self.holds = Holds(self._transaction, lambda: self.starts.account, *holding)
-        self._said: Sequence[Mapping[str, Any]] = ()
-        """What persons have said of holds, as of the last look."""
+        self._said: Sequence[Mapping[str, Any]] = ()  # by persons of holds, as of the last look
         self._marks = 0  # of life, which it had then; 0 where that is not known
         self._aside = SetAside(self.starts)
         self.set_aside = self._aside.why
         """The servers with a rotation that nobody here goes on with, and what is told of each."""
         parts = (self._transaction, self.starts, self.events, self._lives)
         kept: dict[str, Any] = {"aside": self._aside, "changeover": self._changeover}
-        self._claims: Together[Asked, Answered] = Together(
-            Claiming(*parts, **kept, tenure=lambda: (self._tenure(), uptime() + self.lease)).claim_all
-        )
+        claiming = Claiming(*parts, **kept, tenure=lambda: (self._tenure(), uptime() + self.lease))
+        self._claims: Together[Asked, Answered] = Together(claiming.claim_all)
         self._taking = Taking(self._transaction, self.starts, others, **kept, tenure=self._tenure)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
@@ -211,6 +209,11 @@ class Ledger(History):
             return
         async with self._transaction() as connection:
             await connection.execute(statements.release(rotation_id, owner=self._owner, epoch=lease.epoch))
+
+    def step_back(self) -> bool:
+        """Renew no lease that is held, as if frozen now: others go on when those have run out. True if any was."""
+        held, self._held = self._held, {}
+        return bool(held)
 
     # -- all of them -------------------------------------------------------------------------------------------
 

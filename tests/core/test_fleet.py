@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from snaprotd.core.fleet import FORGOTTEN_AFTER, JOINS_WITHIN, LIVES_FOR, REPORTER, TELLER, Replica
+from snaprotd.core.fleet import ANSWERED, FORGOTTEN_AFTER, JOINS_WITHIN, LIVES_FOR, REPORTER, TELLER, Replica
 from snaprotd.core.fleet.looks import Fleet, looked
 from snaprotd.core.fleet.said import CONDITIONS, said_by, together, written
 from snaprotd.core.fleet.shares import portion, preferred, rate_of
@@ -244,3 +244,42 @@ def test_who_has_just_come_has_no_part_of_the_rate_and_nor_has_who_was_frozen() 
     woken = look(joined, replica("a", 20), now=4 + LIVES_FOR)
     again = look(woken, replica("a", 21), now=8 + LIVES_FOR)
     assert [one.rate_of(4.0) for one in (first, joined, woken, again)] == [0.0, 2.0, 0.0, 2.0]
+
+
+def answered(id_: str, beat: int = 1, *, is_answered: bool = True) -> Replica:
+    return replace(replica(id_, beat), body={ANSWERED: is_answered})
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "stands_back", "portion_of_4"),
+    [
+        pytest.param(True, [], False, 4, id="alone, and answered"),
+        pytest.param(False, [], False, 4, id="alone it goes on trying"),
+        pytest.param(False, [answered("a", is_answered=False)], False, 2, id="so does each where none is answered"),
+        pytest.param(False, [answered("a")], True, 0, id="who is not answered leaves all to who is"),
+        pytest.param(True, [answered("a", is_answered=False)], False, 4, id="who is answered has all"),
+        pytest.param(False, [replica("a")], True, 0, id="who says nothing of it, an older version, counts as answered"),
+        pytest.param(
+            False,
+            [replace(answered("a"), config="older", generation=0)],
+            True,
+            4,
+            id="it alone has the newest configuration: it begins, and leaves what it has begun",
+        ),
+    ],
+)
+def test_whose_the_work_is_where_the_provider_does_not_answer_all(
+    mine: bool, others: list[Replica], stands_back: bool, portion_of_4: int
+) -> None:
+    me = replace(ME, body={ANSWERED: mine})
+    fleet = look(look(None, *others, me=me), *others, me=me, now=1)
+    assert (fleet.stands_back, fleet.portion(4)) == (stands_back, portion_of_4)
+    assert fleet.prefers("12345", 1) == (portion_of_4 == 4) or portion_of_4 == 2
+
+
+def test_who_is_answered_again_waits_until_all_know_of_it() -> None:
+    silent = replace(ME, body={ANSWERED: False})
+    before = look(look(None, answered("a", 7), me=silent), answered("a", 8), me=silent, now=10)
+    again = look(before, answered("a", 9), me=replace(ME, body={ANSWERED: True}), now=20)
+    known = look(again, answered("a", 10), me=replace(ME, body={ANSWERED: True}), now=30)
+    assert [one.has_joined for one in (before, again, known)] == [True, False, True]

@@ -123,6 +123,23 @@ async def test_who_has_an_older_configuration_runs_what_the_newer_one_did_not_li
         assert {one.label for one in older.ended} == set(NAMES)
 
 
+async def test_what_the_newer_one_has_run_is_not_skipped_where_the_next_slot_is_at_work(site: Site) -> None:
+    async with site.daemons("a", "b", servers=entries("10,30 * * * *")) as daemons:
+        await asyncio.sleep(32 * 60)
+        slots = [one.slot for watched in daemons for one in watched.ended]
+        assert len(slots) == 3
+        assert sum(len(watched.daemon.board.running) for watched in daemons) == 3
+        for watched in daemons:
+            schedules = watched.daemon._schedules
+            schedules._turns.put_off = {str(12345 + one): (slots[0], slots[0]) for one in range(3)}
+            schedules.look_at_clock()
+        await asyncio.sleep(10 * 60)
+        for watched in daemons:
+            skipped = watched.series("snaprotd_rotations_skipped_total")
+            assert not any(skipped.values()), skipped
+        assert sum(len(watched.ended) for watched in daemons) == 6
+
+
 async def test_each_shows_all_of_them_and_who_runs_what_and_one_tells_the_gauges(site: Site) -> None:
     async with site.daemons("a", "b") as daemons:
         await asyncio.sleep(12 * 60)

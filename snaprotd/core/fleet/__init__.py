@@ -24,6 +24,9 @@ TELLER = "teller"
 """Sends messages and the heartbeat."""
 ROLES = (REPORTER, TELLER)
 
+ANSWERED = "answered"
+"""What a replica says of itself: whether the provider answers it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
@@ -41,6 +44,11 @@ class Replica:
     """Where it runs, for people to read."""
     body: Mapping[str, Any] = field(default_factory=dict)
     """What else it says of itself."""
+
+    @property
+    def is_answered(self) -> bool:
+        """The provider answers it, as far as it says."""
+        return self.body.get(ANSWERED) is not False
 
 
 @dataclass(frozen=True, kw_only=True)

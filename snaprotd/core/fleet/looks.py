@@ -50,6 +50,11 @@ class Fleet:
         return self.me.generation >= self.leading
 
     @property
+    def stands_back(self) -> bool:
+        """The provider does not answer it, and does answer another one that lives: what it holds is for that one."""
+        return not self.me.is_answered and any(one.is_answered for one in self.living)
+
+    @property
     def is_of_one_mind(self) -> bool:
         """All that live have the same configuration."""
         return len({one.config for one in self.living}) == 1
@@ -58,8 +63,8 @@ class Fleet:
         return self.roles.get(role) == self.me.id
 
     def portion(self, number: int) -> int:
-        """How many rotations are this one's, of so many: of none where another one has a newer configuration."""
-        return portion(number, self.me.id, self._leaders) if self.may_claim else 0
+        """How many rotations are this one's, of so many: none where others are to begin them."""
+        return portion(number, self.me.id, self._leaders) if self.me.id in self._leaders else 0
 
     def rate_of(self, rate: float) -> float:
         """How many requests a second are this one's, of so many; none before all that live know of it."""
@@ -75,7 +80,9 @@ class Fleet:
 
     @property
     def _leaders(self) -> list[str]:
-        return [one.id for one in self.living if one.generation == self.leading]
+        """Who is to begin rotations: of those with the newest configuration whom the provider answers, if any."""
+        newest = [one for one in self.living if one.generation == self.leading]
+        return [one.id for one in newest if one.is_answered] or [one.id for one in newest]
 
     @property
     def forgotten(self) -> list[Replica]:
@@ -103,8 +110,8 @@ def looked(
     newest = max([newest, *(one.replica.generation for one in others.values())])
     generation = _generation(before, me, alive, newest)
     mine = replace(me, beat=1 if before is None else before.me.beat + 1, generation=generation)
-    if before is not None and now - before.looked_at >= LIVES_FOR:
-        before = replace(before, came_at=now, awaited={one.id: one.beat for one in alive})  # they counted it as gone
+    if before is not None and (now - before.looked_at >= LIVES_FOR or (me.is_answered and not before.me.is_answered)):
+        before = replace(before, came_at=now, awaited={one.id: one.beat for one in alive})  # its part was dealt out
     came_at = now if before is None else before.came_at
     return Fleet(
         me=mine,

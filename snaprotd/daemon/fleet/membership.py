@@ -15,7 +15,7 @@ import structlog
 
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.fleet import BEAT_EVERY, LIVES_FOR, REPORTER, Replica
+from snaprotd.core.fleet import ANSWERED, BEAT_EVERY, LIVES_FOR, REPORTER, Replica
 from snaprotd.core.fleet.looks import Fleet, looked
 from snaprotd.engine.board import Board
 from snaprotd.ledger.claims import uptime
@@ -92,6 +92,7 @@ class Membership:
         if self._replicas is None:
             return
         body = {key: value for says in self.says for key, value in says().items()}
+        body[ANSWERED] = self._board.is_answered
         me, before = replace(self._me, body=body), self._fleet
 
         def found(rows: Sequence[Replica], roles: Mapping[str, str], newest: int, now: float) -> Fleet:
