@@ -88,12 +88,17 @@ class Starts:
         servers = frozenset(row.server_id for row in rows if row.account in ("", account))
         return Possession(account=account, email=email or "", servers=servers)
 
-    async def take_possession(self, email: str) -> None:
-        """The ledger belongs to this account from now on."""
+    async def take_possession(self, email: str, *, known: Possession) -> bool:
+        """The ledger is this account's from now on. False where it has become another one's since it was `known`."""
         async with self._transaction() as connection:
+            noted = {row.key: row.value for row in await connection.execute(notes.possession())}
+            is_as_known = not email or noted.get("email", "") in ("", email, known.email)
+            if not is_as_known or not self.is_ours(noted.get("account", "")):
+                return False
             for key, value in (("account", self.account), ("email", email)):
                 if value:
                     await connection.execute(notes.note(key, value))
+        return True
 
     def record_of(self, rotation: Rotation) -> ServerPower:
         """The record of a rotation's server, as it is kept."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from snaprotd.core.errors import AnothersLedger, CloudError, LedgerError
 from snaprotd.ledger.starts import Possession
 from snaprotd.ledger.store import Ledger
@@ -35,8 +33,12 @@ async def demand_own_account(ledger: Ledger, inventory: Inventory) -> None:
             f"which has none of its servers: {WHAT_TO_DO}"
         )
     if (known.account, known.email) != (ledger.starts.account, email or known.email):
-        with suppress(LedgerError):
-            await ledger.starts.take_possession(email)
+        try:
+            is_ours = await ledger.starts.take_possession(email, known=known)
+        except LedgerError:
+            return
+        if not is_ours:  # several processes begin at once
+            await demand_own_account(ledger, inventory)
 
 
 async def _is_another(known: Possession, email: str, inventory: Inventory) -> bool:
