@@ -150,12 +150,14 @@ class Promise(Stopped):
         until, unnoticed = loop.time() + seconds, 0
         while loop.time() < until:
             await asyncio.sleep(min(every, until - loop.time()))
-            report = await self.report()
-            told = report["state"] != "ok" or report["servers"][0]["stopped_by_us_since"] is not None
-            metric = self.watched.value("snaprotd_server_stopped_by_us", "web")
-            is_known = told and (self.status != "stopped" or metric == 1)
-            unnoticed = 0 if is_known or self.status == "active" else unnoticed + 1
-            assert unnoticed < 2, (self.status, metric, report)
+            unnoticed = 0 if self.status == "active" or await self._is_told() else unnoticed + 1
+            assert unnoticed < 2, (self.status, await self.report())
+
+    async def _is_told(self) -> bool:
+        """Whether people can see that the server does not run."""
+        report = await self.report()
+        told = report["state"] != "ok" or report["servers"][0]["stopped_by_us_since"] is not None
+        return told and (self.status != "stopped" or self.watched.value("snaprotd_server_stopped_by_us", "web") == 1)
 
     async def pass_long(self, seconds: float) -> None:
         """The first hour as `pass_time`, the rest as `pass_hours`."""
