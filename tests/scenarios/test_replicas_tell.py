@@ -92,6 +92,8 @@ async def test_a_replica_that_is_lost_is_told_once_and_shown_until_one_comes_in_
         async with site.daemons("d", servers=entries(), more=told_to(tmp_path)):
             await asyncio.sleep(60)
             assert await shown(other) == []
+            events = (await other.get("/api/events")).json()
+            assert [one["kind"] for one in events].count("replica_lost") == 1
     (told,) = outside.told
     assert told["text"].startswith("the replica on ")
     assert told["text"].endswith("and none has come in its place: 2 replicas left")
