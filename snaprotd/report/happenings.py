@@ -25,6 +25,7 @@ from snaprotd.report.problems import (
     of_power,
     without_rotation,
 )
+from snaprotd.report.replicas import of_lost
 from snaprotd.report.rows import BLOCKED
 
 API = "api"
@@ -73,6 +74,8 @@ def of_entry(
     if entry.kind in OF_LEDGER:
         id_ = f"{entry.kind}-{entry.at.isoformat()}"
         return _event(of_ledger(entry), id_=id_, at=entry.at, kind=Kind.FAILURE, server=None, cause="", once=True)
+    if entry.kind is Happened.REPLICA_LOST:
+        return _of_lost_replica(entry)
     if entry.server_id is None:
         return None
     if entry.kind in (Happened.DROPPED, Happened.FOUND_AGAIN):
@@ -94,6 +97,14 @@ def of_entry(
     if entry.kind is Happened.MISSED and entry.details.get("is_lost") is True:
         return _of_lost_slots(entry, who)
     return None
+
+
+def _of_lost_replica(entry: Entry) -> Event:
+    """It is told once; where one comes in its place there is nothing more to tell."""
+    left = entry.details.get("left")
+    problem = of_lost(str(entry.details.get("host")), left if isinstance(left, int) else 0)
+    id_ = f"{entry.kind}-{entry.details.get('replica')}"
+    return _event(problem, id_=id_, at=entry.at, kind=Kind.FAILURE, server=None, cause="", once=True)
 
 
 def _of_lost_slots(entry: Entry, who: Who) -> Event:

@@ -98,6 +98,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="Give all replicas the same file, which needs no restart; `snaprotd status` shows which has which.",
             alerts=("SnaprotdConfigurationsDiffer",),
         ),
+        "replica_lost": Kind(
+            severity=ATTENTION,
+            says="the replica on {host} has gone and did not end in order, and none has come in its place: "
+            "{how_many} left",
+            do="See why it ended, and start it again; `snaprotd status` shows which live.",
+            alerts=("SnaprotdReplicaMissing",),
+        ),
         "ledger_exchanged": Kind(
             severity=ATTENTION,
             says="{what}",

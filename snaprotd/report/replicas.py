@@ -37,9 +37,18 @@ def runner(fleet: Fleet | None, owners: Mapping[str, str], rotation_id: str) -> 
     return {"id": found[0].id, "host": found[0].host} if found else None
 
 
+def of_lost(host: str, left: int) -> Problem:
+    """One that has gone, and how many live."""
+    return Problem("replica_lost", {"host": host, "how_many": count(left, "replica")})
+
+
 def of_replicas(fleet: Fleet | None) -> Iterator[Problem]:
-    """Replicas with different configurations, and which of them begin rotations."""
-    if fleet is None or fleet.is_of_one_mind:
+    """Replicas that were lost; such with different configurations, and which of them begin rotations."""
+    if fleet is None:
+        return
+    for one in fleet.lost:
+        yield of_lost(one.host, len(fleet.living))
+    if fleet.is_of_one_mind:
         return
     older = [one for one in fleet.living if one.generation < fleet.leading]
     mine = "; this one begins none" if fleet.me in older else ""

@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from snaprotd.core.fleet import ANSWERED, FORGOTTEN_AFTER, JOINS_WITHIN, LIVES_FOR, REPORTER, TELLER, Replica
+from snaprotd.core.fleet import (
+    ANSWERED,
+    FORGOTTEN_AFTER,
+    JOINS_WITHIN,
+    LIVES_FOR,
+    LOST_AFTER,
+    REPORTER,
+    TELLER,
+    Replica,
+)
 from snaprotd.core.fleet.looks import Fleet, looked
 from snaprotd.core.fleet.said import CONDITIONS, said_by, together, written
 from snaprotd.core.fleet.shares import portion, preferred, rate_of
@@ -66,6 +75,38 @@ def test_a_row_that_stood_for_an_hour_is_forgotten_and_none_before() -> None:
     second = look(first, replica("a", 7), replica("b", 2), now=FORGOTTEN_AFTER - 1)
     third = look(second, replica("a", 7), replica("b", 2), now=FORGOTTEN_AFTER)
     assert [[one.id for one in each.forgotten] for each in (first, second, third)] == [[], [], ["a"]]
+
+
+def lost_to(*looks: tuple[float, dict[str, int]]) -> list[str]:
+    """Whom the one that looks has lost, after looks at rows with these beats."""
+    fleet = None
+    for now, rows in looks:
+        fleet = look(fleet, *(replica(id_, beat) for id_, beat in rows.items()), now=now)
+    assert fleet is not None
+    return [one.id for one in fleet.lost]
+
+
+BOTH = [(0.0, {"a": 1, "b": 1}), (10.0, {"a": 2, "b": 2})]
+LATER, STILL = 10.0 + LOST_AFTER, 10.0 + LOST_AFTER - 0.1
+
+
+@pytest.mark.parametrize(
+    ("looks", "lost"),
+    [
+        pytest.param([*BOTH, (STILL, {"a": 2, "b": 9})], [], id="it may be started anew in a moment"),
+        pytest.param([*BOTH, (LATER, {"a": 2, "b": 9})], ["a"], id="it stands still, and none has come"),
+        pytest.param([*BOTH, (LATER, {"b": 9})], [], id="it has ended in order"),
+        pytest.param([*BOTH, (60, {"a": 2, "b": 3, "c": 1}), (LATER, {"a": 2, "b": 9, "c": 9})], [], id="one has come"),
+        pytest.param([*BOTH, (60, {"a": 2, "b": 2, "c": 1}), (LATER, {"a": 2, "b": 2, "c": 9})], ["b"], id="for one"),
+        pytest.param([*BOTH, (LATER, {"a": 2, "b": 2})], ["a", "b"], id="all but one"),
+        pytest.param([*BOTH, (LATER, {"a": 2, "b": 9}), (LATER + 1, {"a": 3, "b": 9})], [], id="it was frozen"),
+        pytest.param([(0, {"a": 1, "b": 1}), (LATER, {"a": 1, "b": 9})], [], id="it went before this one came"),
+    ],
+)
+def test_who_is_lost_has_gone_without_ending_in_order_and_none_came_in_its_place(
+    looks: list[tuple[float, dict[str, int]]], lost: list[str]
+) -> None:
+    assert lost_to(*looks) == lost
 
 
 def test_each_look_is_a_beat() -> None:

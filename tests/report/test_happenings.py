@@ -15,6 +15,7 @@ from snaprotd.core.telling.entries import (
     Entry,
     Happened,
     of_end,
+    of_lost_replica,
     of_missed,
     of_vanished,
 )
@@ -29,12 +30,14 @@ from snaprotd.report.problems import (
     of_pages,
     of_server,
 )
+from snaprotd.report.replicas import of_replicas
 from tests.report.test_problems import (
     FINE,
     OF_A_SERVER,
     OF_THE_DAEMON,
     OF_THE_PAGES,
     OWED,
+    with_one_lost,
 )
 
 AT = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
@@ -159,6 +162,9 @@ def both() -> Iterator[tuple[Event | None, Problem]]:
     for called_now in (None, "db-07"):
         matched = Matched(ids=("12351",), name="web-07", label="web-07", dropped_at=AT, called_now=called_now)
         yield of_entry(of_drop(matched, AT)), of_dropped("web-07", "12351", called_now)
+    fleet = with_one_lost()
+    (lost,), left = fleet.lost, len(fleet.living)
+    yield of_entry(of_lost_replica(lost, left, AT)), next(of_replicas(fleet))
 
 
 def test_a_message_has_the_same_to_do_as_the_page_whatever_it_is_about() -> None:

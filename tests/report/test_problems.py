@@ -17,7 +17,7 @@ from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
 from snaprotd.core.creation import Creation
 from snaprotd.core.errors import OWN_SERVER, UNTOUCHABLE
-from snaprotd.core.fleet import Replica
+from snaprotd.core.fleet import LOST_AFTER, Replica, Sighting
 from snaprotd.core.fleet.looks import Fleet
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.model import Machine, Snapshot, SnapshotState
@@ -55,7 +55,6 @@ NOT_ON_THE_PAGE = {
     "SnaprotdRestarts": "a daemon does not know of the lives before it",
     "SnaprotdSchedulerNotTicking": "/healthz says so, and whoever asks it restarts the daemon",
     "SnaprotdScheduleEnded": "it would be a mistake of ours",
-    "SnaprotdReplicaMissing": "its table of replicas shows those that live",
 }
 """Alerts of what is no problem of the page, with the reason."""
 
@@ -307,6 +306,19 @@ def test_replicas_with_different_configurations_and_whether_this_one_begins_rota
     assert [one["text"] for one in said] == [f"{text}; this one begins none", text]
 
 
+def with_one_lost() -> Fleet:
+    """Of three the third has gone."""
+    me, other, gone = map(of_generation, (1, 2, 3))
+    lost = Sighting(replica=gone, first=0.0, since=10.0)
+    lives = Sighting(replica=other, first=0.0, since=10.0 + LOST_AFTER)
+    return Fleet(me=me, living=(me, other), others={"2": lives, "3": lost}, looked_at=10.0 + LOST_AFTER)
+
+
+def test_a_replica_that_is_lost_and_how_many_are_left() -> None:
+    text = "the replica on host-3 has gone and did not end in order, and none has come in its place: 2 replicas left"
+    assert next(of_replicas(with_one_lost())).as_json()["text"] == text
+
+
 def ending_in(days: float, why_not: str = "") -> Certificate:
     return Certificate(Path("pages.crt"), ends_at=NOW + timedelta(days=days), why_not=why_not)
 
@@ -347,7 +359,7 @@ def every_problem() -> list[Problem]:
         *pages,
         *dropped,
         *(of_departed(ROTATION, is_account_listed=yes) for yes in (True, False)),
-        *of_replicas(Fleet(me=of_generation(1), living=(of_generation(1), of_generation(2)))),
+        *of_replicas(with_one_lost()),
     ]
 
 

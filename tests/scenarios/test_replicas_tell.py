@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.fleet import LIVES_FOR, TELLER
+from snaprotd.core.fleet import LIVES_FOR, LOST_AFTER, TELLER
 from snaprotd.simulator import Fault
 from tests.daemon.test_teller import BEAT, CHECK, HOOK, Outside
 from tests.daemon.test_teller import outside as outside
@@ -38,6 +38,7 @@ heartbeat: {{url_file: {folder}/{BEAT}, every: 1m}}
 
 
 SERVERS = entries("5 3 * * *", more=", retry: {times: 0}")
+LOST = "has gone and did not end in order"
 FAILURE = "the last rotation ended as failure, at step wait"
 
 
@@ -71,7 +72,37 @@ async def test_what_waits_is_told_by_the_next_where_the_one_that_tells_is_lost(
         await asyncio.sleep(10 * 60)
         lost.daemon._membership.look = look  # type: ignore[method-assign]
         await asyncio.sleep(10 * 60)
-    assert [FAILURE in one["text"] for one in outside.told] == [True]
+    texts = [one["text"] for one in outside.told]
+    assert [LOST in one for one in texts].count(True) == 1
+    assert [FAILURE in one for one in texts if LOST not in one] == [True]
+
+
+async def test_a_replica_that_is_lost_is_told_once_and_shown_until_one_comes_in_its_place(
+    site: Site, outside: Outside, tmp_path: Path
+) -> None:
+    async with site.daemons("a", "b", "c", servers=entries(), more=told_to(tmp_path)) as daemons:
+        await asyncio.sleep(60)
+        teller, (lost, other) = teller_of(daemons)
+        cut_off(lost)
+        await asyncio.sleep(LOST_AFTER + LIVES_FOR)
+        assert await shown(other) == [LOST]
+        cut_off(teller)
+        await asyncio.sleep(LIVES_FOR + 60)
+        assert other.daemon._membership.has(TELLER)
+        async with site.daemons("d", servers=entries(), more=told_to(tmp_path)):
+            await asyncio.sleep(60)
+            assert await shown(other) == []
+            events = (await other.get("/api/events")).json()
+            assert [one["kind"] for one in events].count("replica_lost") == 1
+    (told,) = outside.told
+    assert told["text"].startswith("the replica on ")
+    assert told["text"].endswith("and none has come in its place: 2 replicas left")
+    assert "start it again" in told["do"]
+
+
+async def shown(watched: Watched) -> list[str]:
+    report = (await watched.get("/api/status")).json()
+    return [LOST for one in report["problems"] if LOST in one["text"]]
 
 
 async def test_what_another_replica_alone_sees_is_told_too_and_what_all_see_once(
@@ -105,7 +136,8 @@ async def test_who_has_no_database_says_so_itself(site: Site, outside: Outside, 
         watch._probe = fails
         cut_off(other)
         await asyncio.sleep(15 * 60)
-        assert [("no route to host" in told["text"]) for told in outside.told] == [True]
+        told = [one for one in outside.told if LOST not in one["text"]]
+        assert [("no route to host" in one["text"]) for one in told] == [True]
         watch._probe = probe
         await asyncio.sleep(5 * 60)
-        assert [told["kind"] for told in outside.told] == ["failure", "recovery"]
+        assert [one["kind"] for one in outside.told if LOST not in one["text"]] == ["failure", "recovery"]

@@ -13,6 +13,8 @@ BEAT_EVERY = 10.0
 """Seconds between two beats of a replica."""
 LIVES_FOR = 35.0
 """Seconds for which a replica counts as living after its last beat was seen: three may be lost."""
+LOST_AFTER = 300.0
+"""Seconds for which one stands still before people are told: whoever starts it anew has had time for it."""
 FORGOTTEN_AFTER = 3600.0
 """Seconds after which the row of one that stands still is deleted, by anybody."""
 JOINS_WITHIN = 15.0
@@ -58,3 +60,5 @@ class Sighting:
     replica: Replica
     since: float
     """When its beat was first seen as it is, in seconds of our own uptime."""
+    first: float
+    """When it was first seen at all."""

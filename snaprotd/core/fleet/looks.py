@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from snaprotd.core.fleet import FORGOTTEN_AFTER, JOINS_WITHIN, LIVES_FOR, ROLES, Replica, Sighting
+from snaprotd.core.fleet import FORGOTTEN_AFTER, JOINS_WITHIN, LIVES_FOR, LOST_AFTER, ROLES, Replica, Sighting
 from snaprotd.core.fleet.shares import portion, preferred, rate_of
 
 
@@ -90,6 +90,24 @@ class Fleet:
         now = self.looked_at
         return [one.replica for one in self.others.values() if now - one.since >= FORGOTTEN_AFTER]
 
+    @property
+    def lost(self) -> list[Replica]:
+        """Those that stand still, did not end in order, and in whose place none has come, as they went.
+
+        One that was never seen to beat went before this one came, which may have come in its place.
+        """
+        gone = [one for one in self.others.values() if one.first < one.since <= self.looked_at - LOST_AFTER]
+        alive = {one.id for one in self.living}
+        came = sorted(one.first for one in self.others.values() if one.replica.id in alive)
+        found = []
+        for one in sorted(gone, key=lambda one: one.since):
+            came = [first for first in came if first > one.since]
+            if came:
+                came.pop(0)
+            else:
+                found.append(one.replica)
+        return found
+
 
 def looked(
     before: Fleet | None,
@@ -131,7 +149,8 @@ def _sighted(before: Mapping[str, Sighting], rows: Sequence[Replica], now: float
     for row in rows:
         known = before.get(row.id)
         stands = known is not None and known.replica.beat == row.beat
-        found[row.id] = Sighting(replica=row, since=known.since if known is not None and stands else now)
+        first, since = (now, now) if known is None else (known.first, known.since if stands else now)
+        found[row.id] = Sighting(replica=row, since=since, first=first)
     return found
 
 

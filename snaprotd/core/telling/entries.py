@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from snaprotd.core.admission import may_be_retried
+from snaprotd.core.fleet import Replica
 from snaprotd.core.model import Snapshot
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.telling import Event
@@ -54,6 +55,8 @@ class Happened(StrEnum):
     """The ledger's files were deleted or exchanged under a process."""
     LEDGER_OLD = "ledger_old"
     """The ledger is an old copy that was put back, or a new one in place of one that was lost."""
+    REPLICA_LOST = "replica_lost"
+    """One of several replicas has gone without ending in order, and none has come in its place."""
     RECOVERY = "recovery"
     """What one of the three before it has told of is over."""
 
@@ -233,6 +236,13 @@ def of_old_copy(counted: int, beside: int, at: datetime) -> Entry:
     what = "an old copy" if counted else "a new one, or a very old copy"
     text = f"the ledger is {what}: it lacks {beside - counted} of the {beside} claims, requests for snapshots and holds"
     return Entry(at=at, kind=Happened.LEDGER_OLD, text=text, details={"counted": counted, "beside": beside})
+
+
+def of_lost_replica(replica: Replica, left: int, at: datetime) -> Entry:
+    """It has gone, and `left` replicas live."""
+    text = f"the replica on {replica.host} has gone and did not end in order; {count(left, 'replica')} left"
+    details = {"replica": replica.id, "host": replica.host, "left": left}
+    return Entry(at=at, kind=Happened.REPLICA_LOST, text=text, details=details)
 
 
 def entries_of(told: Told, entered: Mapping[Key, Event], now: datetime) -> tuple[Mapping[Key, Event], list[Entry]]:

@@ -26,6 +26,7 @@ from snaprotd.daemon.ledger_watch import LedgerWatch
 from snaprotd.daemon.slots.schedules import Schedules
 from snaprotd.daemon.telling.alarms import Alarms
 from snaprotd.daemon.telling.heartbeat import Heartbeat
+from snaprotd.daemon.telling.lost import LostReplicas
 from snaprotd.daemon.telling.office import Office
 from snaprotd.daemon.view import Standing
 from snaprotd.engine.board import Board
@@ -87,6 +88,7 @@ class Teller:
             set_aside=lambda: {board.called(one): why for one, why in ledger.set_aside.items()},
             now=now,
         )
+        self._lost_replicas = LostReplicas(board, ledger, now)
         self._targets: Mapping[str, Target] = {}
         self._left: Set[str] = frozenset()
         """Servers with a failure or an alarm that are not looked after any more, for certain."""
@@ -159,6 +161,7 @@ class Teller:
             return
         try:
             await self._go_on()
+            await self._lost_replicas.look(self._enter)
             await self._read_on()
         except LedgerError as error:
             log.debug("what has happened is read later", error=str(error))  # told by who watches it
