@@ -11,7 +11,7 @@ from datetime import datetime
 
 from snaprotd.core.asking.settling import settled_after
 from snaprotd.core.model import is_one_server
-from snaprotd.core.power import Power, aged
+from snaprotd.core.power import Power, aged, released
 
 UNACCOUNTED = 300.0
 """Seconds without a process after which it is asked whether the record of a stop is of an old copy of the ledger."""
@@ -74,7 +74,8 @@ class ServerPower:
 
     def lets_go_of(self, owing: Power) -> bool:
         """Whether the start that is owed by `owing` was let go of, as this record has it."""
-        return not self.power.is_followed and self.power.released >= owing.asked
+        known = self.power
+        return not known.is_followed and known.released >= owing.asked and not is_later(owing, known)
 
 
 def merged(one: Power, other: Power) -> Power:
@@ -92,6 +93,14 @@ def joined(known: Power, other: Power) -> Power:
     if other.held_off and other.asked <= known.asked and is_later(other, known):
         return inherited(known, other)
     return merged(known, other)
+
+
+def over(power: Power) -> Power:
+    """Somebody has paid the start, or let go of it, as is written down: nothing is owed, and nothing is watched for.
+
+    The number stays what it is: the next one is that of a promise to come, which nobody has paid.
+    """
+    return replace(released(power), unstruck=False, earlier_age=None, gone_for=None)
 
 
 def as_one(records: Iterable[ServerPower]) -> list[ServerPower]:

@@ -28,7 +28,7 @@ from snaprotd.simulator import Fault, World
 from snaprotd.simulator.world import SimSnapshot
 from tests.support.database_ways import Network, network
 from tests.support.databases import Server
-from tests.support.processes import TOKEN, Daemon, Provider, daemon, forked, run, until
+from tests.support.processes import TOKEN, Daemon, Provider, daemon, forked, run
 from tests.support.truths import slot_in
 
 DATABASE = "chaos"
@@ -75,8 +75,8 @@ class Account(World):
         return [one for one in held if one.status == "completed" and slot_in(one.name, "main") is not None]
 
     @property
-    def all_run(self) -> bool:
-        return all(self.status_of(one) == "active" for one in self.ids)
+    def off(self) -> list[str]:
+        return [f"{one} is {self.status_of(one)}" for one in self.ids if self.status_of(one) != "active"]
 
     def renewed_since(self, moment: datetime) -> bool:
         """Each server has a snapshot that is newer."""
@@ -220,11 +220,13 @@ class Site:
         for one in self.replicas:
             one.configure(paused=True)
             one.life.send(signal.SIGHUP)
-        await until(self._rests, what="the end of what is open", patience=ALL_WELL_WITHIN)
+        deadline = time.monotonic() + ALL_WELL_WITHIN
+        while left := [*self._open(), *self.account.off]:
+            assert time.monotonic() < deadline, f"see {self.folder}: open, or off, are still {left}"
+            await asyncio.sleep(0.5)
 
-    def _rests(self) -> bool:
-        (number,) = self.server.sql("SELECT count(*) FROM rotations WHERE is_open", DATABASE)[0]
-        return number == 0 and self.account.all_run
+    def _open(self) -> list[str]:
+        return [row for (row,) in self.server.sql("SELECT rotations::text FROM rotations WHERE is_open", DATABASE)]
 
     async def history(self) -> list[tuple[str, datetime, int, str]]:
         """Server, slot, attempt and result of each rotation that has ended, as the command shows them."""
@@ -243,7 +245,7 @@ class Site:
         run, good = {one[:2] for one in told}, [one[:2] for one in told if one[3] != "failure"]
         return [
             *account.broken,
-            *(f"{one} is {account.status_of(one)}" for one in account.ids if account.status_of(one) != "active"),
+            *account.off,
             *(f"{one.name} of {one.server_id} is gone" for one in gone),
             *(f"told twice: {one}" for one, times in Counter(one[:3] for one in told).items() if times > 1),
             *(f"run twice: {one}" for one, times in Counter(good).items() if times > 1),

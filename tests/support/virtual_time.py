@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import selectors
+import time
 import weakref
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,10 @@ SELDOM = 20
 
 MOST_TURNS = 300_000
 """Turns of the loop in which time may stand still: what asks again and again without a pause would hang for ever."""
+
+
+LONGEST = 900.0
+"""Real seconds that a story may take: one that waits for what never comes would hang for ever."""
 
 
 class VirtualSelector(selectors.DefaultSelector):
@@ -71,6 +76,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.ahead = 0.0
         """Seconds by which the wall clock is wrong."""
         self.connections: weakref.WeakSet[WorkOfADatabase] = weakref.WeakSet()
+        self._ends_at = time.perf_counter() + LONGEST
         super().__init__(VirtualSelector(self._jump, lambda: self.at_work > 0))
         # Coarse enough for a clock that shows years: with nanoseconds a timer would be due and never so. Finer than
         # the microsecond of a wall clock: else a timer that goes by that one comes early, again and again.
@@ -131,6 +137,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.ahead = ahead
 
     def _jump(self, seconds: float) -> None:
+        if time.perf_counter() > self._ends_at:
+            raise RuntimeError(f"the story has taken {LONGEST:g} s, of real time: what does it wait for?")
         self._virtual += seconds
         self._traveller.shift(seconds)
 
