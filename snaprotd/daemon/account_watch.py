@@ -77,9 +77,9 @@ class AccountWatch:
         self._now = now
         self._assessments = Assessments()
         self._read_at = 0.0
+        """When the last reading ended, by the loop's clock."""
         self._unanswered = 0
         """Readings in a row that were refused, or not answered at all."""
-        """When the last reading ended, by the loop's clock."""
         self._gone_after = GONE_AFTER
         self._discovered_at: float | None = None
         self._missing: frozenset[str] = frozenset()
