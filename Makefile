@@ -22,7 +22,7 @@ help:  ## Show what can be made
 demo: install  ## Watch snaprotd work, on a simulated provider (DEMO_ARGS="--rounds 2" ends by itself)
 	@$(BIN)/snaprotd demo $(DEMO_ARGS)
 
-test: lint  ## Run lint, types, the import contracts and all tests (ROOM=engine: those of one room)
+test: lint  ## Run lint, types, the import contracts and the tests, but for what `make prove` has (ROOM=engine: those of one room)
 	$(BIN)/python -m pytest $(TEST_ARGS) $(ROOM:%=tests/%)
 
 check: lint  ## In a minute: lint, types, the import contracts and the tests of one room (ROOM=core)

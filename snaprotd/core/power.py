@@ -235,9 +235,7 @@ def not_now(power: Power, *, owed: bool) -> Power:
 
 def not_sent(power: Power, *, owed: bool) -> Power:
     """The stop never left this machine. `owed`: an earlier one may have been carried out, or may yet be."""
-    if owed:
-        return power
-    return replace(power, released=power.asked, held_off_since=None, power_open=None, unstruck=False)
+    return power if owed else replace(power, released=power.asked, held_off_since=None, power_open=None, unstruck=False)
 
 
 def timed_out(power: Power) -> Power:
@@ -338,8 +336,12 @@ def released(power: Power) -> Power:
 
 def given_up(power: Power) -> Power:
     """A person has let go of the start, or of one that may turn out to be owed: no record of before is later."""
-    asked = power.asked if power.held_off else power.asked + 1
-    return replace(released(replace(power, asked=asked)), unstruck=False, earlier_age=None, gone_for=None)
+    return over(power if power.held_off else replace(power, asked=power.asked + 1))
+
+
+def over(power: Power) -> Power:
+    """Somebody has paid the start, or let go of it: nothing is watched. The next number is a promise's to come."""
+    return replace(released(power), unstruck=False, earlier_age=None, gone_for=None)
 
 
 def gone(power: Power) -> Power:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from snaprotd.core.asking.settling import settled_after
 from snaprotd.core.model import is_one_server
-from snaprotd.core.power import Power, aged, released
+from snaprotd.core.power import Power, aged
 
 UNACCOUNTED = 300.0
 """Seconds without a process after which it is asked whether the record of a stop is of an old copy of the ledger."""
@@ -93,14 +93,6 @@ def joined(known: Power, other: Power) -> Power:
     if other.held_off and other.asked <= known.asked and is_later(other, known):
         return inherited(known, other)
     return merged(known, other)
-
-
-def over(power: Power) -> Power:
-    """Somebody has paid the start, or let go of it, as is written down: nothing is owed, and nothing is watched for.
-
-    The number stays what it is: the next one is that of a promise to come, which nobody has paid.
-    """
-    return replace(released(power), unstruck=False, earlier_age=None, gone_for=None)
 
 
 def as_one(records: Iterable[ServerPower]) -> list[ServerPower]:

@@ -11,7 +11,7 @@ from snaprotd.core import power
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.model import Server
 from snaprotd.core.power import Power
-from snaprotd.core.promise import ServerPower, merged, over, taken_up
+from snaprotd.core.promise import ServerPower, merged, taken_up
 from snaprotd.engine.run import Transition
 from snaprotd.engine.tools import Tools
 from snaprotd.provider import Priority
@@ -51,7 +51,7 @@ class Kept:
         if record is None or not record.lets_go_of(self.power):
             return False
         self.merge(record)
-        self.update_power(over)
+        self.update_power(power.over)
         write = log.warning if record.let_go else log.info  # by a person, or by whoever has started it
         write("nothing is owed to the server any more", server=record.label, let_go=record.let_go or None)
         return True

@@ -163,7 +163,7 @@ class Run:
             return
         if record is None or not record.lets_go_of(self.power):
             return
-        self.update_power(power.given_up)
+        self.update_power(power.over)
         write = log.warning if record.let_go else log.info  # by a person, or by whoever has started it
         write("nothing is owed to the server any more", let_go=record.let_go or None)
 

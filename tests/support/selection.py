@@ -35,7 +35,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         left_out |= {one for one in items if one.get_closest_marker("long_form")}
         is_every_case = config.getoption("--every-case") or any("::" in argument for argument in config.args)
-        left_out |= set() if is_every_case else set(further)
+        if not is_every_case:
+            left_out.update(further)
     if left_out:
         config.hook.pytest_deselected(items=[one for one in items if one in left_out])
         items[:] = [one for one in items if one not in left_out]

@@ -37,7 +37,7 @@ class Membership:
         self._config = config
         self._replicas = ledger.replicas
         self._me = this_replica(config, ledger.owner)
-        self.says: list[Callable[[], Mapping[str, Any]]] = []
+        self.says: list[Callable[[], Mapping[str, Any]]] = [lambda: {ANSWERED: board.is_answered}]
         """What is written beside the beat for the others."""
         self.seen: Callable[[Fleet], None] = lambda _: None
         """Told after each look."""
@@ -92,7 +92,6 @@ class Membership:
         if self._replicas is None:
             return
         body = {key: value for says in self.says for key, value in says().items()}
-        body[ANSWERED] = self._board.is_answered
         me, before = replace(self._me, body=body), self._fleet
 
         def found(rows: Sequence[Replica], roles: Mapping[str, str], newest: int, now: float) -> Fleet:

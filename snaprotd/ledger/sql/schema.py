@@ -217,15 +217,12 @@ def migrate(connection: Connection) -> None:
 
 def is_current(connection: Connection) -> bool:
     """Whether nothing is to be done to it, as far as can be read. Raises what `migrate` raises."""
-    names = connection.execute(TABLE_NAMES).scalars().all()
+    names = connection.execute(names_of_tables()).scalars().all()
     if META.name not in names or (version := _number(connection, "schema", 0)) < SCHEMA_VERSION:
         return False
     if version > SCHEMA_VERSION:
         _refuse_unreadable(connection, version)
     return not is_short(names)
-
-
-TABLE_NAMES = names_of_tables()
 
 
 def is_short(names: Collection[str]) -> bool:
