@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from snaprotd.core.asking.settling import settled_after
+from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.model import is_one_server
 from snaprotd.core.power import Power, aged
 
@@ -76,6 +77,23 @@ class ServerPower:
         """Whether the start that is owed by `owing` was let go of, as this record has it."""
         known = self.power
         return not known.is_followed and known.released >= owing.asked and not is_later(owing, known)
+
+
+class NumberTaken(SnaprotdError):
+    """The stop was to be promised under a number that somebody has used meanwhile: nothing was saved.
+
+    Who is seen to have been paid, or let go, under that number would seem so of this stop too.
+    """
+
+    def __init__(self, known: Power) -> None:
+        """`known`: what is kept of the server now."""
+        super().__init__("somebody else has written what is owed to the server meanwhile")
+        self.known = known
+
+
+def is_number_taken(promise: Power, known: Power) -> bool:
+    """Whether somebody has numbered a stop, or let go of one, as far as this promise, which is about to be saved."""
+    return max(known.asked, known.released) >= promise.asked
 
 
 def merged(one: Power, other: Power) -> Power:

@@ -21,7 +21,7 @@ from snaprotd.core.errors import CalledOff, LedgerError, NotSent, OutsideWindow
 from snaprotd.core.model import Server
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
-from snaprotd.core.promise import taken_up
+from snaprotd.core.promise import NumberTaken, merged, taken_up
 from snaprotd.core.rotation import Rotation, Step, aged, patience_left
 from snaprotd.core.telling.entries import Deletion
 from snaprotd.engine.looks import Looks
@@ -53,6 +53,8 @@ class Run:
         self._rotation = _taken_up(rotation, tools.now())
         self._aged_at = asyncio.get_running_loop().time()
         self._unguarded = False
+        self._promised_at: datetime | None = None
+        """When a stop was to be promised last. Whether that was saved may never have been answered."""
         self._call: asyncio.Event | None = None
         self._is_start = False
         self._ends_at: float | None = None
@@ -137,8 +139,16 @@ class Run:
         would hold off a second server of its group, and `HeldSince` where a person holds that by now.
         """
         before, after = self.rotation, change(self.rotation)
-        holds_off = after.is_owed and not before.is_owed
-        await self.tools.ledger.save(after, alone=holds_off, deletion=deletion)
+        promises_stop, tried = after.is_owed and not before.is_owed, self._promised_at
+        if promises_stop:
+            self._promised_at = after.power.held_off_since
+        try:
+            await self.tools.ledger.save(after, promises_stop=promises_stop, deletion=deletion)
+        except NumberTaken as taken:  # by who let go of an earlier stop, or watched that; or by us, with no answer
+            was_sent = tried is None or taken.known.held_off_since != tried
+            self.update_power(merged, replace(taken.known, unstruck=taken.known.unstruck and was_sent))
+            await self.save(change, deletion=deletion)
+            return
         self._unguarded = False
         self.update(change)
 

@@ -125,9 +125,9 @@ class Claiming:
 
 
 def _refused(others: Rows) -> Answered | LedgerError:
-    row = others.first()
-    if row is None or not row.is_open:
+    if not others or any(row.is_this for row in others):
         return SlotTaken(), None
+    row = others.first()
     if not (found := readable(row.body)):
         return LedgerError(f"the server's open rotation {row.id} in the ledger cannot be read")
     return ServerBusy(found[0]), None

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.errors import GroupTaken
 from snaprotd.core.power import Power, given_up
-from snaprotd.core.promise import ServerPower, Terms, as_one, inherited, is_later
+from snaprotd.core.promise import NumberTaken, ServerPower, Terms, as_one, inherited, is_later, is_number_taken
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.dialects import is_no_integer
@@ -209,12 +209,15 @@ async def held_off_in(connection: Connection, account: str, group: str, *, but: 
     return next((one.label for one in others if one.terms.group == group and one.power.is_owed), None)
 
 
-async def write(connection: Connection, record: ServerPower, *, alone: bool) -> None:
-    """Write what is owed to a server.
+async def promise(connection: Connection, record: ServerPower) -> None:
+    """Write that a stop is about to be asked for. What is raised undoes the transaction.
 
-    `alone`: raise `GroupTaken`, which undoes the transaction, where a start is owed to another server of its group.
+    Raises `NumberTaken` where its number is another's by now, and `GroupTaken` where a start is owed to another server
+    of its group.
     """
-    group = record.terms.group if alone else ""
+    known, group = await kept(connection, record.account, record.ids), record.terms.group
+    if known is not None and is_number_taken(record.power, known.power):
+        raise NumberTaken(known.power)
     if group and (other := await held_off_in(connection, record.account, group, but=record.ids)) is not None:
         raise GroupTaken(f"{other}, of the same group `{group}`, is held off")
     await put(connection, record)

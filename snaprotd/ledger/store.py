@@ -155,10 +155,9 @@ class Ledger(History):
             self._held[rotation.id] = lease
         return claim
 
-    async def save(self, rotation: Rotation, *, alone: bool = False, deletion: Deletion | None = None) -> None:
-        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now. `alone`: see `write`.
-
-        `deletion`: what it is about to delete. Raises `HeldSince` where that is held by now.
+    async def save(self, rotation: Rotation, *, promises_stop: bool = False, deletion: Deletion | None = None) -> None:
+        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now, as `promise` does where no
+        start is owed without it (`promises_stop`), and `HeldSince` where what it is about to delete is held by now.
         """
         lease = self._held.get(rotation.id)
         if lease is None:
@@ -173,9 +172,9 @@ class Ledger(History):
             saved = await connection.scalar(statements.save(rotation, tenure, epoch=lease.epoch, unknown=unknown))
             if saved is None and (anew := await self._claimed_again(connection, rotation)) is not None:
                 saved, lease = rotation.id, replace(lease, epoch=anew)  # its row was gone, and is nobody else's
-            if saved is not None and rotation.power.asked:
-                await promises.write(connection, record, alone=alone)
             if saved is not None:
+                if rotation.power.asked:
+                    await (promises.promise if promises_stop else promises.put)(connection, record)
                 await self.events.add(connection, told_by(rotation, deletion))
             await self.starts.note_learnt(connection)
             origin = self._place.origin

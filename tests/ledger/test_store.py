@@ -119,6 +119,15 @@ async def test_of_many_claims_of_one_slot_exactly_one_gets_it(db: Database) -> N
         assert await three[0].history() == [winner]
 
 
+async def test_a_slot_that_was_run_is_taken_whatever_its_server_is_at_by_now(db: Database) -> None:
+    """Who comes late to it, as the next one is at work, has not been kept from anything."""
+    async with ledgers(db, "a", "b") as (ours, theirs):
+        await completed(ours, rotation(day=0))
+        at_work = await claimed(ours, rotation(day=1))
+        assert await theirs.claim(rotation(day=0)) == SlotTaken()
+        assert await theirs.claim(rotation(day=2)) == ServerBusy(at_work)
+
+
 async def test_only_what_has_failed_is_opened_again_and_by_one_process_only(db: Database) -> None:
     async with ledgers(db, "a", "b") as (ours, theirs):
         succeeded, failed = rotation("1"), rotation("2")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 
 import structlog
@@ -56,7 +55,6 @@ class Schedules:
         self._board = board
         self._metrics = metrics
         self._now = tools.now
-        self._history = tools.ledger.history
         self._in_background = in_background
         self._timer = SlotTimer(self._due)
         self._turns = turns
@@ -285,12 +283,9 @@ class Schedules:
             self._is_claiming = False
 
     async def _resume(self, slots: dict[str, Slot]) -> None:
-        """Those that a replica with a newer configuration was to run, and has run, unless it went just then."""
+        """Those that a replica with a newer configuration was to run: by the claim, where it has not."""
         for server_id, (slot, seen_until) in slots.items():
             target = self.targets.get(server_id)
-            with suppress(LedgerError):  # what is claimed tells it too, unless the next slot is at work by now
-                if any(one.slot == slot for one in await self._history(server_id)):
-                    continue
             if target is not None and self._now() - slot - _delay(target) <= target.policy.missed_within:
                 await self.take_up(target, slot, seen_until=seen_until, late=True)
 

@@ -103,18 +103,17 @@ def reopen(rotation: Rotation, tenure: dict[str, Any], *, account: str) -> State
 def _in_the_way() -> Any:
     columns = ROTATIONS.c
     is_this = (columns.slot == bindparam("slot")) & (columns.attempt == bindparam("attempt"))
-    is_called_so = columns.server_id == bindparam("called")
-    another = or_(columns.is_open & ~(is_called_so & is_this), is_this & ~is_called_so)
-    found = select(columns.id, columns.slot, columns.is_open, columns.body, LEFT.label("is_left"))
-    return found.where(OURS, ITS_SERVER, another).order_by(columns.is_open.desc())
+    found = select(columns.id, columns.slot, columns.is_open, columns.body)
+    found = found.add_columns(is_this.label("is_this"), LEFT.label("is_left"))
+    return found.where(OURS, ITS_SERVER, columns.id != bindparam("row"), or_(columns.is_open, is_this))
 
 
 _IN_THE_WAY = Prepared(_in_the_way)
 
 
 def in_the_way_of(rotation: Rotation, called: Collection[str], *, account: str) -> Statement:
-    """Another open rotation of the same server, which `called` are the ids of, or this attempt by another id."""
-    this = {"slot": text_of(rotation.slot), "attempt": rotation.attempt, "called": rotation.server_id}
+    """Others of this attempt at the slot, by whichever id of the server (`called`), and open ones of that."""
+    this = {"slot": text_of(rotation.slot), "attempt": rotation.attempt, "row": rotation.id}
     return _IN_THE_WAY(its_account=account, server_ids=as_list(called), **this)
 
 
