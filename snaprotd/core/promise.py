@@ -79,10 +79,10 @@ class ServerPower:
         return not known.is_followed and known.released >= owing.asked and not is_later(owing, known)
 
 
-class NumberTaken(SnaprotdError):
-    """The stop was to be promised under a number that somebody has used meanwhile: nothing was saved.
+class Overtaken(SnaprotdError):
+    """A stop was to be promised, and somebody has numbered another meanwhile, or let go of one: nothing was saved.
 
-    Who is seen to have been paid, or let go, under that number would seem so of this stop too.
+    What is done about that one, under the same number, would seem to be done about this one too.
     """
 
     def __init__(self, known: Power) -> None:
@@ -91,9 +91,9 @@ class NumberTaken(SnaprotdError):
         self.known = known
 
 
-def is_number_taken(promise: Power, known: Power) -> bool:
-    """Whether somebody has numbered a stop, or let go of one, as far as this promise, which is about to be saved."""
-    return max(known.asked, known.released) >= promise.asked
+def goes_beyond(one: Power, than: Power) -> bool:
+    """Whether the one tells of a later stop, or that one was paid, or let go, of which the other does not know that."""
+    return one.asked > than.asked or one.released > than.released
 
 
 def merged(one: Power, other: Power) -> Power:

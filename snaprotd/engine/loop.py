@@ -29,6 +29,9 @@ from snaprotd.engine.steps import ACTIONS
 from snaprotd.engine.switching import start
 from snaprotd.engine.tools import until_tick
 
+MOMENT_WHILE_OFF = 20.0
+"""Seconds for which a rotation whose server is off waits for a ledger that is away: a database may be restarted."""
+
 BEFORE_ITS_SNAPSHOT = STEPS[: STEPS.index(Step.WAIT)]
 
 log = structlog.get_logger("snaprotd.rotation")
@@ -92,8 +95,9 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
         return Waiting(str(call), soon=True, cause=call.cause)
     except CloudError as error:
         return judge(run.rotation, error)
-    except LedgerError as error:  # it may be back in a moment; a server that is off does not wait for that
-        return Failed(str(error)) if run.rotation.is_owed else Waiting(str(error))
+    except LedgerError as error:  # it may be back in a moment; a server that is off does not wait for longer
+        is_for_long = run.note_no_ledger() >= MOMENT_WHILE_OFF
+        return Failed(str(error)) if run.rotation.is_owed and is_for_long else Waiting(str(error))
     except Exception as error:
         # A mistake of ours must not leave a server off, nor end the other rotations.
         log.exception("internal error")

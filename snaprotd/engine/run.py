@@ -21,7 +21,7 @@ from snaprotd.core.errors import CalledOff, LedgerError, NotSent, OutsideWindow
 from snaprotd.core.model import Server
 from snaprotd.core.policy import stops_itself
 from snaprotd.core.power import Power
-from snaprotd.core.promise import NumberTaken, merged, taken_up
+from snaprotd.core.promise import Overtaken, merged, taken_up
 from snaprotd.core.rotation import Rotation, Step, aged, patience_left
 from snaprotd.core.telling.entries import Deletion
 from snaprotd.engine.looks import Looks
@@ -53,6 +53,7 @@ class Run:
         self._rotation = _taken_up(rotation, tools.now())
         self._aged_at = asyncio.get_running_loop().time()
         self._unguarded = False
+        self._no_ledger_since: float | None = None
         self._promised_at: datetime | None = None
         """When a stop was to be promised last. Whether that was saved may never have been answered."""
         self._call: asyncio.Event | None = None
@@ -139,18 +140,24 @@ class Run:
         would hold off a second server of its group, and `HeldSince` where a person holds that by now.
         """
         before, after = self.rotation, change(self.rotation)
-        promises_stop, tried = after.is_owed and not before.is_owed, self._promised_at
-        if promises_stop:
+        over, tried = before.power if after.is_owed and not before.is_owed else None, self._promised_at
+        if over is not None:
             self._promised_at = after.power.held_off_since
         try:
-            await self.tools.ledger.save(after, promises_stop=promises_stop, deletion=deletion)
-        except NumberTaken as taken:  # by who let go of an earlier stop, or watched that; or by us, with no answer
-            was_sent = tried is None or taken.known.held_off_since != tried
-            self.update_power(merged, replace(taken.known, unstruck=taken.known.unstruck and was_sent))
+            await self.tools.ledger.save(after, over=over, deletion=deletion)
+        except Overtaken as by:  # who let go of an earlier stop, or watches that; or ourselves, with no answer
+            was_sent = tried is None or by.known.held_off_since != tried
+            self.update_power(merged, replace(by.known, unstruck=by.known.unstruck and was_sent))
             await self.save(change, deletion=deletion)
             return
-        self._unguarded = False
+        self._unguarded, self._no_ledger_since = False, None
         self.update(change)
+
+    def note_no_ledger(self) -> float:
+        """The ledger cannot be used: seconds since that was noted first, with nothing saved in between."""
+        now = asyncio.get_running_loop().time()
+        self._no_ledger_since = since = now if self._no_ledger_since is None else self._no_ledger_since
+        return now - since
 
     async def save_power(
         self, transition: Callable[Concatenate[Power, P], Power], *args: P.args, **kwargs: P.kwargs

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from snaprotd.core.errors import GroupTaken
 from snaprotd.core.power import Power, given_up
-from snaprotd.core.promise import NumberTaken, ServerPower, Terms, as_one, inherited, is_later, is_number_taken
+from snaprotd.core.promise import Overtaken, ServerPower, Terms, as_one, goes_beyond, inherited, is_later
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.dialects import is_no_integer
@@ -209,17 +209,18 @@ async def held_off_in(connection: Connection, account: str, group: str, *, but: 
     return next((one.label for one in others if one.terms.group == group and one.power.is_owed), None)
 
 
-async def promise(connection: Connection, record: ServerPower) -> None:
-    """Write that a stop is about to be asked for. What is raised undoes the transaction.
+async def write(connection: Connection, record: ServerPower, *, over: Power | None) -> None:
+    """Write what is owed to a server. `over`: what was known before a stop that is promised now; else None.
 
-    Raises `NumberTaken` where its number is another's by now, and `GroupTaken` where a start is owed to another server
-    of its group.
+    Then `Overtaken` is raised where more is known here, and `GroupTaken` where a start is owed to another server of its
+    group. Both undo the transaction.
     """
-    known, group = await kept(connection, record.account, record.ids), record.terms.group
-    if known is not None and is_number_taken(record.power, known.power):
-        raise NumberTaken(known.power)
-    if group and (other := await held_off_in(connection, record.account, group, but=record.ids)) is not None:
-        raise GroupTaken(f"{other}, of the same group `{group}`, is held off")
+    if over is not None:
+        known, group = await kept(connection, record.account, record.ids), record.terms.group
+        if known is not None and goes_beyond(known.power, over):
+            raise Overtaken(known.power)
+        if group and (other := await held_off_in(connection, record.account, group, but=record.ids)) is not None:
+            raise GroupTaken(f"{other}, of the same group `{group}`, is held off")
     await put(connection, record)
 
 

@@ -12,7 +12,7 @@ import structlog
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.power import given_up
-from snaprotd.core.promise import ServerPower, Terms, as_one, joined, merged
+from snaprotd.core.promise import ServerPower, Terms, as_one, goes_beyond, joined, merged
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger import promises
@@ -218,7 +218,7 @@ class Starts:
         known = await self.kept(record.account, record.server_id)
         if known is not None:
             record = replace(record, power=joined(known.power, record.power))
-            if not _goes_beyond(record, known):
+            if not goes_beyond(record.power, known.power):
                 return False
         log.error("the ledger lacks what this process owes to a server: it is written again", server=record.label)
         await self.save(record)
@@ -307,7 +307,7 @@ class Starts:
             key, found = (copy.account, copy.server_id), copy
             if known is not None:
                 copy = replace(copy, power=joined(known.power, copy.power))
-            if known is not None and not _goes_beyond(copy, known):
+            if known is not None and not goes_beyond(copy.power, known.power):
                 await self.copies.keep(known.known_by({copy.server_id}), told=True, found=found)
             elif at_once or now - before.get(key, now) >= TOLD_WITHIN:
                 log.error(
@@ -338,8 +338,3 @@ class Starts:
         async with self._transaction() as connection:
             for statement in statements.adopt(self.account):
                 await connection.execute(statement)
-
-
-def _goes_beyond(copy: ServerPower, known: ServerPower) -> bool:
-    """The copy tells of a later stop, or that one was paid which the ledger still owes."""
-    return copy.power.asked > known.power.asked or copy.power.released > known.power.released

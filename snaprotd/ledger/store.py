@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from snaprotd.core.errors import CalledOff, LeaseLost, LedgerError
+from snaprotd.core.power import Power
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Deletion, of_exchange
 from snaprotd.ledger import promises
@@ -155,9 +156,9 @@ class Ledger(History):
             self._held[rotation.id] = lease
         return claim
 
-    async def save(self, rotation: Rotation, *, promises_stop: bool = False, deletion: Deletion | None = None) -> None:
-        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now, as `promise` does where no
-        start is owed without it (`promises_stop`), and `HeldSince` where what it is about to delete is held by now.
+    async def save(self, rotation: Rotation, *, over: Power | None = None, deletion: Deletion | None = None) -> None:
+        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now, as `write` does where a
+        start is owed from now on (`over`), and `HeldSince` where what it is to delete is held by now.
         """
         lease = self._held.get(rotation.id)
         if lease is None:
@@ -174,7 +175,7 @@ class Ledger(History):
                 saved, lease = rotation.id, replace(lease, epoch=anew)  # its row was gone, and is nobody else's
             if saved is not None:
                 if rotation.power.asked:
-                    await (promises.promise if promises_stop else promises.put)(connection, record)
+                    await promises.write(connection, record, over=over)
                 await self.events.add(connection, told_by(rotation, deletion))
             await self.starts.note_learnt(connection)
             origin = self._place.origin

@@ -101,3 +101,14 @@ async def test_a_rotation_whose_server_is_held_off_already_promises_as_before(tm
         (owed,) = await ledger.starts.owed()
         assert owed.power.asked == run.power.asked == 2
         assert owed.power.hard_stop
+
+
+async def test_a_harder_stop_of_a_server_that_ran_in_two_looks_is_of_the_same_number(tmp_path: Path) -> None:
+    """It is only watched by then, and its promise stands."""
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        run = await claimed(ledger)
+        await run.save_power(power.promised, NOW)
+        run.update_power(lambda known: replace(known, watched=True))
+        await run.save_power(power.promised_harder, NOW)
+        (owed,) = await ledger.starts.owed()
+        assert owed.power.asked == run.power.asked == 2

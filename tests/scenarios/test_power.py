@@ -651,6 +651,25 @@ async def test_a_disk_that_turns_bad_while_a_server_is_off_does_not_keep_it_off(
 
 
 @DISKS
+async def test_a_ledger_that_is_away_for_a_moment_while_its_server_is_off_costs_no_snapshot(
+    tmp_path: Path, disk: str
+) -> None:
+    """As where a database server is restarted."""
+    one = BadNight(tmp_path, disk, "stop")
+    async with one.life() as tools:
+        running = await one.begin(tools)
+        for _ in range(600):
+            await asyncio.sleep(1)
+            if "ledger" in one.story.records[-1].note:
+                break
+        assert one.status != "active"
+        await asyncio.sleep(8)
+        one.ledger.disk = ""
+        assert (await one.see_off(await running)).result == "success"
+    assert one.words[:3] == ["stop", "create", "start"]
+
+
+@DISKS
 @pytest.mark.parametrize("bad_after", ["stop", "create"])
 async def test_a_start_that_fails_goes_on_although_the_disk_stays_bad(
     tmp_path: Path, disk: str, bad_after: str
