@@ -318,6 +318,15 @@ def test_whose_the_work_is_where_the_provider_does_not_answer_all(
     assert fleet.prefers("12345", 1) == (portion_of_4 == 4) or portion_of_4 == 2
 
 
+def test_why_a_replica_begins_no_rotations_is_told_of_each() -> None:
+    silent, fine = answered("silent", is_answered=False), answered("fine")
+    older = replace(fine, id="older", generation=ME.generation - 1)
+    fleet = Fleet(me=fine, living=(fine, older, silent))
+    told = [fleet.why_none(one) for one in fleet.living]
+    assert told == ["", "its configuration is older", "the provider does not answer it"]
+    assert Fleet(me=silent, living=(silent,)).why_none(silent) == ""
+
+
 def test_who_is_answered_again_waits_until_all_know_of_it() -> None:
     silent = replace(ME, body={ANSWERED: False})
     before = look(look(None, answered("a", 7), me=silent), answered("a", 8), me=silent, now=10)

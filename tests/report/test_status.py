@@ -169,7 +169,7 @@ REPORT = shape(
         "replicas": many(
             shape(
                 {
-                    **{key: {"type": "string"} for key in ("id", "host", "snaprotd", "config")},
+                    **{key: {"type": "string"} for key in ("id", "host", "snaprotd", "config", "why_none")},
                     "generation": {"type": "integer"},
                     **{key: {"type": "boolean"} for key in ("begins_rotations", "is_me", "is_reporter", "is_teller")},
                 }

@@ -257,7 +257,7 @@ def _replicas_table(replicas: Sequence[Json]) -> Table:
         does = ["answers here"] if one["is_me"] else []
         does += ["tells the metrics"] if one["is_reporter"] else []
         does += ["tells people"] if one["is_teller"] else []
-        does += [] if one["begins_rotations"] else ["begins no rotations: its configuration is older"]
+        does += [f"begins no rotations: {one['why_none']}"] if one["why_none"] else []
         table.add_row(f"{one['host']} {one['id'][:8]}", one["snaprotd"], one["config"], ", ".join(does) or "-")
     return table
 

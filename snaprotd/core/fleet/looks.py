@@ -54,6 +54,12 @@ class Fleet:
         """The provider does not answer it, and does answer another one that lives: what it holds is for that one."""
         return not self.me.is_answered and any(one.is_answered for one in self.living)
 
+    def why_none(self, one: Replica) -> str:
+        """Why that one begins no rotations, in words; empty where it may."""
+        if one.generation < self.leading:
+            return "its configuration is older"
+        return "" if one.id in self._leaders else "the provider does not answer it"
+
     @property
     def is_of_one_mind(self) -> bool:
         """All that live have the same configuration."""
