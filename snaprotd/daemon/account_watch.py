@@ -104,14 +104,18 @@ class AccountWatch:
     def apply(self, config: Config) -> None:
         self._config = config
 
-    def is_to_read(self, shortest: float, rate: float) -> bool:
+    def is_to_read(self, shortest: float, rate: float, *, is_at_work: bool = False) -> bool:
         """Whether it is time to read the account, which is asked every `shortest` seconds: a large one is read less.
 
-        `rate`: requests a second, as in force.
+        `rate`: requests a second, as in force. `is_at_work`: as many rotations run as may.
         """
         longest = min(self._config.discover_interval, RARELY)
-        every = reading_interval(self._inventory.pages, rate, shortest=shortest, longest=longest)
-        self._gone_after = max(GONE_AFTER, 3 * every)
+        usually, at_work = (
+            reading_interval(self._inventory.pages, rate, shortest=shortest, longest=longest, is_at_work=one)
+            for one in (False, True)
+        )
+        every = at_work if is_at_work else usually
+        self._gone_after = max(GONE_AFTER, 3 * at_work)
         left = self._read_at + every - asyncio.get_running_loop().time()
         return not self.is_listed or bool(self.in_doubt) or left < shortest / 2
 

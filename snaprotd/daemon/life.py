@@ -220,8 +220,9 @@ class Daemon:
         return min(max(INVENTORY_EVERY, 4 * self._config.poll_interval), self._config.discover_interval)
 
     async def _read_account(self) -> None:
-        rate = self._tools.cloud.rate.rate
-        if self._rotations.keeper.is_following or self._account.is_to_read(self._inventory_interval(), rate):
+        rate, at_work = self._tools.cloud.rate.rate, self._rotations.permits.are_all_taken
+        is_due = self._account.is_to_read(self._inventory_interval(), rate, is_at_work=at_work)
+        if is_due or self._rotations.keeper.is_following:
             await self._account.read()
 
     async def _end(self) -> int:

@@ -96,7 +96,7 @@ class Asker(Protocol):
 
     def guard(self) -> None: ...
 
-    async def look_for(self, server_id: str) -> Server: ...
+    async def look_for(self, server_id: str, *, use: Use = Use.DECIDE) -> Server: ...
 
     async def unless_called_off(self, asked: Awaitable[T]) -> T: ...
 
@@ -157,7 +157,7 @@ class Looks:
         Good enough to be put into the queue for `use`.
         """
         seen = None if anew and self._turn is None else self._evidence(self._server, use, is_to_queue=True)
-        return seen or await self._keep_server(self._asker.look_for(self._asker.server_id))
+        return seen or await self._keep_server(self._asker.look_for(self._asker.server_id, use=use))
 
     async def _keep_server(self, asked: Awaitable[Server]) -> Server:
         moment, seen = Moment.now(), await asked

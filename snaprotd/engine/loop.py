@@ -176,7 +176,8 @@ async def _until_worth_a_visit(run: Run) -> float:
     if rotation.step is Step.WAIT:
         await run.learn_usual()  # and no sooner: what is done already is to be started first
         waited = rotation.creation.asked_for(run.tools.now())
-        wanted = next_poll(waited, run.usual, poll_interval=poll_interval, is_off=run.priority.is_urgent)
+        is_off = run.priority.is_urgent
+        wanted = next_poll(waited, run.usual, poll_interval=poll_interval, is_off=is_off, looks=run.when_to_look)
         if run.priority.is_urgent and wanted < poll_interval:  # the tick that is nearest: the last answer took a while
             wanted -= tick / 2
     elif run.priority.is_urgent and not rotation.is_refused_its_stop:

@@ -65,6 +65,8 @@ class Run:
         """What was seen, and whether it may be acted on still."""
         self.usual: float | None = None
         """Seconds that the server's snapshots take, as far as is known."""
+        self.when_to_look: tuple[float, ...] = ()
+        """Seconds after which one that nobody is off for is looked for."""
         self._has_past = False
         """That was read."""
         self.has_just_begun_it = False
@@ -284,8 +286,10 @@ class Run:
 
     # -- what was seen, and what may be done by it ----------------------------------------------------------------
 
-    async def look_for(self, server_id: str) -> Server:
-        return await self.unless_called_off(self.tools.inventory.server(server_id, priority=self.priority))
+    async def look_for(self, server_id: str, *, use: Use = Use.DECIDE) -> Server:
+        # What is to be deleted by it has been listed a moment ago, and soon it will be too long ago for that.
+        priority = min(self.priority, Priority.ACTION) if use is Use.DELETE else self.priority
+        return await self.unless_called_off(self.tools.inventory.server(server_id, priority=priority))
 
     async def stops_itself(self) -> str:
         """Why the server must not be stopped: this process runs on it. Empty where it may be.
@@ -308,7 +312,10 @@ class Run:
             return
         with suppress(LedgerError):
             earlier = await self.tools.ledger.history(self.server_id, limit=polls.REMEMBERED)
-            self.usual, self._has_past = polls.usual(one.creation.took for one in earlier), True
+            took = [one.creation.took for one in earlier]
+            self.usual, self._has_past = polls.usual(took), True
+            slot = f"{self.server_id} {self._rotation.slot.isoformat()}"
+            self.when_to_look = polls.when_to_look(took, poll_interval=self.tools.poll_interval, slot=slot)
 
     async def is_restored_by_hand(self) -> bool:
         """Whether `snaprotd restore` is at work on the server, which may still be shown as active.

@@ -150,6 +150,11 @@ class Permits:
         self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def are_all_taken(self) -> bool:
+        """Who comes has to wait for one."""
+        return self._taken >= self._number
+
     def set_number(self, number: int) -> None:
         """Who holds a permit keeps it; fewer are given until there are few enough."""
         self._number = number

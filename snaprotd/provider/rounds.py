@@ -20,8 +20,9 @@ class Rounds(Generic[T]):
     """Gathers questions about servers, and answers all that are waiting in one round.
 
     A question that comes while a round is in flight joins the next one: the provider may have answered the requests
-    of the round in flight already. A round stands in the queue with the highest class of those that share it. A start
-    that is due does not wait for the round of what is less: the next one begins at once.
+    of the round in flight already. A round stands in the queue with the highest class of those that share it. What
+    a server is off for, or something is to be deleted by, does not wait for the round of what is less: the next one
+    begins at once.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Rounds(Generic[T]):
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(server_id, []).append(future)
         self._priority = min(self._priority, priority)
-        if priority is Priority.START and self._in_flight is not Priority.START:
+        if priority <= Priority.ACTION and priority < self._in_flight:
             self._overtaken.set()
         if self._starter is None or self._starter.done():
             self._starter = asyncio.create_task(self._start_rounds())

@@ -17,6 +17,10 @@ from snaprotd.provider.identity import Names
 
 READ_AGAIN = 2
 """Times that the list is read again, before each server is asked for by itself."""
+READ_LATER = 4
+"""The same where nobody waits for it: each server of a large account would be many times its pages."""
+LATER = 20.0
+"""Seconds at the most before it is read again then, and a second for each of its pages: until less is at work."""
 
 T = TypeVar("T")
 Known = Mapping[str, Iterable[Snapshot]]
@@ -27,9 +31,10 @@ async def read_whole(cloud: Provider, names: Names, known: Known, *, priority: P
     """Every snapshot that was there when the reading began, and is still. Raises `Doubtful` as `Provider.snapshots`.
 
     Where the list changed between two of its pages, as it often does at work, only what is in doubt is asked for; where
-    that does not explain it, the list is read again.
+    that does not explain it, the list is read again; where it is the account's own reading, a while later.
     """
-    for left in reversed(range(READ_AGAIN + 1)):
+    can_wait = priority is Priority.INVENTORY
+    for left in reversed(range((READ_LATER if can_wait else READ_AGAIN) + 1)):
         try:
             return tuple(await cloud.snapshots(priority=priority))
         except Doubtful as doubt:
@@ -39,6 +44,8 @@ async def read_whole(cloud: Provider, names: Names, known: Known, *, priority: P
                 return whole
             if not left:
                 raise
+            if can_wait and isinstance(doubt, Shifted):
+                await asyncio.sleep(min(-(-doubt.count // cloud.capabilities.page_size), LATER))
     raise AssertionError("it was read")
 
 

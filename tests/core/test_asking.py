@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import inf, nan
+from math import ceil, inf, nan
 
 import pytest
 
@@ -14,7 +14,7 @@ from snaprotd.core.asking.evidence import (
     Use,
     serves,
 )
-from snaprotd.core.asking.polls import next_look, next_poll, only_waits, usual, widening
+from snaprotd.core.asking.polls import OFTEN, PROBED, next_look, next_poll, only_waits, usual, when_to_look, widening
 
 POLL = 15.0
 
@@ -83,11 +83,58 @@ def test_the_usual_time_is_the_median_of_what_was_watched_to_its_end(
     assert usual(took) == expected
 
 
-def polls(its_usual: float | None, *, until: float, is_off: bool = False) -> list[float]:
+@pytest.mark.parametrize(
+    ("took", "expected"),
+    [
+        ((), ()),
+        ((None, nan, -1.0), ()),
+        ((302.5,), (297.5, 302.5, 302.5)),
+        ((300.0,) * 15, (295.0, 300.0, 300.0)),
+        ((100.0, *(300.0,) * 14), (295.0, 300.0, 300.0)),  # one that was far faster is no rule
+        ((280.0, 281.0, *(300.0,) * 13), (276.0, 281.0, 300.0)),
+        ((100.0, 100.0, *(300.0,) * 13), (240.0, 300.0)),
+        ((10.0,), (8.0, 10.0, 10.0)),
+    ],
+)
+def test_one_that_nobody_is_off_for_is_first_looked_for_just_before_all_but_few_were_seen_done(
+    took: tuple[float | None, ...], expected: tuple[float, ...]
+) -> None:
+    assert when_to_look(took, poll_interval=POLL) == expected
+
+
+def test_some_look_far_sooner_so_that_snapshots_that_have_become_faster_are_seen() -> None:
+    slots = [f"12345 2025-01-{day:02}T03:00" for day in range(1, 32)]
+    first = [when_to_look((300.0,) * 15, poll_interval=POLL, slot=slot)[0] for slot in slots]
+    assert set(first) == {240.0, 295.0}
+    assert 1 / (2 * PROBED) < first.count(240.0) / len(first) < 2 / PROBED
+
+
+@pytest.mark.parametrize("takes", [100.0, 200.0, 280.0, 299.9, 310.0, 400.0])
+def test_how_long_they_take_is_learnt_again_where_that_has_changed_and_is_hardly_overestimated(takes: float) -> None:
+    """Seen at its first look it was done before, by nobody knows how much: that must not add up from night to night."""
+    took = [300.0] * 15
+    for night in range(200):
+        looks = when_to_look(took, poll_interval=POLL, slot=f"12345 {night}")
+        seen = next(one for one in polls(usual(took), until=900, looks=looks, tick=POLL / OFTEN) if one >= takes)
+        took = [seen, *took[:14]]
+    learnt = usual(took)
+    assert learnt is not None
+    assert takes <= learnt <= takes + 2 * POLL / OFTEN
+
+
+def polls(
+    its_usual: float | None,
+    *,
+    until: float,
+    is_off: bool = False,
+    looks: tuple[float, ...] = (),
+    tick: float = 0.1,
+) -> list[float]:
     """When a snapshot is looked for that is asked for at 0, up to that time."""
     times, now = list[float](), 0.0
     while now < until:
-        now += next_poll(now, its_usual, poll_interval=POLL, is_off=is_off)
+        now += next_poll(now, its_usual, poll_interval=POLL, is_off=is_off, looks=looks)
+        now = ceil(round(now / tick, 3)) * tick
         times.append(round(now, 1))
     return times
 
@@ -114,9 +161,11 @@ def test_without_a_past_there_is_a_look_at_each_poll() -> None:
     assert polls(None, until=60) == [15, 30, 45, 60]
 
 
-def test_with_a_past_the_first_look_is_when_it_may_be_done_and_then_they_come_often_and_ever_less_so() -> None:
-    assert polls(300.0, until=330) == [240, 270, 300, 305, 310, 315, 320, 325, 331.2]
-    assert polls(300.0, until=900)[-3:] == [871, 886, 901]
+def test_with_a_past_the_first_look_is_when_it_may_be_done_and_then_they_come_ever_less_often() -> None:
+    assert polls(300.0, until=340, looks=(295.0,)) == [295, 300, 305, 310, 320, 335, 350]
+    assert polls(300.0, until=310, looks=(240.0,)) == [240, 300, 305, 310]
+    assert polls(300.0, until=310, looks=(299.0,)) == [299, 304, 309, 318]
+    assert polls(300.0, until=310) == [300, 305, 310]
 
 
 def test_while_the_server_is_off_nothing_is_waited_for_long_once_it_may_be_done() -> None:

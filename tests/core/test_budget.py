@@ -7,7 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from snaprotd.core.asking.budget import POWER_TAKES, SNAPSHOT_TAKES, Budget, Past, fits, moments, read_every
+from snaprotd.core.asking.budget import (
+    POWER_TAKES,
+    SNAPSHOT_TAKES,
+    Budget,
+    Past,
+    fits,
+    moments,
+    read_every,
+    reading_interval,
+)
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.rotation import Passed, Rotation, Step
 from snaprotd.core.schedule import Schedule
@@ -119,3 +128,14 @@ def test_a_clock_that_was_set_back_makes_no_moment_of_the_past() -> None:
 @pytest.mark.parametrize(("pages", "rate", "seconds"), [(2, 5.0, 4.0), (40, 5.0, 80.0), (400, 5.0, 800.0)])
 def test_the_reading_of_the_whole_account_takes_a_tenth_of_the_rate(pages: int, rate: float, seconds: float) -> None:
     assert read_every(pages, rate) == pytest.approx(seconds)
+    assert read_every(pages, rate, is_at_work=True) == pytest.approx(5 * seconds)
+
+
+@pytest.mark.parametrize(
+    ("pages", "is_at_work", "seconds"),
+    [(2, True, 60), (12, False, 60), (12, True, 120), (40, True, 300), (400, True, 300)],
+)
+def test_it_is_never_more_than_five_minutes_after_the_last_whatever_is_at_work(
+    pages: int, is_at_work: bool, seconds: float
+) -> None:
+    assert reading_interval(pages, 5.0, shortest=60.0, is_at_work=is_at_work) == pytest.approx(seconds)

@@ -11,7 +11,7 @@ import pytest
 
 from snaprotd.core.rotation import Step
 from snaprotd.daemon.account_watch import AccountWatch
-from snaprotd.simulator import Fault
+from snaprotd.simulator import Fault, World
 from tests.support.daemons import Watched, a_world, configure, daemon_on, entry
 from tests.support.limits import Limited
 
@@ -26,6 +26,19 @@ def slow(folder: Path, *entries: str) -> Path:
     path = configure(folder, *entries)
     path.write_text(path.read_text().replace("requests_per_second: 100", "requests_per_second: 0.1"))
     return path
+
+
+def configure_at(rate: float, folder: Path, *entries: str) -> Path:
+    path = configure(folder, *(entries or [entry(SELDOM)]))
+    path.write_text(path.read_text().replace("requests_per_second: 100", f"requests_per_second: {rate}"))
+    return path
+
+
+def two_pages() -> World:
+    """Of servers, and of snapshots."""
+    world = a_world("web-01", "web-02")
+    world.add_snapshot("12345", "by-hand", created_at=datetime(2025, 1, 15, tzinfo=UTC))
+    return world
 
 
 @pytest.fixture
@@ -87,6 +100,42 @@ async def test_what_may_be_off_because_of_us_is_followed_however_large_the_accou
         followed_for = asyncio.get_running_loop().time() - began
         assert readings() - before >= followed_for / 110  # a reading takes 20 s of that rate
     assert world.status_of("12345") == "active"
+
+
+async def test_while_as_many_rotations_run_as_may_it_is_read_rarely_but_every_five_minutes(
+    tmp_path: Path, readings: Callable[[], int]
+) -> None:
+    async with daemon_on(configure_at(0.2, tmp_path), two_pages()) as watched:
+        await asyncio.sleep(60 * MINUTE)
+        assert 28 <= (usually := readings()) <= 40
+        watched.daemon._rotations.permits.set_number(0)
+        await asyncio.sleep(60 * MINUTE)
+        assert 10 <= readings() - usually <= 13
+
+
+async def test_when_they_have_ended_a_server_that_one_list_is_without_is_looked_after_still(
+    tmp_path: Path, readings: Callable[[], int]
+) -> None:
+    """It was last listed when the account was read rarely, and that is long ago by what holds now."""
+    world = two_pages()
+    async with daemon_on(configure_at(0.2, tmp_path, f'{{match: "web-*", schedule: "{SELDOM}"}}'), world) as watched:
+        permits, schedules = watched.daemon._rotations.permits, watched.daemon._schedules
+        permits.set_number(0)
+        await asyncio.sleep(30 * MINUTE)
+        await _read(readings)
+        await asyncio.sleep(MINUTE)
+        del world.servers["12346"]
+        await asyncio.sleep(4 * MINUTE)
+        permits.set_number(20)
+        await _read(readings)
+        await asyncio.sleep(MINUTE)
+        assert schedules.targets.keys() == {"12345", "12346"}
+
+
+async def _read(readings: Callable[[], int]) -> None:
+    before = readings()
+    while readings() == before:  # noqa: ASYNC110
+        await asyncio.sleep(1)
 
 
 async def _follows(watched: Watched, wanted: bool) -> None:

@@ -34,6 +34,15 @@ async def test_a_permit_that_is_given_back_goes_to_who_came_first_and_wakes_nobo
         await asyncio.sleep(1)
 
 
+async def test_they_are_all_taken_when_who_comes_has_to_wait() -> None:
+    permits = Permits(2)
+    taken, seen = [await permits.take()], [permits.are_all_taken]
+    taken.append(await permits.take())
+    seen.append(permits.are_all_taken)
+    taken[0].give_back()
+    assert [*seen, permits.are_all_taken] == [False, True, False]
+
+
 async def test_a_permit_that_is_given_back_twice_is_given_once() -> None:
     given, tasks = await waiting(Permits(1), 3)
     first = tasks[0].result()

@@ -113,11 +113,14 @@ OVERTAKEN = [
     (Priority.START, Priority.DOWNTIME, 5),
     (Priority.NEW, Priority.OPEN, 5),
     (Priority.NEW, Priority.DOWNTIME, 0),
+    (Priority.NEW, Priority.ACTION, 0),
+    (Priority.OPEN, Priority.ACTION, 0),
+    (Priority.ACTION, Priority.ACTION, 5),
 ]
 
 
 @pytest.mark.parametrize(("first", "then", "waits"), OVERTAKEN)
-async def test_only_a_start_does_not_wait_for_the_round_of_what_is_less(
+async def test_what_is_to_be_done_at_once_does_not_wait_for_the_round_of_what_is_less(
     first: Priority, then: Priority, waits: float
 ) -> None:
     account = Account(size=8)

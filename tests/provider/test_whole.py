@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from snaprotd.provider.identity import Identities, Names
 from snaprotd.provider.inventory import Inventory
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import CAPABILITIES, VpsOrg
-from snaprotd.provider.whole import READ_AGAIN, read_whole
+from snaprotd.provider.whole import LATER, READ_AGAIN, READ_LATER, read_whole
 from snaprotd.simulator import Reply, Request, World
 from tests.support.world_transport import WorldTransport
 
@@ -126,6 +127,15 @@ async def test_what_cannot_be_accounted_for_is_read_again_and_never_taken_for_al
     with pytest.raises(Doubtful, match="it shifted"):
         await read_whole(cloud, Names((), Identities()), KNOWN, priority=Priority.OPEN)  # type: ignore[arg-type]
     assert cloud.asked == ["all", *asked] * (READ_AGAIN + 1)
+
+
+async def test_what_nobody_waits_for_is_read_again_when_less_is_at_work() -> None:
+    """To ask for each server of a large account takes many times as long, and as many requests."""
+    cloud, began = Shifting([], 3000, {}), asyncio.get_running_loop().time()
+    with pytest.raises(Doubtful, match="it shifted"):
+        await read_whole(cloud, Names((), Identities()), {}, priority=Priority.INVENTORY)  # type: ignore[arg-type]
+    assert cloud.asked == ["all"] * (READ_LATER + 1)
+    assert asyncio.get_running_loop().time() - began == pytest.approx(READ_LATER * LATER)
 
 
 # -- against the simulated provider ----------------------------------------------------------------------------

@@ -26,6 +26,8 @@ SHARE = 0.8
 """The part of the rate that may go to servers that are off; the rest is for whatever else is asked."""
 SHARE_OF_READING = 0.1
 """The part of the rate that the reading of the whole account may take: as much as its class has for certain."""
+SHARE_OF_READING_AT_WORK = 0.02
+"""The same while as many rotations run as may: they look for themselves, and others wait for them."""
 RARELY = 300.0
 """Seconds between two readings of the largest account."""
 OWN = 3
@@ -91,14 +93,19 @@ def pages_of(servers: int, snapshots: int, page_size: int) -> int:
     return -(-servers // page_size) - (-snapshots // page_size)
 
 
-def read_every(pages: int, rate: float) -> float:
-    """Seconds between two readings of a whole account, whose lists have so many pages, at so many requests a second."""
-    return pages / (SHARE_OF_READING * rate)
+def read_every(pages: int, rate: float, *, is_at_work: bool = False) -> float:
+    """Seconds between two readings of a whole account, whose lists have so many pages, at so many requests a second.
+
+    `is_at_work`: as many rotations run as may.
+    """
+    return pages / ((SHARE_OF_READING_AT_WORK if is_at_work else SHARE_OF_READING) * rate)
 
 
-def reading_interval(pages: int, rate: float, *, shortest: float, longest: float = RARELY) -> float:
+def reading_interval(
+    pages: int, rate: float, *, shortest: float, longest: float = RARELY, is_at_work: bool = False
+) -> float:
     """As `read_every`, but no more than `longest`, and never less than `shortest`: a small account's."""
-    return max(shortest, min(read_every(pages, rate), longest))
+    return max(shortest, min(read_every(pages, rate, is_at_work=is_at_work), longest))
 
 
 def moments(rotation: Rotation, past: Past, now: datetime) -> tuple[float, ...]:

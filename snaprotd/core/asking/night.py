@@ -97,7 +97,8 @@ def play(due: Sequence[Due], budget: Budget, *, max_concurrent: int) -> Night:
         stage.begin(one)
     begun = stage.begun
     played = max((one.end for one in begun), default=0.0) - min((one.due.at for one in begun), default=0.0)
-    every = reading_interval(budget.pages, budget.rate, shortest=INVENTORY_EVERY)
+    is_at_work = len(begun) >= max_concurrent
+    every = reading_interval(budget.pages, budget.rate, shortest=INVENTORY_EVERY, is_at_work=is_at_work)
     inventory = min(played / every * budget.pages, (1 - EVENLY) * budget.rate * played)
     requests = sum(STOPPED if one.due.stops else LIVE for one in begun) + int(inventory)
     return Night(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
+from zlib import crc32
 
 OFTEN = 3
 """The shortest interval is this part of `poll_interval`: a third."""
 SHARES = (0.8, 0.9, 1.0)
-"""Of the usual time: when a snapshot is asked about that may be done sooner than most."""
+"""Of the usual time: when a snapshot that its server is off for is asked about, which may be done sooner than most."""
+PROBED = 5
+"""One rotation in so many asks about a snapshot at the first of `SHARES`, though it never was done so soon."""
 NEARLY = 0.95
 """Of the usual time: from then on a snapshot that its server is off for is asked about as often as can be."""
 WIDENS = 4
@@ -27,20 +30,42 @@ def usual(took: Iterable[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def next_poll(waited: float, its_usual: float | None, *, poll_interval: float, is_off: bool) -> float:
+def when_to_look(took: Iterable[float | None], *, poll_interval: float, slot: str = "") -> tuple[float, ...]:
+    """When a snapshot that nobody is off for is looked for, in seconds after it was asked for; () without a past.
+
+    When the quickest were seen done, but for an odd one, and at the usual time; and a short interval before, for what
+    is done at its first look may have been so for long. `slot`: the server's, by which some look far sooner: else
+    nobody would see that its snapshots have become much faster.
+    """
+    known = sorted(seconds for seconds in took if seconds is not None and 0 < seconds <= LONGEST)
+    if not known:
+        return ()
+    earliest, quick = SHARES[0] * median(known), known[(len(known) - 1) // 10]
+    is_probe = bool(slot) and crc32(slot.encode()) % PROBED == 0
+    first = earliest if is_probe else max(earliest, quick - poll_interval / OFTEN)
+    return first, *(time for time in (quick, median(known)) if time > first)
+
+
+def next_poll(
+    waited: float, its_usual: float | None, *, poll_interval: float, is_off: bool, looks: Sequence[float] = ()
+) -> float:
     """Seconds until a snapshot that was asked for `waited` seconds ago is looked for again.
 
-    `is_off`: its server is off until it is done. Then it is asked about more often towards the end.
+    `is_off`: its server is off until it is done. Then it is asked about more often towards the end; else nobody waits
+    but the next rotation, and it is asked about at its `looks`, in order, and then ever less often.
     """
     if its_usual is None:
         return poll_interval
     shortest = poll_interval / OFTEN
+    if not is_off:
+        over = min(waited - its_usual, poll_interval)
+        return max(shortest, next((time - waited for time in (*looks, its_usual) if time > waited), over))
     first, *_, last = (share * its_usual for share in SHARES)
     if waited >= last:
         return widening(waited - last, poll_interval)
-    if is_off and waited >= NEARLY * its_usual:
+    if waited >= NEARLY * its_usual:
         return shortest
-    if is_off and waited >= first:
+    if waited >= first:
         return widening(waited - first, poll_interval / 2)
     return max(shortest, next(share * its_usual - waited for share in SHARES if share * its_usual > waited))
 
