@@ -68,7 +68,7 @@ def as_bytes(answer: Answer) -> bytes:
 
 
 def control(account: QuickAccount, target: str, body: bytes) -> Answer:
-    """What whoever measures may ask: how much was asked, all of it, that snapshots be done or servers be off."""
+    """What whoever measures may ask: how much was asked, all of it; snapshots to be there, or done; servers off."""
     told: Any = None
     if target == "/bench/counts":
         told = account.counts
@@ -76,6 +76,9 @@ def control(account: QuickAccount, target: str, body: bytes) -> Answer:
         told = [[one.at, one.kind, one.server, one.status] for one in account.journal]
     elif target == "/bench/finish":
         account.finish(int(body))
+    elif target == "/bench/snapshots":
+        name, made_at = json.loads(body)
+        told = [account.add_snapshot(one, name, made_at=made_at, done_at=made_at) for one in account.servers]
     elif target == "/bench/hold-off":
         due, now = json.loads(body)
         hold_off(account, due=due, now=datetime.fromtimestamp(now, UTC))

@@ -179,12 +179,15 @@ def _with_twins(seen: list[Judged], rules: Rules) -> list[Judged]:
 def _doubt(created_at: datetime | None, latest: datetime) -> str | None:
     if created_at is None or created_at.utcoffset() is None:
         return "created_at cannot be read"
-    text = created_at.isoformat().replace("+00:00", "Z")
     if created_at < EARLIEST:
-        return f"created_at {text} cannot be right"
+        return f"created_at {_written(created_at)} cannot be right"
     if created_at > latest:
-        return f"created_at {text} lies in the future"
+        return f"created_at {_written(created_at)} lies in the future"
     return None
+
+
+def _written(instant: datetime) -> str:
+    return instant.isoformat().replace("+00:00", "Z")
 
 
 def age_order(one: Judged) -> tuple[bool, datetime, tuple[bool, int, str, str]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from snaprotd.config.settings import Config, Target
 from snaprotd.config.web_file import WebFile, read_web_file
@@ -22,15 +23,19 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.tools import Tools
 from snaprotd.logs import redactor
 from snaprotd.observe.metrics import Metrics
+from snaprotd.report.assessment import Assessment
 from snaprotd.report.happenings import OF_LEDGER
 from snaprotd.report.rows import shown
-from snaprotd.report.status import Situation, report_head, server_report, status_report
+from snaprotd.report.status import AT_ONCE, Situation, report_head, server_report, status_report
 from snaprotd.web.keeping import Pages
 from snaprotd.wiring.assembly import account_of
 from snaprotd.wiring.identity import own_key, proof_of
 
-REPORT_GOOD_FOR = 1.0
-"""Seconds. A report on thousands of servers takes a while to make, and every open page asks for one."""
+T = TypeVar("T")
+
+REPORT_GOOD_FOR, SHARE = 1.0, 0.1
+"""Seconds at the least, and of the loop's time at the most: a report on thousands of servers takes a while to make, and
+every open page asks for one."""
 
 
 @dataclass(kw_only=True)
@@ -76,6 +81,19 @@ LEDGER_WITHIN = 3.0
 """Seconds that a report waits for the ledger: whoever asks how things stand is answered, then above all."""
 
 
+async def in_turns(work: Generator[None, None, T]) -> tuple[T, float]:
+    """What the work comes to, between whose pieces others have their turn; and the seconds of the loop that it took."""
+    time, took = asyncio.get_running_loop().time, 0.0
+    while True:
+        began = time()
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value, took + time() - began
+        took += time() - began
+        await asyncio.sleep(0)
+
+
 class DaemonView:
     """One daemon, looked at: the `View` that the web pages need."""
 
@@ -110,6 +128,8 @@ class DaemonView:
         """The ledger, about the rotations that are open."""
         self._report: Json | None = None
         self._reported_at = 0.0
+        self._report_good_for = REPORT_GOOD_FOR
+        self._reporting = asyncio.Lock()
 
     def apply(self, config: Config) -> None:
         self.config = config
@@ -177,19 +197,37 @@ class DaemonView:
     # -- what the pages show -----------------------------------------------------------------------------------
 
     def head(self) -> Json:
-        return report_head(self._situation((), (), None))
+        return report_head(self._situation((), (), None, {}))
 
     async def status(self) -> Json:
-        moment = asyncio.get_running_loop().time()
-        if self._report is None or moment - self._reported_at >= REPORT_GOOD_FOR:
-            running, ledger_error = await self._open_rotations()
-            targets = tuple(self._schedules.targets.values())
-            report = status_report(self._situation(targets, running, ledger_error))
-            # A fleet's has half a million values: not on the loop.
-            made: Json = await asyncio.to_thread(shown, report)
-            self._report, self._reported_at = made, moment
-            return made
-        return self._report
+        """Made once for all who ask meanwhile."""
+        asked_at = asyncio.get_running_loop().time()
+        async with self._reporting:
+            if self._report is None or asked_at - self._reported_at >= self._report_good_for:
+                self._reported_at = asked_at
+                self._report, took = await self._made()
+                self._report_good_for = max(REPORT_GOOD_FOR, took / SHARE)
+            return self._report
+
+    async def _made(self) -> tuple[Json, float]:
+        """The report, and the seconds of the loop that it took."""
+        running, ledger_error = await self._open_rotations()
+        targets = tuple(self._schedules.targets.values())
+        judged, of_judging = await in_turns(self._judged(targets))
+        situation = self._situation(targets, running, ledger_error, judged)
+        report, of_telling = await in_turns(status_report(situation))
+        # A fleet's has half a million values: not on the loop.
+        return await asyncio.to_thread(shown, report), of_judging + of_telling
+
+    def _judged(self, targets: Sequence[Target]) -> Generator[None, None, Mapping[str, Assessment]]:
+        """What the snapshots of each server mean, by its id, where that is known: `AT_ONCE` at a time."""
+        judged = {}
+        for number, target in enumerate(targets, 1):
+            if (assessment := self._account.assessment(target)) is not None:
+                judged[target.server_id] = assessment
+            if number % AT_ONCE == 0:
+                yield
+        return judged
 
     async def server_status(self, name: str) -> Json | None:
         targets = self._schedules.targets
@@ -199,7 +237,8 @@ class DaemonView:
         history = await self._tools.ledger.history(target.server_id)
         kept = await self._tools.ledger.starts.kept(account_of(self.config), target.server_id)
         running, ledger_error = await self._open_rotations()
-        situation = self._situation((target,), running, ledger_error)
+        judged, _ = await in_turns(self._judged((target,)))
+        situation = self._situation((target,), running, ledger_error, judged)
         ids = self._tools.inventory.ids_of(target.server_id)
         events = await self._tools.ledger.events.newest(server_ids=ids, limit=EVENTS_SHOWN)
         report: Json = shown(server_report(situation, target, history, events, kept.let_go if kept else ""))
@@ -239,7 +278,13 @@ class DaemonView:
         self._ledger_news = await self._tools.ledger.events.newest(kinds=OF_LEDGER, since=since, limit=EVENTS_SHOWN)
         return list(found)
 
-    def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
+    def _situation(
+        self,
+        targets: Sequence[Target],
+        running: Sequence[Rotation],
+        ledger_error: str | None,
+        judged: Mapping[str, Assessment],
+    ) -> Situation:
         account, called = account_of(self.config), self._board.called
         pages = self._pages()
         debts = [replace(one, server_id=called(one.server_id)) for one in self._board.debts.values()]
@@ -252,11 +297,7 @@ class DaemonView:
             facts=self._board.servers,
             servers=self._tools.inventory.seen_servers,
             machine=self._tools.machine(),
-            assessments={
-                target.server_id: assessment
-                for target in targets
-                if (assessment := self._account.assessment(target)) is not None
-            },
+            assessments=judged,
             running=[replace(one, server_id=called(one.server_id)) for one in running],
             debts={one.server_id: one for one in debts if one.account == account},
             foreign_debts=[one for one in self._board.debts.values() if one.account != account],

@@ -25,7 +25,10 @@ MEGABYTE = 1024 * 1024
 SKIPPED = ("in_flight", "paused", "window", "group", "rate")
 """Why a slot was not run."""
 
-AT_ONCE = 100
+LARGEST_WHOLE = 2**53
+"""Below it each whole number is a float of its own."""
+
+AT_ONCE = 25
 """Servers whose text is written in one go, in a few milliseconds."""
 
 Sample = tuple[tuple[str, ...], float]
@@ -57,7 +60,7 @@ class Series:
         lines = []
         for values, value in self.of(facts):
             before, after = _around(self.name, self.labels, values)
-            lines.append(f"{before}{label}{after}{floatToGoString(value)}\n")  # type: ignore[no-untyped-call]
+            lines.append(f"{before}{label}{after}{_number(value)}\n")
         return "".join(lines)
 
 
@@ -68,6 +71,13 @@ def _around(name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> tupl
     written = {one: f'{one}="{escaped(value)}"' for one, value in known.items()} | {"server": 'server="\0"'}
     before, _, after = ",".join(written[one] for one in sorted(written)).partition("\0")
     return f"{name}{{{before}", f"{after}}} "
+
+
+def _number(value: float) -> str:
+    """Whole ones without `.0` and exponent: most samples are, and they are a fleet's."""
+    if abs(value) < LARGEST_WHOLE and value == int(value):
+        return str(int(value))
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
 def escaped(value: str) -> str:

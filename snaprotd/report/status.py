@@ -7,7 +7,7 @@ meaning or goes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -34,6 +34,9 @@ from snaprotd.report.replicas import of_replicas, replica_rows, runner
 from snaprotd.report.rows import blocked_words, history_row, planned_rows
 
 VERSION = 1
+
+AT_ONCE = 25
+"""Servers that are looked at in one go, in a few milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +97,14 @@ class Situation:
     """That of the pages."""
 
 
-def status_report(situation: Situation) -> Json:
-    """The whole report."""
+def status_report(situation: Situation) -> Generator[None, None, Json]:
+    """The whole report, made of `AT_ONCE` servers at a time: between them others may have their turn."""
     running = {rotation.server_id: rotation for rotation in situation.running}
-    servers = [_server(situation, target, running.pop(target.server_id, None)) for target in situation.targets]
+    servers = []
+    for number, target in enumerate(situation.targets, 1):
+        servers.append(_server(situation, target, running.pop(target.server_id, None)))
+        if number % AT_ONCE == 0:
+            yield
     configured = {target.server_id for target in situation.targets}
     others = dict.fromkeys([*running, *situation.debts, *situation.set_aside, *situation.dropped])
     departed = [_departed(situation, one, running.get(one)) for one in others if one not in configured]
@@ -226,6 +233,8 @@ def _situation_of(
 def _left_out(config: Config, target: Target, server: Server) -> list[str]:
     """The entries that `resolve` leaves out, for they name the target's server by others of its ids."""
     others = config.server_ids.intersection(server.ids) - {target.server_id}
+    if not others:
+        return []  # as of nearly all: of thousands not every entry can be looked at for each
     named = [entry for entry in config.entries if entry.key in others]
     return [f"{entry.name} ({entry.key})" if entry.name else str(entry.key) for entry in named]
 

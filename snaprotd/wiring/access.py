@@ -50,7 +50,7 @@ def read_token(config: Config, environ: Mapping[str, str], *, once: bool = False
 
 def files_of(settings: Any, around: str = "") -> Iterator[tuple[str, Path]]:
     """The files that a configuration names, each with its key; but for the token's own, and the configuration's."""
-    for each in fields(settings):
+    for each in (one for one in fields(settings) if one.init):  # the others are made from these, as one of each server
         value, key = getattr(settings, each.name), f"{around}{each.name}"
         if isinstance(value, Path) and key not in ("path", "api.token_file", "program_folders"):
             yield key, value

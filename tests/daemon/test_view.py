@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snaprotd.core.errors import LedgerError
+from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.view import LEDGER_WITHIN, DaemonView
+from snaprotd.report import status
+from snaprotd.report.status import AT_ONCE
 from tests.support.daemons import a_world, configure, daemon_on, entry
 
 ALL = ("0.0.0.0", 9877)
@@ -59,3 +64,37 @@ async def test_how_things_stand_is_told_though_the_ledger_does_not_answer(
             assert len(asked) == 1
         await asyncio.sleep(1)
         assert (await watched.daemon.view.status())["ledger_error"] is None
+
+
+async def test_no_more_than_a_few_servers_are_reported_on_before_others_have_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fleet's report takes seconds. What counts is the work between two turns of the loop, not how fast that is."""
+    looked_at = 0
+    turns: list[int] = []
+    judge, tell = AccountWatch.assessment, status._server
+
+    def counted(what: Any) -> Any:
+        def count_and_do(*given: Any) -> Any:
+            nonlocal looked_at
+            looked_at += 1
+            return what(*given)
+
+        return count_and_do
+
+    async def turn() -> None:
+        while True:
+            turns.append(looked_at)
+            await asyncio.sleep(0)
+
+    servers = [entry(server_id=str(12345 + number)) for number in range(4 * AT_ONCE + 1)]
+    async with daemon_on(configure(tmp_path, *servers), a_world()) as watched:
+        monkeypatch.setattr(AccountWatch, "assessment", counted(judge))
+        monkeypatch.setattr(status, "_server", counted(tell))
+        turning = asyncio.create_task(turn())
+        report, again = await asyncio.gather(watched.daemon.view.status(), watched.daemon.view.status())
+        turning.cancel()
+    assert report is again
+    assert len(report["servers"]) == 4 * AT_ONCE + 1
+    assert looked_at == 2 * len(report["servers"])
+    assert max(after - before for before, after in pairwise(turns)) <= AT_ONCE + 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from snaprotd.core.model import Owner, SnapshotState
 from snaprotd.core.rotation import Result
 from snaprotd.engine.board import Board, Holdings, ServerFacts
-from snaprotd.observe.series import AT_ONCE, SERIES, Series, ServerSeries
+from snaprotd.observe.series import AT_ONCE, SERIES, Series, ServerSeries, _number
 
 THEN = datetime(2026, 5, 1, 3, 0, tzinfo=UTC)
 
@@ -114,9 +116,9 @@ def test_what_has_not_changed_is_not_written_anew(monkeypatch: pytest.MonkeyPatc
     anew: list[str] = []
     write = Series.written
 
-    def noted(self: Series, label: str, facts: ServerFacts) -> str:
+    def noted(self: Series, label: str, *more: Any) -> str:
         anew.append(label)
-        return write(self, label, facts)
+        return write(self, label, *more)
 
     monkeypatch.setattr(Series, "written", noted)
     written(series)
@@ -156,3 +158,25 @@ async def test_servers_may_come_and_go_between_two_pieces() -> None:
         board.show_only({"1": "web-0", str(1000 + number): f"new-{number}"})
         await asyncio.sleep(0)
     assert list(text_string_to_metric_families("".join(made)))
+
+
+@pytest.mark.parametrize("value", [0, 1, True, 86400.0, 1795841868.25, 2.0**53, 1e300, float("inf"), -3.5])
+def test_a_number_is_written_as_short_as_it_can_be_and_reads_the_same(value: float) -> None:
+    text = _number(value)
+    assert float(text) == value
+    assert not text.endswith(".0")
+
+
+def test_no_piece_has_more_than_a_few_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the loop stands for meanwhile, in work: a fleet's whole text takes seconds."""
+    board, anew = board_of(*(f"web-{number}" for number in range(4 * AT_ONCE))), Counter[str]()
+    write = Series.written
+
+    def noted(self: Series, label: str, *more: Any) -> str:
+        anew[label] += 1
+        return write(self, label, *more)
+
+    monkeypatch.setattr(Series, "written", noted)
+    for _ in ServerSeries(board).pieces():
+        assert len(anew) <= AT_ONCE
+        anew.clear()

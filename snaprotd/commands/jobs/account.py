@@ -51,8 +51,9 @@ class Account:
 
     def wanted_targets(self, config: Config) -> list[Target]:
         """The targets that were named. Raises `UnknownServer` where one of those has no policy."""
-        found = [target for target in self.targets if target.server_id in self.wanted]
-        for server_id in set(self.wanted) - {target.server_id for target in found}:
+        wanted = set(self.wanted)
+        found = [target for target in self.targets if target.server_id in wanted]
+        for server_id in wanted - {target.server_id for target in found}:
             raise UnknownServer(no_policy(server_id, config))
         return found
 
@@ -73,9 +74,11 @@ class Account:
 
     def doubt_of(self, server_id: str) -> str | None:
         """What cannot be relied on of what is known of a server."""
-        label = next((target.label for target in self.targets if target.server_id == server_id), server_id)
         why = self.in_doubt.get(server_id)
-        return self.doubt or (why and f"server {label}: {why}")
+        if self.doubt is not None or why is None:
+            return self.doubt
+        label = next((target.label for target in self.targets if target.server_id == server_id), server_id)
+        return f"server {label}: {why}"
 
     @property
     def is_whole(self) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
+from snaprotd.commands.text.columns import Columns, Line
 from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Entry, Happened
@@ -90,16 +90,16 @@ def _in_utc(slot: str, zone: str) -> str:
 
 
 def _plan_table(plan: Json, now: datetime) -> RenderableType:
-    table = _table("snapshot", "age", "now", "if it ran now")
+    table = Columns("snapshot", "age", "now", "if it ran now", indent=2)
     for one in plan["snapshots"]:
         later = one["after_next_run"]
         table.add_row(
             one["name"],
             _age(one["created_at"], now),
-            Text(one["reason"], style=STYLES[one["decision"]]),
-            Text("the same" if later["reason"] == one["reason"] else later["reason"], style=STYLES[later["decision"]]),
+            (one["reason"], STYLES[one["decision"]]),
+            ("the same" if later["reason"] == one["reason"] else later["reason"], STYLES[later["decision"]]),
         )
-    return Padding(table, (0, 0, 0, 2))
+    return table
 
 
 # -- list ----------------------------------------------------------------------------------------------------------
@@ -110,18 +110,21 @@ def list_text(
 ) -> RenderableType:
     """`headings`: the servers' names, by their ids as text; `notes`: what is told below them, by the snapshots' ids."""
     parts: list[RenderableType] = []
+    of_server: dict[str, list[Json]] = {}
+    for row in rows:
+        of_server.setdefault(str(row["server_id"]), []).append(row)
     for server_id, name in headings.items():
-        own = [row for row in rows if str(row["server_id"]) == server_id]
+        own = of_server.get(server_id, [])
         held = count(len(own), "snapshot") if own else "no snapshots"
-        parts.append(Text.assemble((name, "bold"), f"  server {server_id}, {held}"))
-        parts += [Padding(_list_table(own, now), (0, 0, 0, 2))] if own else []
-        parts += [Text(f"  {row['id']}: {notes[row['id']]}") for row in own if row["id"] in notes]
-        parts.append("")
+        parts.append(Line((name, "bold"), f"  server {server_id}, {held}"))
+        parts += [_list_table(own, now)] if own else []
+        parts += [Line(f"  {row['id']}: {notes[row['id']]}") for row in own if row["id"] in notes]
+        parts.append(Line())
     return Group(*parts[:-1]) if parts else Text("no snapshots")
 
 
-def _list_table(rows: Sequence[Json], now: datetime) -> Table:
-    table = _table("id", "name", "owner", "status", "size", "age")
+def _list_table(rows: Sequence[Json], now: datetime) -> Columns:
+    table = Columns("id", "name", "owner", "status", "size", "age", indent=2)
     for row in rows:
         size = f"{row['size_mb']} MB" if row["size_mb"] is not None else "-"
         style = "" if row["owner"] == "managed" else "dim"
@@ -170,7 +173,7 @@ def history_text(rotations: Sequence[Rotation]) -> RenderableType:
         return Text("no rotations yet")
     zones = {one.policy.timezone for one in rotations}
     zone = zones.pop() if len(zones) == 1 else "UTC"
-    table = _table("began", "server", "kind", "result", "took", "what")
+    table = Columns("began", "server", "kind", "result", "took", "what")
     for one in rotations:
         seconds = None if one.finished_at is None else (one.finished_at - one.started_at).total_seconds()
         result = str(one.result or "open")
@@ -178,7 +181,7 @@ def history_text(rotations: Sequence[Rotation]) -> RenderableType:
             clock(one.started_at.isoformat(), zone)[4:20],
             one.label,
             f"{one.kind} {one.attempt}" if one.kind is Kind.RETRY else str(one.kind),
-            Text(result, style=STYLES.get(result, "bold")),
+            (result, STYLES.get(result, "bold")),
             duration(seconds),
             "; ".join(filter(None, (_what(one), _off(one, zone), _slot(one, zone)))),
         )
@@ -189,12 +192,12 @@ def events_text(entries: Sequence[Entry]) -> RenderableType:
     """Newest first, in UTC: they are of servers of any zone."""
     if not entries:
         return Text("no events yet")
-    table = _table("at", "server", "kind", "by", "what")
+    table = Columns("at", "server", "kind", "by", "what")
     for one in entries:
         server = str(one.details.get("label") or one.server_id or "")
         at = f"{one.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
         style = STYLES.get(_mood(one), "")
-        table.add_row(at, server, Text(str(one.kind), style=style), one.by or "", one.text)
+        table.add_row(at, server, (str(one.kind), style), one.by or "", one.text)
     return Group(table, Text("Times are UTC.", style="dim"))
 
 
@@ -251,8 +254,8 @@ def status_text(report: Json) -> RenderableType:
     return Group(*parts, "", _status_table(report, now))
 
 
-def _replicas_table(replicas: Sequence[Json]) -> Table:
-    table = _table("replica", "version", "configuration", "what it does")
+def _replicas_table(replicas: Sequence[Json]) -> Columns:
+    table = Columns("replica", "version", "configuration", "what it does")
     for one in replicas:
         does = ["answers here"] if one["is_me"] else []
         does += ["tells the metrics"] if one["is_reporter"] else []
@@ -283,13 +286,13 @@ def _running_line(server: Json, now: datetime) -> RenderableType:
     return Padding(line, (0, 0, 0, 2))
 
 
-def _status_table(report: Json, now: datetime) -> Table:
-    table = _table("server", "state", "newest", "slots", "last rotation", "next")
+def _status_table(report: Json, now: datetime) -> Columns:
+    table = Columns("server", "state", "newest", "slots", "last rotation", "next")
     for server in report["servers"]:
         newest, last = server["newest_completed"], server["last"]
         table.add_row(
             server["name"],
-            Text(server["state"], style=STYLES[server["state"]]),
+            (server["state"], STYLES[server["state"]]),
             ago(newest["created_at"], now) if newest else "-",
             _dots(server["slots"]),
             f"{last['result']} {ago(last['finished_at'], now)}" if last else "-",
@@ -308,15 +311,3 @@ def _dots(slots: Json | None) -> str:
 
 def _age(created_at: str | None, now: datetime) -> str:
     return "unknown" if created_at is None else duration((now - datetime.fromisoformat(created_at)).total_seconds())
-
-
-WRAPPED = ("now", "if it ran now", "what", "what it does")
-"""Columns of sentences. All others keep to one line, and are cut only where the sentences can be no narrower."""
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        sentence = column in WRAPPED
-        table.add_column(column, no_wrap=not sentence, overflow="fold" if sentence else "ellipsis")
-    return table

@@ -76,6 +76,7 @@ def maker_of(name: str) -> str | None:
     return made.instance if made else None
 
 
+@lru_cache(maxsize=4096)
 def identity_in(name: str) -> NameRead | None:
     """Whose it is and of which slot, whatever the name says of a hold; None where no daemon has given it."""
     match = _WITH_ANY_HOLD.fullmatch(_restored(name))
