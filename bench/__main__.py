@@ -17,6 +17,8 @@ from typing import Any
 
 from bench.measures import Figures, Scale, by_another, by_snaprotd, carried, in_virtual_time, recovery
 from bench.programs import WAYS
+from bench.replicas import SEVERAL
+from bench.replicas import figures as on_postgresql
 from snaprotd import __version__
 from tests.support.fleet import Fleet
 
@@ -36,6 +38,8 @@ class Size:
 
     real: Scale
     nights: Mapping[str, Mapping[str, Any]]
+    replicas: Mapping[str, int]
+    """Of `bench.replicas`."""
     at_once: int
     """Nights that run beside each other, a processor each."""
 
@@ -51,9 +55,17 @@ def nights(at_once: int, usual: int, large: int, due: int, slow: int) -> dict[st
 
 
 CORES = os.cpu_count() or 1
-QUICK = Size(real=Scale(servers=60, snapshot_seconds=6), nights=nights(24, 40, 200, 8, 20), at_once=min(CORES, 2))
+QUICK = Size(
+    real=Scale(servers=60, snapshot_seconds=6),
+    nights=nights(24, 40, 200, 8, 20),
+    replicas={"servers": 200, "killed": 3},
+    at_once=min(CORES, 2),
+)
 WHOLE = Size(
-    real=Scale(servers=1000, snapshot_seconds=60), nights=nights(1000, 1000, 10_000, 100, 100), at_once=min(CORES, 2)
+    real=Scale(servers=1000, snapshot_seconds=60),
+    nights=nights(1000, 1000, 10_000, 100, 100),
+    replicas={"servers": 1000, "killed": 20},
+    at_once=min(CORES, 2),
 )
 
 Row = dict[str, str]
@@ -66,6 +78,7 @@ def measured(size: Size) -> dict[str, Figures]:
         told[way] = _say(way, partial(by_another, way, size.real))
     told["snaprotd"] = _say("snaprotd", partial(by_snaprotd, size.real))
     told["recovery"] = _say("recovery", partial(recovery, size.real))
+    told["replicas"] = _say("replicas on PostgreSQL", partial(on_postgresql, **size.replicas))
     with ThreadPoolExecutor(size.at_once) as pool:
         running: dict[str, Future[Figures]] = {
             name: pool.submit(_say, f"a night in virtual time: {name}", partial(in_virtual_time, **fleet))
@@ -112,7 +125,30 @@ def rows(size: Size, told: Mapping[str, Figures]) -> list[Row]:
             f"{back['changes_before']}; {back['looks_before'] - back['changes_before']}",
             "0; few",
         ),
+        *[of_ours(*line) for line in of_replicas(told["replicas"])],
         *[of_ours(*line(Fleet(**size.nights[name]), told[name])) for name, line in VIRTUAL.items()],
+    ]
+
+
+def of_replicas(told: Figures) -> list[tuple[str, str, str]]:
+    if "missing" in told:
+        return [("replicas on PostgreSQL", told["missing"], "-")]
+    return [
+        (
+            f"PostgreSQL: claims a second, 1 replica / {SEVERAL} together",
+            f"{told['one']:.0f} / {told['several']:.0f}",
+            "-",
+        ),
+        (
+            "- after kill -9, until another one has the rotation, p50 / worst",
+            f"{told['taken_p50']:.0f} / {told['taken_worst']:.0f} s",
+            "<= 95 s",
+        ),
+        (
+            "- round trips to the database: a claim; a save; a renewal of all",
+            f"{told['trips_claim']}; {told['trips_save']}; {told['trips_renewal']}",
+            "-",
+        ),
     ]
 
 

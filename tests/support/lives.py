@@ -87,7 +87,7 @@ class MortalLedger(Ledger):
 
     @asynccontextmanager
     async def _transaction(self, **how: bool) -> AsyncIterator[Connection]:
-        await self.gate()
+        await self._is_let_through()
         self.moment("before write")
         async with super()._transaction(**how) as connection:
             before = await self._changes(connection)
@@ -95,6 +95,9 @@ class MortalLedger(Ledger):
             if await self._changes(connection) != before:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.moment("after write")
+        await self._is_let_through()
+
+    async def _is_let_through(self) -> None:
         await self.gate()
 
     async def _changes(self, connection: Connection) -> int:

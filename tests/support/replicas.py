@@ -74,11 +74,15 @@ class Witness(Onlooker):
             self.say(f"P11: {request.json['name']} was asked for at {now}")
 
     def _judge_start(self, server: str) -> None:
-        """One that takes longer than is waited for is none."""
+        """One that takes longer than is waited for is none, nor is what a request made that was carried out twice."""
         patience, now = self.crowd.policy.snapshot_timeout, self.crowd.world.now()
         for one in self.crowd.world.snapshots_of(server):
             is_at_work = one.status not in ("completed", "failed") and now - one.made_at < patience
-            if is_at_work and slot_in(one.name, self.crowd.instance) is not None:
+            if (
+                is_at_work
+                and one not in self.crowd.world.doubled
+                and slot_in(one.name, self.crowd.instance) is not None
+            ):
                 self.say(f"P4: {server} was started in the middle of {one.name}")
 
     def _judge_open(self, request: Request) -> None:

@@ -102,14 +102,19 @@ class SharedLedger(OneOfSeveral):
     async def _transaction(self, **how: bool) -> AsyncIterator[Connection]:
         await self.gate()
         async with self.database.turn:
-            if self.is_cut:
-                self.database.met.add("a cut")
-            else:
+            self.moment("its turn")
+            is_cut = self.is_cut
+            if not is_cut:
                 async with self._carried_out(**how) as connection:
                     yield connection
-                return
-        await asyncio.sleep(NO_ANSWER)
-        raise LedgerError("the database does not answer")
+        if is_cut:
+            self.database.met.add("a cut")
+            await asyncio.sleep(NO_ANSWER)
+            raise LedgerError("the database does not answer")
+        await self.gate()
+
+    async def _is_let_through(self) -> None:
+        """What has come to the database is carried out at once: who is frozen, or dies, keeps nobody else out of it."""
 
     @asynccontextmanager
     async def _carried_out(self, **how: bool) -> AsyncIterator[Connection]:
