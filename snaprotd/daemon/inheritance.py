@@ -22,7 +22,7 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower
 from snaprotd.daemon.last_resort import Cashier, debts_of
 from snaprotd.engine.board import Board
-from snaprotd.engine.keeper import Keeper
+from snaprotd.engine.starts.keeper import Keeper
 from snaprotd.engine.tools import Tools
 from snaprotd.ledger.address import ledgers_in_force, note_in_force
 from snaprotd.ledger.leases.observed import Observed

@@ -24,7 +24,7 @@ from snaprotd.core.promise import ServerPower
 from snaprotd.daemon.sd_notify import ServiceNotifier
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
-from snaprotd.engine.keeper import Keeper, Leases
+from snaprotd.engine.starts.keeper import Keeper, Leases
 from snaprotd.ledger.address import ledgers_in_force
 from snaprotd.ledger.salvage import salvaged
 from snaprotd.web.keeping import Pages

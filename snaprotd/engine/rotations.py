@@ -13,9 +13,9 @@ from snaprotd.core.errors import LeaseLost, LedgerError
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Rotation, Step
 from snaprotd.engine.board import Board
-from snaprotd.engine.keeper import TAKEN_UP_WITHIN, Keeper
 from snaprotd.engine.loop import insist_on_rotation
 from snaprotd.engine.run import Run
+from snaprotd.engine.starts.keeper import TAKEN_UP_WITHIN, Keeper
 from snaprotd.engine.tools import NO_PERMIT, Permit, Permits, Tools, together
 from snaprotd.engine.turns.admission import Admission
 from snaprotd.engine.turns.groups import Groups

@@ -25,7 +25,7 @@ from snaprotd.core.promise import Overtaken, merged, taken_up
 from snaprotd.core.rotation import Rotation, Step, aged, patience_left
 from snaprotd.core.telling.entries import Deletion
 from snaprotd.engine.looks import Looks
-from snaprotd.engine.tools import Tools
+from snaprotd.engine.tools import Tools, unless_called_off
 from snaprotd.provider import Priority
 
 log = structlog.get_logger("snaprotd.rotation")
@@ -61,6 +61,8 @@ class Run:
         self._ends_at: float | None = None
         self._looked_at = self._aged_at
         self._noted: Server | None = None
+        self.is_cut_off = False
+        """What the ledger has of the server could not be read when that was asked last."""
         self.looks = Looks(self)
         """What was seen, and whether it may be acted on still."""
         self.usual: float | None = None
@@ -175,8 +177,10 @@ class Run:
         """What the ledger has of the server's power, where it can be read: a person may have let go of the start."""
         if not self.rotation.held_off:
             return
+        self.is_cut_off = True
         try:
             record = await self.tools.ledger.starts.kept(self.tools.ledger.starts.account, self.server_id)
+            self.is_cut_off = False
         except LedgerError as error:
             log.error("the ledger cannot be read: going on from memory", error=str(error))
             return
@@ -325,21 +329,9 @@ class Run:
         return await self.tools.ledger.starts.is_restored(self.ids, self.tools.now())
 
     async def unless_called_off(self, asked: Awaitable[T]) -> T:
-        """The answer to a look, which may be long in coming.
-
-        Raises `CalledOff` where the process is to end meanwhile, or the time of the step has run out.
-        """
-        look, call = asyncio.ensure_future(asked), asyncio.ensure_future((self._call or asyncio.Event()).wait())
-        left = None if self._ends_at is None else self._ends_at - asyncio.get_running_loop().time()
-        try:
-            await asyncio.wait([look, call], return_when=asyncio.FIRST_COMPLETED, timeout=left)
-            if look.done():
-                return look.result()
-            raise CalledOff("the process is about to end" if call.done() else self._rotation.note or "no answer came")
-        finally:
-            call.cancel()
-            if not look.cancel() and not look.cancelled():
-                look.exception()  # seen, even if this rotation was cancelled in the very moment of the answer
+        """The answer to a look. Raises `CalledOff` where the process is to end, or the step's time has run out."""
+        late = self._rotation.note or "no answer came"
+        return await unless_called_off(asked, call=self._call, ends_at=self._ends_at, late=late)
 
 
 def _taken_up(rotation: Rotation, now: datetime) -> Rotation:

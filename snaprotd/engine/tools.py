@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from snaprotd.core.errors import CalledOff
 from snaprotd.core.model import Machine
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Provider
 from snaprotd.provider.inventory import Inventory
+
+T = TypeVar("T")
 
 
 class Observer(Protocol):
@@ -191,3 +194,18 @@ class Permits:
             if not (turn := self._waiting.popleft()).done():
                 self._taken += 1
                 turn.set_result(None)
+
+
+async def unless_called_off(asked: Awaitable[T], *, call: asyncio.Event | None, ends_at: float | None, late: str) -> T:
+    """What was asked for. Raises `CalledOff` at the `call`, and with `late` at `ends_at`, by the loop's clock."""
+    look, called = asyncio.ensure_future(asked), asyncio.ensure_future((call or asyncio.Event()).wait())
+    left = None if ends_at is None else ends_at - asyncio.get_running_loop().time()
+    try:
+        await asyncio.wait([look, called], return_when=asyncio.FIRST_COMPLETED, timeout=left)
+        if look.done():
+            return look.result()
+        raise CalledOff("the process is about to end" if called.done() else late)
+    finally:
+        called.cancel()
+        if not look.cancel() and not look.cancelled():
+            look.exception()  # seen, even if who asked was cancelled in the very moment of the answer

@@ -13,7 +13,7 @@ from snaprotd.core.policy import Rules
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Rotation
-from snaprotd.engine.kept import Kept
+from snaprotd.engine.starts.kept import Kept
 from snaprotd.ledger.store import Ledger
 from tests.support.policies import a_policy
 from tests.support.rotations import changed

@@ -17,7 +17,7 @@ from snaprotd.core.errors import ConfigError, LedgerError
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, Terms
 from snaprotd.daemon.last_resort import debts_of, ledgers_named, pay_what_is_owed
-from snaprotd.engine.keeper import Keeper
+from snaprotd.engine.starts.keeper import Keeper
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Request, World
 from tests.support.daemons import Line, a_world, logged, power

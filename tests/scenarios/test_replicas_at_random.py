@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.policy import Policy, Retention
-from snaprotd.engine.keeper import Keeper
+from snaprotd.engine.starts.keeper import Keeper
 from snaprotd.ledger.files.copies import Copies
 from snaprotd.ledger.leases.others import Others
 from snaprotd.simulator import Fault, World

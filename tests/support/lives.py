@@ -26,9 +26,9 @@ from snaprotd.core.model import Machine
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.board import Board
-from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
+from snaprotd.engine.starts.keeper import Keeper
 from snaprotd.engine.tools import Drain, Tools
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.sql.connection import Connection

@@ -23,7 +23,7 @@ _LENGTHS = {
     "daemon.fleet.membership": ["BEAT_EVERY", "LIVES_FOR", "WHILE_JOINING", "TRUSTED_FOR"],
     "daemon.life": ["TICK", "INVENTORY_EVERY", "LEASE_RENEWAL", "LEDGER_EVERY"],
     "daemon.slots.turns": ["AFTER_PREFERRED"],
-    "engine.keeper": ["TAKEN_UP_WITHIN"],
+    "engine.starts.keeper": ["TAKEN_UP_WITHIN"],
     "engine.rotations": ["TAKEN_UP_WITHIN", "AHEAD_OF_ALL", "MARK_EVERY"],
     "ledger.leases.changeover": ["UNTOLD"],
     "ledger.leases.others": ["MARGIN", "UNTOLD"],

@@ -21,8 +21,8 @@ from snaprotd.core.rotation import Result, Rotation
 from snaprotd.daemon.machine import this_machine
 from snaprotd.daemon.signals import on_end_asked
 from snaprotd.engine.board import Board
-from snaprotd.engine.keeper import Keeper
 from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, mend_ledger, run_in_turn
+from snaprotd.engine.starts.keeper import Keeper
 from snaprotd.engine.tools import NO_PERMIT, Permit, Permits, Tools, together
 from snaprotd.engine.turns.admission import Admission
 from snaprotd.engine.turns.groups import Groups

@@ -30,6 +30,8 @@ class Kept:
         self.server_id, self.instance = record.server_id, record.terms.instance
         self.left = asyncio.Event()
         """Somebody else sees to the server now."""
+        self.is_cut_off = False
+        """As of a `Run`."""
         self.is_abandoned = False
         """Whoever holds a lease of its rotation is dead."""
 
@@ -47,7 +49,9 @@ class Kept:
 
     async def is_let_go(self) -> bool:
         """Whether a person has let go of the start meanwhile, as the ledger has it. Raises `LedgerError`."""
+        self.is_cut_off = True
         record = await self.tools.ledger.starts.kept(self._record.account, self.server_id)
+        self.is_cut_off = False
         if record is None or not record.lets_go_of(self.power):
             return False
         self.merge(record)

@@ -20,8 +20,8 @@ from snaprotd.core.model import Server, is_one_server
 from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Done, Failed, Outcome, Rotation, Waiting
 from snaprotd.engine.board import Board
-from snaprotd.engine.kept import Kept
-from snaprotd.engine.switching import found, pay
+from snaprotd.engine.starts.kept import Kept
+from snaprotd.engine.starts.paying import found, pay
 from snaprotd.engine.tools import Tools, until_tick
 from snaprotd.provider.identity import found_among
 
