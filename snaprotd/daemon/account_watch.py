@@ -25,6 +25,7 @@ from snaprotd.ledger.store import Ledger
 from snaprotd.provider import Doubtful
 from snaprotd.provider.inventory import Inventory
 from snaprotd.report.assessment import Assessment, Assessments
+from snaprotd.report.problems import CLOCKS_MAY_DIFFER
 
 HISTORY_EVERY = 86400.0
 """Seconds between two times that old rotations are forgotten."""
@@ -78,6 +79,7 @@ class AccountWatch:
         self._ledger = ledger
         self._schedules = schedules
         self._board = board
+        board.is_on_time = lambda: abs(inventory.clock_ahead()) < CLOCKS_MAY_DIFFER
         self._look_after = look_after
         self._first_listed = first_listed
         self._now = now

@@ -98,6 +98,8 @@ class Board:
         """Whether this process tells of what all replicas share: one of them does."""
         self.is_answered = True
         """Whether the provider answers this process, as far as is known."""
+        self.is_on_time: Callable[[], bool] = lambda: True
+        """Whether our clock shows the provider's time, as far as is known."""
         self.inventory_listed_at: datetime | None = None
         """When the provider's whole list was last read; None before the first."""
 

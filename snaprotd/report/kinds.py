@@ -68,8 +68,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "pages_away": Kind(
             severity=ALARM,
             says="the pages cannot be served, and so there are no metrics and no probes: {why_they_are_not}",
-            do="See who has the port, or what is wrong with what `web_config` names, which needs no restart: "
-            "`snaprotd check` looks at that.",
+            do="See who has the port, or what is wrong with what `web_config` names: `snaprotd check` looks at that.",
             unwatched="no page shows it, people are told of it by messages; SnaprotdDown tells where Prometheus looks",
         ),
         "certificate_bad": Kind(
@@ -105,6 +104,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             do="See why it ended, and start it again; `snaprotd status` shows which live.",
             alerts=("SnaprotdReplicaMissing",),
         ),
+        "replica_idle": Kind(
+            severity=ATTENTION,
+            says="the replica on {host} begins no rotations: {why}; others run them",
+            do="See what its own page says, and mend it: one replica less can step in.",
+            unwatched="what that replica lacks is told by itself",
+        ),
         "ledger_exchanged": Kind(
             severity=ATTENTION,
             says="{what}",
@@ -115,8 +120,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "ledger_old": Kind(
             severity=ALARM,
             says="{what}; what was held since may be held no more",
-            do="See with `snaprotd list` what is held, and hold again what is to stay, as with `snaprotd hold {held}`; "
-            "this goes after a day.",
+            do="See with `snaprotd list` what is held, and hold again what is to stay: `snaprotd hold {held}`.",
             unwatched="it has happened once, and does not last: the events of the ledger tell of it",
         ),
         "account_not_listed": Kind(

@@ -49,6 +49,9 @@ def of_replicas(fleet: Fleet | None) -> Iterator[Problem]:
         return
     for one in fleet.lost:
         yield of_lost(one.host, len(fleet.living))
+    for one in fleet.living:
+        if one.id != fleet.me.id and one.generation == fleet.leading and (why := fleet.why_none(one)):
+            yield Problem("replica_idle", {"host": one.host, "why": why})
     if fleet.is_of_one_mind:
         return
     older = [one for one in fleet.living if one.generation < fleet.leading]

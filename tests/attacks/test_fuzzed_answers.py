@@ -64,7 +64,7 @@ async def test_whatever_the_lists_say_every_view_answers_and_nothing_is_changed(
     async with daemon_on(configure(tmp_path, *yearly), world, transport) as watched:
         for case in range(cases):
             transport.random = Random(case)
-            await asyncio.sleep(20)
+            await asyncio.sleep(30)
             await look_at(watched, f"case {case}")
             before = before or (resident() if case == cases // 5 else 0)
             assert left_their_place(log) == [], f"case {case}"

@@ -16,6 +16,7 @@ from snaprotd.core.fleet import (
     JOINS_WITHIN,
     LIVES_FOR,
     LOST_AFTER,
+    ON_TIME,
     REPORTER,
     TELLER,
     Replica,
@@ -321,9 +322,11 @@ def test_whose_the_work_is_where_the_provider_does_not_answer_all(
 def test_why_a_replica_begins_no_rotations_is_told_of_each() -> None:
     silent, fine = answered("silent", is_answered=False), answered("fine")
     older = replace(fine, id="older", generation=ME.generation - 1)
-    fleet = Fleet(me=fine, living=(fine, older, silent))
+    late = replace(fine, id="late", body={ON_TIME: False})
+    fleet = Fleet(me=fine, living=(fine, older, silent, late))
     told = [fleet.why_none(one) for one in fleet.living]
-    assert told == ["", "its configuration is older", "the provider does not answer it"]
+    assert told == ["", "its configuration is older", "the provider does not answer it", "its clock is wrong"]
+    assert Fleet(me=late, living=(late, silent)).why_none(late) == ""
     assert Fleet(me=silent, living=(silent,)).why_none(silent) == ""
 
 

@@ -94,6 +94,7 @@ NOT_TOLD = {
     "certificate_ends": "it is good still",
     "account_awaited": "the next list tells",
     "configurations_differ": "those with the newest begin all rotations, and an alert tells",
+    "replica_idle": "what it lacks is told by itself",
     "not_told": "nobody could be told",
     "named_twice": "the server has its snapshots",
     "tried_again": "its last attempt is told",

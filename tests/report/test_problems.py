@@ -17,7 +17,7 @@ from snaprotd.config.file import parse
 from snaprotd.config.settings import resolve
 from snaprotd.core.creation import Creation
 from snaprotd.core.errors import OWN_SERVER, UNTOUCHABLE
-from snaprotd.core.fleet import LOST_AFTER, Replica, Sighting
+from snaprotd.core.fleet import LOST_AFTER, ON_TIME, Replica, Sighting
 from snaprotd.core.fleet.looks import Fleet
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.model import Machine, Snapshot, SnapshotState
@@ -314,6 +314,18 @@ def with_one_lost() -> Fleet:
     return Fleet(me=me, living=(me, other), others={"2": lives, "3": lost}, looked_at=10.0 + LOST_AFTER)
 
 
+def with_one_idle() -> Fleet:
+    """Of two the other one has the wrong time."""
+    me, other = of_generation(1), replace(of_generation(1), id="2", host="host-2", body={ON_TIME: False})
+    return Fleet(me=me, living=(me, other))
+
+
+def test_another_replica_that_begins_nothing_is_a_problem_here_and_this_one_has_its_own() -> None:
+    (idle,) = of_replicas(with_one_idle())
+    assert idle.as_json()["text"] == "the replica on host-2 begins no rotations: its clock is wrong; others run them"
+    assert [*of_replicas(replace(with_one_idle(), me=with_one_idle().living[1]))] == []
+
+
 def test_a_replica_that_is_lost_and_how_many_are_left() -> None:
     text = "the replica on host-3 has gone and did not end in order, and none has come in its place: 2 replicas left"
     assert next(of_replicas(with_one_lost())).as_json()["text"] == text
@@ -360,6 +372,7 @@ def every_problem() -> list[Problem]:
         *dropped,
         *(of_departed(ROTATION, is_account_listed=yes) for yes in (True, False)),
         *of_replicas(with_one_lost()),
+        *of_replicas(with_one_idle()),
     ]
 
 

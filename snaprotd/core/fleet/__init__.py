@@ -28,6 +28,8 @@ ROLES = (REPORTER, TELLER)
 
 ANSWERED = "answered"
 """What a replica says of itself: whether the provider answers it."""
+ON_TIME = "on_time"
+"""Whether its clock shows the provider's time, as far as is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class Replica:
     def is_answered(self) -> bool:
         """The provider answers it, as far as it says."""
         return self.body.get(ANSWERED) is not False
+
+    @property
+    def is_on_time(self) -> bool:
+        """Its clock shows the provider's time, as far as it says."""
+        return self.body.get(ON_TIME) is not False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,11 +54,17 @@ class Fleet:
         """The provider does not answer it, and does answer another one that lives: what it holds is for that one."""
         return not self.me.is_answered and any(one.is_answered for one in self.living)
 
+    @property
+    def is_another_on_time(self) -> bool:
+        return any(one.is_on_time and one.id != self.me.id for one in self.living)
+
     def why_none(self, one: Replica) -> str:
         """Why that one begins no rotations, in words; empty where it may."""
         if one.generation < self.leading:
             return "its configuration is older"
-        return "" if one.id in self._leaders else "the provider does not answer it"
+        if one.id in self._leaders:
+            return ""
+        return "its clock is wrong" if one.is_answered else "the provider does not answer it"
 
     @property
     def is_of_one_mind(self) -> bool:
@@ -86,9 +92,13 @@ class Fleet:
 
     @property
     def _leaders(self) -> list[str]:
-        """Who is to begin rotations: of those with the newest configuration whom the provider answers, if any."""
+        """Who is to begin rotations: of those with the newest configuration whom the provider answers, if any.
+
+        Of these such with the right time, if any: others would begin what is due at another time.
+        """
         newest = [one for one in self.living if one.generation == self.leading]
-        return [one.id for one in newest if one.is_answered] or [one.id for one in newest]
+        answered = [one for one in newest if one.is_answered] or newest
+        return [one.id for one in answered if one.is_on_time] or [one.id for one in answered]
 
     @property
     def forgotten(self) -> list[Replica]:

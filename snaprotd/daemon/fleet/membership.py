@@ -15,7 +15,7 @@ import structlog
 
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.fleet import ANSWERED, BEAT_EVERY, LIVES_FOR, REPORTER, Replica
+from snaprotd.core.fleet import ANSWERED, BEAT_EVERY, LIVES_FOR, ON_TIME, REPORTER, Replica
 from snaprotd.core.fleet.looks import Fleet, looked
 from snaprotd.engine.board import Board
 from snaprotd.ledger.claims import uptime
@@ -37,7 +37,9 @@ class Membership:
         self._config = config
         self._replicas = ledger.replicas
         self._me = this_replica(config, ledger.owner)
-        self.says: list[Callable[[], Mapping[str, Any]]] = [lambda: {ANSWERED: board.is_answered}]
+        self.says: list[Callable[[], Mapping[str, Any]]] = [
+            lambda: {ANSWERED: board.is_answered, ON_TIME: board.is_on_time()}
+        ]
         """What is written beside the beat for the others."""
         self.seen: Callable[[Fleet], None] = lambda _: None
         """Told after each look."""
@@ -65,9 +67,14 @@ class Membership:
 
     @property
     def may_claim(self) -> bool:
-        """It has leave to run some, and no replica that lives has a newer configuration, as far as was seen."""
+        """It has leave to run some, and no replica that lives has a newer configuration, as far as was seen.
+
+        Nor has another one the right time where this one has not, which it may have learnt since it said so.
+        """
         fleet, number = self._fleet, self._config.max_concurrent
-        return fleet is not None and fleet.portion(number) > 0 and fleet.me.config == self._me.config
+        if fleet is None or (not self._board.is_on_time() and fleet.is_another_on_time):
+            return False
+        return fleet.portion(number) > 0 and fleet.me.config == self._me.config
 
     def prefers(self, server_id: str) -> bool:
         """Whether this one is to begin that server's rotations. Who has seen nobody yet is none's."""

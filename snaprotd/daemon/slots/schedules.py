@@ -286,7 +286,8 @@ class Schedules:
         """Those that a replica with a newer configuration was to run: by the claim, where it has not."""
         for server_id, (slot, seen_until) in slots.items():
             target = self.targets.get(server_id)
-            if target is not None and self._now() - slot - _delay(target) <= target.policy.missed_within:
+            late = timedelta(0) if target is None else self._now() - slot - _delay(target)
+            if target is not None and timedelta(0) <= late <= target.policy.missed_within:  # else it is yet to come
                 await self.take_up(target, slot, seen_until=seen_until, late=True)
 
     async def _claim_late(self, target: Target, slot: datetime, seen_until: datetime) -> None:
