@@ -116,6 +116,7 @@ async def test_a_few_that_are_due_in_a_large_account_do_not_have_all_of_it_read_
 
 
 @pytest.mark.usefixtures("silence")
+@pytest.mark.search
 @pytest.mark.long_form
 async def test_nor_do_more_of_a_far_larger_one(tmp_path: Path) -> None:
     night = await live_through(tmp_path, Fleet(servers=1000, due=100, has_past=True))
