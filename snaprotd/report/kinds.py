@@ -68,7 +68,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "pages_away": Kind(
             severity=ALARM,
             says="the pages cannot be served, and so there are no metrics and no probes: {why_they_are_not}",
-            do="See who has the port, or what is wrong with what `web_config` names: `snaprotd check` looks at that.",
+            do="See who has the port, or, by `snaprotd check`, what is wrong with `web_config`; it needs no restart.",
             unwatched="no page shows it, people are told of it by messages; SnaprotdDown tells where Prometheus looks",
         ),
         "certificate_bad": Kind(
@@ -120,7 +120,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "ledger_old": Kind(
             severity=ALARM,
             says="{what}; what was held since may be held no more",
-            do="See with `snaprotd list` what is held, and hold again what is to stay: `snaprotd hold {held}`.",
+            do="Hold again what is to stay (see `snaprotd list`), as with `snaprotd hold {held}`; this goes after a day.",
             unwatched="it has happened once, and does not last: the events of the ledger tell of it",
         ),
         "account_not_listed": Kind(

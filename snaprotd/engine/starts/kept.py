@@ -31,7 +31,7 @@ class Kept:
         self.left = asyncio.Event()
         """Somebody else sees to the server now."""
         self.is_cut_off = False
-        """As of a `Run`."""
+        """As of every `Debtor`."""
         self.is_abandoned = False
         """Whoever holds a lease of its rotation is dead."""
 

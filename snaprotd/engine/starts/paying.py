@@ -56,6 +56,7 @@ class Debtor(Protocol):
         """The record as of now."""
 
     is_cut_off: bool
+    """What the ledger has of it could not be read when that was asked last."""
 
     @property
     def start_is_overdue(self) -> bool:
