@@ -120,7 +120,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "ledger_old": Kind(
             severity=ALARM,
             says="{what}; what was held since may be held no more",
-            do="Hold again what is to stay (see `snaprotd list`), as with `snaprotd hold {held}`; this goes after a day.",
+            do="Hold again what is to stay (see `snaprotd list`), as `snaprotd hold {held}`; this goes after a day.",
             unwatched="it has happened once, and does not last: the events of the ledger tell of it",
         ),
         "account_not_listed": Kind(
