@@ -173,23 +173,6 @@ class Run:
     ) -> None:
         await self.save(_of_creation(transition, *args, **kwargs))
 
-    async def learn_power(self) -> None:
-        """What the ledger has of the server's power, where it can be read: a person may have let go of the start."""
-        if not self.rotation.held_off:
-            return
-        self.is_cut_off = True
-        try:
-            record = await self.tools.ledger.starts.kept(self.tools.ledger.starts.account, self.server_id)
-            self.is_cut_off = False
-        except LedgerError as error:
-            log.error("the ledger cannot be read: going on from memory", error=str(error))
-            return
-        if record is None or not record.lets_go_of(self.power):
-            return
-        self.update_power(power.over)
-        write = log.warning if record.let_go else log.info  # by a person, or by whoever has started it
-        write("nothing is owed to the server any more", let_go=record.let_go or None)
-
     async def save_power_if_possible(self, transition: Transition) -> bool:
         return await self.save_if_possible(_of_power(transition))
 

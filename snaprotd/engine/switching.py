@@ -14,12 +14,12 @@ import structlog
 from snaprotd.core import power
 from snaprotd.core.admission import why_too_late
 from snaprotd.core.asking.evidence import Use
-from snaprotd.core.errors import UNTOUCHABLE, CloudError, GroupTaken, NotSent
+from snaprotd.core.errors import UNTOUCHABLE, CloudError, GroupTaken, LedgerError, NotSent
 from snaprotd.core.model import Server, ServerState
 from snaprotd.core.policy import OnStopTimeout
 from snaprotd.core.rotation import Done, Failed, Outcome, Passed, Rotation, Step, Waiting
 from snaprotd.engine.run import Run
-from snaprotd.engine.starts.paying import is_for_now, pay
+from snaprotd.engine.starts.paying import is_for_now, let_go, pay
 
 log = structlog.get_logger("snaprotd.rotation")
 
@@ -135,7 +135,8 @@ async def start(run: Run) -> Outcome:
 
     Then the keeper goes on watching it, until nothing of ours can switch it off any more; nobody waits for that.
     """
-    await run.learn_power()
+    if run.rotation.held_off:
+        await _learn_whether_it_is_owed(run)
     outcome = await pay(run) if run.rotation.held_off else Done()
     if isinstance(outcome, Done) and run.rotation.power.awaits_stop:
         if run.rotation.stop_is_open:
@@ -146,3 +147,11 @@ async def start(run: Run) -> Outcome:
     if isinstance(outcome, Done) and run.rotation.held_off and run.rotation.power.came_back:
         run.tools.observer.back_on(run.server_id, run.rotation.power.off_for)
     return outcome
+
+
+async def _learn_whether_it_is_owed(run: Run) -> None:
+    try:
+        if await let_go(run, run.tools.ledger.starts.account) is not None:
+            run.update_power(power.over)
+    except LedgerError as error:
+        log.error("the ledger cannot be read: going on from memory", error=str(error))

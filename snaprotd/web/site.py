@@ -121,7 +121,7 @@ class _Json(_Fit, JSONResponse):
 
 
 def _encoded(value: Any, depth: int = 2) -> Iterator[str]:
-    """As JSON, what stands `depth` levels deep each by itself."""
+    """As JSON, what stands `depth` levels deep each by itself. Keys of mappings are text."""
     if depth and isinstance(value, Mapping):
         for number, (key, inner) in enumerate(value.items()):
             yield ("," if number else "{") + _ENCODER.encode(key) + ":"

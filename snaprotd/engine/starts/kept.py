@@ -13,6 +13,7 @@ from snaprotd.core.model import Server
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower, merged, taken_up
 from snaprotd.engine.run import Transition
+from snaprotd.engine.starts.paying import let_go
 from snaprotd.engine.tools import Tools
 from snaprotd.provider import Priority
 
@@ -49,15 +50,10 @@ class Kept:
 
     async def is_let_go(self) -> bool:
         """Whether a person has let go of the start meanwhile, as the ledger has it. Raises `LedgerError`."""
-        self.is_cut_off = True
-        record = await self.tools.ledger.starts.kept(self._record.account, self.server_id)
-        self.is_cut_off = False
-        if record is None or not record.lets_go_of(self.power):
+        if (record := await let_go(self, self._record.account)) is None:
             return False
         self.merge(record)
         self.update_power(power.over)
-        write = log.warning if record.let_go else log.info  # by a person, or by whoever has started it
-        write("nothing is owed to the server any more", server=record.label, let_go=record.let_go or None)
         return True
 
     @property

@@ -23,7 +23,7 @@ from snaprotd.core.errors import (
 from snaprotd.core.model import Server, Snapshot, SnapshotState, is_one_server
 from snaprotd.core.ownership import taken_since
 from snaprotd.core.power import Power
-from snaprotd.core.promise import is_unaccounted_for
+from snaprotd.core.promise import ServerPower, is_unaccounted_for
 from snaprotd.core.rotation import Done, Failed, Outcome, Waiting
 from snaprotd.engine.run import Transition
 from snaprotd.engine.tools import Tools
@@ -106,6 +106,18 @@ async def pay(debtor: Debtor) -> Outcome:
     if not debtor.power.may_be_asked_to_start(debtor.tools.poll_interval):
         return Waiting(f"the server has been asked to start and is {server.status}")
     return await _objection(debtor) or await _ask_to_start(debtor, server)
+
+
+async def let_go(debtor: Debtor, account: str) -> ServerPower | None:
+    """What the ledger has of the server, where by that its start is owed no more. Raises `LedgerError`."""
+    debtor.is_cut_off = True
+    record = await debtor.tools.ledger.starts.kept(account, debtor.server_id)
+    debtor.is_cut_off = False
+    if record is None or not record.lets_go_of(debtor.power):
+        return None
+    write = log.warning if record.let_go else log.info  # by a person, or by whoever has started it
+    write("nothing is owed to the server any more", server=record.label, let_go=record.let_go or None)
+    return record
 
 
 async def _objection(debtor: Debtor) -> Outcome | None:
