@@ -47,14 +47,18 @@ def has_postgresql() -> bool:
 
 
 def figures(*, servers: int, killed: int) -> Figures:
-    """`servers`: how many slots each of them claims; `killed`: how many processes are, to be taken over from."""
+    """`servers`: how many slots each of them claims; `killed`: how many processes are, to be taken over from, if any.
+
+    Their leases take more than a minute to run out.
+    """
     if not has_postgresql():
         return {"missing": "no PostgreSQL is installed here"}
     with server() as database, tempfile.TemporaryDirectory() as folder:
         one, several = (claims_a_second(database, Path(folder), number, servers) for number in (1, SEVERAL))
         trips = asyncio.run(round_trips(database, Path(folder)))
-        taken = asyncio.run(taken_over_after(database, Path(folder), killed))
-    return {"one": one, "several": several, **trips, "taken_p50": median(taken), "taken_worst": max(taken)}
+        taken = asyncio.run(taken_over_after(database, Path(folder), killed)) if killed else []
+    waited = {"taken_p50": median(taken), "taken_worst": max(taken)} if taken else {}
+    return {"one": one, "several": several, **trips, **waited}
 
 
 async def opened(url: str, folder: Path) -> Ledger:

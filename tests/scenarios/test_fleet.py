@@ -36,7 +36,7 @@ def assert_requests_were_foreseen(night: Night) -> None:
 
 
 @pytest.mark.usefixtures("silence")
-@pytest.mark.parametrize("servers", [25, *the_rest((50,))])
+@pytest.mark.parametrize("servers", [25, *the_rest((100,))])
 async def test_a_night_in_which_all_are_at_work_at_once_asks_for_little_more_than_it_must(
     tmp_path: Path, servers: int
 ) -> None:
