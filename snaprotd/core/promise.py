@@ -97,8 +97,12 @@ def goes_beyond(one: Power, than: Power) -> bool:
 
 
 def merged(one: Power, other: Power) -> Power:
-    """Two records of one server: the later stop counts, and what was paid for stays paid."""
-    later = other if (other.asked, other.released) > (one.asked, one.released) else one
+    """Two records of one server: the later stop counts, and what was paid for stays paid.
+
+    Which of two tells more of the same stop does not go by what an earlier one was paid: who learns of that late has
+    not seen more of this one.
+    """
+    later = other if (other.asked, not other.held_off) > (one.asked, not one.held_off) else one
     doubted = any(known.in_doubt for known in (one, other) if known.asked == later.asked)
     return replace(later, released=max(one.released, other.released), in_doubt=doubted)
 

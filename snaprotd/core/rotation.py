@@ -89,6 +89,8 @@ class Rotation:
     """The steps before the present one, in order."""
     running_allowed: bool = False
     """The stop timed out, and the policy says to take the snapshot anyway."""
+    stop_number: int = 0
+    """The number of the stop that it has promised itself, as `Power.asked` has it; 0 for none."""
 
     power: Power = field(default_factory=Power)
     creation: Creation = field(default_factory=Creation)

@@ -40,15 +40,35 @@ async def stop(run: Run) -> Outcome:
         return await _stop_timed_out(run, server)
     if not server.is_active:
         return Waiting(f"the server is {server.status}")
-    if rotation.power.awaits_stop and (rotation.power.stop_acknowledged or rotation.stop_is_open):
+    if _is_waited_for(rotation):
         return Waiting("the server has been asked to stop and is still active")
     whose = await run.tools.inventory.owner()
     run.looks.demand(Use.SEND, by_list=False, is_to_queue=True)
     try:
-        await run.save_power(power.promised, run.tools.now(), whose=whose)
+        await run.save(partial(stop_promised, now=run.tools.now(), whose=whose))
     except GroupTaken as taken:  # by another process, since this one has had its turn
         return _wait_for_group(run, taken)
     return await _ask_to_stop(run, server, "stop", before=rotation, owed=False)
+
+
+def stop_promised(rotation: Rotation, now: datetime, whose: str) -> Rotation:
+    """A stop of its own is about to be asked for, in this account."""
+    promised = power.promised(rotation.power, now, whose=whose)
+    return replace(rotation, power=promised, stop_number=promised.asked)
+
+
+def _is_waited_for(rotation: Rotation) -> bool:
+    """The last stop may yet strike; that of an earlier rotation only as long as one whose answer was lost may."""
+    if not rotation.power.awaits_stop:
+        return False
+    if _is_its_own(rotation):
+        return rotation.power.stop_acknowledged or rotation.stop_is_open
+    return rotation.power.stop_is_open(settle=rotation.settle, start_timeout=0.0)
+
+
+def _is_its_own(rotation: Rotation) -> bool:
+    """The last stop: one of an earlier rotation may have struck long ago, and have been written down by nobody."""
+    return rotation.stop_number == rotation.power.asked > 0
 
 
 def _wait_for_group(run: Run, taken: GroupTaken) -> Outcome:
@@ -84,6 +104,8 @@ async def _ask_to_stop(run: Run, server: Server, action: str, *, before: Rotatio
 async def _stop_timed_out(run: Run, server: Server) -> Outcome:
     rotation, policy = run.rotation, run.rotation.policy
     if policy.on_stop_timeout is OnStopTimeout.HARD_STOP and not rotation.power.hard_stop:
+        if not _is_its_own(rotation):  # the plug is not pulled on a server that was never asked
+            return Failed(f"the server is {server.status}, and could not be asked to stop", may_pass=True)
         return await _stop_the_hard_way(run, server)
     run.update_power(power.timed_out)
     if policy.on_stop_timeout is OnStopTimeout.SNAPSHOT_ANYWAY:
@@ -103,9 +125,11 @@ def untouchable(server: Server, more: str = "") -> Failed:
 
 def hard_stop_begun(rotation: Rotation, now: datetime) -> Rotation:
     """The stop has timed out, and the hard one is about to be asked for: its time is counted anew."""
+    harder = power.promised_harder(rotation.power, now)
     return replace(
         rotation,
-        power=power.promised_harder(rotation.power, now),
+        power=harder,
+        stop_number=harder.asked,
         trail=(*rotation.trail, Passed(step=Step.STOP, seconds=round(rotation.waited, 3))),
         waited=0.0,
     )

@@ -118,7 +118,8 @@ def row_names() -> list[str]:
 
 
 def _save_power() -> Any:
-    """Write rows of `row_of`. Two records of one server merge: the later stop counts, what was paid stays paid.
+    """Write rows of `row_of`. Two records of one server merge, as `merged` has it: the later stop counts, what was
+    paid stays paid; of a stop that is owed still whoever writes knows more.
 
     One that was damaged is written over: the record was read from what is left of it. What a newer snaprotd has written
     into the body, and we do not know, stays.
@@ -126,7 +127,8 @@ def _save_power() -> Any:
     insertion = upsert(POWERS)
     new, old = insertion.excluded, POWERS.c
     is_whole = and_(*(~is_damaged for is_damaged in _DAMAGED))
-    is_older = is_whole & ((old.asked > new.asked) | ((old.asked == new.asked) & (old.released > new.released)))
+    was_paid = (old.asked == new.asked) & (old.released >= old.asked) & (new.released < new.asked)
+    is_older = is_whole & ((old.asked > new.asked) | was_paid)
     keys = {"account", "server_id"}
     kept = {name: case((is_older, old[name]), else_=new[name]) for name in set(row_names()) - keys}
     kept["released"] = case((is_whole & (old.released > new.released), old.released), else_=new.released)

@@ -307,6 +307,12 @@ def test_of_two_records_the_later_stop_counts_and_what_was_paid_stays_paid() -> 
     assert merged(replace(again, released=0), PAID).released == 1
 
 
+def test_who_learns_late_that_an_earlier_stop_was_paid_has_not_seen_more_of_the_present_one() -> None:
+    again = power.promised(PAID, NOW)
+    off = replace(again, went_off=True, unstruck=False, released=0)
+    assert merged(off, again) == replace(off, released=1)
+
+
 @pytest.mark.parametrize(("starts", "after"), [(0, 0.0), (1, 30.0), (2, 60.0), (3, 120.0), (5, 285.0), (4000, 285.0)])
 def test_each_start_waits_twice_as_long_as_the_one_before_it_and_there_is_no_last_one(
     starts: int, after: float

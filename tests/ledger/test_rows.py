@@ -108,6 +108,7 @@ CREATION_LATER |= {"failed": [], "asked_ago": None, "took": None}
 
 
 WINDOW_LATER = {"begun": False, "skipped": "", "kind": "scheduled", "attempt": 1, "may_pass": False, "cause": ""}
+WINDOW_LATER |= {"stop_number": 0}
 """And of what may keep it from beginning, of why it began, and whether it may be tried again."""
 
 

@@ -246,6 +246,24 @@ async def test_what_a_process_knows_to_be_owed_is_owed_and_nothing_older_comes_o
             assert (kept.power.asked, kept.power.released, kept.power.held_off_since) == (2, 1, ours.held_off_since)
 
 
+async def test_who_writes_late_that_an_earlier_stop_was_paid_keeps_out_nothing_that_is_seen_of_the_present_one(
+    tmp_path: Path,
+) -> None:
+    """As after an outage of the database, in which each replica has seen that, and one of them stops the server again."""
+    async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
+        await ledger.claim(replace(BEGUN, power=FIRST))
+        begun = replace(BEGUN, power=power.promised(FIRST, SLOT))
+        await ledger.save(begun)
+        await ledger.starts.save(ledger.starts.record_of(replace(BEGUN, power=power.released(FIRST))))
+        off = replace(begun.power, went_off=True, unstruck=False)
+        await ledger.save(replace(begun, power=off))
+        kept = await ledger.starts.kept("", BEGUN.server_id)
+        assert kept is not None
+        assert kept.power == replace(off, released=1)
+        (copy,) = ledger.starts.copies.read()
+        assert copy.power == kept.power
+
+
 async def test_who_restores_a_server_a_second_time_does_not_end_the_mark_of_the_first(tmp_path: Path) -> None:
     async with await Ledger.open(tmp_path / "state.db", owner="me", lock=False) as ledger:
         now = datetime(2025, 1, 16, 12, tzinfo=UTC)

@@ -9,7 +9,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,8 @@ import pytest
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.policy import OnStopTimeout, Retention
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
@@ -104,10 +106,10 @@ class Night:
     async def end(self) -> Rotation:
         """One rotation, to its end: in a day at the most."""
         async with self.story.life() as tools:
-            rotation = self.story.rotation(SLOT)
-            assert isinstance(await tools.ledger.claim(rotation), Claimed)
+            claim = await tools.ledger.claim(self.story.rotation(SLOT))
+            assert isinstance(claim, Claimed)
             async with asyncio.timeout(86400):
-                return await run_rotation(Run(rotation, tools, self.story.records.append))
+                return await run_rotation(Run(claim.rotation, tools, self.story.records.append))
 
     async def see_off(self, rotation: Rotation, *, was_active: bool = True) -> Rotation:
         await asyncio.sleep(LATER)
@@ -190,6 +192,33 @@ async def test_for_a_server_that_never_stops_the_policy_says_what_is_done(
     assert (await one.rotate()).result == result
     assert one.taken_of == taken_of
     assert one.words == words
+
+
+async def stopped_before(folder: Path, one: Night, *, ago: float) -> Night:
+    """An earlier rotation has asked for a stop, which was acknowledged; what became of it nobody has written down."""
+    stop = Power(asked=1, held_off_since=SLOT - timedelta(seconds=ago), stop_acknowledged=True, unstruck=True)
+    known = replace(stop, stop_age=ago, power_open=ago, request_age=ago)
+    async with await Ledger.open(folder / "state.db", owner="before") as ledger:
+        await ledger.starts.save(ServerPower(account="", server_id=one.server_id, label="web-01", power=known))
+    return one
+
+
+@pytest.mark.parametrize("ago", [0.0, 60.0, 300.0])
+async def test_a_server_is_asked_to_stop_whatever_stop_of_an_earlier_rotation_is_left_over(
+    tmp_path: Path, ago: float
+) -> None:
+    """That one is waited for as long as it may be late, and not until the plug may be pulled."""
+    one = await stopped_before(tmp_path, Night(tmp_path, on_stop_timeout=OnStopTimeout.HARD_STOP), ago=ago)
+    assert (await one.rotate()).result == "success"
+    assert one.words == ["stop", "create", "start", "delete", "delete"]
+
+
+async def test_the_plug_is_not_pulled_on_a_server_that_could_not_be_asked_to_stop(tmp_path: Path) -> None:
+    policy = {"on_stop_timeout": OnStopTimeout.HARD_STOP, "stop_timeout": timedelta(seconds=10)}
+    one = await stopped_before(tmp_path, Night(tmp_path, **policy), ago=0.0)
+    rotation = await one.rotate()
+    assert (rotation.result, rotation.failed_step, one.words) == ("failure", "stop", [])
+    assert rotation.error == "the server is active, and could not be asked to stop"
 
 
 async def test_a_server_that_does_not_even_stop_the_hard_way_is_left_running(tmp_path: Path) -> None:
