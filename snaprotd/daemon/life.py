@@ -204,7 +204,8 @@ class Daemon:
         self._teller.begin()
         self.started.set()
         for name, work in {
-            "tick": every(lambda: TICK, self._tick),
+            "clock": every(lambda: TICK, self._tick),
+            "work": every(lambda: TICK, self._look_for_work),  # by itself: no ledger that is stuck stops the clock
             "ledger": every(lambda: LEDGER_EVERY, self._ledger_watch.look),
             "inventory": every(self._inventory_interval, self._read_account),
             "leases": for_ever(lambda: self._rotations.keep_leases(min(self._config.api.timeout / 2, LEASE_RENEWAL))),
@@ -257,20 +258,20 @@ class Daemon:
         self._schedules.look_at_clock()
         self.standing.ticked_at = asyncio.get_running_loop().time()
         self._systemd.status(self.view.in_words())
-        try:
-            await self._look_for_work()  # what a ledger promises that cannot be written may be readable all the same
+
+    async def _look_for_work(self) -> None:
+        """What other processes have left, or done."""
+        if self.standing.stop.is_set():
+            return
+        try:  # what a ledger promises that cannot be written may be readable all the same
+            await self._inheritance.take_up()
+            await self._rotations.see_to_what_was_left()
+            await self._others.note()
         except LedgerError:
             self._rotations.doubt_ledger()
             await self._ledger_watch.look()
             if self._ledger_watch.error is None:  # else that is told
                 raise
-
-    async def _look_for_work(self) -> None:
-        """What other processes have left, or done."""
-        if not self.standing.stop.is_set():
-            await self._inheritance.take_up()
-            await self._rotations.see_to_what_was_left()
-            await self._others.note()
 
     async def _ask_about_unexplained(self) -> None:
         if await ask_about_unexplained(self._tools, self._config, self._schedules.targets.values(), self._tools.now()):

@@ -186,7 +186,7 @@ def without_rotation(
     label: str, *, debt: ServerPower | None, set_aside: str | None, running: Rotation | None
 ) -> Iterator[Problem]:
     """Of a server that a start is owed to, or of which a rotation was set aside, whether it is configured or not."""
-    if debt is not None and running is None:
+    if debt is not None and (running is None or debt.power.in_doubt):  # a rotation starts only what it has stopped
         yield _there_is("start_in_doubt" if debt.power.in_doubt else "start_owed", server=label)
     if set_aside is not None:
         yield _there_is("set_aside", server=label, why_it_was_set_aside=set_aside)

@@ -142,6 +142,41 @@ async def test_one_silence_is_for_all_who_wait_meanwhile_and_who_comes_right_aft
         assert await ours.history() == []
 
 
+async def test_a_table_that_somebody_else_has_locked_is_waited_for_once_by_all(
+    db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the server counts its time-outs, whose clock is no virtual one: less of them here."""
+    monkeypatch.setattr(places, "_TO_READ", places._TO_READ.replace("'10s'", "'100ms'"))
+    async with ledgers(db, "a") as (ours,):
+        with psycopg.connect(db.url) as theirs:
+            theirs.execute("LOCK TABLE rotations IN ACCESS EXCLUSIVE MODE")
+            found = await asyncio.gather(*(ours.history() for _ in range(10)), return_exceptions=True)
+            assert {str(one).partition(": ")[2] for one in found} == {"canceling statement due to statement timeout"}
+            with monkeypatch.context() as asked:
+                asked.setattr(Session, "ask", None)  # nothing is, right after it
+                with pytest.raises(LedgerError, match="statement timeout"):
+                    await ours.history()
+        await asyncio.sleep(places.RESTS)
+        assert await ours.history() == []
+
+
+@pytest.mark.parametrize("table", ["powers", "rotations"])
+async def test_a_right_that_was_taken_away_is_told_though_other_tables_can_be_written(
+    db: PostgresqlDatabase, tmp_path: Path, table: str
+) -> None:
+    role, schema = f"weak_{table}", db.sql("SELECT current_schema()")[0][0]
+    async with ledgers(db, "a"):  # which makes the tables
+        db.sql(f"CREATE ROLE {role} LOGIN")
+        db.sql(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
+        db.sql(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}")
+        db.sql(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}")
+    async with ledgers(PostgresqlDatabase(db.url.replace("snaprotd@", f"{role}@"), tmp_path), "b") as (ours,):
+        assert await ours.probe()
+        db.sql(f"REVOKE UPDATE ON {table} FROM {role}")
+        with pytest.raises(LedgerError, match="may not read and write all of its tables: grant it"):
+            await ours.probe()
+
+
 async def test_a_silence_at_a_commit_is_for_all_who_wait_too(db: PostgresqlDatabase) -> None:
     waiting: list[asyncio.Task[object]] = []
 

@@ -249,7 +249,7 @@ async def test_what_a_process_knows_to_be_owed_is_owed_and_nothing_older_comes_o
 async def test_who_writes_late_that_an_earlier_stop_was_paid_keeps_out_nothing_that_is_seen_of_the_present_one(
     tmp_path: Path,
 ) -> None:
-    """As after an outage of the database, in which each replica has seen that, and one of them stops the server again."""
+    """As after an outage of the database, in which each replica has seen that; then one of them stops the server."""
     async with await Ledger.open(tmp_path / "state.db", owner="one") as ledger:
         await ledger.claim(replace(BEGUN, power=FIRST))
         begun = replace(BEGUN, power=power.promised(FIRST, SLOT))

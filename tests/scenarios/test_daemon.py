@@ -27,6 +27,7 @@ from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.leases.others import MARGIN
 from snaprotd.ledger.sql.connection import Connection
+from snaprotd.ledger.starts import Starts
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import Fault, World
 from snaprotd.simulator.world import SimSnapshot
@@ -604,6 +605,18 @@ async def test_a_schedule_whose_code_fails_while_it_runs_stops_no_other_server(
         assert watched.daemon.view.ailments() == []
         assert watched.value("snaprotd_next_run_timestamp_seconds", "s12345") is None
     assert slots(one for one in world.created if one.server_id == "12346") == ["03:10", "03:40"]
+
+
+async def test_a_ledger_that_is_stuck_does_not_stop_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where somebody has locked a table of the database for minutes: a probe that fails would end the process."""
+
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.sleep(HOUR)
+
+    async with daemon_on(config(tmp_path, entry("@yearly")), one_server()) as watched:
+        monkeypatch.setattr(Starts, "followed", never)
+        await asyncio.sleep(10 * MINUTE)
+        assert watched.daemon.view.ailments() == []
 
 
 # -- a wall clock that is set -------------------------------------------------------------------------------------

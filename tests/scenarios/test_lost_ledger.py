@@ -170,6 +170,28 @@ async def test_where_nothing_is_left_of_a_ledger_a_person_is_asked_why_the_serve
     await one.end()
 
 
+@pytest.mark.usefixtures("few_ticks", "silence")
+async def test_a_person_is_asked_while_a_rotation_of_the_server_runs_too(tmp_path: Path) -> None:
+    """It takes its snapshot of a server that is off, and starts nothing: all would seem to be well meanwhile."""
+    one = Promise(tmp_path)
+    await left_off(one)
+    deleted(tmp_path / "state.db")
+    shutil.rmtree(tmp_path / "owed-by-state.db")
+    await asyncio.sleep(5 * MINUTE)
+    one.world.snapshot_seconds = (600.0, 600.0)
+    watched = await one.begin()
+    await watched.daemon.rotate("12345")
+    await watched.reaches(Step.WAIT)
+    await asyncio.sleep(3 * MINUTE)
+    assert [one.step for one in watched.daemon.board.running.values()] == [Step.WAIT]
+    assert any("perhaps because of us" in problem["text"] for problem in (await one.report())["problems"])
+    await asyncio.sleep(10 * MINUTE)
+    assert any("perhaps because of us" in problem["text"] for problem in (await one.report())["problems"])
+    await answered(one)
+    assert [one["server"] for one in (await one.report())["problems"]] == [None]
+    await one.end()
+
+
 async def answered(one: Promise) -> None:
     """A person starts the server in the provider's panel."""
     one.world._switch(one.world.servers["12345"], "start")

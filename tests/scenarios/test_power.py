@@ -214,7 +214,7 @@ async def test_a_server_is_asked_to_stop_whatever_stop_of_an_earlier_rotation_is
 
 
 async def test_the_plug_is_not_pulled_on_a_server_that_could_not_be_asked_to_stop(tmp_path: Path) -> None:
-    policy = {"on_stop_timeout": OnStopTimeout.HARD_STOP, "stop_timeout": timedelta(seconds=10)}
+    policy: dict[str, Any] = {"on_stop_timeout": OnStopTimeout.HARD_STOP, "stop_timeout": timedelta(seconds=10)}
     one = await stopped_before(tmp_path, Night(tmp_path, **policy), ago=0.0)
     rotation = await one.rotate()
     assert (rotation.result, rotation.failed_step, one.words) == ("failure", "stop", [])

@@ -8,7 +8,7 @@ again is followed in lists that are read anyway, until no request of ours can st
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ class Keeper:
         self._kept: dict[str, Kept] = {}
         self._paying: set[str] = set()
         self._tasks: set[asyncio.Task[object]] = set()
+        self._doubted: list[ServerPower] = []
+        """What is told of servers that rotations of this process see to."""
 
     @property
     def owes(self) -> bool:
@@ -76,10 +78,19 @@ class Keeper:
         followed = await self._tools.ledger.starts.followed(grace=grace)
         for record in followed:
             self.keep(record)
+        self._tell_of_doubts(followed)
         told = {one for record in followed for one in record.ids}
         for kept in [one for one in self._kept.values() if told.isdisjoint(one.ids)]:
             if await kept.is_let_go():
                 self._attend(kept)
+
+    def _tell_of_doubts(self, followed: Iterable[ServerPower]) -> None:
+        """A server that is off, perhaps because of us, is so while a rotation of it runs: that does not start it."""
+        for record in self._doubted:
+            self._board.clear_debt(record)
+        self._doubted = [one for one in followed if one.power.in_doubt and self._serves(one.server_id)]
+        for record in self._doubted:
+            self._board.show_debt(record)
 
     def keep(self, record: ServerPower, *, is_abandoned: bool = False) -> None:
         """Take care of one server, unless a rotation of this process does.

@@ -5,21 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from snaprotd.ledger.address import ServerAddress, name_of
-from snaprotd.ledger.server.place import told
+from snaprotd.ledger.server.place import MAY_USE, told
 from snaprotd.ledger.server.session import MAY_TELL_ORIGIN, Session
 from snaprotd.ledger.sql.prepared import Statement
-from snaprotd.ledger.sql.schema import TABLES
-
-_NAMES = ", ".join(f"'{name}'" for name in TABLES.tables)
-_EACH = " AND ".join(
-    f"has_table_privilege(to_regclass(name), '{one}')" for one in ("SELECT", "INSERT", "UPDATE", "DELETE")
-)
-_MAY_USE = f"SELECT coalesce(bool_and({_EACH}), true) FROM unnest(ARRAY[{_NAMES}]) AS name"  # noqa: S608
 
 _SEEN = Statement(
     "SELECT current_setting('server_version') AS version, current_schema() AS schema,"
     " NOT pg_is_in_recovery() AS can_write,"  # what a role's settings say of it is not asked: transactions are told
-    f" ({_MAY_USE} WHERE to_regclass(name) IS NOT NULL) AS may_use,"
+    f" ({MAY_USE}) AS may_use,"
     " current_setting('synchronous_commit') AS waits_for,"
     " current_setting('synchronous_standby_names') AS standbys,"
     " to_regclass('meta') IS NOT NULL AS has_ledger,"

@@ -22,7 +22,7 @@ from snaprotd.ledger.server.session import SILENCE, Session, bounded, parameters
 from snaprotd.ledger.sql import notes
 from snaprotd.ledger.sql.connection import Connection, Place
 from snaprotd.ledger.sql.prepared import Rows, Statement
-from snaprotd.ledger.sql.schema import META, is_current, migrate
+from snaprotd.ledger.sql.schema import META, TABLES, is_current, migrate
 from snaprotd.logs import redactor
 
 log = structlog.get_logger("snaprotd.ledger")
@@ -35,6 +35,17 @@ FINDS_OUT = 3
 """Times that is asked whether a transaction was committed whose answer was lost."""
 RESTS = 5.0
 """Seconds after a silence of the server in which nobody waits for the next one: a server may be off until then."""
+
+_NAMES = ", ".join(f"'{name}'" for name in TABLES.tables)
+_EACH = " AND ".join(
+    f"has_table_privilege(to_regclass(name), '{one}')" for one in ("SELECT", "INSERT", "UPDATE", "DELETE")
+)
+MAY_USE = (
+    f"SELECT coalesce(bool_and({_EACH}), true) FROM unnest(ARRAY[{_NAMES}]) AS name"  # noqa: S608
+    " WHERE to_regclass(name) IS NOT NULL"
+)
+"""Whether the role may read and write all tables that are there."""
+GRANT = "grant it SELECT, INSERT, UPDATE and DELETE on them"
 
 _LOCK = "pg_advisory_xact_lock(hashtext('snaprotd'), hashtext(current_schema()))"
 """Of the ledger, until the transaction's end. Through a pooler too, which gives each transaction another connection."""
@@ -220,7 +231,12 @@ class ServerPlace(Place):
             await self.migrate()
 
     async def share(self) -> None:
-        """It is shared."""
+        """It is shared. That a right was taken away the writes to other tables would not show."""
+        async with self.begin(writes=False) as connection:
+            if not await connection.scalar(Statement(MAY_USE)):
+                raise LedgerError(
+                    f"the role of the ledger {self.name} may not read and write all of its tables: {GRANT}"
+                )
 
     async def settle(self) -> None:
         """What was committed is in its log for good."""

@@ -22,8 +22,14 @@ T = TypeVar("T")
 
 WITHIN = 10.0
 """Seconds that one statement may take, or the connecting."""
-SILENCE = (TimeoutError, psycopg.errors.ConnectionTimeout)
-"""What is raised where nobody has answered for so long."""
+SILENCE = (
+    TimeoutError,
+    psycopg.errors.ConnectionTimeout,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.LockNotAvailable,
+)
+"""What is raised where nobody has answered for so long; or the server has said that it was, as where somebody else has
+a table locked: whoever waits would wait as long."""
 PATIENCE = {
     "connect_timeout": 10,
     "keepalives_idle": 10,

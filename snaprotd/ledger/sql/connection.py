@@ -68,7 +68,7 @@ class Place(Protocol):
         """With the tables that it lacks."""
 
     async def share(self) -> None:
-        """Let others use it too, where that was not possible when it was opened."""
+        """Let others use it too, where that was not possible when it was opened. Raises where it is not ours to use."""
 
     async def settle(self) -> None:
         """Have all that was written stand where nobody loses it."""
