@@ -86,8 +86,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "ledger_unusable": Kind(
             severity=ALARM,
             says="{why_the_ledger_cannot_be_used}",
-            do="See to the disk that the ledger is on (full, read-only, gone?) or to its database server (does it run, "
-            "and may the role of `state` write?); where another program keeps it from being written, end that one.",
+            do="See to the disk that the ledger is on (full, read-only, gone?) or to its database server (`snaprotd "
+            "check --online` tries it); where another program keeps it from being written, or has locked a table, end that.",
             alerts=("SnaprotdLedgerNotWritable",),
         ),
         "configurations_differ": Kind(
@@ -113,7 +113,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "ledger_exchanged": Kind(
             severity=ATTENTION,
             says="{what}",
-            do="See who deletes or exchanges its files, and stop snaprotd before a copy is put back; "
+            do="See who deletes or exchanges its files or rows, and stop snaprotd before a copy is put back; "
             "this goes when nothing of it has happened for a day.",
             unwatched="it is put back; SnaprotdLedgerNotWritable tells where that cannot be",
         ),
