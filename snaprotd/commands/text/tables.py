@@ -279,7 +279,8 @@ def _verdict(report: Json) -> Text:
 
 def _running_line(server: Json, now: datetime) -> RenderableType:
     running, since = server["running"], server["stopped_by_us_since"]
-    text = f"{running['step']}, {running['note'] or 'at work'}, for {duration(running['seconds'])}"
+    text = f"{running['step']}, {running['note'] or 'at work'}"
+    text += f", for {duration(running['seconds'])}" if running["seconds"] else ""
     off = f"; off because of us, since {ago(since, now)}" if since else ""
     where = f", on {its['host']}" if (its := running.get("replica")) else ""
     line = Text.assemble("▶ ", (f"{server['name']}: ", "bold"), text, where, (off, STYLES["alarm"]))
