@@ -17,6 +17,8 @@ from snaprotd.config.settings import Config
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.holds import FOREVER
 from snaprotd.core.power import promised
+from snaprotd.ledger.leases.others import MARGIN
+from snaprotd.ledger.sql.copying import without_leases
 from snaprotd.wiring.assembly import open_ledger
 from tests.ledger.test_store import claimed, completed, mark, rotation
 from tests.support.databases import PostgresqlDatabase, Server
@@ -58,13 +60,31 @@ async def test_a_copy_holds_all_of_it_in_both_directions(server: PostgresqlDatab
     held = []
     for one in (first, last):
         async with await open_ledger(replace(own, ledger=one), {}) as ledger:
-            found = [row for rows in (await ledger.contents()).values() for row in rows if row.get("key") != "marks"]
+            rows = without_leases(await ledger.contents()).values()
+            found = [row for its in rows for row in its if row.get("key") != "marks"]
             held.append(
                 (sorted(map(str, found)), await ledger.history(), await ledger.starts.owed(), await ledger.holds.said())
             )
     assert held[0] == held[1]
     assert there["rotations"] == 2
     assert len(held[0][2]) == len(held[0][3]) == 1
+
+
+async def test_what_a_dead_process_held_is_gone_on_with_at_once_in_the_copy_where_it_is_dead_for_certain(
+    server: PostgresqlDatabase, tmp_path: Path
+) -> None:
+    """Whoever is alone with a file knows that; nobody knows it of a server."""
+    own = settings(tmp_path, str(tmp_path / "state.db"))
+    await filled(own)
+    await copy(own, {}, own.state, server.url)
+    async with await open_ledger(replace(own, state=server.url), {}) as ledger:
+        assert [one.server_id for one in await ledger.take_over()] == ["12345"]
+    await asyncio.sleep(61)
+    await copy(own, {}, server.url, str(tmp_path / "again.db"))
+    async with await open_ledger(replace(own, ledger=tmp_path / "again.db"), {}) as ledger:
+        assert await ledger.take_over() == []
+        await asyncio.sleep(ledger.lease + MARGIN)
+        assert [one.server_id for one in await ledger.take_over()] == ["12345"]
 
 
 async def test_an_event_of_the_copy_has_an_id_of_its_own(server: PostgresqlDatabase, tmp_path: Path) -> None:
