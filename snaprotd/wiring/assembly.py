@@ -49,7 +49,9 @@ ThisMachine = Callable[[str | None], Machine]
 """What the machine shows of itself at the moment of the call, told the configuration's `own_server`."""
 
 
-async def open_ledger(config: Config, environ: Mapping[str, str] = os.environ, *, lock: bool = True) -> Ledger:
+async def open_ledger(
+    config: Config, environ: Mapping[str, str] = os.environ, *, lock: bool = True, kind: type[Ledger] = Ledger
+) -> Ledger:
     """The ledger that `state` names. Raises `LedgerError` where it cannot be used."""
     lease, owner = lease_for(config.api.timeout), uuid.uuid4().hex
     if is_on_server(config.state):
@@ -58,7 +60,7 @@ async def open_ledger(config: Config, environ: Mapping[str, str] = os.environ, *
         address = ServerAddress(config.state, password_of(config, environ))
         ledger = await open_on_server(address, ledger_path(config), owner=owner, lease=lease, lock=lock)
     else:
-        ledger = await Ledger.open(ledger_path(config), owner=owner, lease=lease, lock=lock)
+        ledger = await kind.open(ledger_path(config), owner=owner, lease=lease, lock=lock)
     ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)
     return ledger
 

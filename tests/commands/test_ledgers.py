@@ -16,16 +16,17 @@ from snaprotd.config import file as config
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.holds import FOREVER
-from snaprotd.core.power import promised
+from snaprotd.core.power import over, promised
 from snaprotd.ledger.leases.others import MARGIN
 from snaprotd.ledger.sql.copying import without_leases
 from snaprotd.wiring.assembly import open_ledger
 from tests.ledger.test_store import claimed, completed, mark, rotation
+from tests.support.daemons import Line
 from tests.support.databases import PostgresqlDatabase, Server
 from tests.support.nouns import a_snapshot
 from tests.support.virtual_time import START
 
-pytestmark = pytest.mark.usefixtures("one_clock", "silence")
+pytestmark = pytest.mark.usefixtures("one_clock")
 
 
 @pytest.fixture
@@ -85,6 +86,26 @@ async def test_what_a_dead_process_held_is_gone_on_with_at_once_in_the_copy_wher
         assert await ledger.take_over() == []
         await asyncio.sleep(ledger.lease + MARGIN)
         assert [one.server_id for one in await ledger.take_over()] == ["12345"]
+
+
+async def test_where_a_ledger_was_before_the_promises_beside_it_are_joined_with_the_copy(
+    server: PostgresqlDatabase, tmp_path: Path, log: list[Line]
+) -> None:
+    """One that is over by now does not keep the copy out, nor is it owed again."""
+    own, moved = settings(tmp_path, str(tmp_path / "state.db")), tmp_path / "owed-by-state.db"
+    await filled(own)
+    await copy(own, {}, own.state, server.url)
+    assert len([*moved.iterdir()]) == 1
+    async with await open_ledger(replace(own, state=server.url, ledger=tmp_path / "on-server"), {}) as ledger:
+        (begun,) = await ledger.take_over()
+        await ledger.save(replace(begun, power=over(begun.power)))
+    (tmp_path / "state.db").rename(tmp_path / "old.db")
+    await asyncio.sleep(61)
+    await copy(own, {}, server.url, own.state)
+    async with await open_ledger(own, {}) as ledger:
+        assert await ledger.starts.owed() == []
+    assert [line["event"] for line in log if line["event"].startswith("the ledger lacks")] == []
+    assert not moved.exists()
 
 
 async def test_an_event_of_the_copy_has_an_id_of_its_own(server: PostgresqlDatabase, tmp_path: Path) -> None:
