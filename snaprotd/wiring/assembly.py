@@ -31,6 +31,7 @@ from snaprotd.ledger.address import (
     make_folder,
     name_of,
     note_in_force,
+    stands_for_server,
     why_unusable,
 )
 from snaprotd.ledger.salvage import NoLedger
@@ -197,6 +198,9 @@ async def ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
     None is made where there is none: it may be on a volume that is not there just now.
     """
     lease = lease_for(terms.request_timeout)
+    if stands_for_server(path):
+        yield NoLedger(path, "the ledger is on a server, which is not asked here: its promises on this host are kept")
+        return
     try:
         if not _exists(path):
             raise LedgerError(f"there is no ledger at {path}")
