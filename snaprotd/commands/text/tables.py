@@ -159,7 +159,8 @@ def now_text(rotation: Rotation) -> RenderableType:
             f"interrupted: {rotation.label} at step {rotation.step}; the next start of snaprotd goes on with it"
         )
     if rotation.error is None:
-        off = f", was off for {duration(rotation.power.off_for)}" if rotation.power.off_for > 0 else ""
+        was = "was last seen off, after" if _is_last_seen_off(rotation) else "was off for"
+        off = f", {was} {duration(rotation.power.off_for)}" if rotation.power.off_for > 0 else ""
         what = f"{rotation.snapshot_name} (id {rotation.snapshot_id}), {lives_words(rotation)}"
         text = f": {rotation.label} has {what}{off}{deleted}"
     else:
@@ -214,7 +215,12 @@ def _off(rotation: Rotation, zone: str) -> str:
     if since is None or seconds <= 0:
         return f"off for {duration(seconds)}" if seconds > 0 else ""
     begin, end = (clock(at.isoformat(), zone)[15:20] for at in (since, since + timedelta(seconds=seconds)))
-    return f"off {begin}-{end}"
+    return f"off since {begin}, as last seen" if _is_last_seen_off(rotation) else f"off {begin}-{end}"
+
+
+def _is_last_seen_off(rotation: Rotation) -> bool:
+    """As where a person has let go of its start: for how long it was off in all is not known."""
+    return rotation.is_finished and rotation.power.went_off and not rotation.power.came_back
 
 
 def _slot(rotation: Rotation, zone: str) -> str:
