@@ -150,6 +150,11 @@ def of_replicas(told: Figures) -> list[tuple[str, str, str]]:
             f"{told['trips_claim']}; {told['trips_save']}; {told['trips_renewal']}",
             "-",
         ),
+        (
+            "- of a whole rotation; with `stop_first`",
+            f"{told['trips_rotation']}; {told['trips_rotation_off']}",
+            "-",
+        ),
     ]
 
 

@@ -15,28 +15,41 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import ExitStack
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench.processes import a_process
+from snaprotd.config.file import load
+from snaprotd.core.holds import snapshot_name
 from snaprotd.core.policy import Policy, Retention, Rules
-from snaprotd.core.rotation import Rotation
+from snaprotd.core.rotation import Result, Rotation
 from snaprotd.daemon.life import TICK
+from snaprotd.daemon.machine import this_machine
+from snaprotd.engine.board import Board
+from snaprotd.engine.rotations import Rotations
 from snaprotd.ledger.address import ServerAddress
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.server.opening import open_on_server
 from snaprotd.ledger.server.session import Session
 from snaprotd.ledger.store import Ledger
+from snaprotd.observe.metrics import Metrics
+from snaprotd.wiring.assembly import new_rotation, open_tools
+from tests.support.daemons import a_world
 from tests.support.databases import Server, server
 from tests.support.policies import slots
+from tests.support.virtual_time import START, run_virtually
+from tests.support.world_transport import WorldTransport
 
 SEVERAL = 3
 RENEWED_EVERY = 10.0
 """Seconds, as by a daemon."""
+HERE = 'api: {base_url: "http://127.0.0.1:1/api/v1"}\nlisten: off\nown_server: none\n'
+TAKES = 120.0
+"""Seconds of a snapshot."""
 SLOT = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 
 Figures = dict[str, Any]
@@ -56,6 +69,9 @@ def figures(*, servers: int, killed: int) -> Figures:
     with server() as database, tempfile.TemporaryDirectory() as folder:
         one, several = (claims_a_second(database, Path(folder), number, servers) for number in (1, SEVERAL))
         trips = asyncio.run(round_trips(database, Path(folder)))
+        for name, stops in (("trips_rotation", False), ("trips_rotation_off", True)):
+            story = trips_of_a_rotation(database.schema(), Path(folder), stop_first=stops)
+            trips[name] = run_virtually(story)
         taken = asyncio.run(taken_over_after(database, Path(folder), killed)) if killed else []
     waited = {"taken_p50": median(taken), "taken_worst": max(taken)} if taken else {}
     return {"one": one, "several": several, **trips, **waited}
@@ -99,32 +115,75 @@ async def _made(url: str, folder: Path) -> None:
     await (await opened(url, folder)).close()
 
 
-async def round_trips(database: Server, folder: Path) -> Figures:
-    """From this process to the database and back: for a claim by itself, a save by itself, and all renewals at once."""
-    ledger = await opened(database.schema(), folder)
-    counted, call = [0], Session._call
+class Trips:
+    """How often this process has asked the database something and waited for the answer, at the connection."""
+
+    number = 0
+
+    async def of(self, done: Callable[[], Awaitable[object]]) -> int:
+        before = self.number
+        await done()
+        return self.number - before
+
+
+@contextmanager
+def counted() -> Iterator[Trips]:
+    trips, call = Trips(), Session._call
 
     async def counting(session: Session, *args: Any, **how: Any) -> Any:
-        counted[0] += 1
+        trips.number += 1
         return await call(session, *args, **how)
-
-    async def trips(done: Callable[[], Any]) -> int:
-        before = counted[0]
-        await done()
-        return counted[0] - before
 
     Session._call = counting  # type: ignore[method-assign, assignment]
     try:
-        await ledger.claim(a_rotation("first"))
-        begun = a_rotation("second")
-        return {
-            "trips_claim": await trips(lambda: ledger.claim(begun)),
-            "trips_save": await trips(lambda: ledger.save(begun)),
-            "trips_renewal": await trips(ledger.renew),
-        }
+        yield trips
     finally:
         Session._call = call  # type: ignore[method-assign]
-        await ledger.close()
+
+
+async def round_trips(database: Server, folder: Path) -> Figures:
+    """From this process to the database and back: for a claim by itself, a save by itself, and all renewals at once."""
+    ledger = await opened(database.schema(), folder)
+    with counted() as trips:
+        await ledger.claim(a_rotation("first"))
+        begun = a_rotation("second")
+        told = {
+            "trips_claim": await trips.of(lambda: ledger.claim(begun)),
+            "trips_save": await trips.of(lambda: ledger.save(begun)),
+            "trips_renewal": await trips.of(ledger.renew),
+        }
+    await ledger.close()
+    return told
+
+
+async def trips_of_a_rotation(url: str, folder: Path, *, stop_first: bool) -> int:
+    """From its claim to its end, with one snapshot deleted; nothing else is done meanwhile, and no lease renewed."""
+    world, ended = a_world("web-01", snapshot_seconds=(TAKES, TAKES)), asyncio.Event()
+    for days in (2, 1):
+        slot = START - timedelta(days=days)
+        world.add_snapshot("12345", snapshot_name("main", slot), created_at=slot)
+    path = folder / f"stops-{stop_first}.yaml"
+    stops = str(stop_first).lower()
+    path.write_text(
+        f'{HERE}state: "{url}"\nservers: [{{id: 12345, schedule: "@daily", keep: 2, stop_first: {stops}}}]\n'
+    )
+    settings, board = load(path, {}), Board()
+    environ = {"VPS_API_TOKEN": world.token, "STATE_DIRECTORY": str(folder)}
+    parts = (settings, environ, board, Metrics(board), this_machine, WorldTransport(world))
+    async with open_tools(*parts) as tools:
+        rotations = Rotations(tools, board, max_concurrent=1, finished=lambda _: ended.set())
+        begun = new_rotation(settings, settings.named[0], slot=START, now=START)
+
+        async def rotate() -> None:
+            await rotations.begin(begun)
+            await ended.wait()
+
+        with counted() as trips:
+            number = await trips.of(rotate)
+        (last,) = await tools.ledger.history("12345", limit=1)
+        assert (last.result, len(last.deleted)) == (Result.SUCCESS, 1), last.error
+        await rotations.keeper.aclose()
+    return number
 
 
 async def taken_over_after(database: Server, folder: Path, killed: int) -> list[float]:

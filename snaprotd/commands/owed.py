@@ -91,7 +91,8 @@ def owed(path: str | None, as_json: bool) -> int:
             complain(sentence)
         raise refused
     if found.unreadable:
-        raise LedgerError("; ".join(found.unreadable))
+        more = "this may not be all that is owed: " if found.rows else ""
+        raise LedgerError(more + "; ".join(found.unreadable))
     return 0
 
 

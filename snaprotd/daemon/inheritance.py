@@ -24,7 +24,7 @@ from snaprotd.daemon.last_resort import Cashier, debts_of
 from snaprotd.engine.board import Board
 from snaprotd.engine.starts.keeper import Keeper
 from snaprotd.engine.tools import Tools
-from snaprotd.ledger.address import ledgers_in_force, note_in_force
+from snaprotd.ledger.address import called, ledgers_in_force, note_in_force
 from snaprotd.ledger.leases.observed import Observed
 from snaprotd.ledger.store import Ledger
 from snaprotd.wiring.access import Transport
@@ -101,12 +101,13 @@ class Inheritance:
         if theirs and (place not in self._paying or self._paying[place].done()):
             if place not in self._paying:
                 names = ", ".join(record.label for record in theirs)
-                log.error("a start is owed to servers of another account", servers=names, ledger=str(place))
+                log.error("a start is owed to servers of another account", servers=names, ledger=called(place))
             self._paying[place] = asyncio.create_task(self._pay(place, theirs))
         return brought and not theirs
 
     async def _bring_over(self, place: Path, owed: Sequence[ServerPower]) -> bool:
         """Owe it from now on. False where a process that uses the other ledger sees to a server itself."""
+        words = f"snaprotd: the ledger {self._tools.ledger.name} owes it since"
         async with ledger_or_none(place, self._terms) as other:
             other.starts.account = self._tools.ledger.starts.account
             other.starts.others.observed = self._observed[place]
@@ -115,9 +116,9 @@ class Inheritance:
             unattended = [record for record in owed if not await _is_seen_to(other, record)]
             for record in unattended:
                 await self._tools.ledger.starts.inherit(record)
-                log.warning("a start that another ledger owes is taken up", server=record.label, ledger=str(place))
+                log.warning("a start that another ledger owes is taken up", server=record.label, ledger=called(place))
                 with suppress(LedgerError):
-                    await other.starts.let_go(record.server_id, f"snaprotd: the ledger {self._own} owes it since")
+                    await other.starts.let_go(record.server_id, words)
         return len(unattended) == len(owed)
 
     async def _pay(self, place: Path, owed: Sequence[ServerPower]) -> None:

@@ -129,7 +129,7 @@ class Daemon:
             board=board,
             metrics=metrics.daemon,
             in_background=self._in_background,
-            turns=Turns(lambda: self._membership.may_claim, self._membership.prefers),
+            turns=Turns(lambda: self._membership.may_claim, self._membership.prefers, self._rotations.rounds),
         )
         self._others = Others(tools, board, self._schedules, self.standing.started_at)
         self._account = AccountWatch(

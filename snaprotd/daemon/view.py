@@ -276,7 +276,7 @@ class DaemonView:
         found = await self._tools.ledger.open_rotations(but=dict(self._board.running))
         self._owners = await self._tools.ledger.owners() if self._tools.ledger.replicas is not None else {}
         self._ledger_news = await self._tools.ledger.events.newest(kinds=OF_LEDGER, since=since, limit=EVENTS_SHOWN)
-        return list(found)
+        return self._board.show_elsewhere(found)
 
     def _situation(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
@@ -12,7 +13,7 @@ from snaprotd.core.admission import may_be_retried
 from snaprotd.core.fleet.looks import Fleet
 from snaprotd.core.model import Owner, SnapshotState
 from snaprotd.core.promise import ServerPower
-from snaprotd.core.rotation import Result, Rotation
+from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.telling.vanished import Vanished
 
 
@@ -86,6 +87,8 @@ class Board:
         """The latest record of each rotation that this process is responsible for, by its id."""
         self.elsewhere: dict[str, Rotation] = {}
         """The open rotations of other processes, as the ledger was last read, by their ids."""
+        self._at_step_since: dict[str, tuple[tuple[Step, int], float]] = {}
+        """Of each of those its step, and since when it was seen there, by the loop's clock."""
         self.debts: dict[tuple[str, str], ServerPower] = {}
         """The servers that a start is owed to and that no rotation sees to, by account and id."""
         self.dropped: Mapping[str, str] | None = None
@@ -139,6 +142,21 @@ class Board:
     def take_down(self, rotation: Rotation) -> None:
         """This process does not run it any more."""
         self.running.pop(rotation.id, None)
+
+    def show_elsewhere(self, found: Iterable[Rotation]) -> list[Rotation]:
+        """The open rotations of other processes, as the ledger has just been read.
+
+        Each has waited at its step for as long as it was seen there at the least: who runs it saves that now and then.
+        """
+        now, before = asyncio.get_running_loop().time(), self._at_step_since
+        found = [one for one in found if one.id not in self.running]
+        self._at_step_since = {}
+        for one in found:
+            step, known = (one.step, len(one.trail)), before.get(one.id)
+            self._at_step_since[one.id] = known if known is not None and known[0] == step else (step, now)
+        shown = [replace(one, waited=max(one.waited, now - self._at_step_since[one.id][1])) for one in found]
+        self.elsewhere = {one.id: one for one in shown}
+        return shown
 
     def show_debt(self, record: ServerPower) -> None:
         """A start is owed to the server, and the keeper sees to it."""

@@ -96,6 +96,8 @@ class Rotations:
         self._board = board
         self.keeper = Keeper(tools, board, serves=self.serves)
         self.permits = Permits(max_concurrent)
+        self._claiming = 0
+        """How many are just being claimed, or have not come to ask for their permits."""
         self._groups = Groups(tools)
         self._admission = Admission(tools, board)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -112,10 +114,20 @@ class Rotations:
 
     async def begin(self, rotation: Rotation, mark: Mark | None = None, *, reopens: bool = False) -> Claim:
         """Claim a new rotation, or one that has failed (`reopens`), and run it in the background if it is ours."""
-        claim = await self._tools.ledger.claim(rotation, mark, reopens=reopens)
-        if isinstance(claim, Claimed):
-            self._launch(claim.rotation)
+        self._claiming += 1
+        try:
+            claim = await self._tools.ledger.claim(rotation, mark, reopens=reopens)
+            if isinstance(claim, Claimed):
+                self._launch(claim.rotation)
+                await asyncio.sleep(0)  # it asks for its permit
+        finally:
+            self._claiming -= 1
         return claim
+
+    def rounds(self) -> float:
+        """How often all permits are taken already; 0 where no other process could run what there is none for."""
+        fleet = self._board.fleet
+        return 0 if fleet is None or len(fleet.living) == 1 else self.permits.rounds(self._claiming)
 
     async def recover(self, *, everything: bool) -> None:
         """Go on with all that was interrupted, as `take_over` and `take_up` do, before this process does anything else.

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Protocol, TypeVar
 
 from snaprotd.core.errors import CalledOff
@@ -157,6 +158,10 @@ class Permits:
     def are_all_taken(self) -> bool:
         """Who comes has to wait for one."""
         return self._taken >= self._number
+
+    def rounds(self, coming: int) -> float:
+        """How often all of them are taken already, by who has one, waits for one, or is coming."""
+        return (self._taken + len(self._waiting) + coming) // self._number if self._number else inf
 
     def set_number(self, number: int) -> None:
         """Who holds a permit keeps it; fewer are given until there are few enough."""

@@ -49,6 +49,16 @@ ON_SERVER = "on-server-"
 """How the name begins that stands here for a ledger on a server. There is no such file, but what is beside it."""
 
 
+def stands_for_server(place: Path) -> bool:
+    """Whether no file of a ledger is to be looked for there."""
+    return place.name.startswith(ON_SERVER) and not place.exists()
+
+
+def called(place: Path) -> str:
+    """What a ledger that was in force is called where people are told of it."""
+    return f"one on a server, by what is kept at {place}*" if stands_for_server(place) else str(place)
+
+
 def why_unusable(state: str) -> str:
     """Why the ledger that `state` names cannot be opened here; empty where it can."""
     if not is_on_server(state) or find_spec("psycopg"):

@@ -23,7 +23,7 @@ from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.rows import read_lives, readable
 from snaprotd.ledger.sql import notes, past, statements
 from snaprotd.ledger.sql.connection import Connection
-from snaprotd.ledger.sql.copying import overview_of, read_all
+from snaprotd.ledger.sql.copying import overview_of, read_all, without_leases
 from snaprotd.ledger.sql.marks import forget_other_marks, mark_in, set_marks
 from snaprotd.ledger.sql.schema import MARKS, ROTATIONS
 from snaprotd.ledger.starts import Starts
@@ -138,9 +138,13 @@ class History(ABC):
             return await overview_of(self.name, connection)
 
     async def contents(self) -> Mapping[str, list[dict[str, Any]]]:
-        """All of its rows, by the names of their tables."""
+        """All of its rows, by the names of their tables.
+
+        Leases that are of the dead for certain are over in them: who reads on goes on at once.
+        """
         async with self._transaction(writes=False) as connection:
-            return await read_all(connection)
+            found = await read_all(connection)
+        return without_leases(found) if self.is_sole_user else found
 
     async def demand_unused(self) -> None:
         """Raise `LedgerError` where another process uses it, or may do so: of a server its marks of life tell that."""

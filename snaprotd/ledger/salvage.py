@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, Terms, as_one, joined
-from snaprotd.ledger.address import ON_SERVER, demand_ours, files_of
+from snaprotd.ledger.address import demand_ours, files_of, stands_for_server
 from snaprotd.ledger.files.copies import Copies, Key
 from snaprotd.ledger.files.place import FilePlace
 from snaprotd.ledger.promises import read_power
@@ -42,7 +42,7 @@ def salvaged(path: Path) -> list[ServerPower]:
     found: dict[Key, ServerPower] = {}
     why: LedgerError | None = None
     try:
-        for record in () if path.name.startswith(ON_SERVER) and not path.exists() else _all(path):
+        for record in () if stands_for_server(path) else _all(path):
             found.setdefault((record.account, record.server_id), record)
     except LedgerError as error:
         why = error

@@ -31,6 +31,7 @@ from snaprotd.ledger.address import (
     make_folder,
     name_of,
     note_in_force,
+    stands_for_server,
     why_unusable,
 )
 from snaprotd.ledger.salvage import NoLedger
@@ -49,7 +50,9 @@ ThisMachine = Callable[[str | None], Machine]
 """What the machine shows of itself at the moment of the call, told the configuration's `own_server`."""
 
 
-async def open_ledger(config: Config, environ: Mapping[str, str] = os.environ, *, lock: bool = True) -> Ledger:
+async def open_ledger(
+    config: Config, environ: Mapping[str, str] = os.environ, *, lock: bool = True, kind: type[Ledger] = Ledger
+) -> Ledger:
     """The ledger that `state` names. Raises `LedgerError` where it cannot be used."""
     lease, owner = lease_for(config.api.timeout), uuid.uuid4().hex
     if is_on_server(config.state):
@@ -58,7 +61,7 @@ async def open_ledger(config: Config, environ: Mapping[str, str] = os.environ, *
         address = ServerAddress(config.state, password_of(config, environ))
         ledger = await open_on_server(address, ledger_path(config), owner=owner, lease=lease, lock=lock)
     else:
-        ledger = await Ledger.open(ledger_path(config), owner=owner, lease=lease, lock=lock)
+        ledger = await kind.open(ledger_path(config), owner=owner, lease=lease, lock=lock)
     ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)
     return ledger
 
@@ -195,6 +198,9 @@ async def ledger_or_none(path: Path, terms: Terms) -> AsyncIterator[Ledger]:
     None is made where there is none: it may be on a volume that is not there just now.
     """
     lease = lease_for(terms.request_timeout)
+    if stands_for_server(path):
+        yield NoLedger(path, "the ledger is on a server, which is not asked here: its promises on this host are kept")
+        return
     try:
         if not _exists(path):
             raise LedgerError(f"there is no ledger at {path}")

@@ -14,6 +14,7 @@ import pytest
 
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
+from snaprotd.ledger.address import note_in_force
 from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
 from tests.support.daemons import power
@@ -87,6 +88,18 @@ async def test_a_refused_file_does_not_hide_what_is_owed(tmp_path: Path) -> None
     assert (told.code, told.out.startswith("12345  since"), "bogus: unknown key" in told.err) == (78, True, True)
     as_json = await run("ledger", "owed", "--json", "--config", str(path))
     assert (as_json.code, [row["server_id"] for row in as_json.json]) == (78, [12345])
+
+
+async def test_what_is_listed_though_a_ledger_cannot_be_read_is_said_to_be_perhaps_not_all(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "http://127.0.0.1:1/api/v1", SERVERS)
+    await owe(tmp_path, "127.0.0.1:1")
+    note_in_force(tmp_path, [tmp_path / "state.db", tmp_path / "before.db"])
+    (tmp_path / "before.db").write_bytes(bytes(range(256)) * 64)
+    told = await run("ledger", "owed", "--config", str(path), STATE_DIRECTORY=str(tmp_path))
+    assert (told.code, told.out.splitlines()[0][:5]) == (1, "12345")
+    assert told.err.startswith(
+        f"snaprotd: this may not be all that is owed: the ledger {tmp_path / 'before.db'} cannot"
+    )
 
 
 DAMAGE = {

@@ -16,14 +16,17 @@ from snaprotd.config import file as config
 from snaprotd.config.settings import Config
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.holds import FOREVER
-from snaprotd.core.power import promised
+from snaprotd.core.power import over, promised
+from snaprotd.ledger.leases.others import MARGIN
+from snaprotd.ledger.sql.copying import without_leases
 from snaprotd.wiring.assembly import open_ledger
 from tests.ledger.test_store import claimed, completed, mark, rotation
+from tests.support.daemons import Line
 from tests.support.databases import PostgresqlDatabase, Server
 from tests.support.nouns import a_snapshot
 from tests.support.virtual_time import START
 
-pytestmark = pytest.mark.usefixtures("one_clock", "silence")
+pytestmark = pytest.mark.usefixtures("one_clock")
 
 
 @pytest.fixture
@@ -58,13 +61,51 @@ async def test_a_copy_holds_all_of_it_in_both_directions(server: PostgresqlDatab
     held = []
     for one in (first, last):
         async with await open_ledger(replace(own, ledger=one), {}) as ledger:
-            found = [row for rows in (await ledger.contents()).values() for row in rows if row.get("key") != "marks"]
+            rows = without_leases(await ledger.contents()).values()
+            found = [row for its in rows for row in its if row.get("key") != "marks"]
             held.append(
                 (sorted(map(str, found)), await ledger.history(), await ledger.starts.owed(), await ledger.holds.said())
             )
     assert held[0] == held[1]
     assert there["rotations"] == 2
     assert len(held[0][2]) == len(held[0][3]) == 1
+
+
+async def test_what_a_dead_process_held_is_gone_on_with_at_once_in_the_copy_where_it_is_dead_for_certain(
+    server: PostgresqlDatabase, tmp_path: Path
+) -> None:
+    """Whoever is alone with a file knows that; nobody knows it of a server."""
+    own = settings(tmp_path, str(tmp_path / "state.db"))
+    await filled(own)
+    await copy(own, {}, own.state, server.url)
+    async with await open_ledger(replace(own, state=server.url), {}) as ledger:
+        assert [one.server_id for one in await ledger.take_over()] == ["12345"]
+    await asyncio.sleep(61)
+    await copy(own, {}, server.url, str(tmp_path / "again.db"))
+    async with await open_ledger(replace(own, ledger=tmp_path / "again.db"), {}) as ledger:
+        assert await ledger.take_over() == []
+        await asyncio.sleep(ledger.lease + MARGIN)
+        assert [one.server_id for one in await ledger.take_over()] == ["12345"]
+
+
+async def test_where_a_ledger_was_before_the_promises_beside_it_are_joined_with_the_copy(
+    server: PostgresqlDatabase, tmp_path: Path, log: list[Line]
+) -> None:
+    """One that is over by now does not keep the copy out, nor is it owed again."""
+    own, moved = settings(tmp_path, str(tmp_path / "state.db")), tmp_path / "owed-by-state.db"
+    await filled(own)
+    await copy(own, {}, own.state, server.url)
+    assert len([*moved.iterdir()]) == 1
+    async with await open_ledger(replace(own, state=server.url, ledger=tmp_path / "on-server"), {}) as ledger:
+        (begun,) = await ledger.take_over()
+        await ledger.save(replace(begun, power=over(begun.power)))
+    (tmp_path / "state.db").rename(tmp_path / "old.db")
+    await asyncio.sleep(61)
+    await copy(own, {}, server.url, own.state)
+    async with await open_ledger(own, {}) as ledger:
+        assert await ledger.starts.owed() == []
+    assert [line["event"] for line in log if line["event"].startswith("the ledger lacks")] == []
+    assert not moved.exists()
 
 
 async def test_an_event_of_the_copy_has_an_id_of_its_own(server: PostgresqlDatabase, tmp_path: Path) -> None:

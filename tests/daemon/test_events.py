@@ -20,7 +20,7 @@ from snaprotd.config.file import load
 from snaprotd.core.errors import SnaprotdError
 from snaprotd.core.telling.entries import Happened
 from snaprotd.ledger.store import Ledger
-from snaprotd.simulator import Fault, World
+from snaprotd.simulator import Fault, Request, World
 from tests.daemon.test_teller import MINUTE, Outside, configured, outside
 from tests.support.daemons import Watched, a_world, configure, daemon_on, entry, kill, look_around_less, write_config
 from tests.support.nouns import a_snapshot
@@ -311,6 +311,23 @@ async def test_what_a_rotation_deletes_has_not_vanished(tmp_path: Path, silence:
     assert kinds(found) == ["deletion", "deletion", "rotation"]
     assert found[0]["details"]["reason"] == "delete: over keep 1"
     assert len(found[0]["details"]["listed"]) == 3
+
+
+async def test_a_deletion_that_is_asked_for_again_and_again_is_told_once(
+    tmp_path: Path, silence: None, few_ticks: None
+) -> None:
+    path, world = holding(tmp_path)
+    path.write_text(path.read_text().replace("keep: 3", "keep: 2"))
+    world.faults.append(Fault(kind="status", status=423, method="DELETE", times=3))
+    deletes: list[str] = []
+
+    def before(request: Request) -> None:
+        deletes.extend([request.path] if request.method == "DELETE" else [])
+
+    async with daemon_on(path, world, WorldTransport(world, before=before)) as watched:
+        await asyncio.sleep(HOUR)
+        assert kinds(await events(watched)) == ["deletion", "rotation"]
+    assert len(deletes) == 4
 
 
 async def test_a_server_that_is_gone_is_one_trouble_and_not_one_for_each_snapshot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 import pytest
 
@@ -41,6 +42,17 @@ async def test_they_are_all_taken_when_who_comes_has_to_wait() -> None:
     seen.append(permits.are_all_taken)
     taken[0].give_back()
     assert [*seen, permits.are_all_taken] == [False, True, False]
+
+
+async def test_how_often_they_are_taken_counts_who_waits_and_who_is_coming() -> None:
+    permits = Permits(2)
+    assert [permits.rounds(coming) for coming in (0, 1, 2)] == [0, 0, 1]
+    _, tasks = await waiting(permits, 3)
+    assert [permits.rounds(coming) for coming in (0, 1)] == [1, 2]
+    permits.set_number(0)
+    assert permits.rounds(0) == inf
+    for task in tasks:
+        task.cancel()
 
 
 async def test_a_permit_that_is_given_back_twice_is_given_once() -> None:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.replicas import trips_of_a_rotation
 from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import VpsOrg
+from tests.support.databases import Server
 from tests.support.processes import ROOT, environment
 from tests.support.quick_account import ROOT as API
 from tests.support.quick_account import TOKEN
@@ -64,3 +67,11 @@ async def test_the_stand_in_serves_the_client_and_the_programs_rotate_each_serve
         assert {one.status for one in after} == {"completed"}
         assert {one.name for one in after} == {"by-another-program"}  # thrice one taken, and the oldest deleted
         assert len(after) == 9
+
+
+async def test_the_round_trips_of_a_rotation_are_counted_and_stay_as_few(
+    tmp_path: Path, postgresql: Server, silence: None
+) -> None:
+    seen = [await trips_of_a_rotation(postgresql.schema(), tmp_path, stop_first=stops) for stops in (False, True)]
+    assert 50 < seen[0] < seen[1]
+    assert (seen[0] <= 120, seen[1] <= 280) == (True, True), seen

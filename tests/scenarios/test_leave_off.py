@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console, RenderableType
 
 from snaprotd.commands.jobs.leave_off import leave_off, read_owed
 from snaprotd.commands.jobs.now import read_let_go
+from snaprotd.commands.text.tables import history_text, now_text
 from snaprotd.config import file as config
 from snaprotd.core.power import Power, promised
 from snaprotd.core.promise import ServerPower
@@ -56,6 +59,12 @@ def starts(world: World) -> bool:
     return world.status_of(SERVER) == "active"
 
 
+def in_words(shown: RenderableType) -> str:
+    text = StringIO()
+    Console(file=text, width=300).print(shown)
+    return text.getvalue().rstrip()
+
+
 async def test_beside_a_daemon_that_asks_for_the_start_it_asks_no_more(tmp_path: Path, log: list[Line]) -> None:
     world = a_world()
     world.set_status(SERVER, "stopped")
@@ -97,6 +106,16 @@ async def test_a_rotation_that_is_open_ends_without_a_start(tmp_path: Path) -> N
         assert watched.value("snaprotd_server_stopped_by_us", "s12345") == 0
     assert not starts(world)
     assert (await kept(tmp_path)).let_go == noted
+    assert ", was last seen off, after " in in_words(now_text(rotation))
+    assert "off since 03:00, as last seen" in in_words(history_text([rotation]))
+
+
+async def test_a_rotation_that_is_open_and_starts_it_tells_for_how_long_it_was_off(tmp_path: Path) -> None:
+    async with daemon_on(the_file(tmp_path), a_world()) as watched:
+        await watched.daemon.rotate(SERVER)
+        await asyncio.sleep(30 * MINUTE)
+        (rotation,) = watched.ended
+    assert ", was off for " in in_words(now_text(rotation))
 
 
 async def test_a_rotation_that_asks_for_the_start_in_vain_ends_too(tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ import pytest
 from snaprotd.core.rotation import Result
 from snaprotd.ledger.server.session import Session
 from snaprotd.simulator import World
-from tests.support.daemons import HEAD, daemon_on
+from tests.scenarios.test_another_ledger import Moved
+from tests.support.daemons import HEAD, Line, daemon_on
 from tests.support.databases import Server
 from tests.support.virtual_time import START
 
-pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_ticks", "few_marks")
+pytestmark = pytest.mark.usefixtures("one_clock", "few_ticks", "few_marks")
 
 
 def write_config(folder: Path, url: str, servers: str) -> Path:
@@ -75,6 +76,24 @@ async def test_cut_off_from_its_database_a_daemon_only_starts_what_is_off_and_go
         assert ends == [(off, Result.PARTIAL), (due, Result.SUCCESS), (off, Result.SUCCESS)]
         assert old.id in {one.snapshot.id for one in world.deleted}  # by the slot after it
         assert world.status_of(due) == "active"
+
+
+async def test_what_a_ledger_on_a_server_owed_is_paid_and_nobody_looks_for_its_file(
+    tmp_path: Path, postgresql: Server, log: list[Line]
+) -> None:
+    one, url = Moved(tmp_path), postgresql.schema()
+    one.path.write_text(one.path.read_text().replace(str(one.old), f'"{url}"'))
+    await one.is_left_off()
+    (old,) = one.listed
+    log.clear()
+    one.path.write_text(one.path.read_text().replace(f'"{url}"', str(one.new)))
+    await one.begin()
+    await one.until(lambda: one.status == "active", 120)
+    assert await one.end() == 0
+    told = [str(line) for line in log if Path(old).name in str(line)]
+    assert len(told) == 1
+    assert f"one on a server, by what is kept at {old}*" in told[0]
+    assert not [line for line in log if line["log_level"] == "error"]
 
 
 async def nobody_answers(*values: Any, **_: Any) -> NoReturn:

@@ -20,6 +20,7 @@ from tests.support.databases import Server, server
 from tests.support.processes import provider
 from tests.support.real_harms import befalls, drawn
 from tests.support.real_replicas import DATABASE, Account, Site, replicas
+from tests.support.real_versions import ADDED, ITS_OPEN, SPOILT, later
 from tests.support.searches import IS_LONG
 from tests.support.swift import LEASE, USUAL_LEASE, hurry, usual
 
@@ -74,6 +75,41 @@ async def test_whatever_befalls_replicas_each_slot_is_run_once_and_no_server_sta
             assert await site.judge() == [], f"see {tmp_path}"
             assert len(account.created) >= plot.servers
             assert [await one.asked_to_end() for one in those] == [0] * NUMBER
+
+
+@pytest.mark.long_form
+async def test_of_two_versions_one_leaves_to_the_other_what_only_that_may_go_on_with(tmp_path: Path) -> None:
+    """A rollout in which the one that is new is killed, then one that is old; a step back, and all of it."""
+    account = Account(12)
+    plot = Plot(name="two versions", servers=12, seed=5, rounds=0)
+    async with database(plot) as it, provider(account) as web:
+        site = Site(tmp_path, it.server, account, web, hurry)
+        await site.sleep_through_a_slot()
+        async with replicas(site, NUMBER, lambda: it.socket) as (first, second, third):
+            began = datetime.now(UTC)
+            for statement in ADDED:
+                await asyncio.to_thread(it.server.sql, statement, DATABASE)
+            await first.becomes(later)
+            await site.has_rows(ITS_OPEN)
+            await first.kill()
+            await site.has_rows(f"{ITS_OPEN} AND owner IS NULL")
+            await site.runs_all_of_them()
+            await first.begin()
+            await third.kill()
+            await asyncio.sleep(LEASE)
+            third.begins = later
+            await third.begin()
+            await third.answers()
+            await site.has_rows(ITS_OPEN)
+            await third.becomes(hurry)
+            assert it.server.sql(SPOILT, DATABASE) == []
+            for one in (second, third):
+                await one.becomes(later)
+            await site.is_well(since=began)
+            await site.comes_to_rest()
+            assert await site.judge() == [], f"see {tmp_path}"
+            assert it.server.sql(SPOILT, DATABASE) == []
+            assert [await one.asked_to_end() for one in (first, second, third)] == [0] * NUMBER
 
 
 class Place:

@@ -95,6 +95,8 @@ class RealReplica:
         self.folder = site.folder / name
         self.folder.mkdir()
         self.config = self.folder / "config.yaml"
+        self.begins = site.begins
+        """What its next process calls first."""
         self._stack = AsyncExitStack()
         self._life: Daemon | None = None
 
@@ -110,12 +112,18 @@ class RealReplica:
         self.config.with_suffix(".new").replace(self.config)
 
     async def begin(self) -> None:
-        start = partial(forked, begins=self.site.begins)
+        start = partial(forked, begins=self.begins)
         environ = {"STATE_DIRECTORY": str(self.folder), "SNAPROTD_LOG_LEVEL": "INFO"}
         self._life = await self._stack.enter_async_context(daemon(self.config, start=start, **environ))
 
     async def is_at_work(self) -> None:
         await self.life.has_said('"running"')
+
+    async def answers(self) -> None:
+        """Wait until this life's pages do: what it says is in one log with what those before it said."""
+        async with asyncio.timeout(ALL_WELL_WITHIN):
+            while await self.report() is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
     async def begin_again(self) -> None:
         """Where it has ended by itself, as it does when the database is away as it begins: what a supervisor does."""
@@ -136,6 +144,13 @@ class RealReplica:
     async def kill(self) -> None:
         await self.life.kill()
         await self.end()
+
+    async def becomes(self, begins: Callable[[], object]) -> None:
+        """Another version, or the same as it was: asked to end, and begun when it has."""
+        assert await self.asked_to_end() == 0
+        self.begins = begins
+        await self.begin()
+        await self.answers()
 
     async def report(self) -> Any:
         """Its `/api/status`; None where it does not answer."""
@@ -229,6 +244,20 @@ class Site:
 
     def _open(self) -> list[str]:
         return [row for (row,) in self.server.sql("SELECT rotations::text FROM rotations WHERE is_open", DATABASE)]
+
+    async def has_rows(self, query: str) -> None:
+        """Wait until the ledger answers it with any."""
+        deadline = time.monotonic() + ALL_WELL_WITHIN
+        while not await asyncio.to_thread(self.server.sql, query, DATABASE):
+            assert time.monotonic() < deadline, f"see {self.folder}: none were found"
+            await asyncio.sleep(0.05)
+
+    async def runs_all_of_them(self) -> None:
+        """Wait until no server is off for somebody who is dead: each was seen running in one moment or another."""
+        deadline, left = time.monotonic() + ALL_WELL_WITHIN, set(self.account.ids)
+        while left := {one for one in left if self.account.status_of(one) != "active"}:
+            assert time.monotonic() < deadline, f"see {self.folder}: off are still {left}"
+            await asyncio.sleep(0.05)
 
     async def history(self) -> list[tuple[str, datetime, int, str]]:
         """Server, slot, attempt and result of each rotation that has ended, as the command shows them."""

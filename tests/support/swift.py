@@ -22,7 +22,7 @@ _LENGTHS = {
     "core.fleet.looks": ["LIVES_FOR", "JOINS_WITHIN"],
     "daemon.fleet.membership": ["BEAT_EVERY", "LIVES_FOR", "WHILE_JOINING", "TRUSTED_FOR"],
     "daemon.life": ["TICK", "INVENTORY_EVERY", "LEASE_RENEWAL", "LEDGER_EVERY"],
-    "daemon.slots.turns": ["AFTER_PREFERRED"],
+    "daemon.slots.turns": ["AFTER_PREFERRED", "AFTER_A_ROUND", "LOOKED_EVERY", "AT_MOST"],
     "engine.starts.keeper": ["TAKEN_UP_WITHIN"],
     "engine.rotations": ["TAKEN_UP_WITHIN", "AHEAD_OF_ALL", "MARK_EVERY"],
     "ledger.leases.changeover": ["UNTOLD"],

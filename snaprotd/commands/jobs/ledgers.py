@@ -11,6 +11,7 @@ from snaprotd.config.settings import Config, ledger_file
 from snaprotd.core.errors import LedgerError
 from snaprotd.ledger.address import ServerAddress, is_on_server, name_of
 from snaprotd.ledger.claims import Overview
+from snaprotd.ledger.store import Ledger
 from snaprotd.report.findings import Finding
 from snaprotd.wiring.assembly import open_ledger, open_ledger_to_read
 from snaprotd.wiring.channels import password_of
@@ -76,6 +77,14 @@ def overview_json(found: Overview) -> dict[str, Any]:
     return {"ledger": found.name, "schema": found.schema, "size": found.size, "rows": found.rows, "holders": holders}
 
 
+class _ToFill(Ledger):
+    """What copies beside it tell, of a ledger that was there before, is joined with what it is filled with: later."""
+
+    @classmethod
+    async def ready(cls, ledger: Ledger) -> Ledger:
+        return ledger
+
+
 async def copy(config: Config, environ: Mapping[str, str], source: str, target: str) -> Mapping[str, int]:
     """Copy all of one ledger into another, which holds nothing yet: how many rows of each table it has then.
 
@@ -90,7 +99,10 @@ async def copy(config: Config, environ: Mapping[str, str], source: str, target: 
     async with open_ledger_to_read(of(source)) as there:
         if there is None:
             raise LedgerError(f"there is no ledger at {name_of(source)}")
-    async with await open_ledger(of(source), environ) as one, await open_ledger(of(target), environ) as other:
+    async with (
+        await open_ledger(of(source), environ) as one,
+        await open_ledger(of(target), environ, kind=_ToFill) as other,
+    ):
         for each in (one, other):
             await each.demand_unused()
         return await other.fill(await one.contents())

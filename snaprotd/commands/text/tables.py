@@ -159,7 +159,8 @@ def now_text(rotation: Rotation) -> RenderableType:
             f"interrupted: {rotation.label} at step {rotation.step}; the next start of snaprotd goes on with it"
         )
     if rotation.error is None:
-        off = f", was off for {duration(rotation.power.off_for)}" if rotation.power.off_for > 0 else ""
+        was = "was last seen off, after" if _is_last_seen_off(rotation) else "was off for"
+        off = f", {was} {duration(rotation.power.off_for)}" if rotation.power.off_for > 0 else ""
         what = f"{rotation.snapshot_name} (id {rotation.snapshot_id}), {lives_words(rotation)}"
         text = f": {rotation.label} has {what}{off}{deleted}"
     else:
@@ -214,7 +215,12 @@ def _off(rotation: Rotation, zone: str) -> str:
     if since is None or seconds <= 0:
         return f"off for {duration(seconds)}" if seconds > 0 else ""
     begin, end = (clock(at.isoformat(), zone)[15:20] for at in (since, since + timedelta(seconds=seconds)))
-    return f"off {begin}-{end}"
+    return f"off since {begin}, as last seen" if _is_last_seen_off(rotation) else f"off {begin}-{end}"
+
+
+def _is_last_seen_off(rotation: Rotation) -> bool:
+    """As where a person has let go of its start: for how long it was off in all is not known."""
+    return rotation.is_finished and rotation.power.went_off and not rotation.power.came_back
 
 
 def _slot(rotation: Rotation, zone: str) -> str:
@@ -279,7 +285,8 @@ def _verdict(report: Json) -> Text:
 
 def _running_line(server: Json, now: datetime) -> RenderableType:
     running, since = server["running"], server["stopped_by_us_since"]
-    text = f"{running['step']}, {running['note'] or 'at work'}, for {duration(running['seconds'])}"
+    text = f"{running['step']}, {running['note'] or 'at work'}"
+    text += f", for {duration(running['seconds'])}" if running["seconds"] else ""
     off = f"; off because of us, since {ago(since, now)}" if since else ""
     where = f", on {its['host']}" if (its := running.get("replica")) else ""
     line = Text.assemble("▶ ", (f"{server['name']}: ", "bold"), text, where, (off, STYLES["alarm"]))

@@ -188,6 +188,7 @@ class Deletion:
 
 
 def of_deletion(rotation: Rotation, deletion: Deletion, at: datetime) -> Entry:
+    """Once, however often a rotation asks for it for the same reason."""
     snapshot = deletion.snapshot
     return Entry(
         at=at,
@@ -202,6 +203,7 @@ def of_deletion(rotation: Rotation, deletion: Deletion, at: datetime) -> Entry:
             "reason": deletion.reason,
             "listed": [_row(one) for one in deletion.listed],
         },
+        key=f"deletion {rotation.id} {snapshot.id} {deletion.reason}",
     )
 
 

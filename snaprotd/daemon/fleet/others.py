@@ -21,8 +21,7 @@ class Others:
     async def note(self) -> None:
         """Raises `LedgerError`."""
         found = await self._tools.ledger.open_rotations(but=self._board.running)
-        self._board.elsewhere = {one.id: one for one in found if one.id not in self._board.running}
-        for rotation in self._board.elsewhere.values():
+        for rotation in self._board.show_elsewhere(found):
             facts = self._board.of(rotation.server_id)
             facts.last_attempt = max(facts.last_attempt or rotation.started_at, rotation.started_at)
         for rotation in await self._ends.news(self._tools.ledger, self._tools.now()):

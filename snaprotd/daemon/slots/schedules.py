@@ -76,6 +76,7 @@ class Schedules:
         """Take up no further slot."""
         self._stopped = True
         self.retries.stop()
+        self._turns.stop()
         self._timer.stop()
 
     # -- which servers -------------------------------------------------------------------------------------------

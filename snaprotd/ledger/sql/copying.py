@@ -14,6 +14,7 @@ from snaprotd.ledger.sql.dialects import number_of_rotation, size_of_tables
 from snaprotd.ledger.sql.notes import IS_RECEIPT, ORIGIN_KEY
 from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import META, OF_PROCESSES, ROTATIONS, TABLES
+from snaprotd.ledger.sql.statements import NOBODYS
 
 
 async def rows_of_each(connection: Connection) -> dict[str, int]:
@@ -49,6 +50,11 @@ async def read_all(connection: Connection) -> dict[str, list[dict[str, Any]]]:
             query = query.order_by(number_of_rotation())
         found[name] = [row._asdict() for row in await connection.execute(query)]
     return found
+
+
+def without_leases(contents: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """As it is where each process that held a rotation is dead."""
+    return {**contents, ROTATIONS.name: [{**row, **NOBODYS} for row in contents[ROTATIONS.name]]}
 
 
 async def write_all(connection: Connection, contents: Mapping[str, list[dict[str, Any]]], name: str) -> dict[str, int]:

@@ -126,7 +126,8 @@ _SAVE = Prepared(
     lambda: update(ROTATIONS).where(*_OWNED).values(_RENEWED).returning(ROTATIONS.c.id), *_CHANGES, *_TENURE
 )
 _RELEASE = Prepared(lambda: update(ROTATIONS).where(*_OWNED).values(_RENEWED), *_TENURE)
-_NOBODYS = {"owner": None, "lease_until": 0.0, "lease": 0.0}
+NOBODYS = {"owner": None, "lease_until": 0.0, "lease": 0.0}
+"""The columns of a rotation that nobody holds."""
 
 
 def save(
@@ -138,7 +139,7 @@ def save(
 
 
 def release(rotation_id: str, *, owner: str, epoch: int) -> Statement:
-    return _RELEASE(row=rotation_id, holder=owner, held_in=epoch, **_NOBODYS)
+    return _RELEASE(row=rotation_id, holder=owner, held_in=epoch, **NOBODYS)
 
 
 _RENEW = Prepared(
@@ -210,7 +211,7 @@ _LET_GO = Prepared(lambda: update(ROTATIONS).where(ROTATIONS.c.id.in_(listed("le
 
 def let_go(ids: Collection[str]) -> Statement:
     """Have nobody hold these, and leave all else of them as it is: whoever may go on with them does so at once."""
-    return _LET_GO(left=as_list(ids), **_NOBODYS)
+    return _LET_GO(left=as_list(ids), **NOBODYS)
 
 
 def set_aside(ids: Collection[str]) -> Update:
