@@ -73,9 +73,11 @@ async def _visit_and_save(run: Run) -> None:
 def _is_to_be_saved(run: Run, outcome: Outcome) -> bool:
     """Not so where what comes next is a start that is due, whose promise is saved before it: all the rest with that.
 
-    Whoever goes on from what was saved before looks again. Nor where there is no more to tell than that time has gone.
+    Nor where it is a visit that asks nobody and is saved. Whoever goes on from what was saved before looks again. Nor
+    where there is no more to tell than that time has gone.
     """
-    if isinstance(outcome, Done) and run.rotation.is_to_start:
+    is_told_next = run.has_just_begun_it and not run.tools.drain.requested.is_set()
+    if isinstance(outcome, Done) and (run.rotation.is_to_start or is_told_next):
         return False
     was_called_off = isinstance(outcome, Waiting) and outcome.soon  # it may be what was saved last that counts no more
     return was_called_off or run.unsaved.is_worth_it(run.rotation, goes_on=isinstance(outcome, Done))

@@ -54,7 +54,7 @@ class Run:
         self._rotation = _taken_up(rotation, tools.now())
         self._aged_at = asyncio.get_running_loop().time()
         self._unguarded = False
-        self.unsaved = Unsaved()
+        self.unsaved = Unsaved(rotation if rotation.step is Step.LOOK else None)
         self._promised_at: datetime | None = None
         """When a stop was to be promised last. Whether that was saved may never have been answered."""
         self._call: asyncio.Event | None = None

@@ -18,8 +18,9 @@ _AGES_OF_CREATION = ("create_open", "asked_ago")
 class Unsaved:
     """What is written of one rotation is compared with what it is now."""
 
-    def __init__(self) -> None:
-        self._saved: Rotation | None = None
+    def __init__(self, claimed: Rotation | None = None) -> None:
+        """`claimed`: it was written as it is when it was made ours."""
+        self._saved = claimed
         self._no_ledger_since: float | None = None
 
     def saving(self) -> None:
