@@ -63,19 +63,24 @@ async def _visit_and_save(run: Run) -> None:
         longest = run.patience_left
     if not isinstance(outcome, Done) and not (isinstance(outcome, Waiting) and outcome.soon):
         run.looks.outrun()
-    if not _is_to_start_now(run, outcome):
+    if _is_to_be_saved(run, outcome):
         await _save(run)
     if run.rotation.step is step and not isinstance(outcome, Done):
         pause = await _pause(run, outcome)
         await run.tools.drain.sleep(min(pause, longest), held_off=run.outlives_a_drain)
 
 
-def _is_to_start_now(run: Run, outcome: Outcome) -> bool:
-    """What comes next is a start that is due, whose promise is saved before it: all the rest with that.
+def _is_to_be_saved(run: Run, outcome: Outcome) -> bool:
+    """Not so where what comes next is a start that is due, whose promise is saved before it: all the rest with that.
 
-    Whoever goes on from what was saved before looks at the snapshot again.
+    Nor where it is a visit that asks nobody and is saved. Whoever goes on from what was saved before looks again. Nor
+    where there is no more to tell than that time has gone.
     """
-    return isinstance(outcome, Done) and run.rotation.is_to_start
+    is_told_next = run.has_just_begun_it and not run.tools.drain.requested.is_set()
+    if isinstance(outcome, Done) and (run.rotation.is_to_start or is_told_next):
+        return False
+    was_called_off = isinstance(outcome, Waiting) and outcome.soon  # it may be what was saved last that counts no more
+    return was_called_off or run.unsaved.is_worth_it(run.rotation, goes_on=isinstance(outcome, Done))
 
 
 async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome:
@@ -96,7 +101,7 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
     except CloudError as error:
         return judge(run.rotation, error)
     except LedgerError as error:  # it may be back in a moment; a server that is off does not wait for longer
-        is_for_long = run.note_no_ledger() >= MOMENT_WHILE_OFF
+        is_for_long = run.unsaved.note_no_ledger() >= MOMENT_WHILE_OFF
         return Failed(str(error)) if run.rotation.is_owed and is_for_long else Waiting(str(error))
     except Exception as error:
         # A mistake of ours must not leave a server off, nor end the other rotations.

@@ -26,6 +26,7 @@ from snaprotd.core.rotation import Rotation, Step, aged, patience_left
 from snaprotd.core.telling.entries import Deletion
 from snaprotd.engine.looks import Looks
 from snaprotd.engine.tools import Tools, unless_called_off
+from snaprotd.engine.unsaved import Unsaved
 from snaprotd.provider import Priority
 
 log = structlog.get_logger("snaprotd.rotation")
@@ -53,7 +54,7 @@ class Run:
         self._rotation = _taken_up(rotation, tools.now())
         self._aged_at = asyncio.get_running_loop().time()
         self._unguarded = False
-        self._no_ledger_since: float | None = None
+        self.unsaved = Unsaved(rotation if rotation.step is Step.LOOK else None)
         self._promised_at: datetime | None = None
         """When a stop was to be promised last. Whether that was saved may never have been answered."""
         self._call: asyncio.Event | None = None
@@ -147,6 +148,7 @@ class Run:
         over, tried = before.power if after.is_owed and not before.is_owed else None, self._promised_at
         if over is not None:
             self._promised_at = after.power.held_off_since
+        self.unsaved.saving()
         try:
             await self.tools.ledger.save(after, over=over, deletion=deletion)
         except Overtaken as by:  # who let go of an earlier stop, or watches that; or ourselves, with no answer
@@ -154,14 +156,9 @@ class Run:
             self.update_power(merged, replace(by.known, unstruck=by.known.unstruck and was_sent))
             await self.save(change, deletion=deletion)
             return
-        self._unguarded, self._no_ledger_since = False, None
+        self._unguarded = False
+        self.unsaved.saved(after)
         self.update(change)
-
-    def note_no_ledger(self) -> float:
-        """The ledger cannot be used: seconds since that was noted first, with nothing saved in between."""
-        now = asyncio.get_running_loop().time()
-        self._no_ledger_since = since = now if self._no_ledger_since is None else self._no_ledger_since
-        return now - since
 
     async def save_power(
         self, transition: Callable[Concatenate[Power, P], Power], *args: P.args, **kwargs: P.kwargs

@@ -29,6 +29,9 @@ log = structlog.get_logger("snaprotd.ledger")
 AT_ONCE = 50
 """Records that are read before others have a turn."""
 
+Key = tuple[str, str]
+"""The account and the id of a server."""
+
 _BODY = TypeAdapter(ServerPower)
 _DAMAGED = (is_no_integer(POWERS.c.asked), is_no_integer(POWERS.c.released))
 _READ = select(*(column for column in POWERS.columns if column.name != "is_followed"))
@@ -36,8 +39,9 @@ _FOLLOWED = Prepared(lambda: _READ.where(or_(POWERS.c.is_followed, POWERS.c.aske
 _ITS = (POWERS.c.account == bindparam("account"), POWERS.c.server_id.in_(listed("ids")))
 _KEPT = Prepared(lambda: _READ.where(*_ITS))
 _KEPT_OF_ANY = Prepared(lambda: _READ.where(POWERS.c.server_id.in_(listed("ids"))))
-_STANDS = Prepared(lambda: select(POWERS.c.server_id, POWERS.c.body).where(*_ITS))
-
+_STANDS = Prepared(
+    lambda: select(POWERS.c.account, POWERS.c.server_id, POWERS.c.body).where(POWERS.c.server_id.in_(listed("ids")))
+)
 
 _COUNTS = Prepared(lambda: select(POWERS.c.server_id, POWERS.c.asked, POWERS.c.released).where(*_ITS))
 
@@ -178,11 +182,25 @@ async def kept_of_each(
 
 async def put(connection: Connection, record: ServerPower) -> None:
     """Write what is owed to a server, wherever that is kept of it: it may be called by another id than before."""
-    rows = await connection.execute(_STANDS(account=record.account, ids=as_list(record.ids)))
-    stands = {str(row.server_id): row.body for row in rows}
-    others = sorted(stands.keys() - {record.server_id})
-    records = [record, *(replace(record, server_id=one).known_by(record.ids) for one in others)]
-    await connection.execute(_PUT.for_each(_over(stands.get(one.server_id), row_of(one)) for one in records))
+    await put_all(connection, [record])
+
+
+async def put_all(connection: Connection, records: Sequence[ServerPower]) -> None:
+    """As `put`, of each of these servers: many cost one question, and are written in one go."""
+    if not records:
+        return
+    ids = {one for record in records for one in record.ids}
+    rows = await connection.execute(_STANDS(ids=as_list(sorted(ids))))
+    stands = {(row.account, str(row.server_id)): row.body for row in rows}
+    written = [one for record in records for one in _everywhere(record, stands)]
+    await connection.execute(
+        _PUT.for_each(_over(stands.get((one.account, one.server_id)), row_of(one)) for one in written)
+    )
+
+
+def _everywhere(record: ServerPower, stands: Mapping[Key, Any]) -> list[ServerPower]:
+    others = sorted(one for one in record.ids - {record.server_id} if (record.account, one) in stands)
+    return [record, *(replace(record, server_id=one).known_by(record.ids) for one in others)]
 
 
 def _over(body: Any, row: dict[str, Any]) -> dict[str, Any]:
@@ -211,19 +229,21 @@ async def held_off_in(connection: Connection, account: str, group: str, *, but: 
     return next((one.label for one in others if one.terms.group == group and one.power.is_owed), None)
 
 
-async def write(connection: Connection, record: ServerPower, *, over: Power | None) -> None:
-    """Write what is owed to a server. `over`: what was known before a stop that is promised now; else None.
+async def demand(connection: Connection, record: ServerPower, *, over: Power, begun: dict[str, str]) -> None:
+    """Raise what speaks against a stop that is promised now. `over`: what was known before it.
 
-    Then `Overtaken` is raised where more is known here, and `GroupTaken` where a start is owed to another server of its
-    group. Both undo the transaction.
+    That is `Overtaken` where more is known here, and `GroupTaken` where a start is owed to another server of its group,
+    or is from this transaction on: of those `begun` has the labels.
     """
-    if over is not None:
-        known, group = await kept(connection, record.account, record.ids), record.terms.group
-        if known is not None and goes_beyond(known.power, over):
-            raise Overtaken(known.power)
-        if group and (other := await held_off_in(connection, record.account, group, but=record.ids)) is not None:
-            raise GroupTaken(f"{other}, of the same group `{group}`, is held off")
-    await put(connection, record)
+    known, group = await kept(connection, record.account, record.ids), record.terms.group
+    if known is not None and goes_beyond(known.power, over):
+        raise Overtaken(known.power)
+    if not group:
+        return
+    other = begun.get(group) or await held_off_in(connection, record.account, group, but=record.ids)
+    if other is not None:
+        raise GroupTaken(f"{other}, of the same group `{group}`, is held off")
+    begun[group] = record.label
 
 
 async def inherit(connection: Connection, account: str, owed: ServerPower) -> ServerPower | None:

@@ -18,9 +18,9 @@ from urllib.parse import quote
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.promise import ServerPower, Terms, as_one, joined
 from snaprotd.ledger.address import demand_ours, files_of, stands_for_server
-from snaprotd.ledger.files.copies import Copies, Key
+from snaprotd.ledger.files.copies import Copies
 from snaprotd.ledger.files.place import FilePlace
-from snaprotd.ledger.promises import read_power
+from snaprotd.ledger.promises import Key, read_power
 from snaprotd.ledger.rows import UnreadableRow, read_rotation
 from snaprotd.ledger.sqlite import Database, decoded
 from snaprotd.ledger.store import Ledger

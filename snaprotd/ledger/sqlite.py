@@ -151,7 +151,7 @@ class Database:
         mode = "EXCLUSIVE" if self._alone else "NORMAL"
         await driver.submit(_decode)
         await driver.submit(partial(carried_out, [_patience(BUSY)]))
-        for pragma in (f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in (f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
             await driver.submit(partial(carried_out, [Statement(f"PRAGMA {pragma}")]))
         await _use_wal(driver)
         await driver.submit(partial(carried_out, [_OPENS_THE_LOG]))

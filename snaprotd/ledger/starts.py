@@ -17,9 +17,10 @@ from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger import promises
 from snaprotd.ledger.events.record import Events
-from snaprotd.ledger.files.copies import Copies, Key
+from snaprotd.ledger.files.copies import Copies
 from snaprotd.ledger.files.turns import Take, Together
 from snaprotd.ledger.leases.others import Others
+from snaprotd.ledger.promises import Key
 from snaprotd.ledger.rows import read_ids
 from snaprotd.ledger.sql import notes, past, statements
 from snaprotd.ledger.sql.connection import Connection

@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,11 @@ from snaprotd.core.errors import CalledOff, LeaseLost, LedgerError
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Deletion, of_exchange
-from snaprotd.ledger import promises
 from snaprotd.ledger.claiming import Answered, Asked, Claiming
 from snaprotd.ledger.claims import Claim, Claimed, Lease, Mark, uptime
 from snaprotd.ledger.events.desk import Desk
 from snaprotd.ledger.events.matched import MatchedServers
-from snaprotd.ledger.events.record import Events, told_by
+from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.events.seen import Seen
 from snaprotd.ledger.files.aside import Aside
 from snaprotd.ledger.files.copies import Copies, Lives
@@ -41,6 +39,7 @@ from snaprotd.ledger.holds import Holds
 from snaprotd.ledger.leases.changeover import Changeover, quiet_for
 from snaprotd.ledger.leases.others import Others
 from snaprotd.ledger.leases.reassertion import ask_again, owe_again
+from snaprotd.ledger.leases.saving import Saving, ToSave
 from snaprotd.ledger.leases.taking import Taking
 from snaprotd.ledger.set_aside import SetAside
 from snaprotd.ledger.sql import statements
@@ -96,8 +95,10 @@ class Ledger(History):
         """The servers with a rotation that nobody here goes on with, and what is told of each."""
         parts = (self._transaction, self.starts, self.events, self._lives)
         kept: dict[str, Any] = {"aside": self._aside, "changeover": self._changeover}
-        claiming = Claiming(*parts, **kept, tenure=lambda: (self._tenure(), uptime() + self.lease))
+        claiming = Claiming(*parts, **kept, tenure=self._tenure_until)
         self._claims: Together[Asked, Answered] = Together(claiming.claim_all)
+        saved: dict[str, Any] = {"lives": self._lives, "holds": self.holds, "marks": lambda: self._marks}
+        self._saving = Saving(*parts[:3], place=place, **saved, tenure=self._tenure_until)
         self._taking = Taking(self._transaction, self.starts, others, **kept, tenure=self._tenure)
         self._unknown: dict[str, dict[str, Any]] = {}
         """What a newer snaprotd wrote into a row that we hold, and we do not know: it survives our saves."""
@@ -157,38 +158,27 @@ class Ledger(History):
         return claim
 
     async def save(self, rotation: Rotation, *, over: Power | None = None, deletion: Deletion | None = None) -> None:
-        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now, as `write` does where a
-        start is owed from now on (`over`), and `HeldSince` where what it is to delete is held by now.
+        """Write the rotation and renew its lease. Raises `LeaseLost` if it is another's now, as `promises.demand` does
+        where a start is owed from now on (`over`), and `HeldSince` where what it is to delete is held by now.
         """
         lease = self._held.get(rotation.id)
         if lease is None:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
-        began, record = uptime(), self.starts.record_of(rotation)
-        async with self._transaction(urgent=rotation.is_to_start) as connection:
-            if deletion is not None:
-                if await self._lives.marks(connection) < self._marks:  # a hold may be gone: it is written again
-                    raise LedgerError(f"the ledger {self.name} was put back to an older state")
-                await self.holds.demand_free(connection, deletion.snapshot, datetime.now(UTC))
-            unknown, tenure = self._unknown.get(rotation.id), self._tenure()
-            saved = await connection.scalar(statements.save(rotation, tenure, epoch=lease.epoch, unknown=unknown))
-            if saved is None and (anew := await self._claimed_again(connection, rotation)) is not None:
-                saved, lease = rotation.id, replace(lease, epoch=anew)  # its row was gone, and is nobody else's
-            if saved is not None:
-                if rotation.power.asked:
-                    await promises.write(connection, record, over=over)
-                await self.events.add(connection, told_by(rotation, deletion))
-            await self.starts.note_learnt(connection)
-            origin = self._place.origin
-            count = await self._lives.count(connection) if rotation.creation.create_open == 0.0 else 0
-        await self._lives.note(count)
-        if saved is None:
+        record, unknown = self.starts.record_of(rotation), self._unknown.get(rotation.id)
+        asked = ToSave(
+            rotation=rotation, record=record, epoch=lease.epoch, unknown=unknown, over=over, deletion=deletion
+        )
+        try:
+            lease = await self._saving.save(asked)
+        except LeaseLost:
             self._held.pop(rotation.id, None)
-            raise LeaseLost(f"another process has taken over rotation {rotation.id}")
+            raise
         if rotation.power.asked:
             await self.starts.copies.keep(record, told=True)
-        self._hold(rotation.id, epoch=lease.epoch, since=began, origin=origin)
         if rotation.is_finished:
-            del self._held[rotation.id]
+            self._held.pop(rotation.id, None)
+        else:
+            self._held[rotation.id] = lease
 
     def guard(self, rotation_id: str, seconds: float = 0.0, *, as_saved: bool = False) -> None:
         """Raise `LeaseLost` unless the lease is good for `seconds` more, by a clock that no one sets.
@@ -341,6 +331,9 @@ class Ledger(History):
     def _tenure(self) -> dict[str, Any]:
         """`lease_until` is for older versions, and for words: who takes over does not go by it."""
         return {"owner": self._owner, "lease_until": time.time() + self.lease, "lease": self.lease}
+
+    def _tenure_until(self) -> tuple[dict[str, Any], float]:
+        return self._tenure(), uptime() + self.lease
 
     def _hold(self, rotation_id: str, *, epoch: int, since: float, origin: str = "") -> None:
         """`since`: the uptime before the lease was written; it may have taken a while."""

@@ -44,7 +44,7 @@ class Groups:
         if not group or not is_still_to_stop(rotation):
             return NO_PERMIT, rotation
         turns, permit, after = self._turns.setdefault(group, Permits(1)), NO_PERMIT, ""
-        note = ""
+        note = was_off = ""
         while not self._tools.drain.requested.is_set():
             if why := why_too_late(rotation, self._tools.now()):
                 has_waited = f"{why}; it has waited in group `{group}` for {after}"
@@ -58,9 +58,10 @@ class Groups:
                 if not after:
                     self._last[group] = rotation.label
                     return permit, rotation
-                if note and not self._is_seen_to():  # and a moment ago, when others may just have begun, it was off too
+                if was_off and not self._is_seen_to():  # a moment ago, when who has started it may not have saved that
                     rotation = lapsed(rotation, f"{after}, of group `{group}`, is off, and nobody starts it", "group")
                     break
+                was_off = after
                 await self._tools.drain.sleep(self._tools.poll_interval, held_off=False)
             note, before = f"waits in group `{group}` for {after}", note
             if note != before:

@@ -29,7 +29,7 @@ from snaprotd.core.promise import ServerPower, merged
 from snaprotd.core.telling.entries import Entry, of_old_copy
 from snaprotd.ledger.address import demand_ours, make_folder, write_anew
 from snaprotd.ledger.events.record import Events
-from snaprotd.ledger.promises import read_power, row_of
+from snaprotd.ledger.promises import Key, read_power, row_of
 from snaprotd.ledger.rows import read_lives, written_lives
 from snaprotd.ledger.sql import notes
 from snaprotd.ledger.sql.connection import Connection
@@ -50,8 +50,6 @@ A_WHILE = 1.0
 """Seconds after which a change to a file shows in its times, however coarse they are."""
 
 _State = tuple[int, int, int, int]
-Key = tuple[str, str]
-"""The account and the id of a server."""
 
 
 class Copies:

@@ -122,8 +122,13 @@ _OWNED = (
     ROTATIONS.c.owner == bindparam("holder"),
     ROTATIONS.c.epoch == bindparam("held_in"),
 )
-_SAVE = Prepared(
+_SAVE_WHOLE = Prepared(
     lambda: update(ROTATIONS).where(*_OWNED).values(_RENEWED).returning(ROTATIONS.c.id), *_CHANGES, *_TENURE
+)
+_SAVE = Prepared(
+    lambda: update(ROTATIONS).where(*_OWNED, ROTATIONS.c.is_open).values(_RENEWED).returning(ROTATIONS.c.id),
+    *("format", "needs", "body"),
+    *_TENURE,
 )
 _RELEASE = Prepared(lambda: update(ROTATIONS).where(*_OWNED).values(_RENEWED), *_TENURE)
 NOBODYS = {"owner": None, "lease_until": 0.0, "lease": 0.0}
@@ -131,11 +136,20 @@ NOBODYS = {"owner": None, "lease_until": 0.0, "lease": 0.0}
 
 
 def save(
-    rotation: Rotation, tenure: dict[str, Any], *, epoch: int, unknown: Mapping[str, Any] | None = None
+    rotation: Rotation,
+    tenure: dict[str, Any],
+    *,
+    epoch: int,
+    unknown: Mapping[str, Any] | None,
+    is_closed: bool = False,
 ) -> Statement:
-    """Write a rotation that is still this owner's in this epoch; answers with its id where it is."""
+    """Write a rotation that is still this owner's in this epoch; answers with its id where it is.
+
+    `is_closed`: its row may be. Else, while it goes on, no column changes that an index has: each costs a page more.
+    """
     held = {"row": rotation.id, "holder": tenure["owner"], "held_in": epoch}
-    return _SAVE(**held, **columns_of(rotation, unknown), **tenure)
+    statement = _SAVE_WHOLE if is_closed or rotation.is_finished else _SAVE
+    return statement(**held, **columns_of(rotation, unknown), **tenure)
 
 
 def release(rotation_id: str, *, owner: str, epoch: int) -> Statement:
