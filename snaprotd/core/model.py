@@ -57,7 +57,7 @@ class SnapshotState(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
     """A server as the provider shows it."""
 
@@ -119,7 +119,7 @@ def is_one_server(ids: Collection[str], others: Collection[str]) -> bool:
     return not set(ids).isdisjoint(others) and not (all(texts) and texts[0].isdisjoint(texts[1]))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
     """A snapshot as the provider lists it."""
 

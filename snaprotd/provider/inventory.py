@@ -30,7 +30,7 @@ T = TypeVar("T")
 _Seen = tuple[Snapshot, ...] | Exception
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServerHoldings:
     """What was last seen of one server."""
 
