@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
@@ -156,7 +156,19 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(shown(value), indent=2, ensure_ascii=False))
+    told = shown(value)
+    click.echo(rows_json(told) if isinstance(told, list) else json.dumps(told, indent=2, ensure_ascii=False))
+
+
+def rows_json(rows: Sequence[Any]) -> str:
+    """With an indent of two, for which the library goes without its encoder in C: that is ten times as fast."""
+    return "[\n  " + ",\n  ".join(map(_row_json, rows)) + "\n]" if rows else "[]"
+
+
+def _row_json(row: Any) -> str:
+    if not row or not isinstance(row, dict) or any(isinstance(one, dict | list | tuple) for one in row.values()):
+        return json.dumps(row, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+    return "{\n    " + json.dumps(row, separators=(",\n    ", ": "), ensure_ascii=False)[1:-1] + "\n  }"
 
 
 def tell_what_is_forsaken(config: Config | None, path: str | None, *, but: Collection[str] = ()) -> None:

@@ -116,7 +116,7 @@ def list_(servers: tuple[str, ...], path: str | None, as_json: bool) -> int:
     """
     begin()
     settings = load(path)
-    account = wait_for(read_account(settings, os.environ, servers))
+    account = wait_for(read_account(settings, os.environ, servers, is_to_judge=False))
     rows = snapshot_rows(settings, account.targets, account.known, account.wanted)
     if as_json:
         print_json(rows)

@@ -176,7 +176,7 @@ def alive_until(lives: tuple[Life, ...], now: datetime) -> tuple[Life, ...]:
     return mark_of_life(lives, now) if goes_on else lives
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
     """What a rotation's row tells of the snapshot of its slot."""
 
@@ -240,7 +240,7 @@ def _apart(one: datetime | None, other: datetime | None) -> timedelta | None:
     return abs(one - other)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recollection:
     """What the ledger knows of the snapshots of one server."""
 

@@ -57,7 +57,7 @@ class SnapshotState(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
     """A server as the provider shows it."""
 
@@ -85,6 +85,8 @@ class Server:
 
     def called(self, server_id: str) -> Server:
         """The same server under another of its ids, which the provider may not show any more."""
+        if server_id == self.id == str(self.ref) and server_id not in map(str, self.also):
+            return self
         refs = {str(ref): ref for ref in self.refs}
         others = tuple(ref for text, ref in refs.items() if text != server_id)
         return replace(self, id=server_id, ref=refs.get(server_id, self.ref), also=others)
@@ -117,7 +119,7 @@ def is_one_server(ids: Collection[str], others: Collection[str]) -> bool:
     return not set(ids).isdisjoint(others) and not (all(texts) and texts[0].isdisjoint(texts[1]))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
     """A snapshot as the provider lists it."""
 
@@ -154,6 +156,10 @@ class Snapshot:
     @property
     def ids(self) -> tuple[str, ...]:
         return (self.id, *self.also)
+
+    def of_server(self, server_id: str) -> Snapshot:
+        """The same, with that id for its server's."""
+        return self if server_id == self.server_id else replace(self, server_id=server_id)
 
     def is_among(self, ids: Collection[str]) -> bool:
         """Whether it is named by one of its ids: a list may show it under another than the one before."""

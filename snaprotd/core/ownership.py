@@ -17,7 +17,7 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the provider's clock may be ahead of ours before a date counts as one in the future."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
     """A snapshot with what was found out about it."""
 

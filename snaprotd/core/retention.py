@@ -35,7 +35,7 @@ repeated when daylight saving ends is one too. Weeks are ISO weeks."""
 TWIN = "the same restore point as a newer one of this name"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
     """What becomes of one snapshot, and why, in the words shown to the user."""
 
@@ -45,7 +45,7 @@ class Decision:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RetentionPlan:
     """A decision for every snapshot of a server, newest first; those without a date to trust come last."""
 
@@ -66,17 +66,23 @@ class _Share:
 
 
 def plan_retention(
-    snapshots: Sequence[Snapshot], rules: Rules, *, now: datetime, immovable: Collection[str] = ()
+    snapshots: Sequence[Snapshot],
+    rules: Rules,
+    *,
+    now: datetime,
+    immovable: Collection[str] = (),
+    judged: list[Judged] | None = None,
 ) -> RetentionPlan:
     """Decide what becomes of each snapshot of one server. `now` serves only to tell a date in the future.
 
     `immovable` are the ids of those that the provider does not delete: they hold their slots, and another gives way.
+    `judged`: what `newest_first` makes of these snapshots, where that is known.
 
     Raises ValueError where the list or the rules make no sense: nothing is to be deleted then.
     """
     policy = rules.policy
     demand_sense(snapshots, policy.keep)
-    seen = newest_first(snapshots, rules, now)
+    seen = newest_first(snapshots, rules, now) if judged is None else judged
     candidates = [one for one in seen if one.is_candidate and not one.snapshot.is_among(immovable)]
     share = _share(seen, rules.limit, immovable)
     scrap = [one for one in seen if one.is_scrap and not one.snapshot.is_among(immovable)][-1:]

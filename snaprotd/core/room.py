@@ -29,7 +29,7 @@ NEW = "new"
 """The id of the snapshot that a rehearsed rotation takes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Room:
     """Whether a server can take one more snapshot. Exactly one of `free`, `deletions`, `waits` and `blocked` is set."""
 
@@ -49,15 +49,17 @@ def make_room(
     now: datetime,
     immovable: Collection[str] = (),
     one_failed_went: bool = False,
+    judged: list[Judged] | None = None,
 ) -> Room:
     """Say whether there is a free slot, else what may be deleted for one, else why nothing may.
 
     `immovable` are the ids of those that the provider does not delete; `one_failed_went` in this rotation already.
+    `judged` as for `plan_retention`.
 
     Raises ValueError as `plan_retention` does.
     """
     demand_sense(snapshots, rules.policy.keep)
-    seen = newest_first(snapshots, rules, now)
+    seen = newest_first(snapshots, rules, now) if judged is None else judged
     excess = sum(not one.is_doubled for one in seen) - rules.limit + 1
     if excess <= 0:
         return Room(free=True)
@@ -274,7 +276,7 @@ def lower_limit_words(held: int, limit: int) -> str:
 # -- a rotation rehearsed: for `plan`, for the status page, and for forecasts ------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rehearsal:
     """The decisions on every snapshot there was, and on the new one; newest first. Empty where `blocked`."""
 

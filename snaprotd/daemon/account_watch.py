@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Protocol
 
@@ -44,7 +45,7 @@ Three times as long as a large account is left alone between two readings, where
 
 AT_ONCE, MANY = 10, 1000
 """Servers whose snapshots are judged in one go; and from which number on what is known of them is kept from the garbage
-collector: it has hardly any circles, and to look through it takes a third of a second."""
+collector: it has hardly any circles, and to look through it stops the loop for a third of a second."""
 
 
 class LookAfter(Protocol):
@@ -73,8 +74,7 @@ class AccountWatch:
         """It was asked for at least once: before that no failure is no good news."""
         self.is_listed = False
         """The last list could be relied on, and all that follows from it is known."""
-        self.has_answered = False
-        """The provider has shown an account, even if some of it could not be relied on."""
+        self._has_answered = False
         self._inventory = inventory
         self._ledger = ledger
         self._schedules = schedules
@@ -101,6 +101,14 @@ class AccountWatch:
         """Each server of the account, and when it was last listed."""
 
     @property
+    def has_answered(self) -> bool:
+        """The provider has shown its servers, even if some of them could not be relied on, and has refused nothing.
+
+        What it holds of thousands of them is known a while later.
+        """
+        return self._has_answered or (self.failure is None and bool(self._inventory.seen_servers))
+
+    @property
     def error(self) -> str | None:
         """That, in words."""
         return None if self.failure is None else str(self.failure)
@@ -111,6 +119,20 @@ class AccountWatch:
 
     def apply(self, config: Config) -> None:
         self._config = config
+
+    @contextmanager
+    def taking_in(self) -> Iterator[None]:
+        """What is known of the servers is put together for the first time: the garbage collector waits for its end."""
+        is_first = not self.was_asked and gc.isenabled()
+        if is_first:
+            gc.disable()
+        try:
+            yield
+        finally:
+            if is_first:
+                if len(self._schedules.targets) >= MANY:
+                    gc.freeze()
+                gc.enable()
 
     def is_to_read(self, shortest: float, rate: float, *, is_at_work: bool = False) -> bool:
         """Whether it is time to read the account, which is asked every `shortest` seconds: a large one is read less.
@@ -130,7 +152,8 @@ class AccountWatch:
     async def read(self) -> None:
         """List the whole account, and bring everything in line with it. A failure is logged and kept."""
         try:
-            await self._read()
+            with self.taking_in():
+                await self._read()
         finally:
             self._read_at = asyncio.get_running_loop().time()
 
@@ -146,7 +169,7 @@ class AccountWatch:
             log.error("the account could not be listed", error=str(failure))
             if not isinstance(failure, Doubtful):
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
-        self.has_answered = True
+        self._has_answered = True
         targets = self.targets()
         await self._note_ids()
         await self._recollections.refresh(self._config.instance)
@@ -161,8 +184,6 @@ class AccountWatch:
             if count % AT_ONCE == 0:
                 await asyncio.sleep(0)
         if failure is None:
-            if not self.is_listed and len(targets) >= MANY:
-                gc.freeze()
             self.is_listed = True
             await self._vanished.look(self._schedules.targets.values())
             await self._dropped.look(self._config, targets, self._schedules.targets.values())

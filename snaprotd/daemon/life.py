@@ -199,7 +199,8 @@ class Daemon:
 
     async def _begin(self) -> None:
         self._note_config()
-        await self._look_after(at_start=True)
+        with self._account.taking_in():
+            await self._look_after(at_start=True)
         self._schedules.start()
         self._teller.begin()
         self.started.set()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime
 
@@ -15,6 +16,9 @@ from snaprotd.core.model import Snapshot
 from snaprotd.core.words import STRANGER
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory, ServerHoldings
+
+AT_ONCE = 50
+"""Servers that are thought about in one go."""
 
 log = structlog.get_logger("snaprotd.account")
 
@@ -82,16 +86,23 @@ class Recollections:
         known, said = self._inventory.known, await self._ledger.holds.said()
         news = said ^ self._said
         self._recalled = {one: kept for one, kept in self._recalled.items() if one in known}
-        for server_id, held in list(known.items()):
-            kept = self._recalled.get(server_id)
-            is_the_same = kept is not None and kept.asked_for == held.snapshots and kept.instance == instance
-            if is_the_same and not any(hold.is_of(one) for hold in news for one in held.snapshots):
-                continue
-            found = await self._ledger.recall(self._inventory.ids_of(server_id), held.snapshots, self._now())
-            self._recalled[server_id] = _Recalled(held.snapshots, found, instance)
-            self._seen |= found.rows_of(held.snapshots, instance)
-            self._tell_strangers(server_id, kept)
+        asked = {one: held.snapshots for one, held in known.items() if self._is_to_ask(one, held, instance, news)}
+        shown = [(self._inventory.ids_of(one), snapshots) for one, snapshots in asked.items()]
+        found = await self._ledger.recall_each(shown, self._now())
+        for number, (server_id, recalled) in enumerate(zip(asked, found, strict=True)):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            before, snapshots = self._recalled.get(server_id), asked[server_id]
+            self._recalled[server_id] = _Recalled(snapshots, recalled, instance)
+            self._seen |= recalled.rows_of(snapshots, instance)
+            self._tell_strangers(server_id, before)
         self._said = said
+
+    def _is_to_ask(self, server_id: str, held: ServerHoldings, instance: str, news: Collection[Hold]) -> bool:
+        kept = self._recalled.get(server_id)
+        if kept is None or kept.asked_for != held.snapshots or kept.instance != instance:
+            return True
+        return any(hold.is_of(one) for hold in news for one in held.snapshots)
 
     def _tell_strangers(self, server_id: str, before: _Recalled | None) -> None:
         told = before.strangers() if before is not None else {}

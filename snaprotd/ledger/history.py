@@ -19,9 +19,9 @@ from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger.claims import Mark, Overview
 from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.files.copies import Lives
-from snaprotd.ledger.holds import Holds
+from snaprotd.ledger.holds import Holds, Shown
 from snaprotd.ledger.rows import read_lives, readable
-from snaprotd.ledger.sql import notes, past, statements
+from snaprotd.ledger.sql import notes, past, recalled, statements
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.copying import overview_of, read_all, without_leases
 from snaprotd.ledger.sql.marks import forget_other_marks, mark_in, set_marks
@@ -30,6 +30,8 @@ from snaprotd.ledger.starts import Starts
 
 IN_USE = timedelta(minutes=1)
 """After a mark of life. They are a quarter of a minute apart."""
+AT_ONCE = 500
+"""Servers whose snapshots are recalled in one turn: others wait for it."""
 KEPT_HISTORY = 500
 """Rotations of each server that are remembered: a year and more of nightly ones."""
 
@@ -70,18 +72,42 @@ class History(ABC):
 
     async def told_of(self, server_ids: Collection[str], snapshot_ids: Collection[str]) -> list[Rotation]:
         """The rotations of a server that may have taken or deleted one of these snapshots, or have tried to."""
-        return await self._bodies(statements.standing_in(self.starts.account, server_ids, snapshot_ids))
+        return await self._bodies(recalled.standing_in(self.starts.account, server_ids, snapshot_ids))
 
     async def recall(self, server_ids: Collection[str], snapshots: Collection[Snapshot], now: datetime) -> Recollection:
         """What the ledger knows of these snapshots of a server, which `server_ids` are the ids of."""
-        slots = {made.slot for one in snapshots if (made := name_read(one.name))}
-        ids = [its_id for one in snapshots if name_read(one.name) is None or not one.is_completed for its_id in one.ids]
-        query = statements.naming(self.starts.account, server_ids, slots, ids)
+        (found,) = await self.recall_each([(server_ids, snapshots)], now)
+        return found
+
+    async def recall_each(self, shown: Sequence[Shown], now: datetime) -> list[Recollection]:
+        """As `recall`, of each of these servers: hundreds cost as many questions as one."""
+        found: list[Recollection] = []
+        for start in range(0, len(shown), AT_ONCE):
+            found += await self._recall_each(shown[start : start + AT_ONCE], now)
+        return found
+
+    async def _recall_each(self, shown: Sequence[Shown], now: datetime) -> list[Recollection]:
+        slots: set[tuple[str, datetime]] = set()
+        queries = []
+        for ids, snapshots in shown:
+            made = [(one, name_read(one.name)) for one in snapshots]
+            slots |= {(server_id, name.slot) for server_id in ids for _, name in made if name is not None}
+            if untold := [one for one, name in made if name is None or not one.is_completed]:
+                its_ids = [its_id for one in untold for its_id in one.ids]
+                queries.append(recalled.with_ids(self.starts.account, ids, its_ids))
+        if slots:
+            queries.append(recalled.of_slots(self.starts.account, slots))
         async with self._transaction(writes=False) as connection:
-            rows = await connection.execute(query) if snapshots else []
+            answers = await connection.execute_each(queries) if queries else []
             lives = alive_until(await self._lives.known(connection, now), now)  # whoever asks is there now
-            holds = await self.holds.said_of(connection, server_ids, snapshots)
-        return Recollection(traces=statements.traces_in(rows), lives=lives, holds=holds)
+            holds = await self.holds.said_of_each(connection, shown)
+        traces = await recalled.traces_by_server(row for rows in answers for row in rows)
+        return [
+            Recollection(
+                traces=tuple(trace for server_id in ids for trace in traces.get(server_id, ())), lives=lives, holds=said
+            )
+            for (ids, _), said in zip(shown, holds, strict=True)
+        ]
 
     async def forget_old(self, spared: Collection[str] = (), keep: int = KEPT_HISTORY) -> None:
         """Forget the rotations of a server but for the newest `keep`, the last of each result, and those `spared`."""
@@ -96,7 +122,20 @@ class History(ABC):
 
     async def last_of(self, server_ids: Collection[str]) -> list[Rotation]:
         """The last rotation that has ended, if any, of the server that has these ids."""
-        return await self._bodies(past.last_of(self.starts.account, server_ids))
+        (last,) = await self.last_of_each([server_ids])
+        return last
+
+    async def last_of_each(self, servers: Sequence[Collection[str]]) -> list[list[Rotation]]:
+        """As `last_of`, of each of the servers that have these ids: hundreds cost one question."""
+        found: list[list[Rotation]] = []
+        for start in range(0, len(servers), AT_ONCE):
+            asked = servers[start : start + AT_ONCE]
+            query = past.last_of_each(self.starts.account, {one for ids in asked for one in ids})
+            async with self._transaction(writes=False) as connection:
+                rows = {row.server_id: row for row in await connection.execute(query) if row.body is not None}
+            last = [max((rows[one] for one in ids if one in rows), key=_place, default=None) for ids in asked]
+            found += await statements.in_turns(last, lambda row: [readable(row.body) if row is not None else []])
+        return found
 
     async def ended_since(self, instant: datetime) -> list[Rotation]:
         """The rotations that have ended since, whoever ran them, as they were claimed; those by a clock ahead too."""
@@ -161,3 +200,7 @@ class History(ABC):
         async with self._transaction(writes=False) as connection:
             bodies = await connection.scalars(query)
         return await statements.in_turns(bodies, readable)
+
+
+def _place(row: Any) -> int:
+    return int(row.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
@@ -21,14 +22,17 @@ from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger.events.record import Events, WithEvents
 from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.rows import readable
-from snaprotd.ledger.sql import notes, statements
+from snaprotd.ledger.sql import notes, recalled
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.sql.prepared import Prepared, as_list, listed, of_account
 from snaprotd.ledger.sql.schema import HOLDS, READABLE_WITH_HOLDS
 
 log = structlog.get_logger("snaprotd.ledger")
 
-_READ = select(HOLDS.c.snapshot_id, HOLDS.c.ids, HOLDS.c.name, HOLDS.c.until)
+Shown = tuple[Collection[str], Collection[Snapshot]]
+"""The ids of a server, and the snapshots that were listed of it."""
+
+_READ = select(HOLDS.c.server_id, HOLDS.c.snapshot_id, HOLDS.c.ids, HOLDS.c.name, HOLDS.c.until)
 _C = HOLDS.c
 _OURS = of_account(HOLDS)
 _MEANT = or_(_C.server_id.in_(listed("server_ids")), _C.snapshot_id.in_(listed("ids")), _C.name.in_(listed("names")))
@@ -79,7 +83,7 @@ class Holds(WithEvents):
             "until": until.isoformat(),
         }
         async with self._transaction() as connection:
-            bodies = await connection.scalars(statements.standing_in(self._account(), server_ids, snapshot.ids))
+            bodies = await connection.scalars(recalled.standing_in(self._account(), server_ids, snapshot.ids))
             earlier = [rotation for body in bodies for rotation in readable(body)]
             if until != RELEASED and any(_has_asked_for_its_deletion(one, snapshot, now) for one in earlier):
                 raise DeletionUnderWay(f"a rotation has just asked for the deletion of {snapshot.name}: it is not held")
@@ -103,9 +107,21 @@ class Holds(WithEvents):
         self, connection: Connection, server_ids: Collection[str], snapshots: Collection[Snapshot]
     ) -> tuple[Hold, ...]:
         """What was said of these snapshots of a server, by any of its ids or of theirs, or by name."""
-        ids, names = [its_id for one in snapshots for its_id in one.ids], [one.name for one in snapshots]
-        of = {"server_ids": as_list(server_ids), "ids": as_list(ids), "names": as_list(names)}
-        return tuple(_holds(await connection.execute(_SAID_OF(its_account=self._account(), **of)))) if ids else ()
+        (said,) = await self.said_of_each(connection, [(server_ids, snapshots)])
+        return said
+
+    async def said_of_each(self, connection: Connection, shown: Sequence[Shown]) -> list[tuple[Hold, ...]]:
+        """As `said_of`, of each of these servers: thousands cost one question."""
+        listed = [one for _, snapshots in shown for one in snapshots]
+        if not listed:
+            return [() for _ in shown]
+        of = {
+            "server_ids": as_list({one for server_ids, snapshots in shown if snapshots for one in server_ids}),
+            "ids": as_list([its_id for one in listed for its_id in one.ids]),
+            "names": as_list({one.name for one in listed}),
+        }
+        rows = await connection.execute(_SAID_OF(its_account=self._account(), **of))
+        return _by_what_they_mean(rows, shown) if rows else [() for _ in shown]
 
     async def written(self, connection: Connection) -> list[Mapping[str, Any]]:
         """The rows of all accounts, for `write_again`."""
@@ -138,6 +154,21 @@ def _has_asked_for_its_deletion(rotation: Rotation, snapshot: Snapshot, now: dat
     """It may be gone in a moment, whatever the list shows."""
     is_recent = rotation.finished_at is None or abs(now - rotation.finished_at) < DELETE_AGAIN_AFTER
     return is_recent and snapshot.is_among((*rotation.deleting, *rotation.deleted, *rotation.undeletable))
+
+
+def _by_what_they_mean(rows: Sequence[Any], shown: Sequence[Shown]) -> list[tuple[Hold, ...]]:
+    """The holds of each server: by any of its ids, by those of its snapshots, or by their names."""
+    meant: dict[tuple[str, str], list[Hold]] = defaultdict(list)
+    for row, hold in zip(rows, _holds(rows), strict=True):
+        for key in (("server", row.server_id), ("id", row.snapshot_id), ("name", row.name)):
+            meant[key].append(hold)
+
+    def of(server_ids: Collection[str], snapshots: Collection[Snapshot]) -> tuple[Hold, ...]:
+        keys = [("server", one) for one in server_ids] if snapshots else []
+        keys += [key for one in snapshots for key in (*(("id", its) for its in one.ids), ("name", one.name))]
+        return tuple(dict.fromkeys(hold for key in keys for hold in meant.get(key, ())))
+
+    return [of(*one) for one in shown]
 
 
 def _holds(rows: Iterable[Any]) -> Iterable[Hold]:

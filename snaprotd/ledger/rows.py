@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -16,7 +17,7 @@ from pydantic import AwareDatetime, TypeAdapter
 
 from snaprotd.core.creation import Creation, Life, Trace
 from snaprotd.core.holds import hold_named
-from snaprotd.core.policy import Policy, Retention, Retry
+from snaprotd.core.policy import Policy, Retention, Retry, Rules
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.core.words import printable
@@ -25,6 +26,7 @@ from snaprotd.logs import redactor
 log = structlog.get_logger("snaprotd.ledger")
 
 _ROTATION = TypeAdapter(Rotation)
+_RULES = TypeAdapter(Rules)
 _CREATIONS = TypeAdapter(Creation)
 _INSTANT = TypeAdapter(AwareDatetime | None)
 _LIVES = TypeAdapter(tuple[Life, ...])
@@ -102,7 +104,13 @@ def _nested(flat: Any) -> dict[str, Any]:
     schedule = _taken(policy, {"timezone", "window"}) | {"expressions": policy.get("schedule")}
     rules = {"policy": {**_taken(policy, _POLICY), "schedule": schedule}, **_taken(flat, {"instance", "limit"})}
     power = {"asked": int(flat.get("held_off") is True), **_taken(flat, _POWER)}
-    return {**flat, "rules": rules, "power": power, "creation": _taken(flat, _CREATION)}
+    return {**flat, "rules": _rules_in(json.dumps(rules)), "power": power, "creation": _taken(flat, _CREATION)}
+
+
+@lru_cache(maxsize=256)
+def _rules_in(text: str) -> Rules:
+    """Thousands of rows have the same ones: they are read once, and kept once."""
+    return _RULES.validate_python(json.loads(text))
 
 
 _WORDS = frozenset({"error", "note"})

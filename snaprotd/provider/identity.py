@@ -77,7 +77,9 @@ class Identities:
 
     def of(self, one: str) -> frozenset[str]:
         """Every id of the server that `one` is an id of, `one` too."""
-        beside = self._beside.get(one, set())
+        beside = self._beside.get(one)
+        if not beside:
+            return frozenset({one})
         is_certain = len(beside) == 1 and all(self._beside.get(other) == {one} for other in beside)
         return frozenset({one, *beside} if is_certain else {one})
 
@@ -87,6 +89,8 @@ class Identities:
         ids = self.of(str(own[0]))
         also = tuple(ref for ref in own[1:] if str(ref) in ids)
         others = tuple(str(ref) for ref in server.refs if ref not in (own[0], *also))
+        if (server.id, server.ref, server.also, server.beside) == (str(own[0]), own[0], also, others):
+            return server
         return replace(server, id=str(own[0]), ref=own[0], also=also, beside=others)
 
     def holder(self, one: str) -> str | None:
@@ -113,6 +117,8 @@ class Names:
     def shown(self, server_id: str) -> str:
         """The id under which the server is shown that `server_id` is an id of."""
         ids = self._ids.of(server_id)
+        if len(ids) == 1:
+            return server_id
         in_order = sorted(ids, key=lambda one: (self._first.get(one, one) != one, not one.isdigit(), one))
         return next((one for one in in_order if one in self._called), in_order[0])
 
@@ -134,7 +140,7 @@ class Names:
         ids = [self._ids.holder(one) or one for one in (snapshot.server_id, *snapshot.server_also)]
         known = next((self.shown(one) for one in ids if one in self._ids), None)
         chosen = known or next((one for one in ids if one in self._called), ids[0])
-        return replace(snapshot, server_id=chosen)
+        return snapshot.of_server(chosen)
 
 
 def each_once(listed: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:

@@ -7,6 +7,7 @@ sees older facts, so what was done before the look shows in it, as far as the pr
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from snaprotd.provider import Doubtful, Priority, Provider, are_of_few
 from snaprotd.provider.identity import Names, by_any_id, each_once, found_among
 from snaprotd.provider.memory import Memory
 from snaprotd.provider.rounds import PATIENCE, Deliver, Rounds
-from snaprotd.provider.whole import read_whole, unless_refused
+from snaprotd.provider.whole import in_turns, read_whole, unless_refused
 
 GATHER = 0.2
 """Seconds that questions which are not urgent wait for others, to share their requests."""
@@ -29,7 +30,7 @@ T = TypeVar("T")
 _Seen = tuple[Snapshot, ...] | Exception
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServerHoldings:
     """What was last seen of one server."""
 
@@ -189,7 +190,7 @@ class Inventory:
         except Doubtful as incomplete:
             servers, doubt = incomplete.readable, incomplete
         lists = await self._lists_of_all(servers)
-        answers = {one: self._believed(one, seen, began) for one, seen in lists.items()}
+        answers = {one: self._believed(one, seen, began) async for one, seen in in_turns(lists.items())}
         errors = {one: error for one, error in answers.items() if isinstance(error, Exception)}
         self._learn_servers(servers)
         is_of_few = doubt is None and are_of_few(errors, among=len(lists))
@@ -280,11 +281,11 @@ class Inventory:
                 return None
             listed = doubt.readable
             doubtful = {self._names.shown(one): doubt for one in doubt.about}
-        by_server: dict[str, tuple[Snapshot, ...]] = {}
-        for one in map(self._names.of_called, listed):
-            by_server[one.server_id] = (*by_server.get(one.server_id, ()), one)
+        by_server: dict[str, list[Snapshot]] = defaultdict(list)
+        async for one in in_turns(map(self._names.of_called, listed)):
+            by_server[one.server_id].append(one)
         self._listed["snapshots"] = sum(map(len, by_server.values()))
-        return {**by_server, **doubtful}
+        return {**{one: tuple(its) for one, its in by_server.items()}, **doubtful}
 
     async def _lists_of_all(self, servers: Iterable[Server]) -> dict[str, _Seen]:
         """The snapshots of every server: at once, or one after the other where that cannot be relied on."""
@@ -306,7 +307,7 @@ class Inventory:
         doubt = self._sudden_emptiness(server_id, had_some and not seen)
         if doubt is not None:
             return doubt
-        seen = each_once(tuple(replace(one, server_id=server_id) for one in seen))
+        seen = each_once(tuple(one.of_server(server_id) for one in seen))
         seen = self._memory.marked(server_id, seen)
         if held is None:
             self._known[server_id] = ServerHoldings(snapshots=seen, seen_at=began)
@@ -345,5 +346,5 @@ def _as_of(server_id: str, held: ServerHoldings) -> ServerHoldings:
     return replace(
         held,
         server=held.server and held.server.called(server_id),
-        snapshots=tuple(replace(one, server_id=server_id) for one in held.snapshots),
+        snapshots=tuple(one.of_server(server_id) for one in held.snapshots),
     )

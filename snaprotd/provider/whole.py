@@ -7,7 +7,7 @@ before, which was read already, and is in none. What was known before tells whic
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from typing import TypeVar
 
 from snaprotd.core.errors import CloudError, HeldBack, NotSent, Temporary
@@ -21,6 +21,9 @@ READ_LATER = 4
 """The same where nobody waits for it: each server of a large account would be many times its pages."""
 LATER = 20.0
 """Seconds at the most before it is read again then, and a second for each of its pages: until less is at work."""
+
+AT_ONCE = 100
+"""Entries of a list that are thought about in one go."""
 
 T = TypeVar("T")
 Known = Mapping[str, Iterable[Snapshot]]
@@ -88,6 +91,14 @@ def is_explained(shifted: Shifted, lost: Iterable[str]) -> bool:
 
 def _was_there(one: Snapshot, shifted: Shifted) -> bool:
     return one.created_at is not None and shifted.began is not None and one.created_at <= shifted.began
+
+
+async def in_turns(those: Iterable[T]) -> AsyncIterator[T]:
+    """All of them: of thousands, others have their turn in between."""
+    for number, one in enumerate(those):
+        if number % AT_ONCE == 0:
+            await asyncio.sleep(0)
+        yield one
 
 
 async def unless_refused(asked: Awaitable[T], priority: Priority) -> T | None:

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from snaprotd.config.settings import Config, Target
 from snaprotd.core.holds import bears_our_name, hold_of, is_alike
 from snaprotd.core.model import Owner, Snapshot, SnapshotState
-from snaprotd.core.ownership import newest_completed, owner_of
+from snaprotd.core.ownership import Judged, newest_first, owner_of
 from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.retention import Decision, RetentionPlan, plan_retention, why_not_held
 from snaprotd.core.room import Rehearsal, Room, make_room, rehearse, resisting
@@ -22,7 +22,7 @@ STALE = timedelta(hours=1)
 """A date lies in the future only until it does not: so often the same list is judged anew."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Assessment:
     plan: RetentionPlan
     """What a prune would do now."""
@@ -57,12 +57,14 @@ def as_left(held: ServerHoldings, last: Iterable[Rotation], now: datetime) -> Se
 def assess(config: Config, target: Target, held: ServerHoldings, now: datetime) -> Assessment:
     """Raises ValueError where the list makes no sense."""
     snapshots, rules = held.snapshots, config.rules_of(target)
-    plan = _planned(snapshots, rules, now)
+    judged = newest_first(snapshots, rules, now)
+    plan = _planned(snapshots, rules, now, judged)
+    stays = [one.id for one in snapshots if one.resists]
     return Assessment(
         plan=plan,
-        room=make_room(snapshots, rules, now=now, immovable=[one.id for one in snapshots if one.resists]),
+        room=make_room(snapshots, rules, now=now, immovable=stays, judged=judged),
         rehearsal=rehearse(snapshots, rules, server_id=target.server_id, slot=now),
-        newest=newest_completed(snapshots, rules, now),
+        newest=next((one.snapshot for one in judged if one.is_whole), None),
         holds=tuple(_holds(plan, now)),
         strange_names=_strange_names(plan, config.instance),
     )
@@ -75,13 +77,13 @@ def _holds(plan: RetentionPlan, now: datetime) -> Iterator[date]:
             yield until
 
 
-def _planned(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> RetentionPlan:
+def _planned(snapshots: Sequence[Snapshot], rules: Rules, now: datetime, judged: list[Judged]) -> RetentionPlan:
     """One that resists is tried again, and another gives way where that fails: both are named."""
-    plan = plan_retention(snapshots, rules, now=now)
+    plan = plan_retention(snapshots, rules, now=now, judged=judged)
     again = {one.snapshot.id: one for one in plan.decisions if one.delete and one.snapshot.resists}
     if not again:
         return plan
-    other = plan_retention(snapshots, rules, now=now, immovable=list(again))
+    other = plan_retention(snapshots, rules, now=now, immovable=list(again), judged=judged)
     told = [again.get(one.snapshot.id, one) for one in other.decisions]
     return RetentionPlan(decisions=tuple(_resisting(one) if one.snapshot.id in again else one for one in told))
 

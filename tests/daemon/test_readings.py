@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +85,33 @@ async def test_one_that_could_not_be_read_is_asked_again_as_soon_as_a_small_one(
         await asyncio.sleep(60 * MINUTE)
         assert readings() - before >= 35
         assert watched.daemon.view.ailments() == []
+
+
+async def test_it_is_ready_when_the_servers_are_listed_unless_what_they_hold_is_refused_then(tmp_path: Path) -> None:
+    """The snapshots of thousands of servers take a while."""
+    silence = Fault(kind="hang", method="GET", path="/snapshots/", times=None)
+    async with daemon_on(configure(tmp_path, entry(SELDOM)), a_world(faults=[silence])) as watched:
+        await asyncio.sleep(5)
+        assert watched.daemon.view.unready() == []
+        await asyncio.sleep(10 * MINUTE)
+        assert watched.daemon.view.unready() == ["the provider's API has not been reached yet"]
+        silence.times = 0
+        await asyncio.sleep(5 * MINUTE)
+        assert watched.daemon.view.unready() == []
+
+
+async def test_the_garbage_collector_waits_for_the_end_of_the_first_reading_alone(tmp_path: Path) -> None:
+    was_on: list[bool] = []
+
+    def noted(_: Any) -> None:
+        was_on.append(gc.isenabled())
+
+    async with daemon_on(configure(tmp_path, entry(SELDOM)), a_world()) as watched:
+        watched.daemon._tools.inventory.listed = noted
+        await asyncio.sleep(10 * MINUTE)
+    assert was_on[0] is False
+    assert len(was_on) > 3
+    assert all(was_on[1:])
 
 
 async def test_what_may_be_off_because_of_us_is_followed_however_large_the_account_is(

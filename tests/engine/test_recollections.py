@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from snaprotd.core.holds import FOREVER, RELEASED, snapshot_name
 from snaprotd.core.model import Owner
 from snaprotd.core.ownership import owner_of
 from snaprotd.engine.recollections import Recollections
 from snaprotd.ledger.salvage import NoLedger
+from snaprotd.ledger.sql.driver import Driver
 from snaprotd.ledger.store import Ledger
 from tests.ledger.test_store import rotation
 from tests.provider.test_inventory import Account, entry, opened
@@ -79,3 +86,23 @@ async def test_a_snapshot_that_the_ledger_was_not_asked_for_yet_is_called_nobody
         asked = recollections.held("1")
         assert asked is not None
         assert [one.in_ledger for one in asked.snapshots if one.name == name] == [False]
+
+
+async def test_the_ledger_is_asked_as_often_for_many_servers_as_for_one(tmp_path: Path) -> None:
+    async def asked(servers: int) -> int:
+        account, submit, times = Account(servers), Driver.submit, 0
+        account.snapshots = [entry(n, n, name=snapshot_name("main", now())) for n in range(1, servers + 1)]
+
+        def counted(self: Driver, work: Callable[[sqlite3.Connection], Any]) -> asyncio.Future[Any]:
+            nonlocal times
+            times += 1
+            return submit(self, work)
+
+        async with opened(account) as inventory, await Ledger.open(tmp_path / f"{servers}.db", owner="a") as ledger:
+            await inventory.refresh()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Driver, "submit", counted)
+                await Recollections(inventory, ledger, now).refresh("main")
+        return times
+
+    assert await asked(40) == await asked(1) > 0

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from snaprotd.core.errors import LeaseLost, LedgerError
+from snaprotd.core.holds import snapshot_name
 from snaprotd.core.policy import Rules
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.words import printable
@@ -35,6 +36,7 @@ from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
 from tests.support.daemons import daemon_on, write_config
 from tests.support.databases import KINDS, REFUSED, Database, PostgresqlDatabase, SqliteDatabase
+from tests.support.nouns import a_snapshot
 from tests.support.policies import a_policy
 from tests.support.rotations import changed
 from tests.support.searches import examples
@@ -788,6 +790,28 @@ async def test_when_a_server_succeeded_last_lies_neither_in_the_future_nor_where
         clock.set_wall_clock(4 * DAY.total_seconds())
         assert await ours.last_succeeded() == {"1": SLOT + DAY / 2}
         assert await ours.last_started() == {"1": SLOT + 2 * DAY}
+
+
+async def test_what_is_asked_of_many_servers_at_once_is_what_is_asked_of_each(db: Database) -> None:
+    """By any of a server's ids; what stands in a row under another name, or in the row of another server, too."""
+    async with ledgers(db, "a") as (ours,):
+        for server in ("1", "u-2", "3"):
+            for day in (0, 1):
+                made = rotation(server, day, snapshot_id=f"{server}-{day}", creates=1)
+                await completed(ours, made, at=SLOT + (day or 4) * DAY)
+        await claimed(ours, rotation("3", 2))
+        names = [snapshot_name("main", SLOT + day * DAY) for day in range(3)]
+        own = [[a_snapshot(f"{server}-{day}", names[day], SLOT) for day in range(3)] for server in ("1", "u-2", "3")]
+        theirs = [a_snapshot("3-0", "renamed", SLOT), a_snapshot("1-0", "a person's", SLOT)]
+        ids = [["1"], ["2", "u-2"], ["3"], ["4"], ["5"]]
+        shown = list(zip(ids, [own[0], own[1], theirs, own[0], []], strict=True))
+        await ours.holds.say(theirs[1], ["3"], SLOT.date(), SLOT)
+        found = await ours.recall_each(shown, SLOT)
+        assert [(len(one.traces), len(one.holds)) for one in found] == [(2, 1), (2, 0), (1, 1), (0, 1), (0, 0)]
+        assert found == [await ours.recall(*one, SLOT) for one in shown]
+        last = await ours.last_of_each(ids)
+        assert [[one.snapshot_id for one in its] for its in last] == [["1-1"], ["u-2-1"], ["3-1"], [], []]
+        assert last == [await ours.last_of(one) for one in ids]
 
 
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001

@@ -85,37 +85,48 @@ class Account:
         return not self.complaints
 
 
-async def read_account(config: Config, environ: Mapping[str, str], names: Sequence[str]) -> Account:
-    """List the whole account once. Raises `UnknownServer` for a name that fits no server, or several."""
+async def read_account(
+    config: Config, environ: Mapping[str, str], names: Sequence[str], *, is_to_judge: bool = True
+) -> Account:
+    """List the whole account once. Raises `UnknownServer` for a name that fits no server, or several.
+
+    `is_to_judge`: with what the last rotations could not delete.
+    """
     async with open_cloud(config, environ, NullObserver()) as cloud:
         inventory = Inventory(cloud, called=config.server_ids, foresees=True)
         doubt = await refresh(inventory)
         account = _account(config, inventory, names, doubt, cloud)
-        return replace(account, known=await _as_the_ledger_knows(config, inventory, account.wanted))
+        known = await _as_the_ledger_knows(config, inventory, account.wanted, is_to_judge=is_to_judge)
+        return replace(account, known=known)
 
 
 async def _as_the_ledger_knows(
-    config: Config, inventory: Inventory, server_ids: Iterable[str]
+    config: Config, inventory: Inventory, server_ids: Iterable[str], *, is_to_judge: bool = True
 ) -> Mapping[str, ServerHoldings]:
     """What is known of the account, with what the ledger knows of these servers' snapshots.
 
     Where there is no ledger to be read here, names alone tell whose they are.
     """
     known, now = dict(inventory.known), datetime.now(UTC)
+    its_ids = {one: inventory.ids_of(one) for one in server_ids if one in known}
     try:
         if not is_on_server(config.state) and not await asyncio.to_thread(config.ledger.exists):
             return known
         from snaprotd.wiring.assembly import open_ledger_to_read  # its library takes a while to load
 
         async with open_ledger_to_read(config) as ledger:
-            for server_id in server_ids if ledger is not None else ():
-                held = known.get(server_id)
-                if ledger is not None and held is not None:
-                    ids = inventory.ids_of(server_id)
-                    marked = (await ledger.recall(ids, held.snapshots, now)).marked(held.snapshots, config.instance)
-                    known[server_id] = as_left(replace(held, snapshots=marked), await ledger.last_of(ids), now)
+            if ledger is None:
+                return known
+            shown = [(ids, known[one].snapshots) for one, ids in its_ids.items()]
+            found = await ledger.recall_each(shown, now)
+            last = await ledger.last_of_each(list(its_ids.values())) if is_to_judge else [[] for _ in its_ids]
     except (LedgerError, ConfigError, OSError) as error:
         log.warning("the ledger cannot be read: whose snapshots are is told by their names alone", error=str(error))
+        return known
+    for one, recalled, ended in zip(its_ids, found, last, strict=True):
+        held = known[one]
+        marked = recalled.marked(held.snapshots, config.instance)
+        known[one] = as_left(replace(held, snapshots=marked), ended, now)
     return known
 
 

@@ -35,6 +35,22 @@ class elements(GenericFunction[Any]):  # noqa: N801
 _written(elements, on_sqlite="json_each({})", on_postgresql="json_array_elements_text(CAST({} AS json))")
 
 
+class first_of(GenericFunction[Any]):  # noqa: N801
+    """The first element of a text that is a list in JSON."""
+
+    type = String()
+    inherit_cache = True
+
+
+class second_of(GenericFunction[Any]):  # noqa: N801
+    type = String()
+    inherit_cache = True
+
+
+_written(first_of, on_sqlite="json_extract({}, '$[0]')", on_postgresql="(CAST({} AS json) ->> 0)")
+_written(second_of, on_sqlite="json_extract({}, '$[1]')", on_postgresql="(CAST({} AS json) ->> 1)")
+
+
 class is_no_integer(GenericFunction[Any]):  # noqa: N801
     """Whether something else than a whole number stands in a column for those: SQLite keeps whatever was written."""
 

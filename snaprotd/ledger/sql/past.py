@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Integer, Select, bindparam, delete, func, select
+from sqlalchemy import Integer, Select, String, bindparam, delete, func, select
 
 from snaprotd.core.rotation import Result
-from snaprotd.ledger.sql.dialects import number_of_rotation
+from snaprotd.ledger.sql.dialects import elements, number_of_rotation
 from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list
 from snaprotd.ledger.sql.schema import ROTATIONS
 from snaprotd.ledger.sql.statements import CLOCKS_APART, ITS_SERVER, OURS, instant_of, text_of
@@ -85,19 +85,24 @@ def latest() -> Select[Any]:
     return select(ended.c.body).where(ended.c.place == 1)
 
 
-_LAST_OF = Prepared(
-    lambda: (
-        select(ROTATIONS.c.body)
-        .where(OURS, ITS_SERVER, ROTATIONS.c.result.is_not(None))
-        .order_by(AS_CLAIMED.desc())
-        .limit(1)
-    )
-)
+def _last_of_each() -> Any:
+    asked = elements(bindparam("server_ids", type_=String)).table_valued("value")
+    where = (OURS, ROTATIONS.c.server_id == asked.c.value, ROTATIONS.c.result.is_not(None))
+
+    def of_last(column: Any) -> Any:
+        last = select(column).select_from(ROTATIONS).where(*where).order_by(AS_CLAIMED.desc()).limit(1)
+        return last.correlate(asked).scalar_subquery()
+
+    own = asked.c.value.label("server_id")
+    return select(own, of_last(AS_CLAIMED).label("number"), of_last(ROTATIONS.c.body).label("body"))
 
 
-def last_of(account: str, server_ids: Collection[str]) -> Statement:
-    """The body of the server's last rotation that has ended."""
-    return _LAST_OF(its_account=account, server_ids=as_list(server_ids))
+_LAST_OF_EACH = Prepared(_last_of_each)
+
+
+def last_of_each(account: str, server_ids: Collection[str]) -> Statement:
+    """By each of these ids the body of the last rotation that has ended, and its number among those of all servers."""
+    return _LAST_OF_EACH(its_account=account, server_ids=as_list(server_ids))
 
 
 def forgettable(keep: int) -> Select[Any]:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import (
-    String,
     Update,
     bindparam,
-    exists,
-    literal,
     or_,
     select,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from snaprotd.core.creation import Trace
 from snaprotd.core.rotation import Result, Rotation
-from snaprotd.ledger.rows import FORMAT, needs_of, read_trace, written_rotation
-from snaprotd.ledger.sql.dialects import elements, is_no_integer, names_of_tables
+from snaprotd.ledger.rows import FORMAT, needs_of, written_rotation
+from snaprotd.ledger.sql.dialects import is_no_integer, names_of_tables
 from snaprotd.ledger.sql.prepared import Prepared, Statement, as_list, listed, of_account
 from snaprotd.ledger.sql.schema import POWERS, ROTATIONS
 
@@ -267,44 +262,6 @@ _SLOTS_OF = Prepared(lambda: select(ROTATIONS.c.slot).where(OURS, ITS_SERVER))
 
 def slots_of(account: str, server_ids: Collection[str]) -> Statement:
     return _SLOTS_OF(its_account=account, server_ids=as_list(server_ids))
-
-
-def _naming() -> Any:
-    columns, parts = ROTATIONS.c, elements(bindparam("parts", type_=String)).table_valued("value")
-    stands = exists().where(columns.body.like(literal("%") + parts.c.value + literal("%"), escape="/"))
-    named = or_(columns.slot.in_(listed("slots")), stands)
-    return select(columns.id, columns.slot, columns.is_open, columns.body).where(OURS, ITS_SERVER, named)
-
-
-_NAMING = Prepared(_naming)
-_STANDING_IN = Prepared(lambda: _naming().with_only_columns(ROTATIONS.c.body))
-
-
-def naming(account: str, server_ids: Collection[str], slots: Collection[datetime], ids: Collection[str]) -> Statement:
-    """The rows of a server's rotations that are of one of these slots, or in which one of these snapshots stands."""
-    of = {"its_account": account, "server_ids": as_list(server_ids)}
-    return _NAMING(**of, slots=as_list([text_of(slot) for slot in slots]), parts=_parts_of_bodies(ids))
-
-
-def standing_in(account: str, server_ids: Collection[str], ids: Collection[str]) -> Statement:
-    """The bodies of a server's rotations in which one of these snapshots stands."""
-    of = {"its_account": account, "server_ids": as_list(server_ids)}
-    return _STANDING_IN(**of, slots=as_list(()), parts=_parts_of_bodies(ids))
-
-
-def _parts_of_bodies(ids: Collection[str]) -> str:
-    """As they stand in a body, and in a pattern."""
-    written = [json.dumps(one, ensure_ascii=False) for one in ids]
-    return as_list([one.translate(_ESCAPED) for one in written])
-
-
-_ESCAPED = str.maketrans({one: f"/{one}" for one in "/%_"})
-
-
-def traces_in(rows: Iterable[Any]) -> tuple[Trace, ...]:
-    """What rows tell of the snapshots of their slots."""
-    slotted = [(row, slot) for row in rows if (slot := instant_of(row.slot)) is not None]
-    return tuple(read_trace(row.id, slot, row.body, is_open=bool(row.is_open)) for row, slot in slotted)
 
 
 async def in_turns(rows: Sequence[Any], read: Callable[[Any], Iterable[_T]]) -> list[_T]:

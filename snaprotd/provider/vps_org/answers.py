@@ -145,23 +145,16 @@ def read_snapshot(
         raise UnreadableError(f"a snapshot of server {server_id} without an id", server_id=server_id)
     if not isinstance(entry.get("name"), str):
         raise UnreadableError(f"snapshot {ids[0]} of server {server_id} without a name", server_id=server_id)
-    return replace(
-        _snapshot(entry, ids),
-        server_id=server_id,
-        server_name=name_in(of.get("name")),
-        server_also=tuple(server_also),
-        listed_at=listed_at,
-        seen_at=seen_at,
-    )
+    more = {"server_also": tuple(server_also), "listed_at": listed_at, "seen_at": seen_at}
+    return _snapshot(entry, ids, server_id=server_id, server_name=name_in(of.get("name")), **more)
 
 
-def _snapshot(entry: Mapping[str, Any], ids: Sequence[str]) -> Snapshot:
+def _snapshot(entry: Mapping[str, Any], ids: Sequence[str], **of_server: Any) -> Snapshot:
     """What an entry says of the snapshot itself."""
     return Snapshot(
+        **of_server,
         id=ids[0],
         also=tuple(ids[1:]),
-        server_id="",
-        server_name="",
         name=name_in(entry.get("name")),
         state=snapshot_state(entry.get("status")),
         status=name_in(entry.get("status")),
@@ -192,8 +185,8 @@ def read_created(body: Any, server: Server, name: str) -> Snapshot:
     if entry is None:
         raise UnreadableError("no snapshot with an id")
     ids = [str(ref) for ref in _references(entry, None)]
-    read = _snapshot(entry, ids)
-    return replace(read, server_id=server.id, server_name=server.name, name=read.name or name)
+    read = _snapshot(entry, ids, server_id=server.id, server_name=server.name)
+    return replace(read, name=read.name or name)
 
 
 def read_token_owner(body: Any) -> TokenOwner:
