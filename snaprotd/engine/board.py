@@ -49,6 +49,10 @@ class ServerFacts:
     """When the last rotation ended whose slot has failed: not one that is tried again."""
     retry_at: datetime | None = None
     """When the slot of the last rotation, which has failed, is tried again."""
+    last_partial: datetime | None = None
+    """When the last rotation ended that took its snapshot and could not delete an old one."""
+    last_missed: datetime | None = None
+    """When this process last found that a slot had passed and that nothing is run in its place."""
     latest: Rotation | None = None
     """The last rotation that ended."""
     missing: bool | None = None
@@ -70,6 +74,13 @@ class ServerFacts:
             self.last_success = rotation.finished_at
         elif rotation.result is Result.FAILURE and not may_be_retried(rotation):
             self.last_failure = rotation.finished_at
+        elif rotation.result is Result.PARTIAL:
+            self.last_partial = rotation.finished_at
+
+    def note_missed(self, slots: int, at: datetime) -> None:
+        """So many slots have passed, as is found now, and nothing is run in their place."""
+        self.missed["skipped"] += slots
+        self.last_missed = at
 
 
 class Board:

@@ -186,7 +186,7 @@ class Schedules:
             delay=delay,
         )
         if missed.skipped:
-            facts.missed["skipped"] += missed.skipped
+            facts.note_missed(missed.skipped, now)
             self._marks.note_missed(target, missed.skipped, (), "nobody saw them in time", is_lost=missed.run is None)
             log.warning("slots were missed", server=target.label, skipped=missed.skipped, running=str(missed.run))
         if missed.run is None:
@@ -248,7 +248,7 @@ class Schedules:
             facts.skipped["window"] += self._turns.prefers(target.server_id)
             log.warning("skipped: the slot has its turn outside its window", server=target.label, reason=why)
         elif opens - slot - _delay(target) > policy.missed_within:
-            facts.missed["skipped"] += 1
+            facts.note_missed(1, self._now())
             self._marks.note_missed(target, 1, [slot], "it is too old before its window opens")
             log.warning("a missed slot has lapsed before its window opens", server=target.label, reason=why)
         else:
@@ -263,7 +263,7 @@ class Schedules:
     def _lapse(self, target: Target, why: str, *, is_lost: bool = True) -> None:
         """What waits to be claimed is not run. `is_lost`: nor is anything else now."""
         if (waiting := self._unclaimed.pop(target.server_id, None)) is not None:
-            self.facts(target).missed["skipped"] += 1
+            self.facts(target).note_missed(1, self._now())
             self._marks.note_missed(target, 1, [waiting[0]], why, is_lost=is_lost)
             log.warning("a missed slot is not run", server=target.label, slot=waiting[0].isoformat(), reason=why)
 
