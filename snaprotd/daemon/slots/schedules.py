@@ -327,12 +327,14 @@ class Schedules:
 
     def _tell_next_runs(self, targets: Iterable[Target]) -> None:
         for target in targets:
-            paused = target.policy.paused
-            self.facts(target).next_run = None if paused else self._next_run(target)
+            facts = self.facts(target)
+            facts.next_run = None if target.policy.paused else self._next_run(target, facts.retry_at)
 
-    def _next_run(self, target: Target) -> datetime | None:
-        policy = target.policy
-        known = [self._timer.next_run(target.server_id), self.facts(target).retry_at]
+    def _next_run(self, target: Target, retry_at: datetime | None) -> datetime | None:
+        policy, scheduled = target.policy, self._timer.next_run(target.server_id)
+        if retry_at is None and target.server_id not in self._unclaimed:
+            return scheduled
+        known = [scheduled, retry_at]
         if target.server_id in self._unclaimed:
             known.append(next_opening(policy.window, policy.timezone, self._now()))
         return min((one for one in known if one is not None), default=None)
