@@ -83,6 +83,11 @@ class ServerFacts:
         self.last_missed = at
 
 
+def _under(server_id: str, facts: ServerFacts) -> ServerFacts:
+    """The facts of a server that is called so now."""
+    return facts if facts.server_id == server_id else replace(facts, server_id=server_id)
+
+
 class Board:
     """The facts of each server by its label, and the rotations that are running. An observer of them, too."""
 
@@ -120,7 +125,7 @@ class Board:
         What is known of a server stays with it under another label, and is never taken for another server's.
         """
         self._shows_all = False
-        before = {self.called(one): replace(facts, server_id=self.called(one)) for one, facts in self._by_id.items()}
+        before = {(its := self.called(one)): _under(its, facts) for one, facts in self._by_id.items()}
         self._by_id = {server_id: before.get(server_id) or ServerFacts(server_id) for server_id in labels}
         self.servers = {label: self._by_id[server_id] for server_id, label in labels.items()}
 
