@@ -29,7 +29,15 @@ from snaprotd.config.layers import (
 )
 from snaprotd.config.mistakes import Findings, shown_path
 from snaprotd.config.parts import read_shape
-from snaprotd.config.settings import ApiSettings, Config, ServerEntry, as_written, default_state, ledger_file
+from snaprotd.config.settings import (
+    ApiSettings,
+    Config,
+    MetricsSettings,
+    ServerEntry,
+    as_written,
+    default_state,
+    ledger_file,
+)
 from snaprotd.config.shape import FILE, FileKeys, PolicyKeys
 from snaprotd.config.text import yaml_nodes
 from snaprotd.config.trust import check_trust, program_folders, secret_folders
@@ -171,6 +179,7 @@ def uncollected(*, large: bool) -> Iterator[None]:
 def _config(keys: FileKeys, path: Path, digest: str, environ: Mapping[str, str]) -> Config:
     settings = {"state": default_state(environ)} | _settings(keys, Config)
     settings["api"] = ApiSettings(**_settings(keys.get("api", {}), ApiSettings))
+    settings["metrics"] = MetricsSettings(**_settings(keys.get("metrics", {}), MetricsSettings))
     settings["notify"] = channels_of(keys.get("notify", []))
     if "heartbeat" in keys:
         settings["heartbeat"] = Heartbeat(**_settings(keys["heartbeat"], Heartbeat))
@@ -234,6 +243,7 @@ def json_schema() -> dict[str, Any]:
     _add_defaults(definitions["RetryKeys"], defaults_of(Retry))
     _add_defaults(definitions["PingKeys"], defaults_of(Ping))
     _add_defaults(definitions["HeartbeatKeys"], defaults_of(Heartbeat))
+    _add_defaults(definitions["MetricsKeys"], defaults_of(MetricsSettings))
     _add_defaults(definitions["PolicyKeys"], defaults_of(Policy) | {"timezone": DEFAULT_TIMEZONE})
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "snaprotd"}
     return schema | head | {"required": ["servers"]}
@@ -241,5 +251,5 @@ def json_schema() -> dict[str, Any]:
 
 def _add_defaults(schema: dict[str, Any], defaults: Mapping[str, Any]) -> None:
     for key, value in defaults.items():
-        if key in schema["properties"] and value is not None and not isinstance(value, ApiSettings):
+        if key in schema["properties"] and value is not None and not isinstance(value, (ApiSettings, MetricsSettings)):
             schema["properties"][key]["default"] = as_written(key, value)

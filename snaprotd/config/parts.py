@@ -154,7 +154,7 @@ def _mappings(value: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]
     policies = value.get("policies")
     places: list[tuple[KeyPath, Any]] = [
         ((), value),
-        *(((key,), value.get(key)) for key in ("api", "heartbeat", "defaults")),
+        *(((key,), value.get(key)) for key in ("api", "heartbeat", "metrics", "defaults")),
     ]
     places += [(("policies", name), one) for name, one in policies.items()] if isinstance(policies, dict) else []
     for key in ("servers", "notify"):

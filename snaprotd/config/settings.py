@@ -38,6 +38,20 @@ class ApiSettings:
     settle: float = 120.0
 
 
+class PerServer(StrEnum):
+    """Of which servers `/metrics` has series."""
+
+    ALL = "all"
+    PROBLEMS = "problems"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSettings:
+    """What `/metrics` shows."""
+
+    per_server: PerServer = PerServer.ALL
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerEntry:
     """One entry under `servers`, its layers resolved. Exactly one of `key` and `match` is set."""
@@ -70,6 +84,7 @@ class Config:
     """Names in the header Host, in lower case, beyond IP addresses, loopback names and that of `listen`."""
     web_config: Path | None = None
     """The file that says how the pages are protected; `web_file` reads it."""
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     own_server: str | None = None
     """The id of the server that snaprotd itself runs on, or `NO_SERVER`; None where the machine has to tell."""
     instance: str = "main"

@@ -28,6 +28,7 @@ from typing_extensions import TypedDict
 
 from snaprotd.config.addresses import Listen, read_base_url, read_host, read_listen, read_path, read_state
 from snaprotd.config.channels import MOST_CHANNELS, NotifyKeys, PingKeys
+from snaprotd.config.settings import PerServer
 from snaprotd.core.model import NO_SERVER
 from snaprotd.core.policy import OnStopTimeout, WhenFull
 from snaprotd.core.schedule import Missed, check_timezone, check_window
@@ -281,6 +282,13 @@ class HeartbeatKeys(TypedDict, total=False):
 
 
 @with_config(_STRICT)
+class MetricsKeys(TypedDict, total=False):
+    """What `/metrics` shows."""
+
+    per_server: Annotated[PerServer, Field(strict=False, description="Series of all servers, or of those in trouble.")]
+
+
+@with_config(_STRICT)
 class FileKeys(TypedDict, total=False):
     """Configuration of snaprotd."""
 
@@ -310,6 +318,7 @@ class FileKeys(TypedDict, total=False):
         _TEXT,
         Field(description="The file with TLS and passwords of the pages, as Prometheus' exporters have it."),
     ]
+    metrics: Annotated[MetricsKeys, Field(description="What `/metrics` shows.")]
     own_server: Annotated[OwnServer, Field(description="The id of the server that snaprotd itself runs on, or none.")]
     instance: Annotated[Instance, Field(description="The part of our snapshots' names that makes them ours.")]
     limit: Annotated[int, Field(ge=2, le=LARGEST_LIMIT, description="Snapshots a server may hold at the provider.")]

@@ -38,18 +38,27 @@ class Remembered:
     latest: Mapping[str, Rotation]
 
     @classmethod
-    async def read(cls, ledger: Ledger, called: Callable[[str], str] = lambda one: one) -> Remembered:
-        """`called`: the id by which a server is called now."""
+    async def read(cls, ledger: Ledger) -> Remembered:
+        """By the ids under which it was written."""
+        return cls(
+            marks=await ledger.marks(),
+            attempts=await ledger.last_started(),
+            successes=await ledger.last_succeeded(),
+            latest=await ledger.latest(),
+        )
+
+    def under(self, called: Callable[[str], str]) -> Remembered:
+        """The same by the ids by which servers are called now."""
 
         def by_server(known: Mapping[str, T], age: Callable[[T], Any]) -> Mapping[str, T]:
             """Of each server the latest, by whichever of its ids it was written."""
             return {called(one): known[one] for one in sorted(known, key=lambda one: age(known[one]))}
 
-        return cls(
-            marks=by_server(await ledger.marks(), lambda mark: mark.seen_until),
-            attempts=by_server(await ledger.last_started(), lambda at: at),
-            successes=by_server(await ledger.last_succeeded(), lambda at: at),
-            latest=by_server(await ledger.latest(), lambda rotation: rotation.finished_at or rotation.started_at),
+        return Remembered(
+            marks=by_server(self.marks, lambda mark: mark.seen_until),
+            attempts=by_server(self.attempts, lambda at: at),
+            successes=by_server(self.successes, lambda at: at),
+            latest=by_server(self.latest, lambda rotation: rotation.finished_at or rotation.started_at),
         )
 
 

@@ -303,7 +303,7 @@ class Daemon:
     async def _look_after(self, *, at_start: bool) -> None:
         """Look after the servers that the configuration in force names, as the account was last listed."""
         async with self._changing_targets:
-            remembered = await Remembered.read(self._tools.ledger, self.board.called)
+            remembered = (await Remembered.read(self._tools.ledger)).under(self.board.called)
             await self._schedules.set_targets(self._account.targets(), remembered, at_start=at_start)
 
     async def _accept(self, config: Config) -> None:
@@ -312,11 +312,11 @@ class Daemon:
         Raises `SnaprotdError`, with nothing changed, where that cannot be.
         """
         async with self._changing_targets:
-            await Remembered.read(self._tools.ledger)
             await self._tools.ledger.probe()  # else nothing is changed
             token = await asyncio.to_thread(read_token, config, self._environ)
+            written = await Remembered.read(self._tools.ledger)
             adjust_tools(self._tools, config, token, this_machine)
-            remembered = await Remembered.read(self._tools.ledger, self.board.called)
+            remembered = written.under(self.board.called)
             for apply in self._parts():
                 apply(config)
             targets = self._account.targets()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from snaprotd.config.settings import Config, Target
+from snaprotd.config.settings import Config, PerServer, Target
 from snaprotd.config.web_file import WebFile, read_web_file
 from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
@@ -159,7 +159,8 @@ class DaemonView:
     # -- what the probes ask -----------------------------------------------------------------------------------
 
     def exposition(self) -> Iterator[bytes]:
-        return self._metrics.exposition()
+        in_trouble = self.config.metrics.per_server is PerServer.PROBLEMS
+        return self._metrics.exposition(self._tools.now() if in_trouble else None)
 
     def ailments(self) -> Sequence[str]:
         return self._standing.ailments()

@@ -50,6 +50,10 @@ class ServerFacts:
     """When the last rotation ended whose slot has failed: not one that is tried again."""
     retry_at: datetime | None = None
     """When the slot of the last rotation, which has failed, is tried again."""
+    last_partial: datetime | None = None
+    """When the last rotation ended that took its snapshot and could not delete an old one."""
+    last_missed: datetime | None = None
+    """When this process last found that a slot had passed and that nothing is run in its place."""
     latest: Rotation | None = None
     """The last rotation that ended."""
     missing: bool | None = None
@@ -71,6 +75,18 @@ class ServerFacts:
             self.last_success = rotation.finished_at
         elif rotation.result is Result.FAILURE and not may_be_retried(rotation):
             self.last_failure = rotation.finished_at
+        elif rotation.result is Result.PARTIAL:
+            self.last_partial = rotation.finished_at
+
+    def note_missed(self, slots: int, at: datetime) -> None:
+        """So many slots have passed, as is found now, and nothing is run in their place."""
+        self.missed["skipped"] += slots
+        self.last_missed = at
+
+
+def _under(server_id: str, facts: ServerFacts) -> ServerFacts:
+    """The facts of a server that is called so now."""
+    return facts if facts.server_id == server_id else replace(facts, server_id=server_id)
 
 
 class Board:
@@ -112,7 +128,7 @@ class Board:
         What is known of a server stays with it under another label, and is never taken for another server's.
         """
         self._shows_all = False
-        before = {self.called(one): replace(facts, server_id=self.called(one)) for one, facts in self._by_id.items()}
+        before = {(its := self.called(one)): _under(its, facts) for one, facts in self._by_id.items()}
         self._by_id = {server_id: before.get(server_id) or ServerFacts(server_id) for server_id in labels}
         self.servers = {label: self._by_id[server_id] for server_id, label in labels.items()}
 

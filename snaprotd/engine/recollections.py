@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, date, datetime
 
 import structlog
 
@@ -23,6 +23,24 @@ AT_ONCE = 50
 log = structlog.get_logger("snaprotd.account")
 
 
+def _says_the_same(before: tuple[Snapshot, ...], listed: tuple[Snapshot, ...]) -> bool:
+    """Whether nothing follows from the newer list that did not follow from the one before.
+
+    For how long a snapshot stands as it is counts where it is not completed; and holds end with the provider's day.
+    """
+    if listed is before:
+        return True
+    return listed == before and all(
+        one.is_completed and _day_of(one.listed_at) == _day_of(other.listed_at)
+        for one, other in zip(listed, before, strict=True)
+    )
+
+
+def _day_of(instant: datetime | None) -> date | None:
+    """In UTC."""
+    return None if instant is None else instant.astimezone(UTC).date()
+
+
 class _Recalled:
     """What the ledger knew of one server's snapshots when it was asked for those in a list."""
 
@@ -34,12 +52,12 @@ class _Recalled:
         self._marked: tuple[Snapshot, ...] = ()
 
     def marked(self, listed: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
-        """These snapshots as the ledger knows them: the very same answer for the same list, which is judged once."""
-        if listed is not self._listed:
+        """These snapshots as the ledger knows them: the very same answer for a list that says the same, judged once."""
+        if not _says_the_same(self._listed, listed):
             asked = {its_id for one in self.asked_for for its_id in one.ids}
             marked = self.found.marked(listed, self.instance)
-            self._listed = listed
             self._marked = tuple(one if one.is_among(asked) else self._as_new(one) for one in marked)
+        self._listed = listed
         return self._marked
 
     def _as_new(self, one: Snapshot) -> Snapshot:

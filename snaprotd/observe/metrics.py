@@ -213,8 +213,11 @@ class Metrics:
         self._servers = ServerSeries(board)
         ProcessCollector(registry=self.registry)
 
-    def exposition(self) -> Iterator[bytes]:
-        """The text that Prometheus scrapes, in pieces: between two of them others may have their turn."""
+    def exposition(self, only_in_trouble_at: datetime | None = None) -> Iterator[bytes]:
+        """The text that Prometheus scrapes, in pieces: between two of them others may have their turn.
+
+        Where a time is given, of no server but those that have a problem then.
+        """
         yield generate_latest(self.registry)
-        for piece in self._servers.pieces():
+        for piece in self._servers.pieces(only_in_trouble_at):
             yield piece.encode()

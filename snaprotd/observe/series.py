@@ -1,16 +1,18 @@
 """The series of each server, as text that is written anew only where what is known of the server has changed.
 
-Of ten thousand servers a scrape has three hundred thousand samples: an object for each would cost seconds. A server
-that is removed takes all of its series with it.
+Of ten thousand servers a scrape has a hundred thousand samples: an object for each would cost seconds. Most that might
+be told would be 0: such a one is left out until it is something else, and told from then on. A server that is removed
+takes all of its series with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, repeat
+from typing import Any
 
 from prometheus_client.utils import floatToGoString
 
@@ -18,6 +20,7 @@ from snaprotd.core.holds import end_of
 from snaprotd.core.model import Owner, SnapshotState
 from snaprotd.core.rotation import Result
 from snaprotd.engine.board import Board, Holdings, ServerFacts
+from snaprotd.observe.trouble import is_in_trouble
 
 MEGABYTE = 1024 * 1024
 """The provider's `size_mb` in bytes. Whether it means 10^6 or 2^20 is not documented."""
@@ -44,23 +47,29 @@ class Series:
     of: Callable[[ServerFacts], Iterable[Sample]]
     labels: tuple[str, ...] = ()
     """Beside `server`."""
+    at_zero: Container[tuple[str, ...]] = ()
+    """Those, by the values of their labels, that are told while they are 0 too."""
+    of_each: bool = False
+    """Each replica tells it, of what it has found itself."""
 
     @property
-    def is_counted(self) -> bool:
+    def is_own(self) -> bool:
         """Each replica counts what it has done itself; what is so for all, one of them tells."""
-        return self.name.endswith("_total")
+        return self.of_each or self.name.endswith("_total")
 
     @property
     def head(self) -> str:
-        kind = "counter" if self.is_counted else "gauge"
+        kind = "counter" if self.name.endswith("_total") else "gauge"
         return f"# HELP {self.name} {self.help}\n# TYPE {self.name} {kind}\n"
 
-    def written(self, label: str, facts: ServerFacts) -> str:
-        """Its lines of one server, which has this label, escaped already."""
+    def written(self, label: str, facts: ServerFacts, told: str = "") -> str:
+        """Its lines of one server, which has this label, escaped already; `told`: those that were written last."""
         lines = []
         for values, value in self.of(facts):
             before, after = _around(self.name, self.labels, values)
-            lines.append(f"{before}{label}{after}{_number(value)}\n")
+            series = f"{before}{label}{after}"
+            if value or values in self.at_zero or series in told:
+                lines.append(f"{series}{_number(value)}\n")
         return "".join(lines)
 
 
@@ -89,19 +98,17 @@ def _one(value: float | None) -> Iterable[Sample]:
     return () if value is None else (((), value),)
 
 
-def _time(name: str, text: str, of: Callable[[ServerFacts], datetime | None]) -> Series:
+def _time(name: str, text: str, of: Callable[[ServerFacts], datetime | None], **more: Any) -> Series:
     def samples(facts: ServerFacts) -> Iterable[Sample]:
         instant = of(facts)
         return _one(None if instant is None else instant.timestamp())
 
-    return Series(name=name, help=text, of=samples)
+    return Series(name=name, help=text, of=samples, **more)
 
 
-def _held(name: str, text: str, of: Callable[[Holdings], Iterable[Sample]], labels: tuple[str, ...] = ()) -> Series:
+def _held(name: str, text: str, of: Callable[[Holdings], Iterable[Sample]], **more: Any) -> Series:
     """Of what the provider's list says: absent before there was one."""
-    return Series(
-        name=name, help=text, labels=labels, of=lambda facts: () if facts.holdings is None else of(facts.holdings)
-    )
+    return Series(name=name, help=text, of=lambda facts: () if facts.holdings is None else of(facts.holdings), **more)
 
 
 def _size(holdings: Holdings) -> float | None:
@@ -141,6 +148,17 @@ SERIES = (
         "When the last rotation that failed ended.",
         lambda facts: facts.last_failure,
     ),
+    _time(
+        "snaprotd_last_partial_timestamp_seconds",
+        "When the last rotation ended that took its snapshot and could not delete an old one.",
+        lambda facts: facts.last_partial,
+    ),
+    _time(
+        "snaprotd_last_missed_timestamp_seconds",
+        "When slots were last found to have passed while no daemon ran, with nothing run in their place.",
+        lambda facts: facts.last_missed,
+        of_each=True,
+    ),
     Series(
         name="snaprotd_rotations_total",
         help="Rotations ended.",
@@ -168,7 +186,8 @@ SERIES = (
         "snaprotd_snapshots",
         "Snapshots the server holds.",
         lambda one: [((owner, state), one.counts.get((owner, state), 0)) for owner in Owner for state in SnapshotState],
-        ("owner", "state"),
+        labels=("owner", "state"),
+        at_zero={(Owner.MANAGED, SnapshotState.COMPLETED)},
     ),
     _time(
         "snaprotd_newest_completed_timestamp_seconds",
@@ -179,6 +198,7 @@ SERIES = (
         "snaprotd_newest_completed_size_bytes",
         "Size of our newest completed snapshot.",
         lambda one: _one(_size(one)),
+        at_zero={()},
     ),
     _held(
         "snaprotd_blocked",
@@ -217,10 +237,16 @@ class ServerSeries:
         self._board = board
         self._kept: dict[str, tuple[Known, tuple[str, ...]]] = {}
         """By label: what was known when it was written, and the lines of each of `SERIES`."""
+        self._flagged: dict[str, set[str]] = {}
+        """By the name of a series the labels of those that are configured and of which it was 1 once."""
 
-    def pieces(self) -> Iterator[str]:
+    def pieces(self, only_in_trouble_at: datetime | None = None) -> Iterator[str]:
         """The text, in pieces of which each takes some milliseconds: between two of them others may have their turn."""
-        servers = iter(list(self._board.servers.items()))
+        shown, now = list(self._board.servers.items()), only_in_trouble_at
+        if now is not None:
+            off = self._labelled(self._board.held_off)
+            shown = [(label, facts) for label, facts in shown if label in off or is_in_trouble(facts, now)]
+        servers = iter(shown)
         kept: dict[str, tuple[Known, tuple[str, ...]]] = {}
         while some := list(islice(servers, AT_ONCE)):
             kept |= {label: self._written(label, facts) for label, facts in some}
@@ -228,11 +254,11 @@ class ServerSeries:
         self._kept = kept
         reports = self._board.reports()
         for number, one in enumerate(SERIES):
-            if not (reports or one.is_counted):
+            if not (reports or one.is_own):
                 continue
             yield one.head + "".join([texts[number] for _, texts in kept.values()])
         if reports:
-            yield self.stopped()
+            yield self.stopped(kept)
             yield self.dropped()
 
     def _written(self, label: str, facts: ServerFacts) -> tuple[Known, tuple[str, ...]]:
@@ -240,16 +266,16 @@ class ServerSeries:
         before = self._kept.get(label)
         if before is not None and before[0] == known:
             return before
-        its = escaped(label)
-        return known, tuple([one.written(its, facts) for one in SERIES])
+        its, told = escaped(label), before[1] if before is not None else repeat("")
+        return known, tuple([one.written(its, facts, text) for one, text in zip(SERIES, told, strict=False)])
 
-    def stopped(self) -> str:
-        """Which servers are off because of us.
+    def stopped(self, shown: Iterable[str]) -> str:
+        """Which servers are off because of us, and 0 for each other that is shown: nobody has to guess.
 
         A server that left the configuration while it was off stays visible until it is on again.
         """
         text = "1 while we hold the server off, or owe it a start, as seen."
-        return self._flagged("snaprotd_server_stopped_by_us", text, self._board.held_off)
+        return self._flags("snaprotd_server_stopped_by_us", text, self._board.held_off, shown)
 
     def dropped(self) -> str:
         """Which servers a `match` had found and none finds any more; nothing before a list has told."""
@@ -257,16 +283,22 @@ class ServerSeries:
         if dropped is None:
             return ""
         text = "1 for a week where no `match` finds the server any more, which one had found."
-        return self._flagged("snaprotd_server_dropped", text, dropped.items())
+        return self._flags("snaprotd_server_dropped", text, dropped.items())
 
-    def _flagged(self, name: str, text: str, those: Iterable[tuple[str, str]]) -> str:
-        """1 for `those`, by id and label, 0 for all others that are configured.
+    def _flags(self, name: str, text: str, those: Iterable[tuple[str, str]], shown: Iterable[str] = ()) -> str:
+        """1 for `those`, by id and label; 0 for the others that are `shown`, or of which it was 1 once."""
+        flagged = self._labelled(those)
+        before = self._flagged.get(name, set()) & self._board.servers.keys()
+        self._flagged[name] = before | flagged.keys()
+        values = dict.fromkeys([*shown, *before], 0) | flagged
+        lines = [f'{name}{{server="{escaped(label)}"}} {value}\n' for label, value in values.items()]
+        return f"# HELP {name} {text}\n# TYPE {name} gauge\n" + "".join(lines)
+
+    def _labelled(self, those: Iterable[tuple[str, str]]) -> dict[str, int]:
+        """1 for each of `those`, which are given by id and label.
 
         What is not configured is shown under the label that it had, or under its id where that is another server's now.
         """
         servers = self._board.servers
         labels = {facts.server_id: label for label, facts in servers.items()}
-        flagged = {labels.get(server_id, server_id if label in servers else label): 1.0 for server_id, label in those}
-        values = dict.fromkeys(servers, 0.0) | flagged
-        lines = [f'{name}{{server="{escaped(label)}"}} {value}\n' for label, value in values.items()]
-        return f"# HELP {name} {text}\n# TYPE {name} gauge\n" + "".join(lines)
+        return {labels.get(server_id, server_id if label in servers else label): 1 for server_id, label in those}

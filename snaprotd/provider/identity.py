@@ -110,9 +110,10 @@ class Names:
         self._ids = ids
         self._first: dict[str, str] = {}
 
-    def call(self, server_ids: Iterable[str]) -> None:
-        """The ids by which servers are called from now on."""
-        self._called = frozenset(server_ids)
+    def call(self, server_ids: Iterable[str]) -> bool:
+        """The ids by which servers are called from now on; whether those are others than before."""
+        before, self._called = self._called, frozenset(server_ids)
+        return self._called != before
 
     def shown(self, server_id: str) -> str:
         """The id under which the server is shown that `server_id` is an id of."""

@@ -79,8 +79,8 @@ class Inventory:
 
     def call(self, server_ids: Iterable[str]) -> None:
         """The ids by which servers are called from now on, wherever they have others as well."""
-        self._names.call(server_ids)
-        self._rename()
+        if self._names.call(server_ids):
+            self._rename()
 
     def _rename(self) -> None:
         """Have what is known of each server under the id by which it is shown now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from snaprotd import __version__
@@ -25,18 +26,28 @@ def hash_of(config: Config) -> str:
 
     A key that is as it is by default counts for nothing: a newer version may know more of them.
     """
+    by_policy: dict[tuple[Policy, frozenset[str]], dict[str, Any]] = {}
+
+    def decides_of(policy: Policy, keys: frozenset[str]) -> dict[str, Any]:
+        """Thousands of servers have a handful of policies."""
+        if (known := by_policy.get((policy, keys))) is None:
+            known = by_policy[policy, keys] = _decides(policy, keys)
+        return known
+
     decides = {
         "account": account_of(config),
         "instance": config.instance,
         "limit": config.limit,
         "settle": config.api.settle,
         "rates": [config.api.requests_per_second, config.max_concurrent],
-        "servers": [[one.key, one.match, one.name, _decides(one.policy, one.origins)] for one in config.entries],
+        "servers": [
+            [one.key, one.match, one.name, decides_of(one.policy, frozenset(one.origins))] for one in config.entries
+        ],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _decides(policy: Policy, keys: Any) -> dict[str, Any]:
+def _decides(policy: Policy, keys: Iterable[str]) -> dict[str, Any]:
     usual = Policy(schedule=policy.schedule)
     its = {key: getattr(policy, key) for key in keys if getattr(policy, key) != getattr(usual, key)}
     written = {key: as_written(key, value) for key, value in its.items()}

@@ -19,8 +19,17 @@ from hypothesis import strategies as st
 
 from snaprotd.config.channels import SHAPES, NotifyKeys
 from snaprotd.config.file import digest_of, find_config, json_schema, load, parse
-from snaprotd.config.settings import Config, Target, notes_directory, resolve
-from snaprotd.config.shape import ApiKeys, FileKeys, HeartbeatKeys, PolicyKeys, RetentionKeys, RetryKeys, ServerKeys
+from snaprotd.config.settings import Config, MetricsSettings, PerServer, Target, notes_directory, resolve
+from snaprotd.config.shape import (
+    ApiKeys,
+    FileKeys,
+    HeartbeatKeys,
+    MetricsKeys,
+    PolicyKeys,
+    RetentionKeys,
+    RetryKeys,
+    ServerKeys,
+)
 from snaprotd.config.text import yaml_nodes
 from snaprotd.core.errors import ConfigError
 from snaprotd.core.model import Server
@@ -101,6 +110,8 @@ SETTINGS = [
     ('own_server: "12345"', "own_server", "12345"),
     ("own_server: 0b2f7f3e-7d2a-4f06-8b1d-0d6a3c3b6a11", "own_server", "0b2f7f3e-7d2a-4f06-8b1d-0d6a3c3b6a11"),
     ("limit: 5", "own_server", None),
+    ("limit: 5", "metrics", MetricsSettings(per_server=PerServer.ALL)),
+    ("metrics: {per_server: problems}", "metrics", MetricsSettings(per_server=PerServer.PROBLEMS)),
     ("instance: staging_2", "instance", "staging_2"),
     ("poll_interval: 0.5s", "poll_interval", 0.5),
     ("drain_timeout: 2m", "drain_timeout", 120.0),
@@ -613,12 +624,13 @@ ALL_KEYS = sorted(
             ServerKeys,
             NotifyKeys,
             HeartbeatKeys,
+            MetricsKeys,
             *SHAPES.values(),
         )
         for key in shape.__annotations__
     }
 )
-HEADINGS = ("api", "defaults", "policies", "servers")
+HEADINGS = ("api", "metrics", "defaults", "policies", "servers")
 
 
 @pytest.mark.parametrize("key", ALL_KEYS)

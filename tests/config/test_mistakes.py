@@ -18,8 +18,8 @@ POLICY = (
 )
 SERVER = f"{POLICY}, id, match, name, policy"
 TOP = (
-    "api, state, state_password_file, listen, allowed_hosts, web_config, own_server, instance, limit, max_concurrent, "
-    "poll_interval, drain_timeout, discover_interval, notify, heartbeat, defaults, policies, servers"
+    "api, state, state_password_file, listen, allowed_hosts, web_config, metrics, own_server, instance, limit, "
+    "max_concurrent, poll_interval, drain_timeout, discover_interval, notify, heartbeat, defaults, policies, servers"
 )
 LISTEN = 'should be host:port, such as 127.0.0.1:9877 or "[::1]:9877", or unix:/path, or off'
 INLINE = (
@@ -68,6 +68,10 @@ SHAPE = [
             "1.5": "`1.5`",
             "[12345]": "a list",
         }.items()
+    ),
+    (
+        top("metrics: {per_server: some}"),
+        "1:23: metrics.per_server: should be one of `all` or `problems`, not `some`",
     ),
     (top("own_server: "), f"1:12: own_server: has no value: it {OWN_SERVER}"),
     (

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from snaprotd.simulator import Fault, World
 from tests.support.daemons import daemon_on, write_config
+from tests.support.metrics_table import families
 from tests.support.programs import needs
 from tests.support.virtual_time import run_virtually
 
@@ -82,8 +83,9 @@ def exposition(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def series(exposition: str) -> Series:
+    """What that night has told, and what is told of a server on which nothing is 0."""
     found: Series = {}
-    for family in text_string_to_metric_families(exposition):
+    for family in (*text_string_to_metric_families(exposition), *families()):
         for sample in family.samples:
             found.setdefault(sample.name, []).append(sample.labels)
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from snaprotd.core.holds import FOREVER, RELEASED, snapshot_name
-from snaprotd.core.model import Owner
+from snaprotd.core.model import Owner, Snapshot
 from snaprotd.core.ownership import owner_of
 from snaprotd.engine.recollections import Recollections
 from snaprotd.ledger.salvage import NoLedger
@@ -106,3 +106,44 @@ async def test_the_ledger_is_asked_as_often_for_many_servers_as_for_one(tmp_path
         return times
 
     assert await asked(40) == await asked(1) > 0
+
+
+async def test_a_list_that_says_what_the_last_one_said_has_the_very_same_answer(tmp_path: Path) -> None:
+    """So that of thousands of servers those are judged anew of which something has changed."""
+    account = Account(2)
+    account.snapshots = [entry(101, 1), entry(102, 2, status="in_progress")]
+    async with opened(account) as inventory, await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
+        recollections = Recollections(inventory, ledger, now)
+
+        async def listed() -> dict[str, tuple[Snapshot, ...]]:
+            await inventory.refresh()
+            await recollections.refresh("main")
+            return {one: held.snapshots for one in ("1", "2") if (held := recollections.held(one)) is not None}
+
+        first, second = await listed(), await listed()
+        account.snapshots = [entry(101, 1, size_mb=7), entry(102, 2, status="in_progress")]
+        third = await listed()
+        account.snapshots = [entry(101, 1, size_mb=7), entry(103, 1), entry(102, 2)]
+        fourth = await listed()
+    assert second["1"] is first["1"]
+    assert second["2"] is not first["2"], "for how long it stands as it is counts"
+    assert [one.size_mb for one in third["1"]] == [7]
+    assert [one.id for one in fourth["1"]] == ["101", "103"]
+    assert [one.is_completed for one in fourth["2"]] == [True]
+
+
+async def test_a_list_of_another_of_the_providers_days_is_judged_anew(tmp_path: Path) -> None:
+    """Holds end with that day."""
+    async with opened(Account(1)) as inventory, await Ledger.open(tmp_path / "state.db", owner="a") as ledger:
+        await inventory.refresh()
+        recollections = Recollections(inventory, ledger, now)
+        await recollections.refresh("main")
+        (known,) = inventory.known["1"].snapshots
+        answers = []
+        for at in (now(), now(), now() + timedelta(days=1)):
+            inventory._known["1"] = replace(inventory.known["1"], snapshots=(replace(known, listed_at=at),))
+            held = recollections.held("1")
+            assert held is not None
+            answers.append(held.snapshots)
+    assert answers[1] is answers[0]
+    assert answers[2] is not answers[1]

@@ -23,7 +23,8 @@ from snaprotd.core.rotation import STEPS
 from snaprotd.engine.board import Board, Holdings, ServerFacts
 from snaprotd.observe.metrics import Metrics
 from snaprotd.simulator import Fault, World
-from tests.support.daemons import Watched, daemon_on, write_config
+from tests.support.daemons import COUNTED, LEFT_OUT, Watched, daemon_on, write_config
+from tests.support.metrics_table import filled
 from tests.support.virtual_time import START, run_virtually
 
 Labels = Mapping[str, str]
@@ -47,6 +48,8 @@ METRICS: list[tuple[str, str, set[str]]] = [
     ("snaprotd_last_attempt_timestamp_seconds", "gauge", {"server"}),
     ("snaprotd_last_success_timestamp_seconds", "gauge", {"server"}),
     ("snaprotd_last_failure_timestamp_seconds", "gauge", {"server"}),
+    ("snaprotd_last_partial_timestamp_seconds", "gauge", {"server"}),
+    ("snaprotd_last_missed_timestamp_seconds", "gauge", {"server"}),
     ("snaprotd_snapshots", "gauge", {"server", "owner", "state"}),
     ("snaprotd_snapshot_limit", "gauge", set()),
     ("snaprotd_newest_completed_timestamp_seconds", "gauge", {"server"}),
@@ -77,12 +80,21 @@ METRICS: list[tuple[str, str, set[str]]] = [
 ]
 
 PER_SERVER = {name for name, _, labels in METRICS if "server" in labels}
-OF_A_SUCCESS = PER_SERVER - {"snaprotd_last_failure_timestamp_seconds", "snaprotd_hold_until_timestamp_seconds"}
+OF_A_SUCCESS = (PER_SERVER - LEFT_OUT | {"snaprotd_rotations_total", "snaprotd_snapshots"}) - {
+    "snaprotd_last_failure_timestamp_seconds",
+    "snaprotd_last_partial_timestamp_seconds",
+    "snaprotd_last_missed_timestamp_seconds",
+    "snaprotd_hold_until_timestamp_seconds",
+    "snaprotd_server_dropped",
+}
 """What is shown of a server whose rotations have all succeeded, and on which nothing is held."""
-FROM_THE_LIST = {
+HAS_ONE = {
     "snaprotd_snapshots",
     "snaprotd_newest_completed_timestamp_seconds",
     "snaprotd_newest_completed_size_bytes",
+}
+"""What the provider's list tells of each server that has a snapshot of ours."""
+FROM_THE_LIST = HAS_ONE | {
     "snaprotd_blocked",
     "snaprotd_prune_pending",
     "snaprotd_held",
@@ -110,8 +122,13 @@ class Exposition:
         self.families = dict(_named(self.text))
 
     def value(self, name: str, labels: Labels | None = None) -> float | None:
-        """One series' value; None where it is absent."""
-        return self.of(name).get(frozenset((labels or {}).items()))
+        """One series' value; None where it is not known, and 0 where it is left out as it was never anything else."""
+        labels = labels or {}
+        absent = 0 if name in LEFT_OUT and self._is_known(name, labels["server"]) else None
+        return self.of(name).get(frozenset(labels.items()), absent)
+
+    def _is_known(self, name: str, label: str) -> bool:
+        return ("snaprotd_server_info" if name in COUNTED else "snaprotd_snapshots") in self.about(label)
 
     def of(self, name: str) -> dict[frozenset[tuple[str, str]], float]:
         """The values of one sample's name, by its labels."""
@@ -208,12 +225,16 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     return run_virtually(_live(tmp_path_factory.mktemp("night")))
 
 
+ALL = dict(_named(b"".join(filled().exposition()).decode()))
+"""All that there may be of one server, none of it 0."""
+
+
 @pytest.mark.parametrize(("name", "kind", "labels"), METRICS, ids=[name for name, _, _ in METRICS])
 def test_every_metric_has_its_name_type_and_labels(night: Night, name: str, kind: str, labels: set[str]) -> None:
     family = night.after.families[name]
     assert family.type == kind
     assert family.documentation.endswith(".")
-    found = {frozenset(sample.labels.keys() - {"le"}) for sample in family.samples}
+    found = {frozenset(sample.labels.keys() - {"le"}) for sample in (*family.samples, *ALL[name].samples)}
     assert found == {frozenset(labels)}
 
 
@@ -252,7 +273,8 @@ def test_no_series_is_exposed_twice(night: Night) -> None:
     ],
 )
 def test_a_label_has_these_values_and_no_other(night: Night, name: str, label: str, values: set[str]) -> None:
-    assert {dict(labels)[label] for labels in night.after.of(name)} == values
+    told = {one.labels[label] for one in ALL[name].samples} if name in PER_SERVER else set()
+    assert {dict(labels)[label] for labels in night.after.of(name)} | told == values
 
 
 NEVER_SUCCEEDED = {"unlucky", "cluttered", "paused", "busy"}
@@ -262,6 +284,8 @@ ABSENT = {
     "snaprotd_next_run_timestamp_seconds": {"paused"},
     "snaprotd_expected_interval_seconds": {"paused"},
     "snaprotd_last_failure_timestamp_seconds": NEVER_FAILED,
+    "snaprotd_last_partial_timestamp_seconds": (NEVER_SUCCEEDED | NEVER_FAILED) - {"cluttered"},
+    "snaprotd_last_missed_timestamp_seconds": (NEVER_SUCCEEDED | NEVER_FAILED) - {"patient", "paused", "busy"},
     "snaprotd_last_attempt_timestamp_seconds": {"paused"},
     "snaprotd_last_success_timestamp_seconds": NEVER_SUCCEEDED,
     "snaprotd_newest_completed_timestamp_seconds": NEVER_COMPLETED,
@@ -270,7 +294,7 @@ ABSENT = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(PER_SERVER))
+@pytest.mark.parametrize("name", sorted(PER_SERVER - LEFT_OUT - {"snaprotd_server_dropped"} | {"snaprotd_snapshots"}))
 def test_every_server_has_each_series_but_those_of_what_never_was(night: Night, name: str) -> None:
     labels = {dict(series)["server"] for series in night.after.of(name)}
     assert labels == night.ids.keys() - ABSENT.get(name, set())
@@ -378,6 +402,8 @@ def clock(hour: int, minute: int, second: int = 0, *, day: int = 16) -> float:
         ("last_attempt", "busy", clock(3, 55, 30), clock(3, 55, 31)),
         ("last_failure", "unlucky", clock(4, 5, 30), clock(4, 6, 30)),
         ("last_failure", "busy", clock(4, 11, 30), clock(4, 12, 15)),
+        ("last_partial", "cluttered", clock(4, 5, 30), clock(4, 6, 30)),
+        ("last_missed", "patient", clock(3, 55, 30), clock(3, 55, 31)),
         ("last_success", "good", clock(4, 5, 30), clock(4, 6, 30)),
         ("config_last_reload_success", None, clock(3, 55, 30), clock(3, 55, 31)),
         ("scheduler_last_tick", None, clock(4, 12, 14), clock(4, 12, 31)),
@@ -473,7 +499,8 @@ def test_before_the_first_list_nothing_is_told_of_what_is_in_it(night: Night) ->
     shown = {name for name, family in night.before.families.items() if family.samples}
     assert shown & FROM_THE_LIST == set()
     assert "snaprotd_inventory_last_success_timestamp_seconds" not in shown
-    assert shown >= OF_A_SUCCESS - FROM_THE_LIST - {"snaprotd_last_success_timestamp_seconds"}
+    never = {"snaprotd_last_success_timestamp_seconds", "snaprotd_rotations_total"}
+    assert shown >= OF_A_SUCCESS - FROM_THE_LIST - never
 
 
 SOON = 'schedule: "1 3 * * *"'
@@ -510,7 +537,7 @@ async def test_while_the_account_cannot_be_listed_its_values_stay_absent(tmp_pat
         after = Exposition(watched)
     assert during.about("web") & FROM_THE_LIST == set()
     assert during.value("snaprotd_inventory_last_success_timestamp_seconds") is None
-    assert after.about("web") >= FROM_THE_LIST
+    assert after.about("web") >= HAS_ONE
     assert after.value("snaprotd_newest_completed_timestamp_seconds", {"server": "web"}) == clock(3, 30, day=14)
 
 
@@ -547,7 +574,7 @@ async def test_after_a_restart_the_values_are_those_from_before_or_absent(tmp_pa
     for name, labels in remembered.items():
         assert None is not before.value(name, labels) == at_once.value(name, labels) == listed.value(name, labels)
     assert at_once.about("web") & FROM_THE_LIST == set()
-    for name in FROM_THE_LIST:
+    for name in HAS_ONE:
         assert listed.of(name) == before.of(name) != {}
 
 
@@ -566,6 +593,23 @@ async def test_a_removed_server_takes_its_series_with_it(tmp_path: Path) -> None
     assert before.about("web") == before.about("other") == OF_A_SUCCESS
     assert after.about("web") == much_later.about("web") == set()
     assert after.about("other") == much_later.about("other") == OF_A_SUCCESS
+
+
+async def test_only_servers_with_problems_are_shown_where_the_file_says_so(tmp_path: Path) -> None:
+    world = account("web-01", "web-02")
+    world.faults = [Fault(kind="ends", word="failed", server_id="12346", method="POST")]
+    path = configure(tmp_path, one_server(), f"{{id: 12346, name: bad, {SOON}, retry: {{times: 0}}}}")
+    text = path.read_text()
+    async with daemon_on(path, world) as watched:
+        await asyncio.sleep(LIVED)
+        before = Exposition(watched)
+        path.write_text(f"{text}metrics: {{per_server: problems}}\n")
+        await asyncio.sleep(RELOADED)
+        after = Exposition(watched)
+    assert before.about("web") == OF_A_SUCCESS
+    assert after.about("web") == set()
+    assert before.about("bad") == after.about("bad") >= {"snaprotd_last_failure_timestamp_seconds"}
+    assert after.value("snaprotd_attempts_total", {"kind": "scheduled", "result": "success"}) == 1
 
 
 async def test_a_server_that_is_removed_while_it_is_off_is_shown_until_it_is_on(tmp_path: Path) -> None:
@@ -704,7 +748,7 @@ async def test_a_quotation_mark_in_a_name_does_not_break_the_exposition(tmp_path
     name = 'a "b" \\ c'
     async with daemon_on(path, account(name)) as watched:
         await asyncio.sleep(FIRST_LIST)
-        assert Exposition(watched).about(name) >= FROM_THE_LIST - ABSENT.keys()
+        assert Exposition(watched).about(name) >= HAS_ONE - ABSENT.keys()
 
 
 # -- while it happens --------------------------------------------------------------------------------------------
@@ -827,16 +871,16 @@ NAMES_OF_HOLDS = ("held", "hold_until_timestamp_seconds")
 @pytest.mark.parametrize(
     ("holds", "number", "until"),
     [
-        ((), 0, None),
+        ((), None, None),
         ((date(2025, 1, 22), date(2025, 1, 20)), 2, datetime(2025, 1, 23, tzinfo=UTC).timestamp()),
         ((date(2025, 1, 22), FOREVER), 2, inf),
     ],
 )
 def test_how_much_is_held_and_until_when_the_last_of_it(
-    holds: tuple[date, ...], number: int, until: float | None
+    holds: tuple[date, ...], number: int | None, until: float | None
 ) -> None:
     board = Board()
     board.servers["web"] = ServerFacts("1", holdings=Holdings(counts={}, holds=holds))
     families = dict(_named(b"".join(Metrics(board).exposition()).decode()))
     found = {name: [one.value for one in families[f"snaprotd_{name}"].samples] for name in NAMES_OF_HOLDS}
-    assert found == {"held": [number], "hold_until_timestamp_seconds": [] if until is None else [until]}
+    assert found == {"held": [number] * bool(number), "hold_until_timestamp_seconds": [] if until is None else [until]}

@@ -47,6 +47,8 @@ CHANGES: dict[str, tuple[Change, str, float]] = {
     "attempt": (_set("last_attempt", THEN), 'snaprotd_last_attempt_timestamp_seconds{server="a"}', THEN.timestamp()),
     "success": (_set("last_success", THEN), 'snaprotd_last_success_timestamp_seconds{server="a"}', THEN.timestamp()),
     "failure": (_set("last_failure", THEN), 'snaprotd_last_failure_timestamp_seconds{server="a"}', THEN.timestamp()),
+    "partial": (_set("last_partial", THEN), 'snaprotd_last_partial_timestamp_seconds{server="a"}', THEN.timestamp()),
+    "lost": (_set("last_missed", THEN), 'snaprotd_last_missed_timestamp_seconds{server="a"}', THEN.timestamp()),
     "rotations": (_count("rotations", Result.FAILURE), 'snaprotd_rotations_total{result="failure",server="a"}', 1),
     "skipped": (_count("skipped", "window"), 'snaprotd_rotations_skipped_total{reason="window",server="a"}', 1),
     "missed": (_count("missed", "ran_late"), 'snaprotd_missed_slots_total{action="ran_late",server="a"}', 1),
@@ -106,6 +108,60 @@ def test_what_has_changed_is_told_at_the_next_scrape(what: str) -> None:
 
 def test_every_series_is_changed_by_one_of_these() -> None:
     assert {sample.partition("{")[0] for _, sample, _ in CHANGES.values()} == {one.name for one in SERIES}
+
+
+BACK: dict[str, Change] = {
+    "missing": _set("missing", False),
+    "counts": _holding(),
+    "blocked": _holding(),
+    "pending": _holding(prune_pending=0),
+    "held": _holding(holds=()),
+}
+"""Back to 0."""
+
+
+@pytest.mark.parametrize("what", BACK)
+def test_what_is_0_and_was_never_anything_else_is_left_out_and_told_from_then_on(what: str) -> None:
+    change, sample, _ = CHANGES[what]
+    board = board_of("a")
+    series = ServerSeries(board)
+    BACK[what](board.servers["a"])
+    assert sample not in written(series)
+    change(board.servers["a"])
+    assert written(series)[sample] > 0
+    for _ in range(2):
+        BACK[what](board.servers["a"])
+        board.servers["a"].start_failures += 1  # it is written anew
+        assert written(series)[sample] == 0
+
+
+def test_what_was_never_counted_is_left_out() -> None:
+    series = ServerSeries(board_of("a"))
+    assert not [name for name in written(series) if "_total" in name]
+
+
+def test_that_nothing_is_held_off_and_that_there_is_no_snapshot_of_ours_is_told() -> None:
+    board = board_of("a")
+    _holding(newest_size_mb=0)(board.servers["a"])
+    told = written(ServerSeries(board))
+    assert {name for name, value in told.items() if not value} == {
+        'snaprotd_server_stopped_by_us{server="a"}',
+        'snaprotd_snapshots{owner="managed",server="a",state="completed"}',
+        'snaprotd_newest_completed_size_bytes{server="a"}',
+    }
+
+
+def test_a_server_that_was_dropped_and_is_found_again_is_told_to_be_so() -> None:
+    board, sample = board_of("a", "b"), 'snaprotd_server_dropped{server="c"}'
+    series = ServerSeries(board)
+    board.dropped = {"3": "c"}
+    assert {name: value for name, value in written(series).items() if "dropped" in name} == {sample: 1}
+    board.dropped = {}
+    board.show_only({"1": "a", "3": "c"})
+    for _ in range(2):
+        assert {name: value for name, value in written(series).items() if "dropped" in name} == {sample: 0}
+    board.show_only({"1": "a"})
+    assert sample not in written(series)
 
 
 def test_what_has_not_changed_is_not_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ async def test_a_label_that_another_server_has_got_shows_nothing_of_the_one_befo
             (about_it,) = [dict(labels) for name, labels in shown if name == "snaprotd_server_info"]
             assert about_it["server_id"] == "12346"
             assert about_it["server_name"] in ("", "second")
-            assert [shown[key] for key in shown if key[0] == "snaprotd_rotations_total"] == [0, 0, 0]
+            assert {shown[key] for key in shown if key[0] == "snaprotd_rotations_total"} == {0}
             for name in ("last_success", "last_attempt", "newest_completed"):
                 assert value(watched, f"{name}_timestamp_seconds", "web") is None
             assert value(watched, "snapshots", "web", "managed", "completed") in (None, 0)
@@ -142,12 +142,13 @@ async def test_two_servers_that_swap_their_labels_take_their_series_with_them(tm
     later = {"server_id": "12346", "schedule": "40 3 * * *"}
     async with daemon_on(configure(tmp_path, entry("a", ONCE), entry("b", **later)), world) as watched:
         await asyncio.sleep(HOUR)
-        before = about(watched, "a"), about(watched, "b")
+        before = tuple({k: v for k, v in about(watched, one).items() if v} for one in ("a", "b"))
         assert before[0]["snaprotd_rotations_total", (("result", "failure"),)] == 1
         assert before[1]["snaprotd_rotations_total", (("result", "success"),)] == 1
         configure(tmp_path, entry("b", ONCE), entry("a", **later))
         await asyncio.sleep(TAKEN)
-        assert (about(watched, "b"), about(watched, "a")) == before
+        after = about(watched, "b"), about(watched, "a")
+        assert [{k: v for k, v in one.items() if v} for one in after] == list(before)
 
 
 # -- slots that were missed -------------------------------------------------------------------------------------------

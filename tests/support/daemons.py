@@ -30,6 +30,21 @@ own_server: none
 """
 """Whatever the machine is called that the tests run on, it is none of theirs."""
 
+COUNTED = {
+    "snaprotd_rotations_total",
+    "snaprotd_rotations_skipped_total",
+    "snaprotd_missed_slots_total",
+    "snaprotd_server_start_failures_total",
+}
+LEFT_OUT = COUNTED | {
+    "snaprotd_snapshots",
+    "snaprotd_blocked",
+    "snaprotd_prune_pending",
+    "snaprotd_held",
+    "snaprotd_server_missing",
+}
+"""The metrics of each server that are left out where they are 0 and were never anything else."""
+
 ONE = '[{id: 12345, name: web, schedule: "5 3 * * *", stop_first: true}]'
 """The `servers` of a fleet of one."""
 
@@ -137,7 +152,15 @@ class Watched:
         }
 
     def value(self, name: str, *labels: str) -> float | None:
-        return self.series(name).get(labels)
+        """None where it is not known; what is left out as it is 0, and was never anything else, is 0."""
+        told = self.series(name)
+        return told.get(labels, 0.0 if name in LEFT_OUT and self._is_known(name, labels[0]) else None)
+
+    def _is_known(self, name: str, label: str) -> bool:
+        """Whether the server is configured, and listed where that is what tells."""
+        if name in COUNTED:
+            return (label,) in self.series("snaprotd_server_stopped_by_us")
+        return (label, "managed", "completed") in self.series("snaprotd_snapshots")
 
     async def get(self, address: str) -> httpx.Response:
         """A page of it, as a browser gets it."""

@@ -72,7 +72,7 @@ class Process:
     @property
     def says_that_all_is_well(self) -> bool:
         """Neither a metric nor an error tells of a server that is off because of us."""
-        return not self.error and " 1.0" not in ServerSeries(self.board).stopped()
+        return not self.error and "} 1\n" not in ServerSeries(self.board).stopped(self.board.servers)
 
     # -- how it may end ----------------------------------------------------------------------------------------
 

@@ -10,8 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from snaprotd.core.fleet import Replica
 from snaprotd.core.fleet.looks import Fleet
+from snaprotd.core.model import Owner, SnapshotState
+from snaprotd.core.rotation import Result
 from snaprotd.engine.board import Board, Holdings, ServerFacts
 from snaprotd.observe.metrics import Metrics
+from snaprotd.observe.series import SKIPPED
 
 SOME_TIME = datetime(2025, 1, 16, 8, tzinfo=UTC)
 INFO = {"info": "gauge", "unknown": "gauge"}
@@ -30,12 +33,25 @@ def filled() -> Metrics:
         last_attempt=SOME_TIME,
         last_success=SOME_TIME,
         last_failure=SOME_TIME,
-        missing=False,
-        holdings=Holdings(counts={}, newest_completed=SOME_TIME, newest_size_mb=5120, holds=(date.max,)),
+        last_partial=SOME_TIME,
+        last_missed=SOME_TIME,
+        missing=True,
+        holdings=Holdings(
+            counts={(owner, state): 1 for owner in Owner for state in SnapshotState},
+            newest_completed=SOME_TIME,
+            newest_size_mb=5120,
+            blocked=True,
+            prune_pending=1,
+            holds=(date.max,),
+        ),
+        start_failures=1,
+        rotations=dict.fromkeys(Result, 1),
+        skipped=dict.fromkeys(SKIPPED, 1),
+        missed={"ran_late": 1, "skipped": 1},
     )
     board.inventory_listed_at = SOME_TIME
     board.ledger_writable = True
-    board.dropped = {}
+    board.dropped = {"12345": "web-01"}
     me = Replica(id="2f0c", beat=1, version="1.0.0", config="9f86d081884c", generation=1, host="snap-1")
     board.fleet = Fleet.alone(me)
     metrics.requests.request("GET", "/servers/", "200", 0.1)

@@ -20,6 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 SECTIONS = {
     "top": ("", "Keys of the file"),
     "api": ("ApiKeys", "Keys under `api`"),
+    "metrics": ("MetricsKeys", "Keys under `metrics`"),
     "policy": ("PolicyKeys", "Keys of a policy"),
     "keep": ("RetentionKeys", "Keys under `keep`"),
     "retry": ("RetryKeys", "Keys under `retry`"),
@@ -35,6 +36,7 @@ WRITTEN_ELSEWHERE = {
     "state": "`$STATE_DIRECTORY/state.db`, for root `/var/lib/snaprotd/state.db`, else in `~/.local/state`",
     "own_server": "by the machine's names and addresses",
     "api": "",
+    "metrics": "",
     "defaults": "",
     "policies": "",
 }

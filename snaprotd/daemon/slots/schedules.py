@@ -187,7 +187,7 @@ class Schedules:
             delay=delay,
         )
         if missed.skipped:
-            facts.missed["skipped"] += missed.skipped
+            facts.note_missed(missed.skipped, now)
             self._marks.note_missed(target, missed.skipped, (), "nobody saw them in time", is_lost=missed.run is None)
             log.warning("slots were missed", server=target.label, skipped=missed.skipped, running=str(missed.run))
         if missed.run is None:
@@ -249,7 +249,7 @@ class Schedules:
             facts.skipped["window"] += self._turns.prefers(target.server_id)
             log.warning("skipped: the slot has its turn outside its window", server=target.label, reason=why)
         elif opens - slot - _delay(target) > policy.missed_within:
-            facts.missed["skipped"] += 1
+            facts.note_missed(1, self._now())
             self._marks.note_missed(target, 1, [slot], "it is too old before its window opens")
             log.warning("a missed slot has lapsed before its window opens", server=target.label, reason=why)
         else:
@@ -264,7 +264,7 @@ class Schedules:
     def _lapse(self, target: Target, why: str, *, is_lost: bool = True) -> None:
         """What waits to be claimed is not run. `is_lost`: nor is anything else now."""
         if (waiting := self._unclaimed.pop(target.server_id, None)) is not None:
-            self.facts(target).missed["skipped"] += 1
+            self.facts(target).note_missed(1, self._now())
             self._marks.note_missed(target, 1, [waiting[0]], why, is_lost=is_lost)
             log.warning("a missed slot is not run", server=target.label, slot=waiting[0].isoformat(), reason=why)
 
@@ -328,12 +328,14 @@ class Schedules:
 
     def _tell_next_runs(self, targets: Iterable[Target]) -> None:
         for target in targets:
-            paused = target.policy.paused
-            self.facts(target).next_run = None if paused else self._next_run(target)
+            facts = self.facts(target)
+            facts.next_run = None if target.policy.paused else self._next_run(target, facts.retry_at)
 
-    def _next_run(self, target: Target) -> datetime | None:
-        policy = target.policy
-        known = [self._timer.next_run(target.server_id), self.facts(target).retry_at]
+    def _next_run(self, target: Target, retry_at: datetime | None) -> datetime | None:
+        policy, scheduled = target.policy, self._timer.next_run(target.server_id)
+        if retry_at is None and target.server_id not in self._unclaimed:
+            return scheduled
+        known = [scheduled, retry_at]
         if target.server_id in self._unclaimed:
             known.append(next_opening(policy.window, policy.timezone, self._now()))
         return min((one for one in known if one is not None), default=None)

@@ -33,7 +33,7 @@ class SlotTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no type
     It never raises, which would end the jobs of all servers: it tells `on_error` and ends its own job (None).
     """
 
-    __slots__ = ("delay", "on_error", "schedule")
+    __slots__ = ("delay", "following", "on_error", "schedule")
 
     def __init__(
         self,
@@ -45,6 +45,8 @@ class SlotTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no type
         self.schedule = schedule
         self.delay = delay
         self.on_error = on_error
+        self.following: datetime | None = None
+        """The latest answer: when it fires next."""
 
     def slot_of(self, fire_time: datetime) -> datetime:
         """The slot, by its nominal time, of a time at which this fired."""
@@ -52,6 +54,10 @@ class SlotTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no type
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
         """The next time to fire; without a previous one the first after `now`: creation runs nothing."""
+        self.following = self._following(previous_fire_time, now)
+        return self.following
+
+    def _following(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
         try:
             previous = None if previous_fire_time is None else self.slot_of(previous_fire_time)
             slot = self._next(previous, self.slot_of(now))
@@ -92,6 +98,7 @@ class SlotTimer:
             executors={"default": _HandOn(due)},
             job_defaults={"misfire_grace_time": None, "coalesce": True},
         )
+        self._triggers: dict[str, SlotTrigger] = {}
         self._scheduler.start(paused=True)  # as long as it has not begun at all, it looks for a job among all
 
     def start(self) -> None:
@@ -111,17 +118,20 @@ class SlotTimer:
         trigger = SlotTrigger(schedule, delay=delay, on_error=lambda error: _ended(server_id, error))
         first = trigger.get_next_fire_time(None, since)
         if first is not None:
+            self._triggers[server_id] = trigger
             self._scheduler.add_job(
                 _nothing, trigger, id=server_id, replace_existing=True, next_run_time=first, name=server_id
             )
 
     def remove(self, server_id: str) -> None:
+        self._triggers.pop(server_id, None)
         if self._scheduler.get_job(server_id) is not None:
             self._scheduler.remove_job(server_id)
 
     def next_run(self, server_id: str) -> datetime | None:
-        job = self._scheduler.get_job(server_id)
-        return None if job is None else job.next_run_time
+        """Asked of thousands, again and again; to ask the scheduler, under its lock, takes twenty times as long."""
+        trigger = self._triggers.get(server_id)
+        return None if trigger is None else trigger.following
 
 
 def _nothing() -> None:

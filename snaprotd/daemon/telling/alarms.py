@@ -11,6 +11,7 @@ from snaprotd.core.model import Machine
 from snaprotd.core.telling import Event, Who
 from snaprotd.daemon.account_watch import AccountWatch
 from snaprotd.daemon.slots.schedules import Schedules
+from snaprotd.report.assessment import Assessment
 from snaprotd.report.happenings import LISTED, of_alarm
 from snaprotd.report.kinds import Problem
 from snaprotd.report.problems import ServerSituation, of_pages, of_server
@@ -54,17 +55,17 @@ class Alarms:
         moment = asyncio.get_running_loop().time()
         if self._looked_at is not None and moment - self._looked_at < LOOK_EVERY:
             return
-        found, ageless = [], set()
+        found, ageless = list[Event](), set[str]()
         for number, target in enumerate(list(self._schedules.targets.values())):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-            found += list(self._of(config, target))
             assessment = self._account.assessment(target)
+            found += self._of(config, target, assessment)
             if not target.policy.paused and (assessment is None or assessment.newest is None):
                 ageless.add(target.server_id)
         self.of_servers, self.ageless, self._looked_at = found, ageless, moment
 
-    def _of(self, config: Config, target: Target) -> Iterator[Event]:
+    def _of(self, config: Config, target: Target, assessment: Assessment | None) -> Iterator[Event]:
         facts, now = self._schedules.facts(target), self._now()
         situation = ServerSituation(
             now=now,
@@ -76,7 +77,7 @@ class Alarms:
             running=None,
             latest=None,
             expected_interval=facts.expected_interval,
-            assessment=self._account.assessment(target),
+            assessment=assessment,
         )
         who = Who(id=target.server_id, name=target.label)
         for problem in of_server(situation):
