@@ -337,8 +337,6 @@ class Daemon:
         for mistake in self.standing.mistakes:
             log.error("the new configuration is refused, the old one stays in force", mistake=mistake)
 
-    # -- rotations ---------------------------------------------------------------------------------------------
-
     async def rotate(self, server_id: str) -> None:
         """Begin a rotation of a configured server at once, as if its slot had come this second."""
         await self._schedules.take_up(self._schedules.targets[server_id], self._tools.now().replace(microsecond=0))
