@@ -30,7 +30,7 @@ from snaprotd.ledger.events.record import Events
 from snaprotd.ledger.events.seen import Seen
 from snaprotd.ledger.files.aside import Aside
 from snaprotd.ledger.files.copies import Copies, Lives
-from snaprotd.ledger.files.exchange import WRITTEN_BACK, Exchange
+from snaprotd.ledger.files.exchange import TABLE_LOST, WRITTEN_BACK, Exchange
 from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.files.place import FilePlace
 from snaprotd.ledger.files.turns import Together
@@ -260,6 +260,7 @@ class Ledger(History):
         if not await self.probe(mark=mark):
             log.error("a table of the ledger was lost: it is written again from memory", ledger=self.name)
             await self._place.open_anew()
+            self._place.exchanges.append(Exchange(TABLE_LOST))
         elif not self._place.exchanges:
             return False
         self.starts.copies.forget()

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from snaprotd.commands.jobs.leave_off import read_owed_of_all
+from snaprotd.commands.jobs.leave_off import forsaken, read_owed_of_all
 from snaprotd.commands.jobs.ledgers import copy, findings_of_database, overview
 from snaprotd.config import file as config
 from snaprotd.config.settings import Config
@@ -164,6 +164,29 @@ async def test_what_another_host_owes_is_owed_too_and_a_server_that_does_not_ans
     found = await read_owed_of_all(gone.path, {}, gone)
     assert (found.rows, found.missing) == ([], [])
     assert "refused" in found.unreadable[0]
+
+
+async def test_what_this_host_alone_takes_to_be_owed_was_paid_by_others_since(
+    server: PostgresqlDatabase, tmp_path: Path
+) -> None:
+    """Its daemon is dead, and left its copies of what was owed then."""
+    (host := tmp_path / "host").mkdir()
+    own = settings(host, server.url)
+    async with await open_ledger(own, {}) as ledger:
+        begun = await claimed(ledger, rotation())
+        await ledger.save(replace(begun, power=promised(begun.power, START)))
+    await asyncio.sleep(2 * ledger.lease)
+    assert [row["server_id"] for row in (await read_owed_of_all(own.path, {}, own)).rows] == [12345]
+    assert begun.label in await forsaken(own.path, {}, own, [])
+    copies = {path: path.read_text() for path in host.rglob("*.json")}
+    async with await open_ledger(own, {}) as ledger:
+        (owed,) = await ledger.starts.owed()
+        await ledger.starts.save(replace(owed, power=over(owed.power)))
+    for path, text in copies.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert (await read_owed_of_all(own.path, {}, own)).rows == []
+    assert await forsaken(own.path, {}, own, []) == ""
 
 
 # -- its database ------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Step
 from snaprotd.core.telling.entries import Happened
 from snaprotd.ledger.files.copies import Copies
+from snaprotd.ledger.files.exchange import TABLE_LOST
 from snaprotd.ledger.salvage import salvaged
 from tests.support.daemons import Line, Watched, a_world, configure, daemon_on, entry, kill
 from tests.support.harms import edit
@@ -227,7 +228,9 @@ async def test_a_table_that_was_dropped_is_made_again_with_what_is_known(tmp_pat
     edit(tmp_path / "state.db", f"DROP TABLE {table}")
     await asyncio.sleep(3.5)
     assert [record.server_id for record in salvaged(tmp_path / "state.db")] == ["12345"]
-    assert len(await watched.daemon._tools.ledger.open_rotations()) == 1
+    ledger = watched.daemon._tools.ledger
+    assert len(await ledger.open_rotations()) == 1
+    assert [one.text for one in await ledger.events.newest(limit=1)] == [f"the ledger: {TABLE_LOST}"]
     await kill(watched)
     running.cancel()
     async with daemon_on(path, world) as after:

@@ -14,7 +14,8 @@ from snaprotd.commands.jobs.now import id_in
 from snaprotd.config.remains import remains_of
 from snaprotd.config.settings import Config, notes_directory
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.promise import ServerPower
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower, joined
 from snaprotd.core.telling.entries import Happened
 from snaprotd.core.words import Json, in_one_line, listed, zulu
 from snaprotd.daemon.last_resort import debts_of, ledgers_named
@@ -78,21 +79,29 @@ class Owed:
     """A sentence for each."""
 
 
-def read_owed(path: Path, environ: Mapping[str, str], config: Config | None) -> Owed:
-    """By the ledger of the configuration and those before it; without one, by whatever the daemon would find then.
+Stop = tuple[str, str, datetime | None]
+"""The account and the id of a server, and when it was stopped."""
+
+
+def _stop_of(debt: ServerPower) -> Stop:
+    return debt.account, debt.server_id, debt.power.held_off_since
+
+
+def read_owed(path: Path, environ: Mapping[str, str], config: Config | None, *, paid: Collection[Stop] = ()) -> Owed:
+    """By the ledger of the configuration and those before it, but for the stops that are `paid`; without a
+    configuration, by whatever the daemon would find then.
 
     They are read as the daemon reads them where it cannot begin, whatever their state is. Raises `ConfigError` where
     this version cannot open what `state` names.
     """
     owed = Owed(rows=[], told=[], missing=[], unreadable=[])
-    stops = set()  # of a ledger that was moved the copies may have stayed behind
+    stops = set(paid)  # and of a ledger that was moved the copies may have stayed behind
     for place in _places(path, environ, config):
         try:
             for debt in debts_of(place):
-                stop = (debt.account, debt.server_id, debt.power.held_off_since)
-                if stop not in stops:
+                if _stop_of(debt) not in stops:
                     owed.rows.append(owed_row(debt))
-                stops.add(stop)
+                stops.add(_stop_of(debt))
             owed.told.append(place)
         except LedgerError as error:
             if os.path.lexists(place):
@@ -104,18 +113,36 @@ def read_owed(path: Path, environ: Mapping[str, str], config: Config | None) -> 
 
 async def read_owed_of_all(path: Path, environ: Mapping[str, str], config: Config) -> Owed:
     """As `read_owed`, and with what a ledger on a server owes: it is not this host's alone. Raises `ConfigError`."""
-    found = read_owed(path, environ, config)
     if not is_on_server(config.state):
-        return found
-    missing = [place for place in found.missing if place != ledger_path(config).absolute()]
-    known = {(row["server_id"], row["since"]) for row in found.rows}
+        return read_owed(path, environ, config)
+    rows: list[Json] = []
+    paid: list[Stop] = []
+    unreadable: list[str] = []
     try:
         async with open_ledger_to_read(config) as ledger:
-            rows = [] if ledger is None else [owed_row(one) for one in await ledger.starts.owed()]
+            if ledger is not None:
+                rows = [owed_row(one) for one in await ledger.starts.owed()]
+                paid = [_stop_of(one) for one in _copies_of(config) if not (await _joined(ledger, one)).is_followed]
     except LedgerError as error:
-        return replace(found, missing=missing, unreadable=[*found.unreadable, str(error)])
+        unreadable = [str(error)]
+    found = read_owed(path, environ, config, paid=paid)
+    missing = [place for place in found.missing if place != ledger_path(config).absolute()]
+    known = {(row["server_id"], row["since"]) for row in found.rows}
     more = [row for row in rows if (row["server_id"], row["since"]) not in known]  # than the copies on this host
-    return replace(found, missing=missing, rows=[*found.rows, *more])
+    return replace(found, missing=missing, rows=[*found.rows, *more], unreadable=[*found.unreadable, *unreadable])
+
+
+def _copies_of(config: Config) -> list[ServerPower]:
+    """What stands beside a ledger on a server, on this host; nothing where that cannot be read, which is told."""
+    with suppress(LedgerError):
+        return debts_of(ledger_path(config).absolute())
+    return []
+
+
+async def _joined(ledger: Ledger, copy: ServerPower) -> Power:
+    """What is owed by a copy on this host, whose daemon may be dead for long, and by the ledger, which others write."""
+    kept = await ledger.starts.kept(copy.account, copy.server_id)
+    return copy.power if kept is None else joined(kept.power, copy.power)
 
 
 def _places(path: Path, environ: Mapping[str, str], config: Config | None) -> list[Path]:
@@ -136,7 +163,8 @@ async def forsaken(path: Path, environ: Mapping[str, str], config: Config | None
     doubted: dict[str, None] = {}
     for place in _places(path, environ, config):
         is_own = config is not None and place == ledger_path(config).absolute()
-        is_free = FolderLock.is_free(place)
+        is_others_too = is_own and config is not None and is_on_server(config.state)  # on whichever host they are
+        is_free = FolderLock.is_free(place) and not is_others_too
         try:
             owed = [one for one in debts_of(place) if one.power.is_owed and one.server_id not in but]
         except LedgerError:  # that one is told by `snaprotd ledger owed`
@@ -155,9 +183,10 @@ _NO_ROTATION = "no rotation sees to it: `snaprotd ledger owed` and `snaprotd sta
 
 
 async def _without_lease(config: Config, owed: list[ServerPower]) -> list[ServerPower]:
-    """Those of them of which no process runs a rotation."""
+    """Those of them that the ledger owes too, and of which no process runs a rotation."""
     with suppress(LedgerError):
         async with open_ledger_to_read(config) as ledger:
             if ledger is not None:
+                owed = [one for one in owed if (await _joined(ledger, one)).is_owed]
                 return [one for one in owed if not await ledger.starts.seems_elsewhere(one.server_id)]
     return owed

@@ -25,6 +25,7 @@ PUT_BACK = "put back"
 
 STANDS_ASIDE = "to restore a copy, stop snaprotd first"
 WRITTEN_BACK = f"somebody has put an older state into it, {STANDS_ASIDE}; what this process knows is written again"
+TABLE_LOST = "a table of it was dropped; what this process knows is written again"
 LOG = ("-wal", "-shm")
 PATIENCE = 5.0
 """Seconds for which another user of what stands there is waited for."""
