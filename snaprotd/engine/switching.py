@@ -83,13 +83,17 @@ async def _ask_to_stop(run: Run, server: Server, action: str, *, before: Rotatio
 
 async def _stop_timed_out(run: Run, server: Server) -> Outcome:
     rotation, policy = run.rotation, run.rotation.policy
-    if policy.on_stop_timeout is OnStopTimeout.HARD_STOP and not rotation.power.hard_stop:
+    was_asked = rotation.held_off or not server.is_active  # else no promise could be saved, or no request has left
+    if policy.on_stop_timeout is OnStopTimeout.HARD_STOP and not rotation.power.hard_stop and was_asked:
         return await _stop_the_hard_way(run, server)
     run.update_power(power.timed_out)
     if policy.on_stop_timeout is OnStopTimeout.SNAPSHOT_ANYWAY:
         log.warning("taking the snapshot of a server that did not stop", status=server.status)
         run.update(lambda rotation: replace(rotation, running_allowed=True))
         return Done()
+    if not was_asked:
+        why = f"could not be asked to stop within {policy.stop_timeout}: {rotation.note}"
+        return Failed(f"the server {why}", may_pass=True)
     # Where nothing is open every request was answered that it is not carried out now: the provider says why.
     why = f": {rotation.note}" if rotation.held_off and rotation.power.power_open is None else ""
     return Failed(f"the server is still {server.status} after {policy.stop_timeout}{why}", may_pass=True)
