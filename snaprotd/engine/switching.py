@@ -23,6 +23,8 @@ from snaprotd.engine.starts.paying import is_for_now, let_go, pay
 
 log = structlog.get_logger("snaprotd.rotation")
 
+EARLIER_STOP = "the server is still active, and a stop of an earlier rotation may yet strike"
+
 
 async def stop(run: Run) -> Outcome:
     """Switch the server off where the policy says so, with the promise to start it on disk first."""
@@ -41,7 +43,8 @@ async def stop(run: Run) -> Outcome:
     if not server.is_active:
         return Waiting(f"the server is {server.status}")
     if _is_waited_for(rotation):
-        return Waiting("the server has been asked to stop and is still active")
+        is_own = _is_its_own(rotation)
+        return Waiting("the server has been asked to stop and is still active" if is_own else EARLIER_STOP)
     whose = await run.tools.inventory.owner()
     run.looks.demand(Use.SEND, by_list=False, is_to_queue=True)
     try:
@@ -103,15 +106,18 @@ async def _ask_to_stop(run: Run, server: Server, action: str, *, before: Rotatio
 
 async def _stop_timed_out(run: Run, server: Server) -> Outcome:
     rotation, policy = run.rotation, run.rotation.policy
-    if policy.on_stop_timeout is OnStopTimeout.HARD_STOP and not rotation.power.hard_stop:
-        if not _is_its_own(rotation):  # the plug is not pulled on a server that was never asked
-            return Failed(f"the server is {server.status}, and could not be asked to stop", may_pass=True)
+    # Else no promise could be saved, no request has left, or an earlier rotation's stop was waited for.
+    was_asked = (rotation.held_off and _is_its_own(rotation)) or not server.is_active
+    if policy.on_stop_timeout is OnStopTimeout.HARD_STOP and not rotation.power.hard_stop and was_asked:
         return await _stop_the_hard_way(run, server)
     run.update_power(power.timed_out)
     if policy.on_stop_timeout is OnStopTimeout.SNAPSHOT_ANYWAY:
         log.warning("taking the snapshot of a server that did not stop", status=server.status)
         run.update(lambda rotation: replace(rotation, running_allowed=True))
         return Done()
+    if not was_asked:
+        why = f"could not be asked to stop within {policy.stop_timeout}: {rotation.note}"
+        return Failed(f"the server {why}", may_pass=True)
     # Where nothing is open every request was answered that it is not carried out now: the provider says why.
     why = f": {rotation.note}" if rotation.held_off and rotation.power.power_open is None else ""
     return Failed(f"the server is still {server.status} after {policy.stop_timeout}{why}", may_pass=True)

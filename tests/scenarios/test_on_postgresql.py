@@ -10,13 +10,15 @@ from typing import Any, NoReturn
 import psycopg
 import pytest
 
-from snaprotd.core.rotation import Result
+from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.server.session import Session
+from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import World
 from tests.scenarios.test_another_ledger import Moved
 from tests.support.daemons import HEAD, Line, daemon_on
 from tests.support.databases import Server
 from tests.support.virtual_time import START
+from tests.support.world_transport import WorldTransport
 
 pytestmark = pytest.mark.usefixtures("one_clock", "few_ticks", "few_marks")
 
@@ -76,6 +78,38 @@ async def test_cut_off_from_its_database_a_daemon_only_starts_what_is_off_and_go
         assert ends == [(off, Result.PARTIAL), (due, Result.SUCCESS), (off, Result.SUCCESS)]
         assert old.id in {one.snapshot.id for one in world.deleted}  # by the slot after it
         assert world.status_of(due) == "active"
+
+
+@pytest.mark.parametrize("on_stop_timeout", ["abort", "hard_stop"])
+async def test_who_could_not_promise_a_start_for_as_long_as_a_stop_may_take_says_so_and_stops_nothing_the_hard_way(
+    postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_stop_timeout: str
+) -> None:
+    world, asked, cut = World(), list[str](), set[Step]()
+    server = world.add_server("web")
+    keys = f"stop_first: true, stop_timeout: 2m, on_stop_timeout: {on_stop_timeout}"
+    path = write_config(tmp_path, postgresql.schema(), f'[{{id: {server}, schedule: "10 3 * * *", {keys}}}]')
+    save = Ledger.save
+
+    async def saved(ledger: Ledger, rotation: Rotation, **how: Any) -> None:
+        """The network goes as the promise of a start is to be written."""
+        if rotation.is_owed and not cut:
+            cut.add(rotation.step)
+            away.setattr(Session, "begin", nobody_answers)
+            away.setattr(Session, "_call", nobody_answers)
+        await save(ledger, rotation, **how)
+
+    transport = WorldTransport(world, before=lambda request: asked.append(request.method))
+    with monkeypatch.context() as away:
+        monkeypatch.setattr(Ledger, "save", saved)
+        async with daemon_on(path, world, transport) as watched:
+            await asyncio.sleep(15 * 60)
+            assert cut == {Step.STOP}
+            away.undo()
+            await asyncio.sleep(10 * 60)
+            (ended,) = watched.ended
+    assert set(asked) == {"GET"}
+    assert ended.error is not None
+    assert ended.error.startswith("the server could not be asked to stop within 0:02:00: the ledger postgresql://")
 
 
 async def test_what_a_ledger_on_a_server_owed_is_paid_and_nobody_looks_for_its_file(

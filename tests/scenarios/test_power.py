@@ -24,6 +24,7 @@ from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Rotation
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
+from snaprotd.engine.switching import EARLIER_STOP
 from snaprotd.engine.tools import Tools
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.sql.connection import Connection
@@ -218,7 +219,7 @@ async def test_the_plug_is_not_pulled_on_a_server_that_could_not_be_asked_to_sto
     one = await stopped_before(tmp_path, Night(tmp_path, **policy), ago=0.0)
     rotation = await one.rotate()
     assert (rotation.result, rotation.failed_step, one.words) == ("failure", "stop", [])
-    assert rotation.error == "the server is active, and could not be asked to stop"
+    assert rotation.error == f"the server could not be asked to stop within 0:00:10: {EARLIER_STOP}"
 
 
 async def test_a_server_that_does_not_even_stop_the_hard_way_is_left_running(tmp_path: Path) -> None:

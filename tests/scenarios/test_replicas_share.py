@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from snaprotd.core.rotation import Result
+from snaprotd.daemon.slots.turns import LOOKED_EVERY
 from tests.scenarios.test_replicas import Site, entries
-from tests.support.daemons import BusyWorld
+from tests.support.daemons import BusyWorld, a_world
 from tests.support.databases import Server
 from tests.support.virtual_time import START
 
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_clock", "silence", "few_ticks", "few_m
 
 SLOT = START + timedelta(minutes=10)
 SNAPSHOT = 600.0
+SKIPPED = "snaprotd_rotations_skipped_total"
 
 
 @pytest.mark.parametrize(
@@ -50,4 +52,19 @@ async def test_a_slot_is_claimed_by_who_has_a_place_for_it(
         assert not any(value for watched in daemons for value in watched.series(SKIPPED).values())
 
 
-SKIPPED = "snaprotd_rotations_skipped_total"
+@pytest.mark.parametrize("wish", ["", "paused"])
+async def test_a_server_that_is_not_wanted_any_more_before_there_is_a_place_for_it_is_not_rotated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, postgresql: Server, wish: str
+) -> None:
+    monkeypatch.setattr("snaprotd.core.fleet.looks.preferred", lambda server_id, ids: max(ids))
+    names = [f"web-{number}" for number in range(4)]
+    site = Site(tmp_path, postgresql, a_world(*names, snapshot_seconds=(SNAPSHOT, SNAPSHOT)))
+    more = "max_concurrent: 2\n"
+    async with site.daemons("a", "b", servers=entries(names=names), more=more) as daemons:
+        await asyncio.sleep((SLOT - datetime.now(UTC)).total_seconds() + LOOKED_EVERY)
+        for watched, host in zip(daemons, ("a", "b"), strict=True):
+            kept = entries(names=names, more=", paused: true") if wish else entries("10 4 * * *", names=["web-9"])
+            site.configure(host, kept, more=more)
+            watched.daemon._watch.ask()
+        await asyncio.sleep(1800)
+        assert len(site.world.created) == 1

@@ -206,10 +206,12 @@ class Schedules:
         facts, mark, seen = self.facts(target), None, self._marks.seen.get(target.server_id)
         if seen_until is not None:
             mark = self._marks.of(target, seen_until)
-            if not await self._turns.come(target.server_id, (slot, seen_until), waits=not late):
+            is_ours = await self._turns.come(target.server_id, (slot, seen_until), waits=not late)
+            wanted = self.targets.get(self._board.called(target.server_id))  # by now
+            if not is_ours or wanted is None:
                 self._unclaimed.pop(target.server_id, None)
                 return
-            if target.policy.paused:
+            if wanted.policy.paused:
                 facts.skipped["paused"] += self._turns.prefers(target.server_id)
                 await self._marks.set([self._marks.of(target, seen_until)])
                 return
