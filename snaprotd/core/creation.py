@@ -5,7 +5,7 @@ And the other way round: what the ledger knows of a snapshot that bears our name
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
@@ -251,34 +251,35 @@ class Recollection:
 
     def marked(self, snapshots: Iterable[Snapshot], instance: str) -> tuple[Snapshot, ...]:
         """The snapshots, each with whether the ledger names it, and whether it knows it as completed."""
-        listed = tuple(snapshots)
-        told = [(trace, self._named_by(trace, listed, instance)) for trace in self.traces]
-        return tuple(self._marked(one, [trace for trace, named in told if one in named], instance) for one in listed)
+        slots = [(one, _slot_told(one.name, instance)) for one in snapshots]
+        told = [(trace, self._named_by(trace, slots)) for trace in self.traces]
 
-    def _named_by(self, trace: Trace, listed: tuple[Snapshot, ...], instance: str) -> list[Snapshot]:
-        """Those that the row is about."""
-        slots = [(one, _slot_told(one.name, instance)) for one in listed]
+        def about(one: Snapshot) -> list[Trace]:
+            return [trace for trace, named in told if any(one is its for its in named)]
+
+        return tuple(self._marked(one, slot, about(one)) for one, slot in slots)
+
+    def _named_by(self, trace: Trace, slots: Sequence[tuple[Snapshot, datetime | None]]) -> list[Snapshot]:
+        """Those that the row is about, of these with the slots that their names tell."""
         named = [one for one, slot in slots if trace.names(one, slot)]
         again = [one for one, slot in slots if trace.may_be_renumbered(one, slot)]
         return named or (again if len(again) == 1 else [])
 
-    def _marked(self, one: Snapshot, about_it: list[Trace], instance: str) -> Snapshot:
+    def _marked(self, one: Snapshot, slot: datetime | None, about_it: list[Trace]) -> Snapshot:
         known = any(trace.has_succeeded and (trace.snapshot_id in one.ids or not trace.has_more) for trace in about_it)
         was_completed = not one.is_completed and (one.was_completed or known)
-        in_ledger = True if about_it else self._knows(one, instance)
+        in_ledger = True if about_it else self._knows(one, slot)
         hold = told_by_ledger(self.holds, [trace.hold for trace in about_it], one)
-        slot = _slot_told(one.name, instance)
         taken_at = next((trace.taken_at for trace in about_it if trace.knows_better_than(one, slot)), one.created_at)
         return replace(one, in_ledger=in_ledger, was_completed=was_completed, created_at=taken_at, hold=hold)
 
     def rows_of(self, snapshots: Iterable[Snapshot], instance: str) -> set[str]:
         """The ids of the rows that name one of these."""
-        listed = tuple(snapshots)
-        return {trace.row for trace in self.traces if self._named_by(trace, listed, instance)}
+        slots = [(one, _slot_told(one.name, instance)) for one in snapshots]
+        return {trace.row for trace in self.traces if self._named_by(trace, slots)}
 
-    def _knows(self, snapshot: Snapshot, instance: str) -> bool | None:
+    def _knows(self, snapshot: Snapshot, slot: datetime | None) -> bool | None:
         """Of one that no row is about: False where one should be."""
-        slot = _slot_told(snapshot.name, instance)
         if slot is None and any(trace.snapshot_id in snapshot.ids for trace in self.traces):
             return False
         life = next((life for life in self.lives if slot is not None and life.begin <= slot <= life.end), None)
