@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench import ledger
 from bench.measures import Figures, Scale, by_another, by_snaprotd, carried, in_virtual_time, recovery
 from bench.programs import WAYS
 from bench.replicas import SEVERAL
@@ -79,6 +80,7 @@ def measured(size: Size) -> dict[str, Figures]:
         told[way] = _say(way, partial(by_another, way, size.real))
     told["snaprotd"] = _say("snaprotd", partial(by_snaprotd, size.real))
     told["recovery"] = _say("recovery", partial(recovery, size.real))
+    told["ledger"] = _say("the ledger alone", ledger.figures)
     told["replicas"] = _say("replicas on PostgreSQL", partial(on_postgresql, **size.replicas))
     with ThreadPoolExecutor(size.at_once) as pool:
         running: dict[str, Future[Figures]] = {
@@ -126,6 +128,7 @@ def rows(size: Size, told: Mapping[str, Figures]) -> list[Row]:
             f"{back['changes_before']}; {back['looks_before'] - back['changes_before']}",
             "0; few",
         ),
+        *[of_ours(*line) for line in ledger.rows(told["ledger"])],
         *[of_ours(*line) for line in of_replicas(told["replicas"])],
         *[of_ours(*line(Fleet(**size.nights[name]), told[name])) for name, line in VIRTUAL.items()],
     ]

@@ -13,6 +13,7 @@ from snaprotd.core import power
 from snaprotd.core.errors import GroupTaken, HeldSince, LeaseLost, LedgerError
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Rotation, Step
+from snaprotd.ledger.files.turns import MOST_TOGETHER
 from snaprotd.ledger.sql.connection import Connection
 from snaprotd.ledger.store import Ledger
 from tests.ledger.test_holds import IDS, NOW, about_to_go, snapshot
@@ -88,6 +89,21 @@ async def test_two_of_a_group_that_are_to_be_stopped_at_once_are_not(db: Databas
 def of_group(one: Rotation) -> Rotation:
     policy = replace(one.policy, stop_first=True, one_at_a_time="web")
     return replace(one, rules=replace(one.rules, policy=policy), power=power.promised(Power(), SLOT))
+
+
+async def test_what_is_to_start_a_server_does_not_wait_for_all_others(db: Database) -> None:
+    async with ledgers(db, "a") as (ledger,):
+        *others, one = await several(ledger, 2 * MOST_TOGETHER + 2)
+        off = replace(one, step=Step.START, power=power.promised(Power(), SLOT))
+        assert off.is_to_start
+        done: list[str] = []
+
+        async def save(one: Rotation) -> None:
+            await ledger.save(one)
+            done.append(one.server_id)
+
+        await asyncio.gather(*map(save, [*others, off]))
+        assert done.index(off.server_id) <= MOST_TOGETHER
 
 
 async def test_one_that_the_database_refuses_keeps_no_other_from_being_saved(tmp_path: Path) -> None:
