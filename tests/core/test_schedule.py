@@ -30,7 +30,7 @@ from snaprotd.core.schedule import (
     next_slot,
     spread_delay,
 )
-from snaprotd.daemon.slots.timer import SlotTrigger
+from snaprotd.daemon.slots.timer import SlotTimer, SlotTrigger
 from tests.support.searches import examples
 from tests.support.virtual_time import START, VirtualLoop
 
@@ -627,6 +627,17 @@ def test_a_delayed_turn_that_has_passed_does_not_fire() -> None:
 
 def test_the_slot_of_a_delayed_turn_keeps_its_nominal_time() -> None:
     assert SlotTrigger(crontab("0 3 * * *"), delay=20 * MINUTE).slot_of(THURSDAY + 20 * MINUTE) == THURSDAY
+
+
+async def test_a_timer_knows_the_next_turn_of_each_server_until_it_is_removed() -> None:
+    timer = SlotTimer(lambda server_id, slot: None)
+    for server_id, schedule in (("1", crontab("0 3 * * *")), ("2", crontab("0 5 * * *")), ("1", crontab("0 4 * * *"))):
+        timer.set(server_id, schedule, 20 * MINUTE, THURSDAY)
+    assert timer.next_run("1") == THURSDAY + HOUR + 20 * MINUTE
+    assert timer.next_run("2") == THURSDAY + 2 * HOUR + 20 * MINUTE
+    timer.remove("1")
+    assert timer.next_run("1") is None
+    timer.stop()
 
 
 def test_fire_times_are_in_utc() -> None:
