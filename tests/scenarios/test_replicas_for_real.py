@@ -51,7 +51,7 @@ SHORT = [Plot(name="short", servers=12, seed=1, rounds=1)]
 LONG = [
     Plot(name="a failover", servers=60, seed=2, rounds=1, fails_over=True),
     Plot(name="in a hurry to commit", servers=60, seed=3, rounds=1, waits=False, is_pooled=PGBOUNCER is not None),
-    Plot(name="leases as they are", servers=12, seed=4, rounds=1, begins=usual, lease=USUAL_LEASE),
+    Plot(name="leases as they are", servers=60, seed=4, rounds=1, begins=usual, lease=USUAL_LEASE),
 ]
 
 

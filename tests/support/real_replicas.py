@@ -37,10 +37,8 @@ SPEED = 200.0
 LIMIT, KEPT = 4, 2
 SCHEDULE, SPREAD = "* * * * *", "50s"
 RETRY = {"times": 10, "after": "1s"}
-STOPS = {"stop_timeout": "30s"}
-"""A server that does not go off is given up while the test still waits."""
-ALL_WELL_WITHIN = 240.0
-"""Seconds after the last harm; on a machine that is quiet they are a few."""
+ALL_WELL_WITHIN = 420.0
+"""Seconds after the last harm: more than a stop may take. On a machine that is quiet they are a few."""
 
 
 class Account(World):
@@ -192,7 +190,7 @@ class Site:
                 "poll_interval": "300ms",
                 "discover_interval": "1s",
                 "drain_timeout": "20s",
-                "defaults": {"schedule": SCHEDULE, "spread": SPREAD, "keep": KEPT, "retry": RETRY, **STOPS, **policy},
+                "defaults": {"schedule": SCHEDULE, "spread": SPREAD, "keep": KEPT, "retry": RETRY, **policy},
                 "servers": [
                     {"id": int(one), "name": self.account.servers[one].name, "stop_first": not number % 3}
                     for number, one in enumerate(self.account.ids)
