@@ -320,6 +320,11 @@ class Starts:
                 untold.append(copy)
         return untold
 
+    async def joined(self, copy: ServerPower) -> ServerPower:
+        """What a copy tells, whose process may be dead for long, with what the ledger knows, which others write."""
+        known = await self.kept(copy.account, copy.server_id)
+        return copy if known is None else replace(copy, power=joined(known.power, copy.power))
+
     async def _kept_of_each(self, copies: Sequence[ServerPower]) -> list[ServerPower | None]:
         """What the ledger keeps of the servers that the copies are of."""
         if not copies:

@@ -197,9 +197,9 @@ class Inventory:
         self.in_doubt = {one: str(error) for one, error in errors.items()} if is_of_few else {}
         if not is_of_few:
             raise doubt or next(iter(errors.values()))
-        for gone in self._known.keys() - lists.keys():
+        for gone in self._known.keys() - set(map(self.shown, lists)):  # they may be called otherwise by now
             del self._known[gone]
-        for gone in self._known.keys() - {server.id for server in servers}:
+        for gone in self._known.keys() - {self.shown(server.id) for server in servers}:
             self._known[gone] = replace(self._known[gone], server=None)
         self.last_success = datetime.now(UTC)
 

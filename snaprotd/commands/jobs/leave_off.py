@@ -14,8 +14,7 @@ from snaprotd.commands.jobs.now import id_in
 from snaprotd.config.remains import remains_of
 from snaprotd.config.settings import Config, notes_directory
 from snaprotd.core.errors import LedgerError
-from snaprotd.core.power import Power
-from snaprotd.core.promise import ServerPower, joined
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.telling.entries import Happened
 from snaprotd.core.words import Json, in_one_line, listed, zulu
 from snaprotd.daemon.last_resort import debts_of, ledgers_named
@@ -122,7 +121,11 @@ async def read_owed_of_all(path: Path, environ: Mapping[str, str], config: Confi
         async with open_ledger_to_read(config) as ledger:
             if ledger is not None:
                 rows = [owed_row(one) for one in await ledger.starts.owed()]
-                paid = [_stop_of(one) for one in _copies_of(config) if not (await _joined(ledger, one)).is_followed]
+                paid = [
+                    _stop_of(one)
+                    for one in _copies_of(config)
+                    if not (await ledger.starts.joined(one)).power.is_followed
+                ]
     except LedgerError as error:
         unreadable = [str(error)]
     found = read_owed(path, environ, config, paid=paid)
@@ -137,12 +140,6 @@ def _copies_of(config: Config) -> list[ServerPower]:
     with suppress(LedgerError):
         return debts_of(ledger_path(config).absolute())
     return []
-
-
-async def _joined(ledger: Ledger, copy: ServerPower) -> Power:
-    """What is owed by a copy on this host, whose daemon may be dead for long, and by the ledger, which others write."""
-    kept = await ledger.starts.kept(copy.account, copy.server_id)
-    return copy.power if kept is None else joined(kept.power, copy.power)
 
 
 def _places(path: Path, environ: Mapping[str, str], config: Config | None) -> list[Path]:
@@ -187,6 +184,6 @@ async def _without_lease(config: Config, owed: list[ServerPower]) -> list[Server
     with suppress(LedgerError):
         async with open_ledger_to_read(config) as ledger:
             if ledger is not None:
-                owed = [one for one in owed if (await _joined(ledger, one)).is_owed]
+                owed = [one for one in owed if (await ledger.starts.joined(one)).power.is_owed]
                 return [one for one in owed if not await ledger.starts.seems_elsewhere(one.server_id)]
     return owed
