@@ -204,6 +204,7 @@ SERIES = (
         "snaprotd_blocked",
         "1 if the server is full and nothing on it may be deleted.",
         lambda one: _one(one.blocked),
+        at_zero={()},
     ),
     _held(
         "snaprotd_prune_pending",

@@ -51,9 +51,11 @@ ThisMachine = Callable[[str | None], Machine]
 
 
 async def open_ledger(
-    config: Config, environ: Mapping[str, str] = os.environ, *, lock: bool = True, kind: type[Ledger] = Ledger
+    config: Config, environ: Mapping[str, str] = os.environ, *, lock: bool = True, kind: type[Ledger] | None = None
 ) -> Ledger:
-    """The ledger that `state` names. Raises `LedgerError` where it cannot be used."""
+    """The ledger that `state` names; `kind`, where it is a file of another one. Raises `LedgerError` where it cannot be
+    used.
+    """
     lease, owner = lease_for(config.api.timeout), uuid.uuid4().hex
     if is_on_server(config.state):
         from snaprotd.ledger.server.opening import open_on_server  # its driver may not be installed
@@ -61,7 +63,7 @@ async def open_ledger(
         address = ServerAddress(config.state, password_of(config, environ))
         ledger = await open_on_server(address, ledger_path(config), owner=owner, lease=lease, lock=lock)
     else:
-        ledger = await kind.open(ledger_path(config), owner=owner, lease=lease, lock=lock)
+        ledger = await (kind or Ledger).open(ledger_path(config), owner=owner, lease=lease, lock=lock)
     ledger.starts.account, ledger.starts.terms = account_of(config), terms_of(config)
     return ledger
 

@@ -113,7 +113,6 @@ def test_every_series_is_changed_by_one_of_these() -> None:
 BACK: dict[str, Change] = {
     "missing": _set("missing", False),
     "counts": _holding(),
-    "blocked": _holding(),
     "pending": _holding(prune_pending=0),
     "held": _holding(holds=()),
 }
@@ -148,6 +147,7 @@ def test_that_nothing_is_held_off_and_that_there_is_no_snapshot_of_ours_is_told(
         'snaprotd_server_stopped_by_us{server="a"}',
         'snaprotd_snapshots{owner="managed",server="a",state="completed"}',
         'snaprotd_newest_completed_size_bytes{server="a"}',
+        'snaprotd_blocked{server="a"}',
     }
 
 

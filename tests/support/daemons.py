@@ -38,7 +38,6 @@ COUNTED = {
 }
 LEFT_OUT = COUNTED | {
     "snaprotd_snapshots",
-    "snaprotd_blocked",
     "snaprotd_prune_pending",
     "snaprotd_held",
     "snaprotd_server_missing",
