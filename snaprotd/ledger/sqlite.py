@@ -29,6 +29,8 @@ BUSY = 5.0
 A_MOMENT = 0.1
 """The same, as long as another has kept it locked for longer than that: many may want to write, and starts do."""
 ASK_AGAIN = 0.05
+PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY", "wal_autocheckpoint=0")
+"""What is written stays in the log until `settle`: half of it in the file, as on a full disk, is no ledger alone."""
 
 
 class SqliteConnection(Connection):
@@ -151,7 +153,7 @@ class Database:
         mode = "EXCLUSIVE" if self._alone else "NORMAL"
         await driver.submit(_decode)
         await driver.submit(partial(carried_out, [_patience(BUSY)]))
-        for pragma in (f"locking_mode={mode}", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+        for pragma in (f"locking_mode={mode}", *PRAGMAS):
             await driver.submit(partial(carried_out, [Statement(f"PRAGMA {pragma}")]))
         await _use_wal(driver)
         await driver.submit(partial(carried_out, [_OPENS_THE_LOG]))

@@ -87,7 +87,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             severity=ALARM,
             says="{why_the_ledger_cannot_be_used}",
             do="See to the disk that the ledger is on (full, read-only, gone?) or to its database server (`snaprotd "
-            "check --online` tries it); where another program keeps it from being written, or locks a table, end that.",
+            "check --online` tries it); where another program has it, or one of its tables, locked, end that one.",
             alerts=("SnaprotdLedgerNotWritable",),
         ),
         "configurations_differ": Kind(

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Step
 from snaprotd.core.telling.entries import Deletion, Happened
 from snaprotd.ledger.address import stands_at
+from snaprotd.ledger.files.exchange import noted_alone
 from snaprotd.ledger.store import Ledger
+from tests.ledger.test_copies import files_of_at_most
 from tests.ledger.test_store import claimed, completed, finished, ledgers, rotation, sql
 from tests.support.nouns import a_snapshot
 from tests.support.rotations import changed
@@ -311,6 +313,58 @@ async def test_of_two_processes_one_writes_it_again_and_both_go_on_with_it(
         await one.save(ours)
         await other.save(theirs)
         assert {each.id for each in await one.open_rotations()} == {ours.id, theirs.id}
+
+
+def room_for_three_pages(path: Path) -> AbstractContextManager[None]:
+    return files_of_at_most(path.stat().st_size + 3 * 4096)
+
+
+async def test_half_of_what_was_to_be_written_where_the_disk_is_full_is_nobodys_doing_and_nothing_is_lost(
+    path: Path,
+) -> None:
+    """What stands in the file is no ledger then, alone: all that is missing stands in its log."""
+    async with ledgers(path, "me") as (ledger,):
+        large = changed(await claimed(ledger, rotation("1")), note="x" * 600_000)
+        await ledger.save(large)
+        await ledger.mend([], mark=True)
+        await completed(ledger, rotation("2"))
+        small = changed(await claimed(ledger, rotation("3")), note="y" * 200_000)
+        await ledger.save(small)
+        for _ in range(3):
+            with room_for_three_pages(path), suppress(LedgerError):
+                await ledger.mend([], mark=True)
+                raise AssertionError("there was room")
+            assert not any("exchanged" in one.name for one in path.parent.iterdir())
+            assert len(await ledger.history()) == 3
+        left = killed(path)
+        assert await ledger.mend([], mark=True) is False
+        assert await ledger.mend([]) is False
+        assert await ledger.events.newest(kinds=[Happened.LEDGER_EXCHANGED], limit=1) == []
+        assert noted_alone(path)
+    async with ledgers(left, "next") as (after,):
+        assert await after.open_rotations() == [large, small]
+        assert len(await after.history()) == 3
+
+
+def brought_in(path: Path) -> None:
+    """By another process, as far as the disk has room."""
+    with room_for_three_pages(path), closing(sqlite3.connect(path)) as theirs, suppress(sqlite3.Error):
+        theirs.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+async def test_half_of_what_another_process_was_to_write_is_nobodys_doing_either(path: Path) -> None:
+    async with ledgers(path, "me") as (ledger,):
+        large = changed(await claimed(ledger, rotation("1")), note="x" * 600_000)
+        await ledger.save(large)
+        await ledger.mend([], mark=True)
+        small = changed(await claimed(ledger, rotation("3")), note="y" * 200_000)
+        await ledger.save(small)
+        brought_in(path)
+        assert noted_alone(path) == {}
+        assert await ledger.mend([]) is False
+        assert await ledger.open_rotations() == [large, small]
+        assert await ledger.mend([], mark=True) is False
+        assert noted_alone(path)
 
 
 async def test_an_open_row_of_an_old_copy_is_over_where_another_rotation_of_its_server_runs(path: Path) -> None:

@@ -106,6 +106,19 @@ def noted_alone(path: Path) -> Mapping[str, str]:
         return {}
 
 
+def noted_with_log(path: Path) -> Mapping[str, str]:
+    """As `noted_alone`, of the file and its log together; nothing where these are not a whole ledger."""
+    try:
+        if not path.stat().st_size:
+            return {}  # whoever opens it would delete its log
+        with closing(_to_read(path)) as connection:
+            (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            noted = connection.execute("SELECT key, value FROM meta") if told == "ok" else ()
+            return {str(key): str(value) for key, value in noted}
+    except (sqlite3.Error, UnicodeError, OSError):
+        return {}
+
+
 def whole_of(path: Path, known: int) -> Path | None:
     """A file with all that stands in the ledger's, without its log; None where that is not a whole ledger.
 
@@ -131,12 +144,15 @@ def put_over(path: Path, fresh: Path | None, now: datetime) -> Exchange:
 
     Another file: whoever writes it over may be at it still. Raises `OSError`.
     """
-    _clear_log(path)
     what = "its file was written over by somebody"
     if fresh is None:
         aside = _aside(path, now)
         path.replace(aside)
+        for ending in LOG:
+            with suppress(FileNotFoundError):
+                _beside(path, ending).replace(_beside(aside, ending))
         return replace(_moved(path, None, f"{what}, which is kept as {aside.name}"), is_old=True)
+    _clear_log(path)
     _moved(path, fresh, what)
     lost = "what had been written to it since is lost, but for what this process knows: what it does, owes and holds"
     return Exchange(f"{what}, {STANDS_ASIDE}; {lost}", is_old=True)
@@ -145,6 +161,10 @@ def put_over(path: Path, fresh: Path | None, now: datetime) -> Exchange:
 def _alone(path: Path) -> sqlite3.Connection:
     """Nothing is locked, and no log is read: the file as it is."""
     return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+def _to_read(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=PATIENCE)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -194,8 +214,7 @@ def _beside(path: Path, ending: str) -> Path:
 def _put_back(path: Path) -> int:
     """How often the ledger at `path` was put back; -1 where that is no ledger, or cannot be read."""
     try:
-        address = f"file:{quote(str(path.absolute()))}?mode=ro"
-        with closing(sqlite3.connect(address, uri=True, timeout=PATIENCE)) as connection:
+        with closing(_to_read(path)) as connection:
             return _number(connection)
     except (sqlite3.Error, UnicodeError):
         return -1

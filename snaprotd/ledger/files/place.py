@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,6 +116,7 @@ class FilePlace(Place):
     async def settle(self) -> None:
         """Have all that was written stand in the file itself, and not in its log alone, which may be deleted."""
         async with self._turns.take():
+            self._settled = None  # half of it may stand there then, as on a full disk
             with told(self.name):
                 is_settled = await self._database.settle()
             if is_settled:
@@ -159,8 +160,16 @@ class FilePlace(Place):
             if found is not None and found.goes_on_from(self._stood):
                 self._settled, self._stood = state, found
                 return False
+            if found is None and await self._is_half_written():
+                self._settled = None  # until all of it stands there
+                return False
             await asyncio.sleep(WRITTEN_WITHIN)
         return True
+
+    async def _is_half_written(self) -> bool:
+        """By a process that had no more room on the disk: with its log it is whole, and goes on."""
+        found = _standing(await asyncio.to_thread(exchange.noted_with_log, self.path))
+        return found is not None and found.goes_on_from(self._stood)
 
     async def _put_over(self) -> None:
         if self._lock is None:
@@ -172,8 +181,7 @@ class FilePlace(Place):
             known = 0 if self._stood is None else self._stood.put_back
             with told(self.name):
                 fresh = await asyncio.to_thread(exchange.whole_of, self.path, known)
-            with suppress(LedgerError):  # then nothing is left of it
-                fresh = fresh or await self._written_whole()
+            fresh = fresh or await self._written_whole()  # else it stays as it is: its log may be all that is left
             await self._database.dispose()
             with told(self.name):
                 found = await asyncio.to_thread(exchange.put_over, self.path, fresh, datetime.now(UTC))
@@ -212,7 +220,7 @@ class FilePlace(Place):
         except (sqlite3.Error, OSError) as error:
             if isinstance(error, sqlite3.ProgrammingError) or is_damage(error):
                 return None
-            what = f"the files of the ledger {self.name} were deleted or exchanged"
+            what = f"the files of the ledger {self.name} were deleted, exchanged or written over"
             raise LedgerError(f"{what}, and it cannot be written again: {error}") from error
         return fresh
 
