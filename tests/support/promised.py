@@ -216,3 +216,4 @@ def freezable(ledger: Ledger, freezer: Freezer) -> None:
         await freezer.thawed.wait()
 
     ledger._transaction = transaction  # type: ignore[method-assign]
+    ledger._saving._transaction = transaction  # which was given it when it was made
