@@ -64,6 +64,8 @@ class ServerFacts:
     slots_lost: str = ""
     """Slots that passed since its last success, with nothing run in their place, in words."""
     start_failures: int = 0
+    was_off: bool = False
+    """A start was owed to it since this process began."""
     rotations: dict[Result, int] = field(default_factory=_tally)
     skipped: dict[str, int] = field(default_factory=_tally)
     missed: dict[str, int] = field(default_factory=_tally)
@@ -154,6 +156,8 @@ class Board:
     def show(self, rotation: Rotation) -> None:
         """The latest record of a rotation that runs."""
         self.running[rotation.id] = rotation
+        if rotation.is_owed:
+            self.of(rotation.server_id).was_off = True
 
     def take_down(self, rotation: Rotation) -> None:
         """This process does not run it any more."""
@@ -177,6 +181,7 @@ class Board:
     def show_debt(self, record: ServerPower) -> None:
         """A start is owed to the server, and the keeper sees to it."""
         self.debts[record.account, record.server_id] = record
+        self.of(record.server_id).was_off = True
 
     def clear_debt(self, record: ServerPower) -> None:
         self.debts.pop((record.account, record.server_id), None)

@@ -271,12 +271,13 @@ class ServerSeries:
         return known, tuple([one.written(its, facts, text) for one, text in zip(SERIES, told, strict=False)])
 
     def stopped(self, shown: Iterable[str]) -> str:
-        """Which servers are off because of us, and 0 for each other that is shown: nobody has to guess.
+        """Which servers are off because of us, and 0 for each other that is shown, or was off: nobody has to guess.
 
         A server that left the configuration while it was off stays visible until it is on again.
         """
         text = "1 while we hold the server off, or owe it a start, as seen."
-        return self._flags("snaprotd_server_stopped_by_us", text, self._board.held_off, shown)
+        were_off = [label for label, facts in self._board.servers.items() if facts.was_off]
+        return self._flags("snaprotd_server_stopped_by_us", text, self._board.held_off, [*shown, *were_off])
 
     def dropped(self) -> str:
         """Which servers a `match` had found and none finds any more; nothing before a list has told."""

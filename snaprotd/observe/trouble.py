@@ -17,7 +17,7 @@ SPARE = timedelta(hours=2)
 def is_in_trouble(facts: ServerFacts, now: datetime) -> bool:
     """Whether anything is wrong with the server, or was within the last hour."""
     return (
-        bool(facts.missing or facts.slots_lost)
+        bool(facts.missing or facts.slots_lost or facts.start_failures)  # a count that went away would come back as new
         or any(at is not None and now - at < TOLD_FOR for at in (facts.last_partial, facts.last_missed))
         or _has_failed(facts)
         or _is_not_planned(facts, now)

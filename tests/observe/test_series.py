@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from snaprotd.core.model import Owner, SnapshotState
+from snaprotd.core.power import Power
+from snaprotd.core.promise import ServerPower
 from snaprotd.core.rotation import Result
 from snaprotd.engine.board import Board, Holdings, ServerFacts
 from snaprotd.observe.series import AT_ONCE, SERIES, Series, ServerSeries, _number
@@ -132,6 +134,30 @@ def test_what_is_0_and_was_never_anything_else_is_left_out_and_told_from_then_on
         BACK[what](board.servers["a"])
         board.servers["a"].start_failures += 1  # it is written anew
         assert written(series)[sample] == 0
+
+
+def only_troubles(series: ServerSeries) -> set[str]:
+    text = "".join(series.pieces(THEN + timedelta(days=1)))
+    return {line.partition(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+
+
+def test_of_a_server_without_a_problem_that_it_is_on_again_is_told_though_nobody_looked_while_it_was_off() -> None:
+    """Else the last that was told, by a process that was killed, is that it is off."""
+    board = board_of("a", "b")
+    series, sample = ServerSeries(board), 'snaprotd_server_stopped_by_us{server="a"}'
+    assert only_troubles(series) == set()
+    debt = ServerPower(account="", server_id="1", label="a", power=Power(asked=1))
+    board.show_debt(debt)
+    board.clear_debt(debt)
+    assert only_troubles(series) == {sample}
+
+
+def test_a_server_that_did_not_start_at_once_goes_on_being_shown() -> None:
+    """A count that went away while all is well would be taken for a new one when it comes back."""
+    board = board_of("a")
+    series = ServerSeries(board)
+    board.servers["a"].start_failures = 3
+    assert 'snaprotd_server_start_failures_total{server="a"}' in only_troubles(series)
 
 
 def test_what_was_never_counted_is_left_out() -> None:

@@ -66,7 +66,8 @@ CHANGES = [
     Change(name="downgraded-too-far", is_next=True, lasts=15.0, becomes_another=True, asks_for_next=True, is_left=True),
 ]
 BY_NAME = {one.name: one for one in CHANGES}
-OPEN = [one for one in STEPS if one is not Step.DONE]
+OPEN = [one for one in STEPS if one not in (Step.MAKE_ROOM, Step.DONE)]
+"""Where a server has room nothing is asked for to make some, and nothing is written of that."""
 FEW = [
     ("newer-killed", Step.WAIT),
     ("downgraded", Step.STOP),
