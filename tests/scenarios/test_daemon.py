@@ -552,7 +552,7 @@ async def test_what_the_list_says_is_absent_before_the_first_list_right_after_it
         } == {("managed", "completed"): 2, ("foreign", "completed"): 1, ("foreign", "in_progress"): 2}
         assert watched.value("snaprotd_newest_completed_timestamp_seconds", "s12345") == newest.made_at.timestamp()
         assert watched.value("snaprotd_newest_completed_size_bytes", "s12345") == 5120 * 1024 * 1024
-        assert watched.series("snaprotd_blocked") == {("s12345",): 1}
+        assert watched.series("snaprotd_blocked") == {("s12345",): 1, ("s12346",): 0}
         assert watched.series("snaprotd_prune_pending") == {("s12345",): 1}
         assert ("s12346",) not in watched.series("snaprotd_newest_completed_timestamp_seconds")
         assert watched.series("snaprotd_inventory_last_success_timestamp_seconds")
