@@ -33,7 +33,7 @@ from tests.support.searches import SCRATCH, histories, look_at
 from tests.support.shared import INTENT, PROMISE, SharedDatabase
 from tests.support.virtual_time import run_virtually, true_time
 
-EXAMPLES = histories(8, 200)
+EXAMPLES = histories(8, 60)
 KEPT = 2
 LATEST = 115.0
 """Seconds by which requests are late: less than `settle`."""

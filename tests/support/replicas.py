@@ -54,6 +54,11 @@ class Blow:
     """Seconds."""
 
 
+SAME_MOMENT = timedelta(seconds=30)
+"""Within which another replica may ask for its snapshot of a server that one has looked at, and starts: who is cut off
+from the database is told by nobody. A server is rather started than left off."""
+
+
 class Witness(Onlooker):
     """Judges each request for any of the servers when it is made."""
 
@@ -76,8 +81,9 @@ class Witness(Onlooker):
     def _judge_start(self, server: str) -> None:
         """One that takes longer than is waited for is none, nor is what a request made that was carried out twice."""
         patience, now = self.crowd.policy.snapshot_timeout, self.crowd.world.now()
+        unseen = SAME_MOMENT if any(blow.harm == "cut off" for blow in self.crowd.blows) else timedelta(0)
         for one in self.crowd.world.snapshots_of(server):
-            is_at_work = one.status not in ("completed", "failed") and now - one.made_at < patience
+            is_at_work = one.status not in ("completed", "failed") and unseen <= now - one.made_at < patience
             if (
                 is_at_work
                 and one not in self.crowd.world.doubled

@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Rotation
 from snaprotd.ledger.files.place import FilePlace
 from snaprotd.ledger.sql.connection import Connection
+from snaprotd.ledger.sql.replicas import Replicas
 from snaprotd.ledger.sqlite import open_database
 from tests.support.lives import OneOfSeveral
 
@@ -86,6 +87,7 @@ class SharedLedger(OneOfSeveral):
         place = FilePlace(database.path, await open_database(database.path, alone=False), None)
         ledger = cls(place, folder / "state.db", owner=owner, lease=60.0)
         ledger.database = database
+        ledger.replicas = cast(Replicas, object())  # it is shared, and who they are nobody asks here
         return ledger
 
     async def save(self, rotation: Rotation, **how: Any) -> None:

@@ -106,6 +106,15 @@ def noted_alone(path: Path) -> Mapping[str, str]:
         return {}
 
 
+def is_sound_alone(path: Path) -> bool:
+    """Whether the file without its log is a database, whosever: half of what is to stand in it is none."""
+    try:
+        with closing(_alone(path)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.Error:
+        return False
+
+
 def noted_with_log(path: Path) -> Mapping[str, str]:
     """As `noted_alone`, of the file and its log together; nothing where these are not a whole ledger."""
     try:

@@ -168,6 +168,8 @@ class FilePlace(Place):
 
     async def _is_half_written(self) -> bool:
         """By a process that had no more room on the disk: with its log it is whole, and goes on."""
+        if await asyncio.to_thread(exchange.is_sound_alone, self.path):
+            return False
         found = _standing(await asyncio.to_thread(exchange.noted_with_log, self.path))
         return found is not None and found.goes_on_from(self._stood)
 
