@@ -151,13 +151,19 @@ async def test_what_only_a_copy_tells_is_shown_and_paid_by_a_daemon_that_lives(t
     assert Copies(tmp_path / "state.db").read() == []
 
 
+async def left_off_and_forgotten(folder: Path) -> Promise:
+    """Five minutes ago, and nothing is left of the ledger, nor of the copies beside it."""
+    one = Promise(folder)
+    await left_off(one)
+    deleted(folder / "state.db")
+    shutil.rmtree(folder / "owed-by-state.db")
+    await asyncio.sleep(5 * MINUTE)
+    return one
+
+
 @pytest.mark.usefixtures("few_ticks", "silence")
 async def test_where_nothing_is_left_of_a_ledger_a_person_is_asked_why_the_server_is_off(tmp_path: Path) -> None:
-    one = Promise(tmp_path)
-    await left_off(one)
-    deleted(tmp_path / "state.db")
-    shutil.rmtree(tmp_path / "owed-by-state.db")
-    await asyncio.sleep(5 * MINUTE)
+    one = await left_off_and_forgotten(tmp_path)
     one.way.posts.clear()
     watched = await one.begin()
     await asyncio.sleep(10 * MINUTE)
@@ -174,11 +180,7 @@ async def test_where_nothing_is_left_of_a_ledger_a_person_is_asked_why_the_serve
 @pytest.mark.usefixtures("few_ticks", "silence")
 async def test_a_person_is_asked_while_a_rotation_of_the_server_runs_too(tmp_path: Path) -> None:
     """It takes its snapshot of a server that is off, and starts nothing: all would seem to be well meanwhile."""
-    one = Promise(tmp_path)
-    await left_off(one)
-    deleted(tmp_path / "state.db")
-    shutil.rmtree(tmp_path / "owed-by-state.db")
-    await asyncio.sleep(5 * MINUTE)
+    one = await left_off_and_forgotten(tmp_path)
     one.world.snapshot_seconds = (600.0, 600.0)
     watched = await one.begin()
     await watched.daemon.rotate("12345")

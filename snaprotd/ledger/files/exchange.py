@@ -101,7 +101,7 @@ def noted_alone(path: Path) -> Mapping[str, str]:
     """What is noted of the whole ledger in its file, without its log; nothing where that is no ledger."""
     try:
         with closing(_alone(path)) as connection:
-            return {str(key): str(value) for key, value in connection.execute("SELECT key, value FROM meta")}
+            return _noted(connection)
     except (sqlite3.Error, UnicodeError):
         return {}
 
@@ -110,7 +110,7 @@ def is_sound_alone(path: Path) -> bool:
     """Whether the file without its log is a database, whosever: half of what is to stand in it is none."""
     try:
         with closing(_alone(path)) as connection:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+            return _is_sound(connection)
     except sqlite3.Error:
         return False
 
@@ -121,9 +121,7 @@ def noted_with_log(path: Path) -> Mapping[str, str]:
         if not path.stat().st_size:
             return {}  # whoever opens it would delete its log
         with closing(_to_read(path)) as connection:
-            (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            noted = connection.execute("SELECT key, value FROM meta") if told == "ok" else ()
-            return {str(key): str(value) for key, value in noted}
+            return _noted(connection) if _is_sound(connection) else {}
     except (sqlite3.Error, UnicodeError, OSError):
         return {}
 
@@ -136,8 +134,7 @@ def whole_of(path: Path, known: int) -> Path | None:
     fresh = make_room(path)
     try:
         with closing(_alone(path)) as connection:
-            (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if told != "ok" or not noted_alone(path):
+            if not _is_sound(connection) or not noted_alone(path):
                 return None
             connection.execute("VACUUM INTO ?", (str(fresh),))
         seal(fresh, known)
@@ -157,9 +154,7 @@ def put_over(path: Path, fresh: Path | None, now: datetime) -> Exchange:
     if fresh is None:
         aside = _aside(path, now)
         path.replace(aside)
-        for ending in LOG:
-            with suppress(FileNotFoundError):
-                _beside(path, ending).replace(_beside(aside, ending))
+        _move_log(path, aside)
         return replace(_moved(path, None, f"{what}, which is kept as {aside.name}"), is_old=True)
     _clear_log(path)
     _moved(path, fresh, what)
@@ -174,6 +169,15 @@ def _alone(path: Path) -> sqlite3.Connection:
 
 def _to_read(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=PATIENCE)
+
+
+def _is_sound(connection: sqlite3.Connection) -> bool:
+    (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    return bool(told == "ok")
+
+
+def _noted(connection: sqlite3.Connection) -> Mapping[str, str]:
+    return {str(key): str(value) for key, value in connection.execute("SELECT key, value FROM meta")}
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -201,14 +205,18 @@ def _kept_aside(path: Path, now: datetime) -> Path:
         os.link(path, aside)
     except OSError:  # a file system without a second name
         path.rename(aside)
-    for ending in LOG:
-        with suppress(FileNotFoundError):
-            _beside(path, ending).rename(_beside(aside, ending))
+    _move_log(path, aside)
     return aside
 
 
 def _aside(path: Path, now: datetime) -> Path:
     return path.with_name(f"{path.name}.exchanged-{now:%Y%m%dT%H%M%SZ}")
+
+
+def _move_log(path: Path, aside: Path) -> None:
+    for ending in LOG:
+        with suppress(FileNotFoundError):
+            _beside(path, ending).rename(_beside(aside, ending))
 
 
 def _clear_log(path: Path) -> None:
