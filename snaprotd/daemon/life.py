@@ -346,4 +346,3 @@ class Daemon:
         self._schedules.retries.note(rotation)
         if (target := self._schedules.targets.get(self.board.called(rotation.server_id))) is not None:
             self._account.note_holdings(target)
-        self._systemd.status(self.view.in_words())

@@ -103,6 +103,10 @@ class Board:
         """The id by which the server is called now that was called so: in the ledger it may have another one."""
         self.running: dict[str, Rotation] = {}
         """The latest record of each rotation that this process is responsible for, by its id."""
+        self._owed: dict[str, Rotation] = {}
+        """Those of them whose server a start is owed to."""
+        self._running_of: dict[str, set[str]] = {}
+        """The ids of those of each server."""
         self.elsewhere: dict[str, Rotation] = {}
         """The open rotations of other processes, as the ledger was last read, by their ids."""
         self._at_step_since: dict[str, tuple[tuple[Step, int], float]] = {}
@@ -146,7 +150,8 @@ class Board:
     @property
     def held_off(self) -> list[tuple[str, str]]:
         """The id and the label of each server that a start is owed to, as far as was seen, whoever sees to it."""
-        owed = [one for one in (self.elsewhere | self.running).values() if one.is_owed]
+        owed = [one for key, one in self.elsewhere.items() if one.is_owed and key not in self.running]
+        owed += self._owed.values()
         named = [(one.server_id, one.label) for one in owed]
         named += [(one.server_id, one.label) for one in self.debts.values()]
         return [(self.called(server_id), label) for server_id, label in named]
@@ -156,12 +161,30 @@ class Board:
     def show(self, rotation: Rotation) -> None:
         """The latest record of a rotation that runs."""
         self.running[rotation.id] = rotation
+        self._running_of.setdefault(rotation.server_id, set()).add(rotation.id)
         if rotation.is_owed:
+            self._owed[rotation.id] = rotation
             self.of(rotation.server_id).was_off = True
+        else:
+            self._owed.pop(rotation.id, None)
 
     def take_down(self, rotation: Rotation) -> None:
         """This process does not run it any more."""
         self.running.pop(rotation.id, None)
+        self._owed.pop(rotation.id, None)
+        ids = self._running_of.get(rotation.server_id, set())
+        ids.discard(rotation.id)
+        if not ids:
+            self._running_of.pop(rotation.server_id, None)
+
+    def runs(self, server_id: str) -> bool:
+        """Whether a rotation of this process sees to the server that is called so."""
+        return server_id in self._running_of
+
+    def open_of(self, server_id: str) -> list[Rotation]:
+        """The open rotations of the server that is called so, whoever runs them."""
+        ours = [self.running[one] for one in self._running_of.get(server_id, ())]
+        return ours + [one for one in self.elsewhere.values() if one.server_id == server_id]
 
     def show_elsewhere(self, found: Iterable[Rotation]) -> list[Rotation]:
         """The open rotations of other processes, as the ledger has just been read.

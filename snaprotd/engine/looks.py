@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
@@ -51,10 +51,11 @@ class Look(Generic[T]):
     """The last answer to one question about the server."""
 
     def __init__(self) -> None:
-        self._seen: tuple[Moment, Evidence[T]] | None = None
+        self._seen: tuple[Moment, T] | None = None
+        self._is_outrun = False
 
     def keep(self, shown: T, at: Moment) -> None:
-        self._seen = at, Evidence(shown=shown, age=0.0)
+        self._seen, self._is_outrun = (at, shown), False
 
     @property
     def at(self) -> Moment:
@@ -62,16 +63,15 @@ class Look(Generic[T]):
 
     def outrun(self) -> None:
         """Something has gone out since, or time went by: it is no evidence any more."""
-        if self._seen is not None:
-            self._seen = self._seen[0], replace(self._seen[1], is_outrun=True)
+        self._is_outrun = True
 
     def evidence(self, use: Use, *, poll_interval: float, is_to_queue: bool = False, took: float = 0.0) -> T | None:
         """What was seen, where that is enough for it; None where another look is needed."""
         if self._seen is None:
             return None
-        at, seen = self._seen
-        seen = replace(seen, age=at.age, took=took)
-        return seen.shown if serves(seen, use, poll_interval=poll_interval, is_to_queue=is_to_queue) else None
+        at, shown = self._seen
+        seen = Evidence(shown=shown, age=at.age, is_outrun=self._is_outrun, took=took)
+        return shown if serves(seen, use, poll_interval=poll_interval, is_to_queue=is_to_queue) else None
 
 
 class Asker(Protocol):

@@ -189,8 +189,7 @@ class Rotations:
 
     def serves(self, server_id: str) -> bool:
         """Whether a rotation of this process sees to the server."""
-        ids = self._tools.inventory.ids_of(server_id)
-        return any(rotation.server_id in ids for rotation in self._board.running.values())
+        return any(self._board.runs(one) for one in self._tools.inventory.ids_of(server_id))
 
     async def _start_without_ledger(self) -> None:
         """Nothing can be taken over in a ledger that cannot be written; what is held off is to run all the same."""

@@ -90,7 +90,7 @@ class Run:
 
     def update(self, change: Change) -> Rotation:
         """Change the record; it is saved at the end of the visit."""
-        self._rotation = change(self._as_of(asyncio.get_running_loop().time()))
+        self._rotation = change(self.rotation)
         try:
             self._show(self._rotation)
         except Exception:

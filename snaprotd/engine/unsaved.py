@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
 
+from snaprotd.core.creation import Creation
+from snaprotd.core.power import Power
 from snaprotd.core.rotation import Rotation
 
 A_LOOK = 1.0
@@ -13,6 +18,19 @@ A_LOOK = 1.0
 _POWER = ("start_age", "off_for", "power_open", "request_age", "stop_age", "earlier_age", "running_for")
 _AGES_OF_POWER = (*_POWER, "missing_for", "gone_for")
 _AGES_OF_CREATION = ("create_open", "asked_ago")
+_AT_WHICH_STEP = ("step", "trail", "note")
+
+
+def _all_but(record: type, *names: str) -> Callable[[Any], tuple[Any, ...]]:
+    return attrgetter(*(one.name for one in fields(record) if one.name not in names))
+
+
+_of_rotation = _all_but(Rotation, "waited", "power", "creation", *_AT_WHICH_STEP)
+_at_step = attrgetter(*_AT_WHICH_STEP)
+_of_power = _all_but(Power, "running_since", *_AGES_OF_POWER)
+_of_creation = _all_but(Creation, "unseen", *_AGES_OF_CREATION)
+_ages_of_power = attrgetter(*_AGES_OF_POWER)
+_ages_of_creation = attrgetter(*_AGES_OF_CREATION)
 
 
 class Unsaved:
@@ -45,33 +63,26 @@ class Unsaved:
         before = self._saved
         if before is None or self._no_ledger_since is not None or rotation.is_finished:
             return True
-        if goes_on:
-            before = replace(before, step=rotation.step, trail=rotation.trail, note=rotation.note, waited=0.0)
-        return without_ages(before) != without_ages(rotation) or _have_aged(before, rotation)
+        if not goes_on and _at_step(before) != _at_step(rotation):
+            return True
+        return without_ages(before) != without_ages(rotation) or _have_aged(before, rotation, goes_on=goes_on)
 
 
-def without_ages(rotation: Rotation) -> Rotation:
-    """It, with nothing in it that time alone changes."""
+def without_ages(rotation: Rotation) -> tuple[object, ...]:
+    """What it says of more than its step, and that is not changed by time alone."""
     power, creation = rotation.power, rotation.creation
-    known = {name: None if getattr(power, name) is None else 0.0 for name in _AGES_OF_POWER}
-    asked = {name: None if getattr(creation, name) is None else 0.0 for name in _AGES_OF_CREATION}
-    since = power.running_since and rotation.started_at  # counted back from the last look
-    return replace(
-        rotation,
-        waited=0.0,
-        power=replace(power, running_since=since, **known),  # type: ignore[arg-type]
-        creation=replace(creation, unseen=0.0, **asked),  # type: ignore[arg-type]
-    )
+    # Since when it runs is counted back from the last look.
+    is_known = [power.running_since is not None, *(age is not None for age in _aging(rotation))]
+    return _of_rotation(rotation), _of_power(power), _of_creation(creation), is_known
 
 
-def _have_aged(before: Rotation, now: Rotation) -> bool:
+def _have_aged(before: Rotation, now: Rotation, *, goes_on: bool) -> bool:
     enough = now.settle / 4
     unseen = now.creation.unseen - before.creation.unseen
-    grown = [new - old for old, new in zip(_ages(before), _ages(now), strict=True)]
+    waited = now.waited - (0.0 if goes_on else before.waited)
+    grown = [waited, *((new or 0.0) - (old or 0.0) for old, new in zip(_aging(before), _aging(now), strict=True))]
     return not (-A_LOOK <= unseen < enough and all(0.0 <= one < enough for one in grown))
 
 
-def _ages(rotation: Rotation) -> list[float]:
-    power, creation = rotation.power, rotation.creation
-    named = [getattr(power, name) for name in _AGES_OF_POWER] + [getattr(creation, name) for name in _AGES_OF_CREATION]
-    return [rotation.waited, *(age or 0.0 for age in named)]
+def _aging(rotation: Rotation) -> list[float | None]:
+    return [*_ages_of_power(rotation.power), *_ages_of_creation(rotation.creation)]

@@ -104,7 +104,7 @@ class Retries:
         known.append(this)
         self._follow(target, ended)
         self._last[target.server_id] = ended
-        if may_be_retried(ended) and not any(_is_next(one, ended) for one in self._open_of(target)):
+        if may_be_retried(ended) and not any(_is_next(one, ended) for one in self._board.open_of(target.server_id)):
             self._pending.add(target.server_id)
             self._judge(target, is_news=is_news, may_follow=may_follow)
         if is_news and may_come_late(ended):
@@ -202,7 +202,7 @@ class Retries:
         while loop.time() - began < WATCHED_FOR and not self._stopped:
             await asyncio.sleep(until_tick(self._tools.poll_interval))
             target = self._targets.get(ended.server_id)
-            if target is None or self._last.get(ended.server_id) is not ended or self._open_of(target):
+            if target is None or self._last.get(ended.server_id) is not ended or self._board.open_of(target.server_id):
                 return
             try:
                 snapshots = await self._tools.inventory.snapshots(ended.server_id)
@@ -224,7 +224,7 @@ class Retries:
     async def listed(self, target: Target, snapshots: tuple[Snapshot, ...]) -> None:
         """The account shows these snapshots of the server: one that its last rotation gave up may be completed."""
         ended = self._last.get(target.server_id)
-        is_waited_for = target.server_id in self._pending or bool(self._open_of(target))
+        is_waited_for = target.server_id in self._pending or bool(self._board.open_of(target.server_id))
         if ended is None or is_waited_for or self._stopped or not self._wants_the_same(target, ended):
             return
         if (mine := completed_late(ended, snapshots)) is None:
@@ -243,10 +243,6 @@ class Retries:
         now, then = target.policy, ended.policy
         same = (now.keep, now.adopt, now.when_full) == (then.keep, then.adopt, then.when_full)
         return same and not now.paused and self._config.instance == ended.rules.instance
-
-    def _open_of(self, target: Target) -> list[Rotation]:
-        open_ones = (*self._board.running.values(), *self._board.elsewhere.values())
-        return [one for one in open_ones if one.server_id == target.server_id]
 
 
 def _is_next(one: Rotation, failed: Rotation) -> bool:
