@@ -75,7 +75,7 @@ def plain_in(value: object, longest: int) -> str:
 
 def reference_in(value: object) -> int | str | None:
     """An id as the provider gave it; None where it is none, or not to be shown: changed, it might be another's."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if type(value) is not int and type(value) is not str:
         return None
     return value if plain_in(str(value), LONGEST_ID).strip() else None
 
