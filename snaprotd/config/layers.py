@@ -10,7 +10,7 @@ from typing import Any
 
 from snaprotd.config.channels import lacking, mistakes_in_channels
 from snaprotd.config.mistakes import Findings, keep_expected, nearest
-from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys
+from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys, ServerKeys
 from snaprotd.config.text.document import KeyPath
 from snaprotd.core.model import PROVIDER_LIMIT
 from snaprotd.core.policy import Policy, Retention
@@ -25,6 +25,9 @@ from snaprotd.core.words import duration
 
 MOST_NAMED = 20
 """Policies that are named where an unknown one is."""
+
+IDENTITY = frozenset(ServerKeys.__annotations__) - frozenset(PolicyKeys.__annotations__)
+"""The keys of a server that are no policy keys: which one it is, and the policy that it names."""
 
 Layer = tuple[KeyPath, PolicyKeys]
 """Where a mapping of policy keys stands, and the mapping."""
