@@ -171,8 +171,11 @@ def rows_json(rows: Sequence[Any]) -> str:
     return "[\n  " + ",\n  ".join(map(_row_json, rows)) + "\n]" if rows else "[]"
 
 
+_NESTED = frozenset({dict, list, tuple})
+
+
 def _row_json(row: Any) -> str:
-    if not row or not isinstance(row, dict) or any(isinstance(one, dict | list | tuple) for one in row.values()):
+    if not row or not isinstance(row, dict) or not _NESTED.isdisjoint(map(type, row.values())):
         return json.dumps(row, indent=2, ensure_ascii=False).replace("\n", "\n  ")
     return "{\n    " + json.dumps(row, separators=(",\n    ", ": "), ensure_ascii=False)[1:-1] + "\n  }"
 

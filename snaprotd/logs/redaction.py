@@ -96,7 +96,9 @@ class Redactor:
             # A fleet's report has half a million values: no call for those that need none.
             told = dict(value)
             for key, inner in value.items():
-                if key in keys or type(inner) in _NESTED:
+                if key in keys and type(inner) is str:
+                    told[key] = self._without_known(inner)
+                elif key in keys or type(inner) in _NESTED:
                     told[key] = self._told(inner, keys, key in keys)
             return told
         if kind in _NESTED:
