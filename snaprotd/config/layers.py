@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from datetime import timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from snaprotd.config.channels import lacking, mistakes_in_channels
 from snaprotd.config.mistakes import Findings, keep_expected, nearest
@@ -182,7 +182,12 @@ def _check_default_keep(keys: FileKeys, findings: Findings) -> None:
 def _check_schedules(keys: FileKeys, findings: Findings) -> None:
     """Find the schedules that cannot be read, and those of which their window leaves nothing."""
     read: dict[tuple[KeyPath, str], Schedule | None] = {}
+    settled: set[str | None] = set()
+    """Policies with which a server without policy keys of its own has nothing to be found wrong."""
     for path, layer in _all_layers(keys):
+        is_plain = path[0] == "servers" and layer.keys() <= IDENTITY
+        if is_plain and layer.get("policy") in settled:
+            continue
         layers = layers_of(keys, path, layer)
         merged = merged_layers(layers)
         if "schedule" not in merged:
@@ -193,6 +198,8 @@ def _check_schedules(keys: FileKeys, findings: Findings) -> None:
         timezone, _ = merged.get("timezone", (DEFAULT_TIMEZONE, ()))
         if (origin, timezone) not in read:
             read[origin, timezone] = _read_schedule((*origin, "schedule"), schedule, timezone, findings)
+        if is_plain and "window" not in merged:
+            settled.add(cast("str | None", layer.get("policy")))
         if path[0] == "servers" and (sound := read[origin, timezone]) is not None and "window" in merged:
             _check_window(path, layer, sound, merged, findings)
 
