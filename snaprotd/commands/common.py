@@ -172,12 +172,13 @@ def rows_json(rows: Sequence[Any]) -> str:
 
 
 _NESTED = frozenset({dict, list, tuple})
+_AS_A_ROW = json.JSONEncoder(separators=(",\n    ", ": "), ensure_ascii=False).encode
 
 
 def _row_json(row: Any) -> str:
     if not row or not isinstance(row, dict) or not _NESTED.isdisjoint(map(type, row.values())):
         return json.dumps(row, indent=2, ensure_ascii=False).replace("\n", "\n  ")
-    return "{\n    " + json.dumps(row, separators=(",\n    ", ": "), ensure_ascii=False)[1:-1] + "\n  }"
+    return "{\n    " + _AS_A_ROW(row)[1:-1] + "\n  }"
 
 
 def tell_what_is_forsaken(config: Config | None, path: str | None, *, but: Collection[str] = ()) -> None:
