@@ -136,6 +136,3 @@ def delete(snapshot_id: str, path: str | None, yes: bool) -> int:
             return 0
 
     return wait_for(work())
-
-
-COMMANDS = (restore, delete)

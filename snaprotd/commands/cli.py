@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TextIO
+from importlib import import_module
+from typing import Any, TextIO, cast
 
 import click
 
 from snaprotd import __version__, logs
-from snaprotd.commands import act, forecast, fresh, hold, look, now, owed, past, service
 from snaprotd.commands.common import FAILED, complain, level_or, unforeseen
 from snaprotd.commands.text.terminal import folded
 from snaprotd.config.mistakes import render_mistake
@@ -23,6 +24,19 @@ from snaprotd.core.errors import ConfigError, SnaprotdError
 BAD_CONFIGURATION = 78
 INTERRUPTED = 130
 """128 and the number of the signal, as shells have it."""
+
+WHERE = {
+    **dict.fromkeys(("run", "check", "notify", "schema", "completion", "simulate", "demo"), "service"),
+    **dict.fromkeys(("plan", "list", "status"), "look"),
+    **dict.fromkeys(("restore", "delete"), "act"),
+    **dict.fromkeys(("hold", "unhold"), "hold"),
+    **dict.fromkeys(("leave-off", "ledger"), "owed"),
+    "now": "now",
+    "fresh": "fresh",
+    "history": "past",
+    "forecast": "forecast",
+}
+"""Each command, and the module in this folder that has it."""
 
 
 def main() -> None:
@@ -109,12 +123,23 @@ def _mistakes(error: ConfigError) -> str:
     return "\n".join(filter(None, (*shown, error.and_more)))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+class _Commands(Mapping[str, click.Command]):
+    """The commands by their names, each loaded when it is asked for: all of them take a while."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        module = import_module(f"snaprotd.commands.{WHERE[name]}")
+        return next(one for one in vars(module).values() if isinstance(one, click.Command) and one.name == name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(WHERE)
+
+    def __len__(self) -> int:
+        return len(WHERE)
+
+
+@click.group(
+    commands=cast(Any, _Commands()), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
+)
 @click.version_option(__version__, prog_name="snaprotd")
 def cli() -> None:
     """Keeps rotating snapshots of your VPS.org servers, and never leaves one switched off."""
-
-
-for group in (service, look, past, forecast, fresh, now, hold, act, owed):
-    for command in group.COMMANDS:
-        cli.add_command(command)

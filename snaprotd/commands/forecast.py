@@ -133,6 +133,3 @@ def _write(path: Path, text: str) -> None:
     except OSError as error:
         raise SnaprotdError(f"{path} cannot be written: {error.strerror or error}") from None
     click.echo(f"snaprotd: drawn in {path}", err=True)
-
-
-COMMANDS = (forecast,)

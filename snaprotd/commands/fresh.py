@@ -113,6 +113,3 @@ async def _read(settings: Config, servers: tuple[str, ...]) -> Account:
 
 def _unknown(why: str) -> tuple[State, str]:
     return State.UNKNOWN, f"UNKNOWN - {without_bar('; '.join(why.splitlines()), 1000)}"
-
-
-COMMANDS = (fresh,)

@@ -96,6 +96,3 @@ def unhold(snapshot_id: str, path: str | None) -> int:
             return 0
 
     return wait_for(work())
-
-
-COMMANDS = (hold, unhold)

@@ -220,6 +220,3 @@ def _place(path: str | None) -> Place:
     except ConfigError as error:
         click.echo(f"{error}\nsnaprotd: so its usual address is asked; --url names another", err=True)
         return default_place(None)
-
-
-COMMANDS = (plan, list_, status)

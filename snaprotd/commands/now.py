@@ -235,6 +235,3 @@ def _row(ending: Ending) -> Json:
     """One of several: as that of one, and which server it is."""
     told = outcome_of(ending.rotation) if ending.rotation else refusal(ending.refused)
     return {"server": ending.target.label, "server_id": plain_id(ending.target.server_id), **told}
-
-
-COMMANDS = (now,)

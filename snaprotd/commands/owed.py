@@ -156,6 +156,3 @@ def _show_owed(found: Owed, *, as_json: bool, whatever_is_found: bool) -> None:
         tell(f"There is no ledger at {places}: what it would owe is not known.", err=as_json)
     elif not (found.rows or found.unreadable or as_json):
         tell("Nothing is owed.")
-
-
-COMMANDS = (leave_off, ledger)

@@ -73,8 +73,7 @@ def history(
     Events are the ends of attempts, deletions with their reasons, what persons did and who they were, slots that were
     late or missed, new configurations, and what people were told of.
     """
-    from snaprotd.commands.jobs.now import read_history, read_let_go
-    from snaprotd.commands.jobs.past import read_events
+    from snaprotd.commands.jobs.past import read_events, read_history, read_let_go  # their library takes a while
 
     begin()
     if server is not None and named is not None and server != named:
@@ -99,6 +98,3 @@ def history(
             show(Text(f"A start of {server} was let go by {let_go}"))
     tell_what_is_forsaken(settings, path)
     return 0
-
-
-COMMANDS = (history,)

@@ -236,6 +236,3 @@ def demo(servers: int, rounds: int | None, speed: float) -> int:
     from snaprotd.commands.demo import run_demo
 
     return wait_for(run_demo(servers=servers, rounds=rounds, speed=speed, pause=timedelta(seconds=2)))
-
-
-COMMANDS = (run, check, notify, schema, completion, simulate, demo)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from snaprotd.config.channels import Heartbeat, Ping, channels_of
 from snaprotd.config.layers import (
+    IDENTITY,
+    Layer,
     check_channels,
     check_layers,
     defaults_of,
@@ -202,22 +204,42 @@ def _setting(value: Any) -> Any:
 
 
 def _entries(keys: FileKeys) -> Iterator[ServerEntry]:
+    plain: dict[str | None, _Resolved] = {}
+    """Of the servers that have no policy keys of their own, by the policies that they name: thousands share a few."""
     for index, own in enumerate(keys["servers"]):
-        merged = merged_layers(layers_of(keys, ("servers", index), own))
-        given = {key: _plain(key, value) for key, (value, _) in merged.items()}
-        ping = given.pop("ping", None)
-        policy = Policy(schedule=schedule_of(given), **given)
-        origins = dict.fromkeys(PolicyKeys.__annotations__, "default")
-        origins |= {key: shown_path(path) for key, (_, path) in merged.items()}
-        del origins["ping"]
+        named = own.get("policy")
+        is_plain = own.keys() <= IDENTITY
+        resolved = plain.get(named) if is_plain else None
+        if resolved is None:
+            resolved = _resolved(layers_of(keys, ("servers", index), own))
+            plain |= {named: resolved} if is_plain else {}
         yield ServerEntry(
             key=str(own["id"]) if "id" in own else None,
             match=own.get("match"),
             name=own.get("name"),
-            policy=policy,
-            origins=origins,
-            ping=ping and Ping(**ping),
+            policy=resolved.policy,
+            origins=resolved.origins,
+            ping=resolved.ping,
         )
+
+
+class _Resolved(NamedTuple):
+    """What the layers of a server come to."""
+
+    policy: Policy
+    origins: Mapping[str, str]
+    ping: Ping | None
+
+
+def _resolved(layers: Sequence[Layer]) -> _Resolved:
+    merged = merged_layers(layers)
+    given = {key: _plain(key, value) for key, (value, _) in merged.items()}
+    ping = given.pop("ping", None)
+    policy = Policy(schedule=schedule_of(given), **given)
+    origins = dict.fromkeys(PolicyKeys.__annotations__, "default")
+    origins |= {key: shown_path(path) for key, (_, path) in merged.items()}
+    del origins["ping"]
+    return _Resolved(policy=policy, origins=origins, ping=ping and Ping(**ping))
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from datetime import timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from snaprotd.config.channels import lacking, mistakes_in_channels
 from snaprotd.config.mistakes import Findings, keep_expected, nearest
-from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys
+from snaprotd.config.shape import LARGEST_LIMIT, FileKeys, PolicyKeys, RetentionKeys, ServerKeys
 from snaprotd.config.text.document import KeyPath
 from snaprotd.core.model import PROVIDER_LIMIT
 from snaprotd.core.policy import Policy, Retention
@@ -25,6 +25,9 @@ from snaprotd.core.words import duration
 
 MOST_NAMED = 20
 """Policies that are named where an unknown one is."""
+
+IDENTITY = frozenset(ServerKeys.__annotations__) - frozenset(PolicyKeys.__annotations__)
+"""The keys of a server that are no policy keys: which one it is, and the policy that it names."""
 
 Layer = tuple[KeyPath, PolicyKeys]
 """Where a mapping of policy keys stands, and the mapping."""
@@ -179,7 +182,12 @@ def _check_default_keep(keys: FileKeys, findings: Findings) -> None:
 def _check_schedules(keys: FileKeys, findings: Findings) -> None:
     """Find the schedules that cannot be read, and those of which their window leaves nothing."""
     read: dict[tuple[KeyPath, str], Schedule | None] = {}
+    settled: set[str | None] = set()
+    """Policies with which a server without policy keys of its own has nothing to be found wrong."""
     for path, layer in _all_layers(keys):
+        is_plain = path[0] == "servers" and layer.keys() <= IDENTITY
+        if is_plain and layer.get("policy") in settled:
+            continue
         layers = layers_of(keys, path, layer)
         merged = merged_layers(layers)
         if "schedule" not in merged:
@@ -190,6 +198,8 @@ def _check_schedules(keys: FileKeys, findings: Findings) -> None:
         timezone, _ = merged.get("timezone", (DEFAULT_TIMEZONE, ()))
         if (origin, timezone) not in read:
             read[origin, timezone] = _read_schedule((*origin, "schedule"), schedule, timezone, findings)
+        if is_plain and "window" not in merged:
+            settled.add(cast("str | None", layer.get("policy")))
         if path[0] == "servers" and (sound := read[origin, timezone]) is not None and "window" in merged:
             _check_window(path, layer, sound, merged, findings)
 

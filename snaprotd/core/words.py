@@ -131,13 +131,19 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(before)} and {last}" if before else last
 
 
+_INTEGER = re.compile("0|[1-9][0-9]{0,39}")
+
+
 def plain_id(text: str) -> int | str:
     """An id as users know it: the provider's integers as integers, its UUIDs as text."""
-    return int(text) if re.fullmatch("0|[1-9][0-9]{0,39}", text) else text
+    return int(text) if _INTEGER.fullmatch(text) else text
 
 
 def zulu(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if instant is None:
+        return None
+    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    return f"{utc.isoformat(timespec='seconds')[:-6]}Z"
 
 
 def is_loopback(host: str) -> bool:

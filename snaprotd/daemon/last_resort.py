@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -27,9 +27,10 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.starts.keeper import Keeper, Leases
 from snaprotd.ledger.address import ledgers_in_force
 from snaprotd.ledger.salvage import salvaged
-from snaprotd.web.keeping import Pages
-from snaprotd.wiring.access import Transport
 from snaprotd.wiring.assembly import tools_by_terms
+
+if TYPE_CHECKING:
+    from snaprotd.wiring.access import Transport
 
 log = structlog.get_logger("snaprotd.daemon")
 
@@ -114,6 +115,8 @@ async def pay_what_is_owed(
         return True
     names = ", ".join(record.label for _, record in owed)
     log.error("the daemon cannot go on, and a start is owed: servers are started first", servers=names, error=str(why))
+    from snaprotd.web.keeping import Pages  # its libraries take a while to load
+
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(Pages(_Starting(), ADDRESS).served())
         stopped = asyncio.Event()

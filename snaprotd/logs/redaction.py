@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from base64 import b32encode, b64encode
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 INSTEAD = "[token]"
@@ -55,8 +56,8 @@ class Redactor:
     def __init__(self) -> None:
         self._sources: dict[str, tuple[Callable[[], tuple[str, ...]], ...]] = {}
         self._secrets: tuple[str, ...] = ()
-        self._told_last: list[tuple[str, ...]] = []
-        """By each of them in turn."""
+        self._told_last: list[tuple[Callable[[], tuple[str, ...]], tuple[str, ...]]] = []
+        """Each of them, with what it told."""
         self._known: frozenset[str] = frozenset()
         self._pieces = _Pieces(())
         self._cached: dict[str, str] = {}
@@ -68,7 +69,7 @@ class Redactor:
         """
         of_kind = [one for one in self._sources.get(kind, ()) if one != secrets]
         self._sources = {**self._sources, kind: (*of_kind, secrets)[-MOST_SOURCES:]}
-        self._learn()
+        self._ask_all()
 
     def known(self, text: str) -> str:
         """`text` without the secrets that are known. For names, which may well look like a token and be none."""
@@ -95,7 +96,9 @@ class Redactor:
             # A fleet's report has half a million values: no call for those that need none.
             told = dict(value)
             for key, inner in value.items():
-                if key in keys or type(inner) in _NESTED:
+                if key in keys and type(inner) is str:
+                    told[key] = self._without_known(inner)
+                elif key in keys or type(inner) in _NESTED:
                     told[key] = self._told(inner, keys, key in keys)
             return told
         if kind in _NESTED:
@@ -103,7 +106,10 @@ class Redactor:
         return self._without_known(value) if is_concerned and isinstance(value, str) else value
 
     def _without_known(self, text: str) -> str:
-        if len(text) > LONGEST_CACHED:
+        length = len(text)
+        if length < self._pieces.shortest:
+            return text
+        if length > LONGEST_CACHED:
             return self._pieces.taken_out_of(text)
         cached = self._cached
         if (clean := cached.get(text)) is None:
@@ -114,11 +120,14 @@ class Redactor:
 
     def _learn(self) -> None:
         """Remember what the sources tell now: it hardly ever changes, and is asked for each text."""
-        now = [source() for of_kind in self._sources.values() for source in of_kind]
-        if now == self._told_last:
-            return
-        self._told_last = now
-        told = dict.fromkeys(secret for secrets in now for secret in secrets if secret)
+        for source, told in self._told_last:
+            if source() != told:
+                self._ask_all()
+                return
+
+    def _ask_all(self) -> None:
+        self._told_last = [(source, source()) for of_kind in self._sources.values() for source in of_kind]
+        told = dict.fromkeys(secret for _, secrets in self._told_last for secret in secrets if secret)
         if new := told.keys() - self._known:
             self._secrets = (*new, *self._secrets)[:MOST_REMEMBERED]
             self._known = frozenset(self._secrets)
@@ -140,6 +149,8 @@ class _Pieces:
                 for view in {folded, _FILLING.sub("", folded)}:
                     self._by_length.setdefault(length, set()).update(_runs(view, length))
                     self._grams.update(_runs(view, GRAM))
+        self.shortest = min([*map(len, self._short), *self._by_length], default=inf)
+        """Characters without which a text has none of them: no writing is undone to more than it was."""
 
     def taken_out_of(self, text: str) -> str:
         spans = list(self._spans(text)) if self._by_length or self._short else []

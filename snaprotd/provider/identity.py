@@ -93,6 +93,11 @@ class Identities:
             return server
         return replace(server, id=str(own[0]), ref=own[0], also=also, beside=others)
 
+    def is_by_itself(self, one: str) -> bool:
+        """Whether it was seen in a list, beside no other id and as nobody else's: so it is of nearly all servers."""
+        beside = self._beside.get(one)
+        return beside is not None and not beside and one not in self._holders
+
     def holder(self, one: str) -> str | None:
         """An id of the server that has this number now, where it is not the one that had it before."""
         return self._holders.get(one)
@@ -138,6 +143,8 @@ class Names:
 
     def of_called(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot as one of a server that is shown so."""
+        if not snapshot.server_also and self._ids.is_by_itself(snapshot.server_id):
+            return snapshot
         ids = [self._ids.holder(one) or one for one in (snapshot.server_id, *snapshot.server_also)]
         known = next((self.shown(one) for one in ids if one in self._ids), None)
         chosen = known or next((one for one in ids if one in self._called), ids[0])
@@ -149,6 +156,10 @@ def each_once(listed: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
 
     Only where that goes for each of them without a remainder: nothing that is there is left out on a likeness.
     """
+    return _paired(listed) if len({one.id.isdigit() for one in listed}) == 2 else listed
+
+
+def _paired(listed: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
     pairs: dict[tuple[object, ...], list[Snapshot]] = {}
     for one in listed:
         pairs.setdefault((one.name, one.created_at, one.status, one.size_mb), []).append(one)

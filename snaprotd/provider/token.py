@@ -167,6 +167,8 @@ class TokenSource:
 
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown: the token, and the one before it, which may still be valid."""
+        if len(self._places) == 1:  # it is asked for each text that leaves
+            return self._places[0].secrets
         return tuple(secret for place in self._places for secret in place.secrets)
 
     @property
@@ -242,10 +244,8 @@ def _of_environment(environ: Mapping[str, str], *, pipes: bool = False) -> list[
     places = []
     if named := environ.get("SNAPROTD_TOKEN_FILE"):
         places.append(_Place(f"the token file {named} ($SNAPROTD_TOKEN_FILE)", Path(named), pipes=pipes))
-    if directory := environ.get("CREDENTIALS_DIRECTORY"):
-        path = Path(directory, "token")
-        if _is_there(path):
-            places.append(_Place(f"the token file {path} ($CREDENTIALS_DIRECTORY)", path))
+    if (directory := environ.get("CREDENTIALS_DIRECTORY")) and _is_there(path := Path(directory, "token")):
+        places.append(_Place(f"the token file {path} ($CREDENTIALS_DIRECTORY)", path))
     if text := environ.get("VPS_API_TOKEN"):
         places.append(_Place("the environment variable VPS_API_TOKEN", text=text))
     return places

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
@@ -36,12 +37,13 @@ from snaprotd.ledger.address import (
 )
 from snaprotd.ledger.salvage import NoLedger
 from snaprotd.ledger.store import Ledger
-from snaprotd.observe.metrics import Metrics
 from snaprotd.provider.inventory import Inventory
-from snaprotd.provider.token import TokenSource
-from snaprotd.wiring.access import Transport, cloud_by_terms, open_cloud
-from snaprotd.wiring.channels import password_of
 from snaprotd.wiring.whose import demand_own_account
+
+if TYPE_CHECKING:
+    from snaprotd.observe.metrics import Metrics
+    from snaprotd.provider.token import TokenSource
+    from snaprotd.wiring.access import Transport
 
 log = structlog.get_logger("snaprotd")
 
@@ -59,6 +61,7 @@ async def open_ledger(
     lease, owner = lease_for(config.api.timeout), uuid.uuid4().hex
     if is_on_server(config.state):
         from snaprotd.ledger.server.opening import open_on_server  # its driver may not be installed
+        from snaprotd.wiring.channels import password_of
 
         address = ServerAddress(config.state, password_of(config, environ))
         ledger = await open_on_server(address, ledger_path(config), owner=owner, lease=lease, lock=lock)
@@ -108,6 +111,8 @@ async def open_tools(
 
     `once`: for a command, which ends by itself.
     """
+    from snaprotd.wiring.access import open_cloud  # its library takes a while to load
+
     _see_to_default_place(config, environ)
     async with (
         open_cloud(config, environ, metrics.requests, transport, once=once) as cloud,
@@ -170,6 +175,8 @@ async def tools_by_terms(
 
     The ledger at `path` is written where that can be; where not, nothing is lost but the record of what is done here.
     """
+    from snaprotd.wiring.access import cloud_by_terms  # as above
+
     async with (
         cloud_by_terms(terms, environ, transport, remains) as cloud,
         ledger_or_none(path, terms) as ledger,

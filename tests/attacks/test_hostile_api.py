@@ -355,6 +355,11 @@ def test_brackets_are_counted_and_not_parsed() -> None:
     for deep in (DEEP, WIDE, b"[" * 400_000 + b"]" * 400_000, b'{"a":' * 400_000, b'[{"a":' * 50 + b"1" + b"}]" * 50):
         assert effort(partial(is_refused, deep), allowed=0.5) < 0.5
     assert body.read_json(b'["[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", {"]": "\\"[{"}]')[1] == {"]": '"[{'}
+    for least in (0, body.USUAL_BODY):
+        for written in ("[" * 40, '"' + "[" * 40, "]" * 40):
+            told = [written, "x" * least]
+            assert body.read_json(json.dumps(told).encode()) == told
+            is_refused(f"{'[' * 60}{json.dumps(told)}{']' * 60}".encode())
 
 
 async def test_an_account_that_shows_other_servers_in_every_list_is_not_remembered_for_ever(

@@ -145,6 +145,12 @@ def test_a_short_secret_is_taken_out_as_a_whole_only() -> None:
     )
 
 
+def test_the_shortest_text_that_can_hold_a_part_is_looked_at() -> None:
+    assert knowing(TOKEN).known(TOKEN[:8]) == INSTEAD
+    assert knowing(TOKEN).known(TOKEN[:7]) == TOKEN[:7]
+    assert knowing(TOKEN, "abc").known("abc") == INSTEAD
+
+
 def test_an_old_token_is_taken_out_however_often_it_has_changed_since(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(BEFORE)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from snaprotd.commands.text.columns import Cell, Columns, Line
+from snaprotd.commands.text.columns import Block, Cell, Columns, Line
 
 Rows = list[tuple[list[str | Cell], str]]
 
@@ -78,3 +78,23 @@ def test_a_fleet_is_not_laid_out_by_rich(monkeypatch: pytest.MonkeyPatch) -> Non
     for number in range(1000):
         table.add_row(str(number), f"web-{number}", style="dim")
     assert shown(table, width=500, colours=False).count("web-") == 1000
+
+
+@pytest.mark.parametrize("colours", [True, False])
+@pytest.mark.parametrize("width", [500, 40])
+def test_a_block_shows_its_parts_one_below_the_other(colours: bool, width: int) -> None:
+    parts: list[Line | Columns] = []
+    for rows in ROWS.values():
+        table = Columns("id", "name", "what", indent=2)
+        for cells, style in rows:
+            table.add_row(*cells, style=style)
+        parts += [Line(("web-01", "bold"), "  server 1" + " and more" * len(parts)), table, Line()]
+    assert shown(Block(*parts), width=width, colours=colours) == shown(Group(*parts), width=width, colours=colours)
+
+
+def test_a_block_of_a_fleet_is_one_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich takes as long for each of its parts as for all of them."""
+    monkeypatch.setattr(Line, "__rich_console__", None)
+    assert (
+        shown(Block(*[Line(f"web-{number}") for number in range(1000)]), width=500, colours=False).count("web-") == 1000
+    )

@@ -14,17 +14,19 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
+import click
 import httpx
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 from click.testing import CliRunner
 
 from snaprotd import __version__
-from snaprotd.commands.cli import _run, cli
+from snaprotd.commands.cli import WHERE, _run, cli
 from snaprotd.config.text import yaml_nodes
 from snaprotd.ledger.claims import Mark
 from snaprotd.ledger.store import Ledger
@@ -163,8 +165,21 @@ def test_the_version_is_shown(alone: dict[str, Ended]) -> None:
 
 def test_a_command_that_needs_no_ledger_does_not_wait_for_its_library() -> None:
     """A shell that completes a word loads all commands each time."""
-    ask = "import sys, snaprotd.commands.cli; sys.exit('sqlalchemy' in sys.modules)"
+    ask = "import sys; from snaprotd.commands.cli import cli; [*cli.commands.values()]; sys.exit('{}' in sys.modules)"
+    subprocess.run([sys.executable, "-c", ask.format("sqlalchemy")], check=True)
+    assert subprocess.run([sys.executable, "-c", ask.format("snaprotd.commands.look")], check=False).returncode == 1
+
+
+def test_a_command_waits_for_no_other() -> None:
+    ask = "import sys; from snaprotd.commands.cli import cli; cli.commands['history']; sys.exit('httpx' in sys.modules)"
     subprocess.run([sys.executable, "-c", ask], check=True)
+
+
+def test_each_command_that_is_written_can_be_called() -> None:
+    modules = [import_module(f"snaprotd.commands.{one}") for one in set(WHERE.values())]
+    written = [one for module in modules for one in vars(module).values() if isinstance(one, click.Command)]
+    within = {its for one in written if isinstance(one, click.Group) for its in one.commands.values()}
+    assert {one.name: one for one in written if one not in within} == dict(cli.commands)
 
 
 def test_the_help_names_every_command(alone: dict[str, Ended]) -> None:

@@ -333,6 +333,20 @@ def test_the_layer_of_each_key_is_known() -> None:
     }
 
 
+def test_servers_without_keys_of_their_own_share_what_their_policy_comes_to_and_no_other_does() -> None:
+    more = "  - {id: 4, policy: nightly}\n  - {id: 5, policy: nightly, paused: true}\n  - {id: 6}\n"
+    own, nightly, plain, again, paused, last = parse(LAYERED + more, "c.yaml", {}).entries
+    assert again.policy is nightly.policy
+    assert last.policy is plain.policy
+    assert (again.origins, last.origins) == (nightly.origins, plain.origins)
+    assert (own.policy, paused.policy) == (
+        replace(nightly.policy, keep=Retention(last=3)),
+        replace(nightly.policy, paused=True),
+    )
+    assert (nightly.origins["keep"], own.origins["keep"]) == ("policies.nightly", "servers[0]")
+    assert (plain.origins["paused"], paused.origins["paused"]) == ("default", "servers[4]")
+
+
 def test_rules_of_an_upper_layer_replace_those_below_and_are_not_mixed_with_them() -> None:
     text = 'defaults: {keep: {last: 2, daily: 2}}\nservers: [{id: 1, schedule: "@daily", keep: {weekly: 1}}]'
     assert parse(text, "c.yaml", {}).entries[0].policy.keep == Retention(weekly=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
@@ -9,7 +11,7 @@ from snaprotd.config.file import json_schema, parse
 from snaprotd.config.mistakes import render_mistake
 from snaprotd.config.text import yaml_nodes
 from snaprotd.core.errors import ConfigError
-from snaprotd.core.schedule import ScheduleError, check_expression
+from snaprotd.core.schedule import ScheduleError, check_expression, spread_delay
 
 POLICY = (
     "schedule, timezone, window, spread, keep, adopt, when_full, stop_first, stop_timeout, on_stop_timeout, "
@@ -575,6 +577,15 @@ def test_each_server_without_a_schedule_is_named() -> None:
         "1:11: servers[0].schedule:",
         "1:20: servers[1].schedule:",
     ]
+
+
+def test_each_server_is_judged_by_its_own_share_of_the_spread_of_the_policy_that_it_shares() -> None:
+    servers = "".join(f"  - {{id: {number}, policy: n}}\n" for number in range(1, 21))
+    policy = 'policies: {n: {schedule: "@daily", spread: 1d, window: "00:00-12:00"}}\n'
+    late = [one for one in range(1, 21) if spread_delay(str(one), timedelta(days=1)) >= timedelta(hours=12)]
+    assert 1 < len(late) < 20
+    told = mistakes(f"{policy}servers:\n{servers}")
+    assert [one.split(": ")[1] for one in told] == [f"servers[{one - 1}].id" for one in late]
 
 
 def test_a_value_that_was_refused_is_not_called_missing_too() -> None:

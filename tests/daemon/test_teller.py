@@ -251,7 +251,7 @@ async def test_a_server_that_another_process_cannot_start_is_told_and_stops_the_
     world = a_world("web-01", faults=[Fault(kind="start_never", action="start", times=None)])
     commands_reach(way := WorldTransport(world))
     reached = partial(open_cloud, transport=way)
-    monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
+    monkeypatch.setattr("snaprotd.wiring.access.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
     path = configured(tmp_path, world, schedule="@yearly")
     async with daemon_on(path, world):
         await asyncio.sleep(MINUTE)

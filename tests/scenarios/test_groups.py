@@ -79,7 +79,7 @@ async def test_a_rotation_by_hand_waits_for_its_group_too(tmp_path: Path, monkey
     settings, shown = load(path, {}), list[str]()
     async with daemon_on(path, world) as watched:
         await watched.reaches(Step.WAIT)
-        monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
+        monkeypatch.setattr("snaprotd.wiring.access.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
         (ended,) = await rotate_now(
             settings,
             {"VPS_API_TOKEN": world.token},
@@ -106,7 +106,7 @@ async def test_by_hand_nobody_waits_for_a_server_that_no_process_starts(
     await watched.reaches(Step.WAIT)
     await kill(watched)
     await asyncio.gather(running, return_exceptions=True)
-    monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
+    monkeypatch.setattr("snaprotd.wiring.access.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
     quiet: dict[str, Any] = {"description": "", "show": lambda *_, **__: None, "say": lambda *_, **__: None}
     both = resolve(settings, None)
     (refused,) = await rotate_now(settings, {"VPS_API_TOKEN": world.token}, both[1:], **quiet)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from snaprotd.commands.jobs.leave_off import leave_off, read_owed
-from snaprotd.commands.jobs.now import read_let_go
+from snaprotd.commands.jobs.past import read_let_go
 from snaprotd.commands.text.tables import history_text, now_text
 from snaprotd.config import file as config
 from snaprotd.core.power import Power, promised

@@ -130,7 +130,7 @@ def commands_go(monkeypatch: pytest.MonkeyPatch) -> Callable[[Promise], None]:
     """Have `now` in this process take the way of the story."""
 
     def go(one: Promise) -> None:
-        monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", partial(_open, one.way))
+        monkeypatch.setattr("snaprotd.wiring.access.open_cloud", partial(_open, one.way))
 
     return go
 

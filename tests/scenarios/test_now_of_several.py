@@ -81,7 +81,7 @@ def reach(
         way = WorldTransport(story.world)
         commands_reach(way)
         reached = partial(open_cloud, transport=way)
-        monkeypatch.setattr("snaprotd.wiring.assembly.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
+        monkeypatch.setattr("snaprotd.wiring.access.open_cloud", lambda *parts, **more: reached(*parts[:3], **more))
         return story
 
     return to

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from snaprotd.commands.jobs.deeds import deed, who
-from snaprotd.commands.jobs.now import id_in
+from snaprotd.commands.jobs.past import id_in
 from snaprotd.config.remains import remains_of
 from snaprotd.config.settings import Config, notes_directory
 from snaprotd.core.errors import LedgerError

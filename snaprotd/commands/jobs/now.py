@@ -1,4 +1,4 @@
-"""What the commands do with the ledger and then end: run rotations now, read the history."""
+"""What the commands do with the ledger and then end: run rotations now."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from statistics import median
 from typing import Protocol
 
 from snaprotd.commands.jobs.holding import hold_of_new
-from snaprotd.config.settings import Config, Target, resolve
+from snaprotd.config.settings import Config, Target
 from snaprotd.core.admission import called_off, resumed
-from snaprotd.core.errors import LeaseLost, SnaprotdError, UnknownServer
+from snaprotd.core.errors import LeaseLost, SnaprotdError
 from snaprotd.core.holds import HoldFor
 from snaprotd.core.rotation import Result, Rotation
 from snaprotd.daemon.machine import this_machine
@@ -26,55 +26,16 @@ from snaprotd.engine.starts.keeper import Keeper
 from snaprotd.engine.tools import NO_PERMIT, Permit, Permits, Tools, together
 from snaprotd.engine.turns.admission import Admission
 from snaprotd.engine.turns.groups import Groups
-from snaprotd.ledger.address import name_of
 from snaprotd.ledger.claims import Claimed, ServerBusy
 from snaprotd.ledger.leases.others import MARGIN
 from snaprotd.ledger.store import Ledger
 from snaprotd.observe.metrics import Metrics
 from snaprotd.report.rows import busy_words
-from snaprotd.wiring.assembly import account_of, new_rotation, open_ledger_to_read, open_tools
+from snaprotd.wiring.assembly import new_rotation, open_tools
 
 LOOKED_AT_EVERY = 5.0
 LOOKED_BEYOND = MARGIN + 2 * LOOKED_AT_EVERY
 """Seconds."""
-
-
-async def read_history(config: Config, name: str | None, limit: int) -> list[Rotation]:
-    """The latest rotations, of one server or of all, newest first. Nothing is asked of the provider.
-
-    Raises `UnknownServer` for a name that neither the configuration nor the ledger has.
-    """
-    async with open_ledger_to_read(config) as ledger:
-        if ledger is None:
-            where = name_of(config.state)
-            raise SnaprotdError(f"there is no ledger at {where}: no daemon has run with {config.path} here")
-        if name is None:
-            return await ledger.history(limit=limit)
-        return await ledger.history(await id_in(ledger, config, name), limit=limit)
-
-
-async def read_let_go(config: Config, name: str) -> str:
-    """Who let go of a start of the named server last, when and why; empty where nobody has."""
-    async with open_ledger_to_read(config) as ledger:
-        if ledger is None:
-            return ""
-        kept = await ledger.starts.kept(account_of(config), await id_in(ledger, config, name))
-        return kept.let_go if kept else ""
-
-
-async def id_in(ledger: Ledger, config: Config, name: str) -> str:
-    """A server's id by its id, by our label now, or by the label it had in a rotation."""
-    ids = ledger.starts.ids_of(name)
-    configured = [one.server_id for one in resolve(config, None) if one.server_id in ids or one.label == name]
-    if configured:
-        return configured[0]
-    latest = [*(await ledger.latest()).values(), *await ledger.open_rotations()]
-    known = [(one.server_id, one.label) for one in latest]
-    known += [(one.server_id, one.label) for one in await ledger.starts.owed()]
-    found = [server_id for server_id, label in known if server_id in ids or label == name]
-    if not found:
-        raise UnknownServer(f"no server is named {name}, in {config.path} or in the ledger")
-    return found[0]
 
 
 @dataclass(frozen=True, kw_only=True)

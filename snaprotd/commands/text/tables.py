@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from snaprotd.commands.text.columns import Columns, Line
+from snaprotd.commands.text.columns import Block, Columns, Line
 from snaprotd.core.policy import Kind
 from snaprotd.core.rotation import Rotation
 from snaprotd.core.telling.entries import Entry, Happened
@@ -109,7 +109,7 @@ def list_text(
     rows: Sequence[Json], now: datetime, headings: Mapping[str, str], notes: Mapping[object, str] = MappingProxyType({})
 ) -> RenderableType:
     """`headings`: the servers' names, by their ids as text; `notes`: what is told below them, by the snapshots' ids."""
-    parts: list[RenderableType] = []
+    parts: list[Line | Columns] = []
     of_server: dict[str, list[Json]] = {}
     for row in rows:
         of_server.setdefault(str(row["server_id"]), []).append(row)
@@ -120,7 +120,7 @@ def list_text(
         parts += [_list_table(own, now)] if own else []
         parts += [Line(f"  {row['id']}: {notes[row['id']]}") for row in own if row["id"] in notes]
         parts.append(Line())
-    return Group(*parts[:-1]) if parts else Text("no snapshots")
+    return Block(*parts[:-1]) if parts else Text("no snapshots")
 
 
 def _list_table(rows: Sequence[Json], now: datetime) -> Columns:

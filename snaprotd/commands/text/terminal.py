@@ -62,7 +62,7 @@ def show(renderable: RenderableType) -> None:
         return
     out = console()
     with out.capture() as captured:
-        out.print(renderable)
+        out.print(renderable, crop=False)  # nothing is wider than it was laid out for
     _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 

@@ -207,7 +207,7 @@ def read_instant(value: object) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value.strip())
-        return None if moment.tzinfo is None else moment.astimezone(UTC)
+        return moment if moment.tzinfo is UTC else None if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 
@@ -276,17 +276,17 @@ def _references(entry: Mapping[str, Any], asked: str | None) -> tuple[int | str,
 
     Each of them once.
     """
+    refs = [ref for key in ("id", "uuid") if (ref := reference_in(entry.get(key))) is not None]
+    if len(refs) < 2:
+        return tuple(refs)
     found: dict[str, int | str] = {}
-    for key in ("id", "uuid"):
-        if (ref := reference_in(entry.get(key))) is not None:
-            found.setdefault(str(ref), ref)
+    for ref in refs:
+        found.setdefault(str(ref), ref)
     return tuple(found[text] for text in sorted(found, key=lambda text: text != asked))
 
 
 def _size(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if 0 <= value <= LARGEST_SIZE else None
+    return value if type(value) is int and 0 <= value <= LARGEST_SIZE else None
 
 
 def _permissions(value: object) -> tuple[str, ...] | None:
