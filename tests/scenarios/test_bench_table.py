@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ COST = Row(what="CPU, s", key="cpu", goals={1000: 2})
         ({1000: 2.01}, False),
         ({100: 9.0}, None),
         ({}, None),
+        ({1000: nan}, False),
         ({100: 9.0, 1000: 1.0, 10_000: 9.0}, True),
     ],
 )
