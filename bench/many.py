@@ -21,6 +21,7 @@ from bench.extent import Extent
 from bench.place import Place, a_place
 from bench.processes import PATIENCE, PYTHON, a_process, cpu_of, until
 from bench.table import Figures, Row
+from bench.watched import WORTH
 from tests.support.processes import environment
 from tests.support.quick_account import TOKEN
 
@@ -103,9 +104,10 @@ def measured(place: Place, process: subprocess.Popen[str], name: str) -> Iterato
 
 
 def stood(place: Place, since: float) -> float:
-    """As much of it as the process was at work itself: the machine is shared."""
+    """As much of it as the process was at work itself: the machine is shared. Less than `WORTH` is nothing."""
     stands = [json.loads(line) for line in place.stands.read_text().splitlines()]
-    return 1000 * max((min(wall, used) for at, wall, used in stands if at >= since), default=0.0)
+    worst = max((min(wall, used) for at, wall, used in stands if at >= since), default=0.0)
+    return 1000 * worst if worst >= WORTH else 0.0
 
 
 def start(place: Place, process: subprocess.Popen[str]) -> dict[str, Any]:
