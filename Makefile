@@ -34,8 +34,8 @@ prove: install-dev  ## Run the searches in their long form, and all cases of the
 mutants: install-dev  ## Break the lines that promises rest on, one at a time: do the tests notice? (ONLY=power; minutes)
 	$(BIN)/python -m tests.support.mutants "$(ONLY)"
 
-bench: install-dev  ## Measure what snaprotd costs, beside other programs, in one table (QUICK=1: smaller, in two minutes)
-	@QUICK=$(QUICK) $(BIN)/python -m bench
+bench: install-dev  ## Measure what snaprotd costs, in one table and half an hour (QUICK=1: in minutes; ONLY="ledger many")
+	@QUICK=$(QUICK) $(BIN)/python -m bench $(ONLY)
 
 figures: install-dev  ## Print the figures of the house: files and lines of each room, lengths of functions
 	@$(BIN)/python -m tests.support.house_figures

@@ -1,37 +1,53 @@
 """What a rotation costs in the ledger's file: the real ledger alone, in a process of its own, with nobody beside it.
 
-`python -m bench.ledger` measures one rotation after the other, and many at once: `rotate NUMBER at-once FOLDER` is one
-such process. A rotation is what a daemon writes of one with nothing in its way: its claim, and the saves in `SAVES`.
+A rotation is what a daemon writes of one with nothing in its way: its claim, and the saves in `SAVES`. Alone is one
+after the other. `python -m bench.ledger NUMBER at-once|alone FOLDER` is one such process, and prints its figures.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from bench.extent import Extent
 from bench.processes import PATIENCE, PYTHON
 from bench.replicas import SLOT, a_rotation
+from bench.table import Figures, Row
 from snaprotd.core import creation
 from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.ledger.claims import Claimed
 from snaprotd.ledger.store import Ledger
 
-AT_ONCE = 1000
 ALONE = 50
 """Rotations one after the other: the figure is of each."""
+TOGETHER = 50
+"""Rows that SQLite alone writes in one transaction."""
+LEDGER = "state.db"
+NO_FILE = 10**9
 
-Figures = dict[str, Any]
+ROWS = (
+    Row(what="ledger: CPU of a claim, ms", key="claim_ms", goals={1000: 0.3}, of_each=True),
+    Row(what="- in terms of SQLite alone, 50 in one transaction", key="times_claim", form=".1f", of_each=True),
+    Row(what="- CPU of a save, ms", key="save_ms", goals={1000: 0.3}, of_each=True),
+    Row(what="- in terms of SQLite alone, 50 in one transaction", key="times_save", form=".1f", of_each=True),
+    Row(what="- fsyncs a rotation", key="fsyncs", goals={1: 5, 1000: 1}, of_each=True),
+    Row(what="- kB written a rotation", key="kilobytes", goals={1000: 20}, form=".1f", of_each=True),
+)
+
 Change = Callable[[Rotation], Rotation]
 
 _MADE = "3f0c2a52-9f8e-4a53-8a56-0d6b6f2c9a10"
@@ -52,56 +68,78 @@ SAVES: Mapping[str, Change] = {
 }
 
 
-def figures() -> Figures:
-    return {"alone": _rotated(ALONE, at_once=False), "at_once": _rotated(AT_ONCE, at_once=True)}
+def figures(extent: Extent) -> Figures:
+    return {1: rotated(ALONE, "alone"), **{number: rotated(number, "at-once") for number in extent.servers}}
 
 
-def _rotated(number: int, *, at_once: bool) -> Figures:
+def rotated(number: int, how: str) -> dict[str, Any]:
     """The processor without anything that watches it, and then what the system was asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ("bench.ledger", "rotate", str(number), "at-once" if at_once else "alone")
-        told = _told([*PYTHON, *words, str(Path(folder, "plain"))])
-        if shutil.which("strace") is None:
-            return {**told, "fsyncs": None}
-        calls = Path(folder) / "calls"
-        watched = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", str(calls)]
-        _told([*watched, *PYTHON, *words, str(Path(folder, "watched"))])
-        lines = calls.read_text().splitlines()
-    syncs = [line for line in lines if "sync(" in line]
-    return {**told, "fsyncs": len(syncs) / number}
+        words = ("bench.ledger", str(number), how)
+        told = _told([*PYTHON, *words, str(Path(folder, "own"))])
+        claim, save = by_sqlite_alone(Path(folder, "own", LEDGER))
+        told |= {"times_claim": told["claim_ms"] / claim, "times_save": told["save_ms"] / save}
+        if shutil.which("strace"):
+            calls = Path(folder) / "calls"
+            watched = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", str(calls)]
+            _told([*watched, *PYTHON, *words, str(Path(folder, "watched"))])
+            told["fsyncs"] = fsyncs(calls.read_text()) / number
+    return told
 
 
-def _told(command: list[str]) -> Figures:
+def _told(command: list[str]) -> dict[str, Any]:
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=PATIENCE).stdout
     return dict(json.loads(told))
 
 
-def in_words(told: Figures, key: str, form: str = ".2f") -> str:
-    """Of one alone, and of many at once."""
-    return " / ".join("-" if told[one][key] is None else format(told[one][key], form) for one in ("alone", "at_once"))
+def fsyncs(calls: str) -> int:
+    """Of what `strace` has written: those between the two of no file at all, which are `_mark`."""
+    syncs = [line for line in calls.splitlines() if "sync(" in line]
+    first, last = (number for number, line in enumerate(syncs) if f"sync({NO_FILE})" in line)
+    return last - first - 1
 
 
-def rows(told: Figures) -> list[tuple[str, str, str]]:
-    return [
-        (f"the ledger, processor: ms a claim, alone / {AT_ONCE} at once", in_words(told, "claim_ms"), "<= 0.3"),
-        ("- ms a save", in_words(told, "save_ms"), "<= 0.3"),
-        ("- fsyncs a rotation", in_words(told, "fsyncs"), "<= 5 / <= 1"),
-        ("- kB written a rotation", in_words(told, "kilobytes", ".0f"), "<= 20"),
-    ]
+def by_sqlite_alone(ledger: Path) -> tuple[float, float]:
+    """CPU of writing the ledger's own rows as new ones, and of writing them again, ms each: `TOGETHER` at a time."""
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.row_factory = sqlite3.Row
+        rows = [dict(one) for one in connection.execute("SELECT * FROM rotations").fetchall()]
+        for number, row in enumerate(rows):
+            row |= {"id": f"{number:032x}", "server_id": f"another-{number}"}
+        names, marks = ", ".join(rows[0]), ", ".join("?" * len(rows[0]))
+        changed = ", ".join(f"{name} = ?" for name in rows[0])
+        new = _by_groups(
+            connection, f"INSERT INTO rotations ({names}) VALUES ({marks})", [[*one.values()] for one in rows]
+        )
+        again = [[*one.values(), one["id"]] for one in rows]
+        return new, _by_groups(connection, f"UPDATE rotations SET {changed} WHERE id = ?", again)
+
+
+def _by_groups(connection: sqlite3.Connection, statement: str, written: list[list[Any]]) -> float:
+    before = time.process_time()
+    for first in range(0, len(written), TOGETHER):
+        connection.execute("BEGIN IMMEDIATE")
+        for values in written[first : first + TOGETHER]:
+            connection.execute(statement, values)
+        connection.execute("COMMIT")
+    return 1000 * (time.process_time() - before) / len(written)
 
 
 # -- one of them -------------------------------------------------------------------------------------------------
 
 
-async def rotate(number: int, *, at_once: bool, folder: Path) -> Figures:
-    async with await Ledger.open(folder / "state.db", owner=uuid.uuid4().hex) as ledger:
+async def rotate(number: int, *, at_once: bool, folder: Path) -> dict[str, Any]:
+    async with await Ledger.open(folder / LEDGER, owner=uuid.uuid4().hex) as ledger:
         rotations = [a_rotation(str(one)) for one in range(number)]
         written = _written()
+        _mark()
         claiming = await _spent(ledger.claim, rotations, at_once=at_once, answer=Claimed)
         saving = 0.0
         for change in SAVES.values():
             rotations = [change(one) for one in rotations]
             saving += await _spent(ledger.save, rotations, at_once=at_once)
+        _mark()
         return {
             "claim_ms": 1000 * claiming / number,
             "save_ms": 1000 * saving / number / len(SAVES),
@@ -121,23 +159,22 @@ async def _spent(work: Any, rotations: list[Rotation], *, at_once: bool, answer:
     return used
 
 
+def _mark() -> None:
+    """What is between two of these is counted: see `fsyncs`."""
+    with suppress(OSError):
+        os.fsync(NO_FILE)
+
+
 def _written() -> int:
     """Bytes that this process has written to files."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("wchar:")))
 
 
-def main(arguments: list[str]) -> None:
-    if arguments[:1] == ["rotate"]:
-        number, how, folder = int(arguments[1]), arguments[2], Path(arguments[3])
-        folder.mkdir()
-        print(json.dumps(asyncio.run(rotate(number, at_once=how == "at-once", folder=folder))))
-    else:
-        told = figures()
-        print(json.dumps(told, indent=1))
-        for line in rows(told):
-            print(" | ".join(line))
+def main(number: str, how: str, folder: str) -> None:
+    Path(folder).mkdir()
+    print(json.dumps(asyncio.run(rotate(int(number), at_once=how == "at-once", folder=Path(folder)))))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -24,6 +24,8 @@ from tests.support.quick_account import ROOT, TOKEN
 PYTHON = (sys.executable, "-m")
 PATIENCE = 1800.0
 """Seconds after which a measurement is given up."""
+FASTEST = 1000
+"""Requests a second: the highest rate that can be configured."""
 
 
 def until(holds: Callable[[], bool], *, what: str, every: float = 0.1) -> None:

@@ -22,7 +22,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.extent import Extent
 from bench.processes import a_process
+from bench.table import Figures, Row
 from snaprotd.config.file import load
 from snaprotd.core.holds import snapshot_name
 from snaprotd.core.policy import Policy, Retention, Rules
@@ -52,29 +54,38 @@ TAKES = 120.0
 """Seconds of a snapshot."""
 SLOT = datetime(2025, 1, 16, 3, 30, tzinfo=UTC)
 
-Figures = dict[str, Any]
+ROWS = (
+    Row(what="PostgreSQL: claims a second, one replica", key="one", form=".0f"),
+    Row(what=f"- {SEVERAL} replicas together", key="several", form=".0f"),
+    Row(what="- round trips: a claim", key="trips_claim", form="d"),
+    Row(what="- a save", key="trips_save", form="d"),
+    Row(what="- a renewal of all leases", key="trips_renewal", form="d"),
+    Row(what="- a whole rotation", key="trips_rotation", form="d"),
+    Row(what="- the same with `stop_first`", key="trips_rotation_off", form="d"),
+    Row(what="- after a kill -9: seconds until another one has the rotation, p50", key="taken_p50", form=".0f"),
+    Row(what="- the worst", key="taken_worst", goals={1: 95}, form=".0f"),
+)
 
 
 def has_postgresql() -> bool:
     return any(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")) or shutil.which("pg_ctl") is not None
 
 
-def figures(*, servers: int, killed: int) -> Figures:
-    """`servers`: how many slots each of them claims; `killed`: how many processes are, to be taken over from, if any.
-
-    Their leases take more than a minute to run out.
-    """
+def figures(extent: Extent) -> Figures:
+    """Nothing where no PostgreSQL is installed."""
+    told: Figures = {1: {}, extent.claims: {}}
     if not has_postgresql():
-        return {"missing": "no PostgreSQL is installed here"}
+        return told
     with server() as database, tempfile.TemporaryDirectory() as folder:
-        one, several = (claims_a_second(database, Path(folder), number, servers) for number in (1, SEVERAL))
-        trips = asyncio.run(round_trips(database, Path(folder)))
-        for name, stops in (("trips_rotation", False), ("trips_rotation_off", True)):
-            story = trips_of_a_rotation(database.schema(), Path(folder), stop_first=stops)
-            trips[name] = run_virtually(story)
-        taken = asyncio.run(taken_over_after(database, Path(folder), killed)) if killed else []
-    waited = {"taken_p50": median(taken), "taken_worst": max(taken)} if taken else {}
-    return {"one": one, "several": several, **trips, **waited}
+        for key, number in (("one", 1), ("several", SEVERAL)):
+            told[extent.claims][key] = claims_a_second(database, Path(folder), number, extent.claims)
+        told[1] |= asyncio.run(round_trips(database, Path(folder)))
+        for key, stops in (("trips_rotation", False), ("trips_rotation_off", True)):
+            told[1][key] = run_virtually(trips_of_a_rotation(database.schema(), Path(folder), stop_first=stops))
+        if extent.killed:
+            taken = asyncio.run(taken_over_after(database, Path(folder), extent.killed))
+            told[1] |= {"taken_p50": median(taken), "taken_worst": max(taken)}
+    return told
 
 
 async def opened(url: str, folder: Path) -> Ledger:
@@ -141,7 +152,7 @@ def counted() -> Iterator[Trips]:
         Session._call = call  # type: ignore[method-assign]
 
 
-async def round_trips(database: Server, folder: Path) -> Figures:
+async def round_trips(database: Server, folder: Path) -> dict[str, int]:
     """From this process to the database and back: for a claim by itself, a save by itself, and all renewals at once."""
     ledger = await opened(database.schema(), folder)
     with counted() as trips:

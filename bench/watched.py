@@ -16,7 +16,7 @@ from pathlib import Path
 from snaprotd import __main__
 from snaprotd.daemon.life import Daemon
 
-EVERY, WORTH = 0.01, 0.02
+EVERY, WORTH = 0.01, 0.005
 """Seconds between two looks, and by which one is late that is told."""
 
 

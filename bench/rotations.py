@@ -1,10 +1,10 @@
-"""What is measured, each of it once: on real processes, or in virtual time."""
+"""All servers are rotated at once by a real process, and by programs that do no more than that; starts after a kill."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -16,30 +16,57 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from bench.processes import (
-    PATIENCE,
-    PYTHON,
-    a_process,
-    capacity,
-    cpu_of,
-    has_begun,
-    recorded,
-    snaprotd,
-    stand_in,
-    until,
-)
+from bench.extent import Extent
+from bench.processes import FASTEST, PATIENCE, PYTHON, capacity, cpu_of, has_begun, recorded, snaprotd, stand_in, until
+from bench.table import Figures, Row
 from snaprotd.config import file as config
 from tests.support.fleet import KEPT, Fleet, an_account
 from tests.support.interrupted import hold_off, leave_open
 from tests.support.quick_account import FIRST_SERVER, TOKEN
 
-FASTEST = 1000
-"""Requests a second: the highest rate that can be configured."""
-
 POWER_SECONDS = 1.0
 LONG = 3600.0
 
-Figures = dict[str, Any]
+ROWS = (
+    Row(
+        what="CPU a rotation, all at once, in terms of bare asyncio httpx",
+        key="times_bare",
+        goals={1000: 2},
+        of_each=True,
+    ),
+    Row(what="- in terms of a script on httpx, one request after the other", key="times_sequential", of_each=True),
+    Row(what="- in terms of a `curl` a request", key="times_curl", of_each=True),
+    Row(what="- ms", key="cpu_ms", form=".1f", of_each=True),
+    Row(what="- rotations that did not succeed", key="failed", goals={1000: 0}, form="d"),
+    Row(what="- requests, in terms of the least possible", key="times_least", goals={1000: 1.3}, of_each=True),
+    Row(what="- slots of one minute: seconds until all are claimed", key="claimed", goals={1000: 2}),
+    Row(what="- seconds until the first request, p99", key="first_p99", goals={1000: 1}),
+    Row(what="- load on the stand-in, % of what it carries alone", key="load", goals={1000: 10}, form=".1f"),
+    Row(
+        what="as after a kill -9, all off: seconds until the last start that is due", key="last_start", goals={1000: 5}
+    ),
+    Row(what="- requests before it that change something else", key="changes_before", goals={1000: 0}, form="d"),
+    Row(what="- looks before it", key="looks_before", form="d"),
+)
+
+
+def figures(extent: Extent) -> Figures:
+    told: Figures = {}
+    for servers in extent.at_once:
+        scale = Scale(servers=servers, snapshot_seconds=extent.snapshot_seconds)
+        own, carries = by_snaprotd(scale), carried(scale)
+        told[servers] = {
+            **{key: own[key] for key in ("cpu_ms", "times_least", "claimed", "first_p99")},
+            "times_bare": own["cpu_ms"] / by_another("bare", scale)["cpu_ms"],
+            "failed": servers - own["succeeded"],
+            "load": 100 * own["load"] / carries,
+            **recovery(scale),
+        }
+    scale = Scale(servers=extent.beside_scripts, snapshot_seconds=extent.snapshot_seconds)
+    for way in ("sequential", "curl") if shutil.which("curl") else ("sequential",):
+        its = told[scale.servers]
+        its[f"times_{way}"] = its["cpu_ms"] / by_another(way, scale)["cpu_ms"]
+    return told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +92,7 @@ def carried(scale: Scale) -> float:
         return capacity(provider, [FIRST_SERVER])
 
 
-def by_snaprotd(scale: Scale) -> Figures:
+def by_snaprotd(scale: Scale) -> dict[str, Any]:
     """All servers have their slot in one minute, and may all be at work at once."""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -118,7 +145,7 @@ def _first_request(asked: list[Any], server: int, claimed_at: float) -> float:
     return next(fitting, float(asked[-1][0]))
 
 
-def by_another(way: str, scale: Scale) -> Figures:
+def by_another(way: str, scale: Scale) -> dict[str, Any]:
     """The same work by one of `programs`."""
     with stand_in(servers=scale.servers, snapshot_seconds=scale.snapshot_seconds) as provider:
         command = [*PYTHON, "bench.programs", way, provider.base_url, TOKEN, str(scale.poll_interval)]
@@ -128,7 +155,7 @@ def by_another(way: str, scale: Scale) -> Figures:
     return {**_figures(scale, asked, told["seconds"], told["cpu"]), "succeeded": succeeded}
 
 
-def _figures(scale: Scale, asked: list[Any], seconds: float, cpu: float) -> Figures:
+def _figures(scale: Scale, asked: list[Any], seconds: float, cpu: float) -> dict[str, Any]:
     return {
         "requests": len(asked),
         "per_rotation": len(asked) / scale.servers,
@@ -140,7 +167,7 @@ def _figures(scale: Scale, asked: list[Any], seconds: float, cpu: float) -> Figu
     }
 
 
-def recovery(scale: Scale) -> Figures:
+def recovery(scale: Scale) -> dict[str, Any]:
     """A daemon begins as after a kill -9: all servers are off, and half of their snapshots are done."""
     due, now = scale.servers // 2, datetime.now(UTC)
     with (
@@ -167,18 +194,6 @@ def recovery(scale: Scale) -> Figures:
         "looks_before": len(others),
         "changes_before": sum(kind in ("create", "delete", "stop") for kind in others),
     }
-
-
-def in_virtual_time(**fleet: Any) -> Figures:
-    """A night of a fleet. What stands in for its figures where it is not over in time says so."""
-    words = [f"{key}={value!r}" for key, value in fleet.items()]
-    environ = {**os.environ, "PYTHONHASHSEED": "0"}
-    with a_process("tests.support.fleet", "--json", *words, stdout=subprocess.PIPE, env=environ) as process:
-        try:
-            told, _ = process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            return {"failed": f"not over in {PATIENCE / 60:.0f} min of this machine"}
-    return dict(json.loads(told)) if process.returncode == 0 else {"failed": "not over: see above"}
 
 
 # -- the configuration -------------------------------------------------------------------------------------------
