@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from sys import intern
 from zoneinfo import ZoneInfo
 
 from snaprotd.core.holds import hold_in_words
@@ -103,7 +104,7 @@ def plan_retention(
             delete, why = False, ", ".join(ruled[one.snapshot.id])
         else:
             delete, why = True, _why_over(one.snapshot, policy.keep, ruled, share)
-        reason = f"{'delete' if delete else 'keep'}: {why}"
+        reason = intern(f"{'delete' if delete else 'keep'}: {why}")  # the same of thousands of servers
         decisions.append(Decision(snapshot=one.snapshot, owner=one.owner, delete=delete, reason=reason))
     return RetentionPlan(decisions=tuple(decisions))
 

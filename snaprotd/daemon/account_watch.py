@@ -8,6 +8,7 @@ from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
 
 import structlog
@@ -15,7 +16,7 @@ import structlog
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.asking.budget import RARELY, reading_interval
 from snaprotd.core.errors import CloudError, LedgerError
-from snaprotd.core.model import DOUBT, Server
+from snaprotd.core.model import DOUBT, Owner, Server, SnapshotState
 from snaprotd.core.telling.dropped import Matched
 from snaprotd.daemon.dropped import DroppedWatch
 from snaprotd.daemon.slots.schedules import Schedules
@@ -310,13 +311,19 @@ class AccountWatch:
         facts.server_name = held.server.name if held.server else facts.server_name
         newest = assessment.newest
         facts.holdings = Holdings(
-            counts=Tally((decision.owner, decision.snapshot.state) for decision in assessment.plan.decisions),
+            counts=_counted(tuple(sorted((one.owner, one.snapshot.state) for one in assessment.plan.decisions))),
             newest_completed=newest.created_at if newest else None,
             newest_size_mb=newest.size_mb if newest else None,
             blocked=bool(assessment.room.blocked),
             prune_pending=len(assessment.plan.deletions),
             holds=assessment.holds,
         )
+
+
+@lru_cache(maxsize=1024)
+def _counted(snapshots: tuple[tuple[Owner, SnapshotState], ...]) -> Mapping[tuple[Owner, SnapshotState], int]:
+    """Of thousands of servers that hold alike it is one."""
+    return Tally(snapshots)
 
 
 def _identity(target: Target) -> tuple[str, str]:

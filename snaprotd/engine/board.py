@@ -17,7 +17,7 @@ from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.telling.vanished import Vanished
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Holdings:
     """What the provider's list says of one server."""
 
@@ -35,7 +35,7 @@ def _tally() -> dict[Any, int]:
     return defaultdict(int)
 
 
-@dataclass
+@dataclass(slots=True)
 class ServerFacts:
     """All that is known of one configured server. None is absent: it is not shown, rather than shown as 0."""
 

@@ -8,7 +8,7 @@ takes all of its series with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice, repeat
@@ -223,12 +223,10 @@ SERIES = (
     ),
 )
 
-Known = list[object]
 
-
-def _known(facts: ServerFacts) -> Known:
-    """All that was known of it: what counts is a dictionary that goes on being changed."""
-    return [dict(one) if isinstance(one, dict) else one for one in vars(facts).values()]
+def _as_known(facts: ServerFacts) -> ServerFacts:
+    """All that is known now: what counts is a dictionary that goes on being changed."""
+    return replace(facts, rotations=dict(facts.rotations), skipped=dict(facts.skipped), missed=dict(facts.missed))
 
 
 class ServerSeries:
@@ -236,7 +234,7 @@ class ServerSeries:
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._kept: dict[str, tuple[Known, tuple[str, ...]]] = {}
+        self._kept: dict[str, tuple[ServerFacts, tuple[str, ...]]] = {}
         """By label: what was known when it was written, and the lines of each of `SERIES`."""
         self._flagged: dict[str, set[str]] = {}
         """By the name of a series the labels of those that are configured and of which it was 1 once."""
@@ -248,7 +246,7 @@ class ServerSeries:
             off = self._labelled(self._board.held_off)
             shown = [(label, facts) for label, facts in shown if label in off or is_in_trouble(facts, now)]
         servers = iter(shown)
-        kept: dict[str, tuple[Known, tuple[str, ...]]] = {}
+        kept: dict[str, tuple[ServerFacts, tuple[str, ...]]] = {}
         while some := list(islice(servers, AT_ONCE)):
             kept |= {label: self._written(label, facts) for label, facts in some}
             yield ""
@@ -262,13 +260,12 @@ class ServerSeries:
             yield self.stopped(kept)
             yield self.dropped()
 
-    def _written(self, label: str, facts: ServerFacts) -> tuple[Known, tuple[str, ...]]:
-        known = _known(facts)
+    def _written(self, label: str, facts: ServerFacts) -> tuple[ServerFacts, tuple[str, ...]]:
         before = self._kept.get(label)
-        if before is not None and before[0] == known:
+        if before is not None and before[0] == facts:
             return before
         its, told = escaped(label), before[1] if before is not None else repeat("")
-        return known, tuple([one.written(its, facts, text) for one, text in zip(SERIES, told, strict=False)])
+        return _as_known(facts), tuple([one.written(its, facts, text) for one, text in zip(SERIES, told, strict=False)])
 
     def stopped(self, shown: Iterable[str]) -> str:
         """Which servers are off because of us, and 0 for each other that is shown, or was off: nobody has to guess.
