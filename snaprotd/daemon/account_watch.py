@@ -171,6 +171,7 @@ class AccountWatch:
             if not isinstance(failure, Doubtful):
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
         self._has_answered = True
+        await asyncio.sleep(0)  # of thousands of servers, each of these takes a while
         targets = self.targets()
         await self._note_ids()
         await self._recollections.refresh(self._config.instance)
@@ -244,10 +245,12 @@ class AccountWatch:
     def targets(self) -> Sequence[Target]:
         """The servers to look after. What was listed once stays until lists have been without it for a while."""
         moment = asyncio.get_running_loop().time()
-        self._listed |= {server.id: (server, moment) for server in self.servers()}
-        self._listed = {one: seen for one, seen in self._listed.items() if moment - seen[1] < self._gone_after}
-        known = {text for server in self.servers() for text in (server.name, *server.ids)}
-        left = [one for one, seen in self._listed.values() if seen != moment and known.isdisjoint((one.name, *one.ids))]
+        before, self._listed = self._listed, {server.id: (server, moment) for server in self.servers()}
+        unlisted = {one: seen for one, seen in before.items() if one not in self._listed}
+        unlisted = {one: seen for one, seen in unlisted.items() if moment - seen[1] < self._gone_after}
+        known = {text for server in self.servers() for text in (server.name, *server.ids)} if unlisted else set()
+        left = [one for one, _ in unlisted.values() if known.isdisjoint((one.name, *one.ids))]
+        self._listed |= unlisted
         return resolve(self._config, [*self.servers(), *left])
 
     async def _discover(self, *, complete: bool) -> None:
@@ -257,13 +260,17 @@ class AccountWatch:
         if not first and moment - (self._discovered_at or 0) < self._config.discover_interval:
             return
         targets = self.targets()
+        await asyncio.sleep(0)
         if {_identity(target) for target in targets} != set(map(_identity, self._schedules.targets.values())):
             await self._look_after(at_start=first)
         if complete:
             if first:
                 await self._first_listed()
             self._discovered_at = moment
-            self._note_missing(self.targets())
+            await asyncio.sleep(0)
+            targets = self.targets()
+            await asyncio.sleep(0)
+            self._note_missing(targets)
             await self.forget_others()
 
     async def forget_others(self) -> None:

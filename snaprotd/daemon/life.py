@@ -38,6 +38,7 @@ from snaprotd.observe.metrics import Metrics
 from snaprotd.web.keeping import Pages
 from snaprotd.wiring.access import Transport, read_token
 from snaprotd.wiring.assembly import adjust_tools, open_tools
+from snaprotd.wiring.replica import hash_of
 
 log = structlog.get_logger("snaprotd.daemon")
 
@@ -101,7 +102,7 @@ class Daemon:
                 await asyncio.to_thread(read_web_file, web_config)  # its mistakes are the configuration's
             parts = (self._config, self._environ, self.board, self._metrics, this_machine, self._transport)
             self._tools = await stack.enter_async_context(open_tools(*parts))
-            self._build()
+            self._build(await asyncio.to_thread(hash_of, self._config))
             await self._membership.begin()
             await self._recover()
             try:
@@ -115,9 +116,9 @@ class Daemon:
             await self.standing.stop.wait()
             return await self._end()
 
-    def _build(self) -> None:
+    def _build(self, decides: str) -> None:
         tools, board, metrics = self._tools, self.board, self._metrics
-        self._membership = Membership(self._config, tools.ledger, board)
+        self._membership = Membership(self._config, decides, tools.ledger, board)
         self._rotations = Rotations(tools, board, max_concurrent=self._config.max_concurrent, finished=self._finished)
         self._sharing = Sharing(self._config, tools.cloud, self._rotations.permits, board, self._membership)
         tools.inventory.listed = self._rotations.keeper.follow
@@ -280,7 +281,7 @@ class Daemon:
 
     # -- configuration -----------------------------------------------------------------------------------------
 
-    def _parts(self) -> Sequence[Callable[[Config], None]]:
+    def _parts(self, decides: str) -> Sequence[Callable[[Config], None]]:
         """What goes on under a new configuration, in order. None of them may refuse it."""
         return (
             self._apply,
@@ -288,7 +289,7 @@ class Daemon:
             self._account.apply,
             self.view.apply,
             self._teller.apply,
-            self._membership.apply,
+            partial(self._membership.apply, decides=decides),
             self._sharing.apply,
         )
 
@@ -303,7 +304,7 @@ class Daemon:
     async def _look_after(self, *, at_start: bool) -> None:
         """Look after the servers that the configuration in force names, as the account was last listed."""
         async with self._changing_targets:
-            remembered = (await Remembered.read(self._tools.ledger)).under(self.board.called)
+            remembered = await Remembered.read(self._tools.ledger)
             await self._schedules.set_targets(self._account.targets(), remembered, at_start=at_start)
 
     async def _accept(self, config: Config) -> None:
@@ -314,10 +315,10 @@ class Daemon:
         async with self._changing_targets:
             await self._tools.ledger.probe()  # else nothing is changed
             token = await asyncio.to_thread(read_token, config, self._environ)
-            written = await Remembered.read(self._tools.ledger)
+            decides = await asyncio.to_thread(hash_of, config)
+            remembered = await Remembered.read(self._tools.ledger)
             adjust_tools(self._tools, config, token, this_machine)
-            remembered = written.under(self.board.called)
-            for apply in self._parts():
+            for apply in self._parts(decides):
                 apply(config)
             targets = self._account.targets()
             await asyncio.sleep(0)  # of thousands of servers, each of these takes a while

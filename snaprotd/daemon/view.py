@@ -202,13 +202,19 @@ class DaemonView:
 
     async def status(self) -> Json:
         """Made once for all who ask meanwhile."""
-        asked_at = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
         async with self._reporting:
             if self._report is None or asked_at - self._reported_at >= self._report_good_for:
-                self._reported_at = asked_at
+                self._report, self._reported_at = None, asked_at  # of a fleet, two at a time are a lot
                 self._report, took = await self._made()
                 self._report_good_for = max(REPORT_GOOD_FOR, took / SHARE)
+                loop.call_later(self._report_good_for, self._forget, self._report)
             return self._report
+
+    def _forget(self, report: Json) -> None:
+        if self._report is report:
+            self._report = None
 
     async def _made(self) -> tuple[Json, float]:
         """The report, and the seconds of the loop that it took."""
@@ -217,8 +223,7 @@ class DaemonView:
         judged, of_judging = await in_turns(self._judged(targets))
         situation = self._situation(targets, running, ledger_error, judged)
         report, of_telling = await in_turns(status_report(situation))
-        # A fleet's has half a million values: not on the loop.
-        return await asyncio.to_thread(shown, report), of_judging + of_telling
+        return report, of_judging + of_telling
 
     def _judged(self, targets: Sequence[Target]) -> Generator[None, None, Mapping[str, Assessment]]:
         """What the snapshots of each server mean, by its id, where that is known: `AT_ONCE` at a time."""

@@ -97,6 +97,7 @@ class Schedules:
             self._marks.seen.pop(gone, None)
             self._unclaimed.pop(gone, None)
         self.retries.set_targets(self.targets)
+        remembered = await remembered.under(self._board.called)
         for number, target in enumerate(targets):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -330,8 +331,8 @@ class Schedules:
 
     def _tell_next_runs(self, targets: Iterable[Target]) -> None:
         for target in targets:
-            facts = self.facts(target)
-            facts.next_run = None if target.policy.paused else self._next_run(target, facts.retry_at)
+            if (facts := self._board.servers.get(target.label)) is not None:
+                facts.next_run = None if target.policy.paused else self._next_run(target, facts.retry_at)
 
     def _next_run(self, target: Target, retry_at: datetime | None) -> datetime | None:
         policy, scheduled = target.policy, self._timer.next_run(target.server_id)
