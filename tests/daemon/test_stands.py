@@ -72,7 +72,7 @@ async def test_neither_a_start_nor_a_new_file_takes_the_loop_for_long(tmp_path: 
             assert watched.daemon._account.is_listed
             with watched_turns(*ALL) as at_reload:
                 configure(tmp_path, *servers, more="max_concurrent: 3")
-                await asyncio.sleep(10)
+                await asyncio.sleep(60)
                 assert watched.daemon._config.max_concurrent == 3
     assert at_start.most <= 4 * SERVERS, at_start.where
-    assert at_reload.most <= 15 * SERVERS, at_reload.where
+    assert at_reload.most <= 12 * SERVERS, at_reload.where

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -119,7 +119,7 @@ class Schedules:
                 self._set_timer(target, since=max(self._now(), seen + _delay(target)))
                 marks.append(self._marks.of(target, seen))
         await self._marks.set(marks)
-        self._tell_next_runs(targets)
+        self._tell_next_runs()
 
     def _renamed(self) -> dict[str, Target]:
         """The targets by the ids by which they are called now; their schedules go on as they were."""
@@ -327,12 +327,12 @@ class Schedules:
         self.retries.look()
         self._timer.wakeup()
         self._metrics.ticked(now)
-        self._tell_next_runs(self.targets.values())
+        self._tell_next_runs()
 
-    def _tell_next_runs(self, targets: Iterable[Target]) -> None:
-        for target in targets:
-            if (facts := self._board.servers.get(target.label)) is not None:
-                facts.next_run = None if target.policy.paused else self._next_run(target, facts.retry_at)
+    def _tell_next_runs(self) -> None:
+        for target in self.targets.values():
+            facts = self._board.servers[target.label]
+            facts.next_run = None if target.policy.paused else self._next_run(target, facts.retry_at)
 
     def _next_run(self, target: Target, retry_at: datetime | None) -> datetime | None:
         policy, scheduled = target.policy, self._timer.next_run(target.server_id)
