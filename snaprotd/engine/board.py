@@ -156,8 +156,7 @@ class Board:
     def show(self, rotation: Rotation) -> None:
         """The latest record of a rotation that runs."""
         self.running[rotation.id] = rotation
-        if rotation.is_owed:
-            self.of(rotation.server_id).was_off = True
+        self._note_off(rotation)
 
     def take_down(self, rotation: Rotation) -> None:
         """This process does not run it any more."""
@@ -176,7 +175,13 @@ class Board:
             self._at_step_since[one.id] = known if known is not None and known[0] == step else (step, now)
         shown = [replace(one, waited=max(one.waited, now - self._at_step_since[one.id][1])) for one in found]
         self.elsewhere = {one.id: one for one in shown}
+        for one in shown:
+            self._note_off(one)
         return shown
+
+    def _note_off(self, rotation: Rotation) -> None:
+        if rotation.is_owed:
+            self.of(rotation.server_id).was_off = True
 
     def show_debt(self, record: ServerPower) -> None:
         """A start is owed to the server, and the keeper sees to it."""

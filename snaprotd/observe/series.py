@@ -236,8 +236,8 @@ class ServerSeries:
         self._board = board
         self._kept: dict[str, tuple[ServerFacts, tuple[str, ...]]] = {}
         """By label: what was known when it was written, and the lines of each of `SERIES`."""
-        self._flagged: dict[str, set[str]] = {}
-        """By the name of a series the labels of those that are configured and of which it was 1 once."""
+        self._were_dropped: set[str] = set()
+        """The labels of those that were told as dropped; one that is configured again is told as not dropped."""
 
     def pieces(self, only_in_trouble_at: datetime | None = None) -> Iterator[str]:
         """The text, in pieces of which each takes some milliseconds: between two of them others may have their turn."""
@@ -282,14 +282,13 @@ class ServerSeries:
         if dropped is None:
             return ""
         text = "1 for a week where no `match` finds the server any more, which one had found."
-        return self._flags("snaprotd_server_dropped", text, dropped.items())
+        again = self._were_dropped & self._board.servers.keys()
+        self._were_dropped = again | self._labelled(dropped.items()).keys()
+        return self._flags("snaprotd_server_dropped", text, dropped.items(), again)
 
-    def _flags(self, name: str, text: str, those: Iterable[tuple[str, str]], shown: Iterable[str] = ()) -> str:
-        """1 for `those`, by id and label; 0 for the others that are `shown`, or of which it was 1 once."""
-        flagged = self._labelled(those)
-        before = self._flagged.get(name, set()) & self._board.servers.keys()
-        self._flagged[name] = before | flagged.keys()
-        values = dict.fromkeys([*shown, *before], 0) | flagged
+    def _flags(self, name: str, text: str, those: Iterable[tuple[str, str]], shown: Iterable[str]) -> str:
+        """1 for `those`, by id and label; 0 for the others that are `shown`."""
+        values = dict.fromkeys(shown, 0) | self._labelled(those)
         lines = [f'{name}{{server="{escaped(label)}"}} {value}\n' for label, value in values.items()]
         return f"# HELP {name} {text}\n# TYPE {name} gauge\n" + "".join(lines)
 

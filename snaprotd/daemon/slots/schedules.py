@@ -338,10 +338,9 @@ class Schedules:
         policy, scheduled = target.policy, self._timer.next_run(target.server_id)
         if retry_at is None and target.server_id not in self._unclaimed:
             return scheduled
-        known = [scheduled, retry_at]
-        if target.server_id in self._unclaimed:
-            known.append(next_opening(policy.window, policy.timezone, self._now()))
-        return min((one for one in known if one is not None), default=None)
+        is_waiting = target.server_id in self._unclaimed
+        opens = next_opening(policy.window, policy.timezone, self._now()) if is_waiting else None
+        return min((one for one in (scheduled, retry_at, opens) if one is not None), default=None)
 
     def facts(self, target: Target) -> ServerFacts:
         return self._board.of(target.server_id)
