@@ -33,7 +33,6 @@ from snaprotd.daemon.unexplained import ask_about_unexplained
 from snaprotd.daemon.view import DaemonView, Standing
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Rotations
-from snaprotd.engine.tools import Tools
 from snaprotd.observe.metrics import Metrics
 from snaprotd.web.keeping import Pages
 from snaprotd.wiring.access import Transport, read_token
@@ -79,14 +78,6 @@ class Daemon:
             begin=self._systemd.reloading,
             end=lambda: self._systemd.ready(self.view.in_words()),
         )
-        self._pages: Pages
-        self._tools: Tools
-        self._rotations: Rotations
-        self._schedules: Schedules
-        self._account: AccountWatch
-        self._ledger_watch: LedgerWatch
-        self._inheritance: Inheritance
-        self._teller: Teller
 
     @property
     def started(self) -> asyncio.Event:
@@ -103,6 +94,7 @@ class Daemon:
             parts = (self._config, self._environ, self.board, self._metrics, this_machine, self._transport)
             self._tools = await stack.enter_async_context(open_tools(*parts))
             self._build(await asyncio.to_thread(hash_of, self._config))
+            self._build_what_tells()
             await self._membership.begin()
             await self._recover()
             try:
@@ -117,7 +109,8 @@ class Daemon:
             return await self._end()
 
     def _build(self, decides: str) -> None:
-        tools, board, metrics = self._tools, self.board, self._metrics
+        """What does the work. `decides`: the `hash_of` the configuration."""
+        tools, board = self._tools, self.board
         self._membership = Membership(self._config, decides, tools.ledger, board)
         self._rotations = Rotations(tools, board, max_concurrent=self._config.max_concurrent, finished=self._finished)
         self._sharing = Sharing(self._config, tools.cloud, self._rotations.permits, board, self._membership)
@@ -128,7 +121,7 @@ class Daemon:
             tools,
             rotations=self._rotations,
             board=board,
-            metrics=metrics.daemon,
+            metrics=self._metrics.daemon,
             in_background=self._in_background,
             turns=Turns(lambda: self._membership.may_claim, self._membership.prefers, self._rotations.rounds),
         )
@@ -145,6 +138,10 @@ class Daemon:
         )
         self._ledger_watch = LedgerWatch(tools.ledger.name, board, self._rotations.mend_ledger)
         self._inheritance = Inheritance(self._config, self._environ, tools, board, self._transport)
+
+    def _build_what_tells(self) -> None:
+        """Who tells people of it, and shows it to them."""
+        tools, board, metrics = self._tools, self.board, self._metrics
         self._teller = Teller(
             self._config,
             self._environ,
