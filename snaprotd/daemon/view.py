@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -92,6 +94,18 @@ async def in_turns(work: Generator[None, None, T]) -> tuple[T, float]:
             return done.value, took + time() - began
         took += time() - began
         await asyncio.sleep(0)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """The garbage collector stops all threads, several times while a fleet's report grows: none of that is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class DaemonView:
@@ -220,9 +234,10 @@ class DaemonView:
         """The report, and the seconds of the loop that it took."""
         running, ledger_error = await self._open_rotations()
         targets = tuple(self._schedules.targets.values())
-        judged, of_judging = await in_turns(self._judged(targets))
-        situation = self._situation(targets, running, ledger_error, judged)
-        report, of_telling = await in_turns(status_report(situation))
+        with _uncollected():
+            judged, of_judging = await in_turns(self._judged(targets))
+            situation = self._situation(targets, running, ledger_error, judged)
+            report, of_telling = await in_turns(status_report(situation))
         return report, of_judging + of_telling
 
     def _judged(self, targets: Sequence[Target]) -> Generator[None, None, Mapping[str, Assessment]]:
