@@ -14,7 +14,7 @@ from snaprotd.core.holds import Hold, identity_in, told_by_ledger
 from snaprotd.core.model import DOUBT, EARLIEST, Snapshot
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Creation:
     """What is remembered of a snapshot that is to be made. Ages are in seconds."""
 

@@ -27,7 +27,7 @@ GONE_FOR = 30 * 86400.0
 """Seconds for which a server that was gone while it was off because of us is started if it comes back."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Power:
     """What is remembered of one server's power. Ages are in seconds, and None where there was no such thing."""
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from snaprotd.core.holds import hold_in_words
@@ -103,9 +104,15 @@ def plan_retention(
             delete, why = False, ", ".join(ruled[one.snapshot.id])
         else:
             delete, why = True, _why_over(one.snapshot, policy.keep, ruled, share)
-        reason = f"{'delete' if delete else 'keep'}: {why}"
+        reason = _kept_once(f"{'delete' if delete else 'keep'}: {why}")
         decisions.append(Decision(snapshot=one.snapshot, owner=one.owner, delete=delete, reason=reason))
     return RetentionPlan(decisions=tuple(decisions))
+
+
+@lru_cache(maxsize=4096)
+def _kept_once(reason: str) -> str:
+    """The same text, where it was made before: it is kept with each snapshot of thousands of servers."""
+    return reason
 
 
 def demand_sense(snapshots: Sequence[Snapshot], keep: Retention) -> None:

@@ -52,7 +52,7 @@ class Result(StrEnum):
     """The snapshot was taken, but something that retention no longer keeps could not be deleted."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Passed:
     """A step that a rotation has left, and the seconds it stood there."""
 
@@ -60,7 +60,7 @@ class Passed:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rotation:
     """All that is remembered of one rotation. It is saved after every step, and before every request that counts."""
 

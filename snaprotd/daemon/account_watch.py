@@ -8,6 +8,7 @@ from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
 
 import structlog
@@ -15,7 +16,7 @@ import structlog
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.asking.budget import RARELY, reading_interval
 from snaprotd.core.errors import CloudError, LedgerError
-from snaprotd.core.model import DOUBT, Server
+from snaprotd.core.model import DOUBT, Owner, Server, SnapshotState
 from snaprotd.core.telling.dropped import Matched
 from snaprotd.daemon.dropped import DroppedWatch
 from snaprotd.daemon.slots.schedules import Schedules
@@ -170,6 +171,7 @@ class AccountWatch:
             if not isinstance(failure, Doubtful):
                 return  # in doubt, what could be read is known all the same: one bad entry stops nobody else
         self._has_answered = True
+        await asyncio.sleep(0)  # of thousands of servers, each of these takes a while
         targets = self.targets()
         await self._note_ids()
         await self._recollections.refresh(self._config.instance)
@@ -243,10 +245,12 @@ class AccountWatch:
     def targets(self) -> Sequence[Target]:
         """The servers to look after. What was listed once stays until lists have been without it for a while."""
         moment = asyncio.get_running_loop().time()
-        self._listed |= {server.id: (server, moment) for server in self.servers()}
-        self._listed = {one: seen for one, seen in self._listed.items() if moment - seen[1] < self._gone_after}
-        known = {text for server in self.servers() for text in (server.name, *server.ids)}
-        left = [one for one, seen in self._listed.values() if seen != moment and known.isdisjoint((one.name, *one.ids))]
+        before, self._listed = self._listed, {server.id: (server, moment) for server in self.servers()}
+        unlisted = {one: seen for one, seen in before.items() if one not in self._listed}
+        unlisted = {one: seen for one, seen in unlisted.items() if moment - seen[1] < self._gone_after}
+        known = {text for server in self.servers() for text in (server.name, *server.ids)} if unlisted else set()
+        left = [one for one, _ in unlisted.values() if known.isdisjoint((one.name, *one.ids))]
+        self._listed |= unlisted
         return resolve(self._config, [*self.servers(), *left])
 
     async def _discover(self, *, complete: bool) -> None:
@@ -256,13 +260,17 @@ class AccountWatch:
         if not first and moment - (self._discovered_at or 0) < self._config.discover_interval:
             return
         targets = self.targets()
+        await asyncio.sleep(0)
         if {_identity(target) for target in targets} != set(map(_identity, self._schedules.targets.values())):
             await self._look_after(at_start=first)
         if complete:
             if first:
                 await self._first_listed()
             self._discovered_at = moment
-            self._note_missing(self.targets())
+            await asyncio.sleep(0)
+            targets = self.targets()
+            await asyncio.sleep(0)
+            self._note_missing(targets)
             await self.forget_others()
 
     async def forget_others(self) -> None:
@@ -310,13 +318,19 @@ class AccountWatch:
         facts.server_name = held.server.name if held.server else facts.server_name
         newest = assessment.newest
         facts.holdings = Holdings(
-            counts=Tally((decision.owner, decision.snapshot.state) for decision in assessment.plan.decisions),
+            counts=_counted(tuple(sorted((one.owner, one.snapshot.state) for one in assessment.plan.decisions))),
             newest_completed=newest.created_at if newest else None,
             newest_size_mb=newest.size_mb if newest else None,
             blocked=bool(assessment.room.blocked),
             prune_pending=len(assessment.plan.deletions),
             holds=assessment.holds,
         )
+
+
+@lru_cache(maxsize=1024)
+def _counted(snapshots: tuple[tuple[Owner, SnapshotState], ...]) -> Mapping[tuple[Owner, SnapshotState], int]:
+    """Of thousands of servers that hold alike it is one."""
+    return Tally(snapshots)
 
 
 def _identity(target: Target) -> tuple[str, str]:

@@ -33,11 +33,11 @@ from snaprotd.daemon.unexplained import ask_about_unexplained
 from snaprotd.daemon.view import DaemonView, Standing
 from snaprotd.engine.board import Board
 from snaprotd.engine.rotations import LEASE_RENEWAL, LEDGER_EVERY, Rotations
-from snaprotd.engine.tools import Tools
 from snaprotd.observe.metrics import Metrics
 from snaprotd.web.keeping import Pages
 from snaprotd.wiring.access import Transport, read_token
 from snaprotd.wiring.assembly import adjust_tools, open_tools
+from snaprotd.wiring.replica import hash_of
 
 log = structlog.get_logger("snaprotd.daemon")
 
@@ -78,14 +78,6 @@ class Daemon:
             begin=self._systemd.reloading,
             end=lambda: self._systemd.ready(self.view.in_words()),
         )
-        self._pages: Pages
-        self._tools: Tools
-        self._rotations: Rotations
-        self._schedules: Schedules
-        self._account: AccountWatch
-        self._ledger_watch: LedgerWatch
-        self._inheritance: Inheritance
-        self._teller: Teller
 
     @property
     def started(self) -> asyncio.Event:
@@ -101,7 +93,8 @@ class Daemon:
                 await asyncio.to_thread(read_web_file, web_config)  # its mistakes are the configuration's
             parts = (self._config, self._environ, self.board, self._metrics, this_machine, self._transport)
             self._tools = await stack.enter_async_context(open_tools(*parts))
-            self._build()
+            self._build(await asyncio.to_thread(hash_of, self._config))
+            self._build_what_tells()
             await self._membership.begin()
             await self._recover()
             try:
@@ -115,9 +108,10 @@ class Daemon:
             await self.standing.stop.wait()
             return await self._end()
 
-    def _build(self) -> None:
-        tools, board, metrics = self._tools, self.board, self._metrics
-        self._membership = Membership(self._config, tools.ledger, board)
+    def _build(self, decides: str) -> None:
+        """What does the work. `decides`: the `hash_of` the configuration."""
+        tools, board = self._tools, self.board
+        self._membership = Membership(self._config, decides, tools.ledger, board)
         self._rotations = Rotations(tools, board, max_concurrent=self._config.max_concurrent, finished=self._finished)
         self._sharing = Sharing(self._config, tools.cloud, self._rotations.permits, board, self._membership)
         tools.inventory.listed = self._rotations.keeper.follow
@@ -127,7 +121,7 @@ class Daemon:
             tools,
             rotations=self._rotations,
             board=board,
-            metrics=metrics.daemon,
+            metrics=self._metrics.daemon,
             in_background=self._in_background,
             turns=Turns(lambda: self._membership.may_claim, self._membership.prefers, self._rotations.rounds),
         )
@@ -144,6 +138,10 @@ class Daemon:
         )
         self._ledger_watch = LedgerWatch(tools.ledger.name, board, self._rotations.mend_ledger)
         self._inheritance = Inheritance(self._config, self._environ, tools, board, self._transport)
+
+    def _build_what_tells(self) -> None:
+        """Who tells people of it, and shows it to them."""
+        tools, board, metrics = self._tools, self.board, self._metrics
         self._teller = Teller(
             self._config,
             self._environ,
@@ -280,7 +278,7 @@ class Daemon:
 
     # -- configuration -----------------------------------------------------------------------------------------
 
-    def _parts(self) -> Sequence[Callable[[Config], None]]:
+    def _parts(self, decides: str) -> Sequence[Callable[[Config], None]]:
         """What goes on under a new configuration, in order. None of them may refuse it."""
         return (
             self._apply,
@@ -288,7 +286,7 @@ class Daemon:
             self._account.apply,
             self.view.apply,
             self._teller.apply,
-            self._membership.apply,
+            partial(self._membership.apply, decides=decides),
             self._sharing.apply,
         )
 
@@ -303,7 +301,7 @@ class Daemon:
     async def _look_after(self, *, at_start: bool) -> None:
         """Look after the servers that the configuration in force names, as the account was last listed."""
         async with self._changing_targets:
-            remembered = (await Remembered.read(self._tools.ledger)).under(self.board.called)
+            remembered = await Remembered.read(self._tools.ledger)
             await self._schedules.set_targets(self._account.targets(), remembered, at_start=at_start)
 
     async def _accept(self, config: Config) -> None:
@@ -314,10 +312,10 @@ class Daemon:
         async with self._changing_targets:
             await self._tools.ledger.probe()  # else nothing is changed
             token = await asyncio.to_thread(read_token, config, self._environ)
-            written = await Remembered.read(self._tools.ledger)
+            decides = await asyncio.to_thread(hash_of, config)
+            remembered = await Remembered.read(self._tools.ledger)
             adjust_tools(self._tools, config, token, this_machine)
-            remembered = written.under(self.board.called)
-            for apply in self._parts():
+            for apply in self._parts(decides):
                 apply(config)
             targets = self._account.targets()
             await asyncio.sleep(0)  # of thousands of servers, each of these takes a while

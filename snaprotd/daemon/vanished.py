@@ -25,6 +25,8 @@ log = structlog.get_logger("snaprotd.account")
 CERTAIN_AFTER = 120.0
 """Seconds between the first whole list that lacks a snapshot and the one after which it is gone."""
 REMEMBERED_FOR = timedelta(days=30)
+AT_ONCE = 200
+"""Servers of which is noted in one go what was seen: of thousands that takes a while."""
 
 
 class _Look(NamedTuple):
@@ -66,24 +68,30 @@ class VanishedWatch:
         if self._seen is None:
             self._seen = await self._ledger.seen.all()
             await self._recall()
+        for start in range(0, len(targets), AT_ONCE):
+            await asyncio.sleep(0)
+            await self._note(self._seen, targets[start : start + AT_ONCE])
+        if gone := self._seen.keys() - {target.server_id for target in targets}:
+            await self._ledger.seen.note({}, gone=gone)
+            self._seen = {one: kept for one, kept in self._seen.items() if one not in gone}
+
+    async def _note(self, seen: dict[str, tuple[Sighting, ...]], targets: Sequence[Target]) -> None:
+        """What was seen of these servers goes into the ledger, and into `seen`."""
         changed: dict[str, tuple[Sighting, ...]] = {}
         vanished: list[Entry] = []
-        for number, target in enumerate(targets):
-            if number % 100 == 0:
-                await asyncio.sleep(0)
+        for target in targets:
             if (assessment := self._assessment(target)) is not None and self._is_there(target):
-                if assessment.newest is None and target.server_id not in self._seen:
+                if assessment.newest is None and target.server_id not in seen:
                     await self._look_up(target.server_id)
                 lost, entries = await self._lost(_Look(target, assessment))
-                before = self._seen.get(target.server_id, ())
+                before = seen.get(target.server_id, ())
                 after = seen_after(before, _ours(assessment), lost)
                 vanished += entries
                 if set(after) != set(before):
                     changed[target.server_id] = after
-        gone = self._seen.keys() - {target.server_id for target in targets}
-        if changed or gone or vanished:
-            await self._ledger.seen.note(changed, gone=gone, vanished=vanished)
-            self._seen = {one: kept for one, kept in (self._seen | changed).items() if one not in gone}
+        if changed or vanished:
+            await self._ledger.seen.note(changed, vanished=vanished)
+            seen |= changed
             self._show(vanished)
 
     async def _look_up(self, server_id: str) -> None:

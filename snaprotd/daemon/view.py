@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -92,6 +94,18 @@ async def in_turns(work: Generator[None, None, T]) -> tuple[T, float]:
             return done.value, took + time() - began
         took += time() - began
         await asyncio.sleep(0)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """The garbage collector stops all threads, several times while a fleet's report grows: none of that is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class DaemonView:
@@ -202,23 +216,29 @@ class DaemonView:
 
     async def status(self) -> Json:
         """Made once for all who ask meanwhile."""
-        asked_at = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
         async with self._reporting:
             if self._report is None or asked_at - self._reported_at >= self._report_good_for:
-                self._reported_at = asked_at
+                self._report, self._reported_at = None, asked_at  # of a fleet, two at a time are a lot
                 self._report, took = await self._made()
                 self._report_good_for = max(REPORT_GOOD_FOR, took / SHARE)
+                loop.call_later(self._report_good_for, self._forget, self._report)
             return self._report
+
+    def _forget(self, report: Json) -> None:
+        if self._report is report:
+            self._report = None
 
     async def _made(self) -> tuple[Json, float]:
         """The report, and the seconds of the loop that it took."""
         running, ledger_error = await self._open_rotations()
         targets = tuple(self._schedules.targets.values())
-        judged, of_judging = await in_turns(self._judged(targets))
-        situation = self._situation(targets, running, ledger_error, judged)
-        report, of_telling = await in_turns(status_report(situation))
-        # A fleet's has half a million values: not on the loop.
-        return await asyncio.to_thread(shown, report), of_judging + of_telling
+        with _uncollected():
+            judged, of_judging = await in_turns(self._judged(targets))
+            situation = self._situation(targets, running, ledger_error, judged)
+            report, of_telling = await in_turns(status_report(situation))
+        return report, of_judging + of_telling
 
     def _judged(self, targets: Sequence[Target]) -> Generator[None, None, Mapping[str, Assessment]]:
         """What the snapshots of each server mean, by its id, where that is known: `AT_ONCE` at a time."""

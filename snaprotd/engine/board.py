@@ -17,7 +17,7 @@ from snaprotd.core.rotation import Result, Rotation, Step
 from snaprotd.core.telling.vanished import Vanished
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Holdings:
     """What the provider's list says of one server."""
 
@@ -35,7 +35,7 @@ def _tally() -> dict[Any, int]:
     return defaultdict(int)
 
 
-@dataclass
+@dataclass(slots=True)
 class ServerFacts:
     """All that is known of one configured server. None is absent: it is not shown, rather than shown as 0."""
 
@@ -164,9 +164,9 @@ class Board:
         self._running_of.setdefault(rotation.server_id, set()).add(rotation.id)
         if rotation.is_owed:
             self._owed[rotation.id] = rotation
-            self.of(rotation.server_id).was_off = True
         else:
             self._owed.pop(rotation.id, None)
+        self._note_off(rotation)
 
     def take_down(self, rotation: Rotation) -> None:
         """This process does not run it any more."""
@@ -199,7 +199,13 @@ class Board:
             self._at_step_since[one.id] = known if known is not None and known[0] == step else (step, now)
         shown = [replace(one, waited=max(one.waited, now - self._at_step_since[one.id][1])) for one in found]
         self.elsewhere = {one.id: one for one in shown}
+        for one in shown:
+            self._note_off(one)
         return shown
+
+    def _note_off(self, rotation: Rotation) -> None:
+        if rotation.is_owed:
+            self.of(rotation.server_id).was_off = True
 
     def show_debt(self, record: ServerPower) -> None:
         """A start is owed to the server, and the keeper sees to it."""

@@ -44,6 +44,8 @@ def _day_of(instant: datetime | None) -> date | None:
 class _Recalled:
     """What the ledger knew of one server's snapshots when it was asked for those in a list."""
 
+    __slots__ = ("_listed", "_marked", "asked_for", "found", "instance")
+
     def __init__(self, asked_for: tuple[Snapshot, ...], found: Recollection, instance: str) -> None:
         self.asked_for = asked_for
         self.found = found
@@ -105,6 +107,8 @@ class Recollections:
         news = said ^ self._said
         self._recalled = {one: kept for one, kept in self._recalled.items() if one in known}
         asked = {one: held.snapshots for one, held in known.items() if self._is_to_ask(one, held, instance, news)}
+        for one in known.keys() - asked.keys():
+            self._recalled[one].asked_for = known[one].snapshots  # it says the same: no older one is kept
         shown = [(self._inventory.ids_of(one), snapshots) for one, snapshots in asked.items()]
         found = await self._ledger.recall_each(shown, self._now())
         for number, (server_id, recalled) in enumerate(zip(asked, found, strict=True)):

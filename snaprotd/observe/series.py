@@ -8,7 +8,7 @@ takes all of its series with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice, repeat
@@ -223,12 +223,10 @@ SERIES = (
     ),
 )
 
-Known = list[object]
 
-
-def _known(facts: ServerFacts) -> Known:
-    """All that was known of it: what counts is a dictionary that goes on being changed."""
-    return [dict(one) if isinstance(one, dict) else one for one in vars(facts).values()]
+def _as_known(facts: ServerFacts) -> ServerFacts:
+    """All that is known now: what counts is a dictionary that goes on being changed."""
+    return replace(facts, rotations=dict(facts.rotations), skipped=dict(facts.skipped), missed=dict(facts.missed))
 
 
 class ServerSeries:
@@ -236,10 +234,10 @@ class ServerSeries:
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._kept: dict[str, tuple[Known, tuple[str, ...]]] = {}
+        self._kept: dict[str, tuple[ServerFacts, tuple[str, ...]]] = {}
         """By label: what was known when it was written, and the lines of each of `SERIES`."""
-        self._flagged: dict[str, set[str]] = {}
-        """By the name of a series the labels of those that are configured and of which it was 1 once."""
+        self._were_dropped: set[str] = set()
+        """The labels of those that were told as dropped; one that is configured again is told as not dropped."""
 
     def pieces(self, only_in_trouble_at: datetime | None = None) -> Iterator[str]:
         """The text, in pieces of which each takes some milliseconds: between two of them others may have their turn."""
@@ -248,7 +246,7 @@ class ServerSeries:
             off = self._labelled(self._board.held_off)
             shown = [(label, facts) for label, facts in shown if label in off or is_in_trouble(facts, now)]
         servers = iter(shown)
-        kept: dict[str, tuple[Known, tuple[str, ...]]] = {}
+        kept: dict[str, tuple[ServerFacts, tuple[str, ...]]] = {}
         while some := list(islice(servers, AT_ONCE)):
             kept |= {label: self._written(label, facts) for label, facts in some}
             yield ""
@@ -262,13 +260,12 @@ class ServerSeries:
             yield self.stopped(kept)
             yield self.dropped()
 
-    def _written(self, label: str, facts: ServerFacts) -> tuple[Known, tuple[str, ...]]:
-        known = _known(facts)
+    def _written(self, label: str, facts: ServerFacts) -> tuple[ServerFacts, tuple[str, ...]]:
         before = self._kept.get(label)
-        if before is not None and before[0] == known:
+        if before is not None and before[0] == facts:
             return before
         its, told = escaped(label), before[1] if before is not None else repeat("")
-        return known, tuple([one.written(its, facts, text) for one, text in zip(SERIES, told, strict=False)])
+        return _as_known(facts), tuple([one.written(its, facts, text) for one, text in zip(SERIES, told, strict=False)])
 
     def stopped(self, shown: Iterable[str]) -> str:
         """Which servers are off because of us, and 0 for each other that is shown, or was off: nobody has to guess.
@@ -285,14 +282,13 @@ class ServerSeries:
         if dropped is None:
             return ""
         text = "1 for a week where no `match` finds the server any more, which one had found."
-        return self._flags("snaprotd_server_dropped", text, dropped.items())
+        again = self._were_dropped & self._board.servers.keys()
+        self._were_dropped = again | self._labelled(dropped.items()).keys()
+        return self._flags("snaprotd_server_dropped", text, dropped.items(), again)
 
-    def _flags(self, name: str, text: str, those: Iterable[tuple[str, str]], shown: Iterable[str] = ()) -> str:
-        """1 for `those`, by id and label; 0 for the others that are `shown`, or of which it was 1 once."""
-        flagged = self._labelled(those)
-        before = self._flagged.get(name, set()) & self._board.servers.keys()
-        self._flagged[name] = before | flagged.keys()
-        values = dict.fromkeys([*shown, *before], 0) | flagged
+    def _flags(self, name: str, text: str, those: Iterable[tuple[str, str]], shown: Iterable[str]) -> str:
+        """1 for `those`, by id and label; 0 for the others that are `shown`."""
+        values = dict.fromkeys(shown, 0) | self._labelled(those)
         lines = [f'{name}{{server="{escaped(label)}"}} {value}\n' for label, value in values.items()]
         return f"# HELP {name} {text}\n# TYPE {name} gauge\n" + "".join(lines)
 

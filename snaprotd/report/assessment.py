@@ -118,7 +118,7 @@ def _listed(decisions: Iterable[Decision]) -> str:
     return ", ".join(f"{one.snapshot.name} (id {one.snapshot.id})" for one in decisions)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     held: ServerHoldings
     policy: Policy

@@ -31,7 +31,7 @@ from snaprotd.report.kinds import ALARM, ATTENTION, OK, Problem
 from snaprotd.report.problems import ServerSituation
 from snaprotd.report.rates import rate_report
 from snaprotd.report.replicas import of_replicas, replica_rows, runner
-from snaprotd.report.rows import blocked_words, history_row, planned_rows
+from snaprotd.report.rows import blocked_words, history_row, planned_rows, shown
 
 VERSION = 1
 
@@ -98,11 +98,11 @@ class Situation:
 
 
 def status_report(situation: Situation) -> Generator[None, None, Json]:
-    """The whole report, made of `AT_ONCE` servers at a time: between them others may have their turn."""
+    """The whole report, as it may leave. Of `AT_ONCE` servers at a time: between them others may have their turn."""
     running = {rotation.server_id: rotation for rotation in situation.running}
     servers = []
     for number, target in enumerate(situation.targets, 1):
-        servers.append(_server(situation, target, running.pop(target.server_id, None)))
+        servers.append(shown(_server(situation, target, running.pop(target.server_id, None))))
         if number % AT_ONCE == 0:
             yield
     configured = {target.server_id for target in situation.targets}
@@ -110,16 +110,15 @@ def status_report(situation: Situation) -> Generator[None, None, Json]:
     departed = [_departed(situation, one, running.get(one)) for one in others if one not in configured]
     general = [{"server": None, "server_id": None, **problem.as_json()} for problem in _general(situation)]
     found = [*general, *_problems_of(servers + departed)]
-    return {
+    rest: Json = {
         **report_head(situation),
         "state": _worst(problem["severity"] for problem in found),
         "problems": found,
         "api": rate_report(situation.rate),
         "inventory": {"listed_at": zulu(situation.inventory_listed_at), "error": situation.account_error},
         "ledger_error": situation.ledger_error,
-        "servers": servers,
-        "departed": departed,
     }
+    return {**shown(rest), "servers": servers, "departed": shown(departed)}
 
 
 def report_head(situation: Situation) -> Json:

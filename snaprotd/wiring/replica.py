@@ -15,16 +15,17 @@ from snaprotd.core.policy import Policy
 from snaprotd.wiring.assembly import account_of
 
 
-def this_replica(config: Config, id_: str) -> Replica:
-    """The row of this process, before any look."""
+def this_replica(decides: str, id_: str) -> Replica:
+    """The row of this process, before any look. `decides`: the `hash_of` its configuration."""
     host = os.uname().nodename
-    return Replica(id=id_, beat=0, version=__version__, config=hash_of(config), generation=0, host=host)
+    return Replica(id=id_, beat=0, version=__version__, config=decides, generation=0, host=host)
 
 
 def hash_of(config: Config) -> str:
     """Of what decides what is done to which server; not of paths, of `listen`, or of who is told.
 
     A key that is as it is by default counts for nothing: a newer version may know more of them.
+    Of thousands of servers it takes a while: not on the loop.
     """
     by_policy: dict[tuple[Policy, frozenset[str]], dict[str, Any]] = {}
 

@@ -12,7 +12,7 @@ import pytest
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.daemon.account_watch import AccountWatch
-from snaprotd.daemon.view import LEDGER_WITHIN, DaemonView
+from snaprotd.daemon.view import LEDGER_WITHIN, REPORT_GOOD_FOR, DaemonView
 from snaprotd.report import status
 from snaprotd.report.status import AT_ONCE
 from tests.support.daemons import a_world, configure, daemon_on, entry
@@ -98,3 +98,14 @@ async def test_no_more_than_a_few_servers_are_reported_on_before_others_have_the
     assert len(report["servers"]) == 4 * AT_ONCE + 1
     assert looked_at == 2 * len(report["servers"])
     assert max(after - before for before, after in pairwise(turns)) <= AT_ONCE + 1
+
+
+async def test_a_report_that_is_too_old_to_be_shown_is_not_kept(tmp_path: Path) -> None:
+    """Of a fleet it is as large as all the rest."""
+    async with daemon_on(configure(tmp_path, entry()), a_world()) as watched:
+        view = watched.daemon.view
+        first = await view.status()
+        assert await view.status() is first, "it is made once for all who ask meanwhile"
+        await asyncio.sleep(REPORT_GOOD_FOR + 1)
+        assert view._report is None
+        assert (await view.status())["generated_at"] != first["generated_at"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from snaprotd.core.model import Owner, SnapshotState
+from snaprotd.core.policy import Policy, Rules
 from snaprotd.core.power import Power
 from snaprotd.core.promise import ServerPower
-from snaprotd.core.rotation import Result
+from snaprotd.core.rotation import Result, Rotation
+from snaprotd.core.schedule import Schedule
 from snaprotd.engine.board import Board, Holdings, ServerFacts
 from snaprotd.observe.series import AT_ONCE, SERIES, Series, ServerSeries, _number
 
@@ -149,6 +152,23 @@ def test_of_a_server_without_a_problem_that_it_is_on_again_is_told_though_nobody
     debt = ServerPower(account="", server_id="1", label="a", power=Power(asked=1))
     board.show_debt(debt)
     board.clear_debt(debt)
+    assert only_troubles(series) == {sample}
+
+
+async def test_and_so_it_is_of_one_that_another_replica_has_held_off() -> None:
+    board = board_of("a", "b")
+    series, sample = ServerSeries(board), 'snaprotd_server_stopped_by_us{server="a"}'
+    begun = Rotation.begin(
+        id="of another",
+        server_id="1",
+        label="a",
+        slot=THEN,
+        rules=Rules(policy=Policy(schedule=Schedule.parse(["@daily"], "UTC"))),
+        now=THEN,
+        settle=60.0,
+    )
+    board.show_elsewhere([replace(begun, power=Power(asked=1))])
+    board.show_elsewhere([])
     assert only_troubles(series) == {sample}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -75,7 +75,9 @@ def test_only_those_in_trouble_are_told_of_and_those_that_are_off() -> None:
     board = Board()
     board.show_only({"1": "well", "2": "bad", "3": "off"})
     for label, facts in board.servers.items():
-        board.servers[label] = replace(WELL, server_id=facts.server_id, missing=label == "bad")
+        known = replace(WELL, server_id=facts.server_id, missing=label == "bad")
+        for each in fields(known):
+            setattr(facts, each.name, getattr(known, each.name))
     series = ServerSeries(board)
 
     def told() -> dict[str, bool]:
@@ -83,9 +85,10 @@ def test_only_those_in_trouble_are_told_of_and_those_that_are_off() -> None:
         return {label: f'"{label}"' in text for label in board.servers}
 
     assert told() == {"well": False, "bad": True, "off": False}
-    board.debts["", "3"] = ServerPower(account="", server_id="3", label="off", power=promised(Power(), NOW))
+    debt = ServerPower(account="", server_id="3", label="off", power=promised(Power(), NOW))
+    board.show_debt(debt)
     assert told() == {"well": False, "bad": True, "off": True}
-    board.debts.clear()
+    board.clear_debt(debt)
     text = "".join(series.pieces(NOW))
     assert 'snaprotd_server_stopped_by_us{server="off"} 0' in text, "that it is back is told"
     assert 'snaprotd_server_info{server="off"' not in text

@@ -600,6 +600,7 @@ async def test_a_schedule_whose_code_fails_while_it_runs_stops_no_other_server(
     path = config(tmp_path, entry("5 * * * *"), entry(good, server_id="12346"))
     async with daemon_on(path, world) as watched:
         monkeypatch.setattr(schedule_slots, "read", failing)
+        schedule_slots._day_with_slots.cache_clear()
         await asyncio.sleep(HOUR)
         assert counted(watched, "snaprotd_rotations_total", "s12346") == {"success": 2}
         assert watched.daemon.view.ailments() == []

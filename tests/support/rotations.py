@@ -28,5 +28,6 @@ def changed(rotation: Rotation, **values: Any) -> Rotation:
 
 def flat(rotation: Rotation) -> dict[str, Any]:
     """Every value by its name, in whichever record it stands."""
-    own = {name: value for name, value in vars(rotation).items() if name not in _RECORDS}
-    return own | {name: value for record in _RECORDS for name, value in vars(getattr(rotation, record)).items()}
+    own = {each.name: getattr(rotation, each.name) for each in fields(rotation) if each.name not in _RECORDS}
+    records = [getattr(rotation, record) for record in _RECORDS]
+    return own | {each.name: getattr(record, each.name) for record in records for each in fields(record)}

@@ -38,7 +38,7 @@ FIELDS = {
 
 DAY = timedelta(days=1)
 
-_SEARCHED = 100 * 366 * DAY
+SEARCHED = 100 * 366 * DAY
 """How far a walk looks for two days: the rarest, 29 February on one weekday, may take 40 years to return."""
 
 
@@ -118,5 +118,5 @@ def _reason(field: str, low: int, high: int) -> str:
 
 
 def calendar(start: date, step: timedelta = DAY) -> Iterator[date]:
-    for count in range(_SEARCHED // DAY):
+    for count in range(SEARCHED // DAY):
         yield start + count * step

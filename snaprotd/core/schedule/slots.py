@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from snaprotd.core.schedule.crontab import DAY, Crontab, calendar, check_expression, read
+from snaprotd.core.schedule.crontab import DAY, SEARCHED, Crontab, calendar, check_expression, read
 from snaprotd.core.schedule.wall import DEFAULT_TIMEZONE, ScheduleError, check_timezone, instants
 from snaprotd.core.schedule.window import is_open, shows
 
@@ -81,7 +81,16 @@ def _days(schedule: Schedule, start: date, step: timedelta = DAY) -> Iterator[da
     Where a clock is put back over midnight, a day is shown again after the next has begun. So whoever looks
     for one slot begins a day early, and looks at one day more than the first on which there is one.
     """
-    return (day for day in calendar(start, step) if _times(schedule, day))
+    day = _day_with_slots(schedule, start, step)
+    while day is not None and abs(day - start) < SEARCHED:
+        yield day
+        day = _day_with_slots(schedule, day + step, step)
+
+
+@lru_cache(maxsize=4096)
+def _day_with_slots(schedule: Schedule, start: date, step: timedelta) -> date | None:
+    """The first of them from `start` on. Thousands of servers have a few schedules: each day is looked at once."""
+    return next((day for day in calendar(start, step) if _times(schedule, day)), None)
 
 
 @lru_cache(maxsize=256)

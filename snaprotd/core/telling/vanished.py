@@ -14,7 +14,7 @@ ALARMING_FOR = timedelta(days=1)
 """For how long one that has vanished is an alarm, though there is a newer one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sighting:
     """A completed snapshot of ours, as a list has shown it."""
 
@@ -31,7 +31,7 @@ class Sighting:
         return any(one.name == self.name or one.is_among(self.ids) for one in listed)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Vanished:
     """One that is gone, and was not deleted by snaprotd as far as the ledger tells."""
 

@@ -20,7 +20,7 @@ from snaprotd.core.fleet.looks import Fleet, looked
 from snaprotd.engine.board import Board
 from snaprotd.ledger.claims import uptime
 from snaprotd.ledger.store import Ledger
-from snaprotd.wiring.replica import hash_of, this_replica
+from snaprotd.wiring.replica import this_replica
 
 log = structlog.get_logger("snaprotd.replicas")
 
@@ -33,10 +33,11 @@ TRUSTED_FOR = LIVES_FOR - BEAT_EVERY
 class Membership:
     """Of one daemon."""
 
-    def __init__(self, config: Config, ledger: Ledger, board: Board) -> None:
+    def __init__(self, config: Config, decides: str, ledger: Ledger, board: Board) -> None:
+        """`decides`: the `hash_of` that configuration."""
         self._config = config
         self._replicas = ledger.replicas
-        self._me = this_replica(config, ledger.owner)
+        self._me = this_replica(decides, ledger.owner)
         self.says: list[Callable[[], Mapping[str, Any]]] = [
             lambda: {ANSWERED: board.is_answered, ON_TIME: board.is_on_time()}
         ]
@@ -87,9 +88,9 @@ class Membership:
             return False
         return len(fleet.living) == 1 or uptime() - fleet.looked_at < TRUSTED_FOR
 
-    def apply(self, config: Config) -> None:
+    def apply(self, config: Config, *, decides: str) -> None:
         """Another configuration is in force: its generation is told with the next beat, which is now."""
-        self._config, self._me = config, replace(self._me, config=hash_of(config))
+        self._config, self._me = config, replace(self._me, config=decides)
         if self._replicas is None:
             self._fleet = self._board.fleet = Fleet.alone(self._me)
         self._is_changed.set()

@@ -7,7 +7,6 @@ is killed between two attempts is followed by one that knows, and of two process
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 
@@ -66,7 +65,7 @@ class Retries:
         self._targets: Mapping[str, Target] = {}
         self._last: dict[str, Rotation] = {}
         """For each server its last rotation that has ended, whoever ran it."""
-        self._noted: dict[str, deque[tuple[str, datetime | None]]] = {}
+        self._noted: dict[str, tuple[tuple[str, datetime | None], ...]] = {}
         """Which those were, and when they ended; one that was amended has ended twice."""
         self._pending: set[str] = set()
         """The servers of which that is to be followed by another attempt."""
@@ -98,10 +97,10 @@ class Retries:
         target = self._targets.get(ended.server_id)
         if target is None or not ended.is_finished:
             return
-        known, this = self._noted.setdefault(target.server_id, deque(maxlen=NOTED)), (ended.id, ended.finished_at)
+        known, this = self._noted.get(target.server_id, ()), (ended.id, ended.finished_at)
         if this in known:
             return
-        known.append(this)
+        self._noted[target.server_id] = (*known, this)[-NOTED:]
         self._follow(target, ended)
         self._last[target.server_id] = ended
         if may_be_retried(ended) and not any(_is_next(one, ended) for one in self._board.open_of(target.server_id)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -97,6 +97,7 @@ class Schedules:
             self._marks.seen.pop(gone, None)
             self._unclaimed.pop(gone, None)
         self.retries.set_targets(self.targets)
+        remembered = await remembered.under(self._board.called)
         for number, target in enumerate(targets):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -118,7 +119,7 @@ class Schedules:
                 self._set_timer(target, since=max(self._now(), seen + _delay(target)))
                 marks.append(self._marks.of(target, seen))
         await self._marks.set(marks)
-        self._tell_next_runs(targets)
+        self._tell_next_runs()
 
     def _renamed(self) -> dict[str, Target]:
         """The targets by the ids by which they are called now; their schedules go on as they were."""
@@ -326,21 +327,20 @@ class Schedules:
         self.retries.look()
         self._timer.wakeup()
         self._metrics.ticked(now)
-        self._tell_next_runs(self.targets.values())
+        self._tell_next_runs()
 
-    def _tell_next_runs(self, targets: Iterable[Target]) -> None:
-        for target in targets:
-            facts = self.facts(target)
+    def _tell_next_runs(self) -> None:
+        for target in self.targets.values():
+            facts = self._board.servers[target.label]
             facts.next_run = None if target.policy.paused else self._next_run(target, facts.retry_at)
 
     def _next_run(self, target: Target, retry_at: datetime | None) -> datetime | None:
         policy, scheduled = target.policy, self._timer.next_run(target.server_id)
         if retry_at is None and target.server_id not in self._unclaimed:
             return scheduled
-        known = [scheduled, retry_at]
-        if target.server_id in self._unclaimed:
-            known.append(next_opening(policy.window, policy.timezone, self._now()))
-        return min((one for one in known if one is not None), default=None)
+        is_waiting = target.server_id in self._unclaimed
+        opens = next_opening(policy.window, policy.timezone, self._now()) if is_waiting else None
+        return min((one for one in (scheduled, retry_at, opens) if one is not None), default=None)
 
     def facts(self, target: Target) -> ServerFacts:
         return self._board.of(target.server_id)

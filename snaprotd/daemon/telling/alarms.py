@@ -19,7 +19,7 @@ from snaprotd.web.keeping import Pages
 
 LOOK_EVERY = 55.0
 """Seconds between two looks at all servers: no list of the account is newer for long."""
-AT_ONCE = 100
+AT_ONCE = 10
 """Servers that are looked at before others have a turn."""
 
 
