@@ -29,7 +29,15 @@ BUSY = 5.0
 A_MOMENT = 0.1
 """The same, as long as another has kept it locked for longer than that: many may want to write, and starts do."""
 ASK_AGAIN = 0.05
-PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY", "wal_autocheckpoint=0")
+PAGE = 1024
+"""Bytes, of a file that is made now: where a value changes a whole page is written, of its row and of each index."""
+PRAGMAS = (
+    f"page_size={PAGE}",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "temp_store=MEMORY",
+    "wal_autocheckpoint=0",
+)
 """What is written stays in the log until `settle`: half of it in the file, as on a full disk, is no ledger alone."""
 
 
