@@ -48,6 +48,8 @@ class Lease:
     """By this process's own clock, which counts suspended time too."""
     origin: str = ""
     """Of the transaction in which the rotation was saved last: see `Place`."""
+    saved: Rotation | None = None
+    """As it was saved last under this lease; None where it was not, or nobody knows."""
 
 
 def uptime() -> float:

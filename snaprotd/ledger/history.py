@@ -53,7 +53,9 @@ class History(ABC):
     def is_sole_user(self) -> bool: ...
 
     @abstractmethod
-    def _transaction(self, *, writes: bool = True, urgent: bool = False) -> AbstractAsyncContextManager[Connection]: ...
+    def _transaction(
+        self, *, writes: bool = True, urgent: bool = False, lasting: bool = True
+    ) -> AbstractAsyncContextManager[Connection]: ...
 
     async def open_rotations(self, *, but: Collection[str] = ()) -> list[Rotation]:
         """Those that are open, whoever runs them, without those that have these ids: they are known."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -34,6 +34,14 @@ _LIVES = TypeAdapter(tuple[Life, ...])
 _POWER = frozenset(field.name for field in fields(Power))
 _CREATION = frozenset(field.name for field in fields(Creation))
 _POLICY = frozenset(field.name for field in fields(Policy))
+
+_EMPTY = {
+    field.name: [] if field.default == () else field.default
+    for kind in (Rotation, Power, Creation)
+    for field in fields(kind)
+    if field.default is not MISSING and not field.default
+}
+"""What is not written, half of a row's bytes: none, no, or nothing, where that is what a row without it means."""
 
 
 FORMAT = 2
@@ -69,6 +77,7 @@ def written_rotation(rotation: Rotation, unknown: Mapping[str, Any] | None = Non
     schedule: dict[str, Any] = rules["policy"].pop("schedule")
     policy = {"schedule": schedule.pop("expressions"), **schedule, **rules["policy"]}
     flat = {**nested, "policy": policy, "instance": rules["instance"], "limit": rules["limit"], **power, **creation}
+    flat = {name: value for name, value in flat.items() if name not in _EMPTY or value != _EMPTY[name]}
     flat["held_off"] = rotation.held_off  # all that a version before the records of power knows of a promise
     return json.dumps(_joined(flat, unknown or {}), separators=(",", ":"), ensure_ascii=False)
 

@@ -29,7 +29,15 @@ BUSY = 5.0
 A_MOMENT = 0.1
 """The same, as long as another has kept it locked for longer than that: many may want to write, and starts do."""
 ASK_AGAIN = 0.05
-PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY", "wal_autocheckpoint=0")
+PAGE = 1024
+"""Bytes, of a file that is made now: where a value changes a whole page is written, of its row and of each index."""
+PRAGMAS = (
+    f"page_size={PAGE}",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "temp_store=MEMORY",
+    "wal_autocheckpoint=0",
+)
 """What is written stays in the log until `settle`: half of it in the file, as on a full disk, is no ledger alone."""
 
 
@@ -73,16 +81,18 @@ class Database:
         return self._alone
 
     @asynccontextmanager
-    async def begin(self, *, writes: bool = True) -> AsyncIterator[Connection]:
+    async def begin(self, *, writes: bool = True, lasting: bool = True) -> AsyncIterator[Connection]:
         """A transaction, which is undone where it does not come to its end.
 
         One that begins by reading and writes later could fail half-way: it takes the write lock at once. One that only
         reads keeps nobody from writing, and waits for nobody who does.
+
+        One that is not `lasting` is on the disk with the next one that is, or with `settle`.
         """
         driver = await self._connected()
         try:
             if writes:
-                await self._begin_to_write(driver)
+                await self._begin_to_write(driver, _BEGIN_TO_LAST if lasting else _BEGIN_TO_LAG)
                 yield SqliteConnection(driver)
             else:
                 yield SqliteConnection(driver, before=[_BEGIN_TO_READ])
@@ -91,10 +101,10 @@ class Database:
             await self._undo(driver)
             raise
 
-    async def _begin_to_write(self, driver: Driver) -> None:
+    async def _begin_to_write(self, driver: Driver, begin: Sequence[Statement]) -> None:
         was_locked = self._is_locked
         try:
-            await driver.submit(partial(carried_out, [_patience(A_MOMENT), _BEGIN] if was_locked else [_BEGIN]))
+            await driver.submit(partial(carried_out, [_patience(A_MOMENT), *begin] if was_locked else begin))
         except sqlite3.OperationalError as error:
             self._is_locked = is_lock(error)
             raise
@@ -164,7 +174,12 @@ class Database:
         return [one for one in stopped if one is not None]
 
 
-_BEGIN, _BEGIN_TO_READ = map(Statement, ("BEGIN IMMEDIATE", "BEGIN"))
+_BEGIN_TO_READ = Statement("BEGIN")
+_BEGIN_TO_LAST, _BEGIN_TO_LAG = (
+    [Statement(f"PRAGMA synchronous={how}"), Statement("BEGIN IMMEDIATE")] for how in ("FULL", "NORMAL")
+)
+"""https://www.sqlite.org/pragma.html#pragma_synchronous: with NORMAL a commit to the log is not waited for, and nothing
+gets out of order: what is synced later has all that was written before it."""
 _OPENS_THE_LOG = Statement("SELECT count(*) FROM sqlite_master")
 
 
@@ -236,10 +251,12 @@ async def _migrate(database: Database, *, to_read: bool = False) -> None:
 
 
 @asynccontextmanager
-async def transaction(database: Database, name: str, *, writes: bool = True) -> AsyncIterator[Connection]:
+async def transaction(
+    database: Database, name: str, *, writes: bool = True, lasting: bool = True
+) -> AsyncIterator[Connection]:
     """A transaction of the ledger called `name`. Raises `LedgerError`."""
     with told(name):
-        async with database.begin(writes=writes) as connection:
+        async with database.begin(writes=writes, lasting=lasting) as connection:
             yield connection
 
 

@@ -217,10 +217,9 @@ class Starts:
         What others know of that very stop stays as they have written it.
         """
         known = await self.kept(record.account, record.server_id)
-        if known is not None:
-            record = replace(record, power=joined(known.power, record.power))
-            if not goes_beyond(record.power, known.power):
-                return False
+        record = _joined(record, known)
+        if known is not None and not goes_beyond(record.power, known.power):
+            return False
         log.error("the ledger lacks what this process owes to a server: it is written again", server=record.label)
         await self.save(record)
         return True
@@ -305,9 +304,7 @@ class Starts:
         now, before, self._untold = asyncio.get_running_loop().time(), self._untold, {}
         copies = await self._readable_copies()
         for copy, known in zip(copies, await self._kept_of_each(copies), strict=True):
-            key, found = (copy.account, copy.server_id), copy
-            if known is not None:
-                copy = replace(copy, power=joined(known.power, copy.power))
+            key, found, copy = (copy.account, copy.server_id), copy, _joined(copy, known)
             if known is not None and not goes_beyond(copy.power, known.power):
                 await self.copies.keep(known.known_by({copy.server_id}), told=True, found=found)
             elif at_once or now - before.get(key, now) >= TOLD_WITHIN:
@@ -322,8 +319,7 @@ class Starts:
 
     async def joined(self, copy: ServerPower) -> ServerPower:
         """What a copy tells, whose process may be dead for long, with what the ledger knows, which others write."""
-        known = await self.kept(copy.account, copy.server_id)
-        return copy if known is None else replace(copy, power=joined(known.power, copy.power))
+        return _joined(copy, await self.kept(copy.account, copy.server_id))
 
     async def _kept_of_each(self, copies: Sequence[ServerPower]) -> list[ServerPower | None]:
         """What the ledger keeps of the servers that the copies are of."""
@@ -344,3 +340,8 @@ class Starts:
         async with self._transaction() as connection:
             for statement in statements.adopt(self.account):
                 await connection.execute(statement)
+
+
+def _joined(record: ServerPower, known: ServerPower | None) -> ServerPower:
+    """It, with what the ledger knows of that server."""
+    return record if known is None else replace(record, power=joined(known.power, record.power))

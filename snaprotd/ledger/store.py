@@ -165,9 +165,7 @@ class Ledger(History):
         if lease is None:
             raise LeaseLost(f"rotation {rotation.id} is not held by this process")
         record, unknown = self.starts.record_of(rotation), self._unknown.get(rotation.id)
-        asked = ToSave(
-            rotation=rotation, record=record, epoch=lease.epoch, unknown=unknown, over=over, deletion=deletion
-        )
+        asked = ToSave(rotation=rotation, record=record, unknown=unknown, lease=lease, over=over, deletion=deletion)
         try:
             lease = await self._saving.save(asked)
         except LeaseLost:
@@ -340,5 +338,7 @@ class Ledger(History):
         """`since`: the uptime before the lease was written; it may have taken a while."""
         self._held[rotation_id] = Lease(epoch=epoch, valid_until=since + self.lease, origin=origin)
 
-    def _transaction(self, *, writes: bool = True, urgent: bool = False) -> AbstractAsyncContextManager[Connection]:
-        return self._place.begin(writes=writes, urgent=urgent)
+    def _transaction(
+        self, *, writes: bool = True, urgent: bool = False, lasting: bool = True
+    ) -> AbstractAsyncContextManager[Connection]:
+        return self._place.begin(writes=writes, urgent=urgent, lasting=lasting)

@@ -26,6 +26,7 @@ from snaprotd.ledger.files.folder_lock import FolderLock
 from snaprotd.ledger.rows import written_rotation
 from snaprotd.ledger.sql.prepared import Statement
 from snaprotd.ledger.sql.schema import SCHEMA_VERSION
+from snaprotd.ledger.sqlite import PAGE
 from snaprotd.ledger.store import Ledger
 from tests.ledger.test_store import claimed, finished, ledgers, mark, rotation, sql
 
@@ -492,3 +493,15 @@ lock = L.acquire(Path({str(path)!r})); print(lock.was_alone, flush=True); input(
         living.kill()
     with held(path) as lock:
         assert lock.was_alone
+
+
+async def test_a_new_file_has_small_pages_and_one_that_is_there_keeps_its_own(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("PRAGMA page_size=4096")
+        connection.execute("CREATE TABLE anything (it)")
+    for path, size in ((old, 4096), (new, PAGE)):
+        async with await Ledger.open(path, owner="a") as ledger:
+            await claimed(ledger)
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA page_size").fetchone() == (size,)

@@ -174,16 +174,36 @@ async def test_what_is_counted_at_once_is_noted_beside_the_ledger_at_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[str] = []
-    monkeypatch.setattr("snaprotd.ledger.files.copies.write_anew", lambda _, text: noted.append(text))
+    monkeypatch.setattr("snaprotd.ledger.files.copies.write_anew", lambda _, text, **__: noted.append(text))
     lives = Lives(path, cast(Events, None))
     await asyncio.gather(*(lives.note(count) for count in range(1, 101)))
     assert noted == ["1", "100"]
 
 
+async def test_a_mere_claim_is_noted_and_not_waited_for_and_does_not_stand_for_what_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[tuple[str, bool]] = []
+
+    def note(_: Path, text: str, *, lasting: bool) -> None:
+        noted.append((text, lasting))
+
+    monkeypatch.setattr("snaprotd.ledger.files.copies.write_anew", note)
+    async with await Ledger.open(path, owner="a") as ledger:
+        begun = rotation(day=0)
+        await ledger.claim(begun)
+        await ledger.save(replace(begun, creation=Creation(creates=1, create_open=0.0)))
+    assert noted == [("1", False), ("2", True)]
+    lives = Lives(path, cast(Events, None))
+    for lasting in (False, True, False):
+        await lives.note(2, lasting=lasting)
+    assert noted[2:] == [("2", False), ("2", True)]
+
+
 async def test_a_note_that_failed_is_made_for_the_next_one_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[str] = []
 
-    def fail(_: Path, text: str) -> None:
+    def fail(_: Path, text: str, **__: bool) -> None:
         noted.append(text)
         raise OSError
 

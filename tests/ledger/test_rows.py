@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -173,7 +173,11 @@ ROOM_LATER = {
 }
 
 
-def test_a_row_is_written_as_the_first_version_wrote_it_with_what_came_later() -> None:
+WHERE_EMPTY = frozenset({"held_off", "policy", "instance", "limit"})
+"""What is written whatever it is."""
+
+
+def test_a_row_is_written_as_the_first_version_wrote_it_with_what_came_later_but_for_what_is_empty() -> None:
     later = {
         **BODY,
         **POWER_LATER,
@@ -182,7 +186,23 @@ def test_a_row_is_written_as_the_first_version_wrote_it_with_what_came_later() -
         **WINDOW_LATER,
         "policy": {**BODY["policy"], **LATER},
     }
-    assert json.loads(written_rotation(ROTATION)) == later
+    filled = {name: value for name, value in later.items() if name in WHERE_EMPTY or value not in (None, "", [], 0)}
+    assert json.loads(written_rotation(ROTATION)) == filled
+    assert read_rotation(json.dumps(later)) == read_rotation(json.dumps(filled)) == ROTATION
+
+
+AGES = [
+    field.name
+    for kind in (Rotation, Power, Creation)
+    for field in fields(kind)
+    if field.default is None and field.type == "float | None"
+]
+
+
+@pytest.mark.parametrize("name", AGES)
+def test_what_has_happened_just_now_is_another_thing_than_what_has_not(name: str) -> None:
+    open_ = changed(ROTATION, **{name: 0.0})
+    assert read_rotation(written_rotation(open_)) == open_ != changed(ROTATION, **{name: None})
 
 
 @pytest.mark.parametrize(

@@ -860,7 +860,7 @@ async def test_a_record_of_another_version_is_read_with_the_defaults_of_what_it_
     async with ledgers(db, "a") as (ours,):
         begun = await claimed(ours, rotation(held_off=True))
         body = json.loads(sql(db, "SELECT body FROM rotations")[0][0])
-        del body["starts"]
+        del body["attempt"]
         sql(db, "UPDATE rotations SET body = ?", json.dumps({**body, "once_was": 1}))
         assert await ours.open_rotations() == [begun]
 

@@ -17,10 +17,12 @@ from snaprotd.core.rotation import Result
 from snaprotd.engine.loop import run_rotation
 from snaprotd.engine.run import Run
 from snaprotd.ledger.claims import Claimed
+from snaprotd.ledger.rows import read_rotation
 from snaprotd.simulator import Request, World
 from tests.scenarios.test_retention import NEW, Scene, is_create, ours
 from tests.support.daemons import power
 from tests.support.lives import night
+from tests.support.rotations import flat
 
 pytestmark = pytest.mark.usefixtures("one_clock", "silence")
 
@@ -29,8 +31,7 @@ def on_disk(scene: Scene) -> dict[str, Any]:
     """The rotation as whoever comes next would find it."""
     with closing(sqlite3.connect(scene.story.ledger_path)) as ledger:
         ((body,),) = ledger.execute("SELECT body FROM rotations").fetchall()
-    found: dict[str, Any] = json.loads(body)
-    return found
+    return flat(read_rotation(body)) | {"held_off": json.loads(body)["held_off"]}
 
 
 # -- before a request goes out -----------------------------------------------------------------------------------------

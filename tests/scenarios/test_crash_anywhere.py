@@ -2,10 +2,11 @@
 
 Each example is a server with some history and a policy, one to three nights, faults of the provider and of what lies
 on the way to it, and a set of moments at which the process dies: before or after any request, before or after any write
-of the ledger. Between two lives the ledger, the disk or the configuration may be harmed; instead of dying a process may
-be frozen, while another one goes on. For a while lists and answers tell what is not so, clocks are wrong, and other
-people take snapshots under names that look like ours. The promises are checked from the provider's side, by what is
-really there and who took it: at every request, after every night, every few minutes, and a day after the last night.
+of the ledger. Between two lives the ledger, the disk or the configuration may be harmed, or what nobody waited for is
+lost with the machine's power; instead of dying a process may be frozen, while another one goes on. For a while lists
+and answers tell what is not so, clocks are wrong, and other people take snapshots under names that look like ours. The
+promises are checked from the provider's side, by what is really there and who took it: at every request, after every
+night, every few minutes, and a day after the last night.
 """
 
 from __future__ import annotations

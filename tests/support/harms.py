@@ -121,8 +121,33 @@ def _rotation(body: str) -> Rotation | None:
         return None
 
 
+_ON_DISK: dict[Path, dict[str, bytes]] = {}
+"""Of ledgers to which something was written that nobody waits for: its files, as they are on the disk for certain."""
+
+
+def note_on_disk(ledger: Path, *, writes: bool = True, lasting: bool = True, **_: bool) -> None:
+    """A transaction has begun. Unless it is `lasting` what it writes may be lost, if no lasting one comes after it."""
+    if writes and lasting:
+        _ON_DISK.pop(ledger, None)
+    elif writes and ledger not in _ON_DISK:
+        files = (ledger.with_name(ledger.name + suffix) for suffix in ("", "-wal"))
+        _ON_DISK[ledger] = {one.name: one.read_bytes() for one in files if one.exists()}
+
+
+def lose_power(ledger: Path) -> bool:
+    """The machine has lost its power, and the ledger what was not waited for. Whether there was any of that."""
+    on_disk = _ON_DISK.pop(ledger, None)
+    if on_disk is None or not ledger.exists():
+        return False
+    delete_ledger(ledger)
+    for name, content in on_disk.items():
+        ledger.with_name(name).write_bytes(content)
+    return True
+
+
 def befall(ledger: Path, harm: Harm) -> None:
     """Do to the ledger what `harm` says; the disk and the configuration are for the next process to meet."""
+    _ON_DISK.pop(ledger, None)
     if harm is Harm.LEDGER_DELETED:
         delete_ledger(ledger)
     elif harm is Harm.LEDGER_OVERWRITTEN:

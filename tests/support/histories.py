@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from itertools import cycle
 from typing import Any, ClassVar
 
 from snaprotd.core.errors import ConfigError, DeletionUnderWay, LedgerError, SnaprotdError
 from snaprotd.core.rotation import Rotation
 from snaprotd.daemon.last_resort import pay_what_is_owed
-from snaprotd.ledger.store import Ledger
 from snaprotd.simulator import SimSnapshot, World
 from tests.support.followers import DAY, Process
 from tests.support.harms import (
@@ -25,11 +25,12 @@ from tests.support.harms import (
     is_ledger,
     is_owed_on,
     is_promise_known,
+    lose_power,
     put_right,
     told_by,
 )
 from tests.support.lies import Liar, Lie
-from tests.support.lives import Story, night
+from tests.support.lives import MortalLedger, Story, night
 from tests.support.nouns import a_snapshot
 from tests.support.promises import Witnessed
 from tests.support.truths import Whose, slot_in, whose
@@ -126,7 +127,7 @@ class History(Story):
     def __post_init__(self) -> None:
         self.witnessed = self.judged_by(self)
         self.living: Process | None = None
-        self._harms = iter(self.harms)
+        self._harms, self._loses_power = iter(self.harms), cycle((True, False))
         self._off_since: float | None = None
         self._end: asyncio.TimerHandle | None = None
         self._clocks = iter(self.clocks)
@@ -173,7 +174,7 @@ class History(Story):
         one = completed[-1 - word.which]
         meant = a_snapshot(one.id, one.name, one.made_at, server_id=one.server_id, status=one.status)
         try:
-            async with await Ledger.open(self.ledger_path, owner="a person", lock=False) as ledger:
+            async with await MortalLedger.open(self.ledger_path, owner="a person", lock=False) as ledger:
                 ledger.starts.account = ACCOUNT
                 await ledger.holds.say(meant, [one.server_id], word.until, datetime.now(UTC))
         except (DeletionUnderWay, LedgerError):
@@ -263,10 +264,11 @@ class History(Story):
 
     async def _go_on_after_a_death(self) -> None:
         self._lived()
-        self.living = None
+        self.living, harm = None, next(self._harms, Harm.NONE)
         await self._end_everything()
-        harm = next(self._harms, Harm.NONE)
         self.met.add(harm)
+        if next(self._loses_power):
+            lose_power(self.ledger_path)
         before = told_by(self.ledger_path)
         befall(self.ledger_path, harm)
         if harm in LOSES_HOLDS:

@@ -210,6 +210,10 @@ async def until(holds: Callable[[], bool], *, what: str, patience: float = PATIE
         raise AssertionError(f"waited {patience:g} s for {what}") from None
 
 
+_EMPTY = {"result": None, "error": None, "asked": 0, "released": 0, "watched": False}
+"""What a row does not have where it is empty."""
+
+
 def recorded(ledger: Path) -> list[dict[str, Any]]:
     """The rotations in the ledger's file, oldest first, read as any other program would."""
     if not ledger.exists():
@@ -219,7 +223,7 @@ def recorded(ledger: Path) -> list[dict[str, Any]]:
             rows = connection.execute("SELECT body FROM rotations ORDER BY started_at").fetchall()
         except sqlite3.OperationalError:
             return []  # the tables are not made yet
-    return [json.loads(body) for (body,) in rows]
+    return [{**_EMPTY, **json.loads(body)} for (body,) in rows]
 
 
 # -- the provider ------------------------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ def _standing(noted: Mapping[str, str]) -> _Standing | None:
 class FilePlace(Place):
     """Raises `LedgerError` wherever the file cannot be used."""
 
+    is_local = True
+
     def __init__(self, path: Path, database: Database, lock: FolderLock | None) -> None:
         """`lock`: None for a process that is gone in a moment. It puts nothing back."""
         self.path = path
@@ -73,13 +75,15 @@ class FilePlace(Place):
         """What has happened to it, for whoever is to write again what it may lack."""
 
     @asynccontextmanager
-    async def begin(self, *, writes: bool = True, urgent: bool = False) -> AsyncIterator[Connection]:
+    async def begin(
+        self, *, writes: bool = True, urgent: bool = False, lasting: bool = True
+    ) -> AsyncIterator[Connection]:
         """A transaction. One at a time: the file may be opened anew between two of them. `urgent`: as for `Turns`."""
         async with self._turns.take(urgent=urgent):
             if writes and not self._is_ours:
                 await self._put_back()
             try:
-                async with transaction(self._database, self.name, writes=writes) as begun:
+                async with transaction(self._database, self.name, writes=writes, lasting=lasting) as begun:
                     yield begun
             except LedgerError as error:
                 if not is_lock(error.__cause__):

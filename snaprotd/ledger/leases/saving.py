@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from snaprotd.ledger.events.record import Events, told_by
 from snaprotd.ledger.files.copies import Lives
 from snaprotd.ledger.files.turns import Take, Together
 from snaprotd.ledger.holds import Holds
+from snaprotd.ledger.leases.progress import tells_only_how_far
 from snaprotd.ledger.sql import statements
 from snaprotd.ledger.sql.connection import Connection, Place
 from snaprotd.ledger.sql.prepared import Statement
@@ -33,12 +34,22 @@ class ToSave:
     rotation: Rotation
     record: ServerPower
     """What is kept of its server's power."""
-    epoch: int
-    """In which it is ours."""
+    lease: Lease
+    """Under which it is ours."""
     unknown: dict[str, Any] | None
     """What a newer snaprotd wrote into its row."""
     over: Power | None
     deletion: Deletion | None
+
+    @property
+    def epoch(self) -> int:
+        return self.lease.epoch
+
+    @property
+    def is_progress(self) -> bool:
+        """A loss of power may undo it."""
+        is_plain = self.over is None and self.deletion is None
+        return is_plain and tells_only_how_far(self.rotation, self.lease.saved)
 
     @property
     def lost(self) -> LeaseLost:
@@ -71,19 +82,22 @@ class Saving:
         self._holds = holds
         self._marks = marks
         self._tenure = tenure
-        self._waiting: dict[bool, Together[ToSave, Lease]] = {
-            urgent: Together(partial(self._save_all, urgent=urgent)) for urgent in (True, False)
-        }
+        self._to_start = _together(self._save_all, urgent=True)
+        self._waiting = _together(self._save_all)
+        self._progress = _together(self._save_all, lasting=False)
 
     async def save(self, asked: ToSave) -> Lease:
-        """Write it; it is on disk then. What is to start a server waits for no others."""
-        return await self._waiting[asked.rotation.is_to_start].ask(asked)
+        """Write it; it is on disk then, unless it is mere progress. What is to start a server waits for no others."""
+        if asked.rotation.is_to_start:
+            return await self._to_start.ask(asked)
+        is_to_lag = self._place.is_local and asked.is_progress
+        return await (self._progress if is_to_lag else self._waiting).ask(asked)
 
-    async def _save_all(self, take: Take[ToSave], *, urgent: bool) -> Sequence[Saved]:
+    async def _save_all(self, take: Take[ToSave], **how: bool) -> Sequence[Saved]:
         asked: list[ToSave] = []
         is_carried_out = False
         try:
-            async with self._transaction(urgent=urgent) as connection:
+            async with self._transaction(**how) as connection:
                 asked = take()
                 answers = await self._written(connection, asked)
                 count = await self._count(connection, asked, answers)
@@ -92,13 +106,13 @@ class Saving:
             if is_carried_out or len(asked) < 2:
                 raise
             # One that the database refuses keeps no other from being written.
-            return [await self._save_alone(one, urgent=urgent) for one in asked]
+            return [await self._save_alone(one, **how) for one in asked]
         await self._lives.note(count)
         return answers
 
-    async def _save_alone(self, asked: ToSave, *, urgent: bool) -> Saved:
+    async def _save_alone(self, asked: ToSave, **how: bool) -> Saved:
         try:
-            (saved,) = await self._save_all(lambda: [asked], urgent=urgent)
+            (saved,) = await self._save_all(lambda: [asked], **how)
         except Exception as error:
             return error
         return saved
@@ -124,7 +138,9 @@ class Saving:
 
         def answer(one: ToSave, why: Exception | None) -> Saved:
             epoch = epochs.get(id(one))
-            return why or (one.lost if epoch is None else Lease(epoch=epoch, valid_until=until, origin=origin))
+            if why is None and epoch is not None:
+                return Lease(epoch=epoch, valid_until=until, origin=origin, saved=one.rotation)
+            return why or one.lost
 
         return [answer(one, why) for one, why in zip(asked, refused, strict=True)]
 
@@ -164,6 +180,10 @@ class Saving:
         if await self._lives.marks(connection) < self._marks():  # a hold may be gone: it is written again
             raise LedgerError(f"the ledger {self._place.name} was put back to an older state")
         await self._holds.demand_free(connection, deletion.snapshot, datetime.now(UTC))
+
+
+def _together(save_all: Callable[..., Awaitable[Sequence[Saved]]], **how: bool) -> Together[ToSave, Lease]:
+    return Together(partial(save_all, **how))
 
 
 def _save(one: ToSave, tenure: dict[str, Any], *, is_closed: bool = False) -> Statement:

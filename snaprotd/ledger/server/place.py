@@ -77,6 +77,8 @@ class ServerConnection(Connection):
 class ServerPlace(Place):
     """The ledger that stands on the server at an address, as one process sees it."""
 
+    is_local = False
+
     def __init__(self, address: ServerAddress, lock: FolderLock | None, *, owner: str) -> None:
         """`lock` tells other processes of this host that there is one; it is released in the end."""
         self.name = name_of(address.url)
@@ -95,8 +97,10 @@ class ServerPlace(Place):
         """When the server was last found to be silent, by the loop's clock, and what was said of that."""
 
     @asynccontextmanager
-    async def begin(self, *, writes: bool = True, urgent: bool = False) -> AsyncIterator[Connection]:
-        """A transaction. One at a time: those that write wait for those of other processes too.
+    async def begin(
+        self, *, writes: bool = True, urgent: bool = False, lasting: bool = True
+    ) -> AsyncIterator[Connection]:
+        """A transaction, which lasts. One at a time: those that write wait for those of other processes too.
 
         One silence of the server is for all who wait meanwhile, and for who comes right after it.
         """

@@ -45,6 +45,9 @@ class Place(Protocol):
     in its place, whatever that has of it. Empty where that cannot be, or is not told.
     """
 
+    is_local: bool
+    """It is on one machine with all its users: where a loss of power undoes what they wrote, none of them goes on."""
+
     @property
     def is_sole_user(self) -> bool:
         """No other process had the ledger open when this one came: whoever holds a lease in it is dead."""
@@ -57,8 +60,13 @@ class Place(Protocol):
 
     def looked(self) -> None: ...
 
-    def begin(self, *, writes: bool = True, urgent: bool = False) -> AbstractAsyncContextManager[Connection]:
-        """A transaction. One at a time; `urgent`: before those that are not."""
+    def begin(
+        self, *, writes: bool = True, urgent: bool = False, lasting: bool = True
+    ) -> AbstractAsyncContextManager[Connection]:
+        """A transaction. One at a time; `urgent`: before those that are not.
+
+        Unless it is `lasting` a loss of power may undo it, if no lasting one has come after it; in a local place alone.
+        """
         ...
 
     async def see_to(self) -> None:

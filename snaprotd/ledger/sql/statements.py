@@ -59,7 +59,8 @@ def is_left(row: Any) -> bool:
 _TENURE = ("owner", "lease_until", "lease")
 _RENEWED = {"renewals": ROTATIONS.c.renewals + 1}
 """By this others see that whoever holds a row is alive."""
-_CHANGES = ("attempt", "format", "needs", "is_open", "result", "body", "finished_at")
+# Not its attempt: an index has that, and costs a page more wherever it is written, be it as it was.
+_CHANGES = ("format", "needs", "is_open", "result", "body", "finished_at")
 
 _CLAIM = Prepared(lambda: upsert(ROTATIONS).on_conflict_do_nothing().returning(ROTATIONS.c.epoch), *ROTATIONS.c.keys())
 
@@ -81,7 +82,7 @@ _REOPEN = Prepared(
         .values({"epoch": ROTATIONS.c.epoch + 1, **_RENEWED})
         .returning(ROTATIONS.c.epoch)
     ),
-    *_CHANGES,
+    *("attempt", *_CHANGES),
     *_TENURE,
 )
 
