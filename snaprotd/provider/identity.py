@@ -15,8 +15,9 @@ MOST_REMEMBERED = 250_000
 
 def forget_the_first(kept: dict[str, Any], most: int) -> None:
     """Keep no more than the last `most`."""
-    for first in list(islice(kept, max(0, len(kept) - most))):
-        del kept[first]
+    if (spare := len(kept) - most) > 0:
+        for first in list(islice(kept, spare)):
+            del kept[first]
 
 
 class Identities:
@@ -40,6 +41,11 @@ class Identities:
     def learn(self, ids: Iterable[str]) -> None:
         """These ids were shown in one entry."""
         together = set(ids) - self._holders.keys()
+        if len(together) == 1:  # as of nearly all servers: it is beside no other
+            (one,) = together
+            self._beside[one] = self._beside.pop(one, set())
+            forget_the_first(self._beside, MOST_REMEMBERED)
+            return
         before = {one: self._beside.get(one, set()) for one in together}
         for one, beside in before.items():
             self._beside.pop(one, None)
@@ -62,6 +68,9 @@ class Identities:
 
     def _see_holder(self, one: str, server: Server, by_id: Mapping[str, Server]) -> None:
         """Whether the entry shows that a number is this server's now, and not the one's that had it."""
+        if not self._beside.get(one):
+            self._holders.pop(one, None)
+            return
         (other, *_), ids = [*(self.of(one) - {one}), ""], [*map(str, server.refs)]
         owner = by_id.get(other)
         if other in ids or not one.isdigit() or owner is None or owner.name == server.name:
@@ -137,6 +146,8 @@ class Names:
         ids = self._ids.of(server.id)
         for one in ids:
             self._first.pop(one, None)
+        if len(ids) == 1:  # it is its own first
+            return server.called(server.id)
         self._first |= dict.fromkeys(ids, server.id)
         forget_the_first(self._first, MOST_REMEMBERED)
         return server.called(self.shown(server.id))
