@@ -105,12 +105,13 @@ async def test_a_ledger_that_is_damaged_keeps_nobody_from_what_it_may_be_needed_
         ledger = tmp_path / "state.db"
         with closing(sqlite3.connect(ledger)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (size,) = connection.execute("PRAGMA page_size").fetchone()
             query = "SELECT rootpage FROM sqlite_schema WHERE tbl_name = ?"
             pages = [page for (page,) in connection.execute(query, [damaged])] or [1]
         with ledger.open("r+b") as file:
             for page in pages:
-                file.seek(4096 * (page - 1))
-                file.write(b"?" * 4096)
+                file.seek(size * (page - 1))
+                file.write(b"?" * size)
         restored = await run("restore", str(theirs.id), "--yes", "--config", path)
         assert (restored.code, restored.out.splitlines()[-1]) == (
             0,
