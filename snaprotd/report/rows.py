@@ -27,8 +27,8 @@ from snaprotd.report.assessment import Assessment, assess
 BLOCKED = "blocked: "
 
 FROM_OUTSIDE = frozenset(
-    {"blocked", "description", "do", "error", "ledger_error", "let_go", "mistakes", "name", "note", "power", "reason"}
-    | {"server", "server_name", "status", "text", "why"}
+    {"blocked", "called_now", "description", "do", "error", "label", "ledger_error", "let_go", "mistakes", "name"}
+    | {"note", "power", "reason", "server", "server_name", "snapshot", "status", "text", "why"}
 )
 """Under these keys stands what somebody else has named or said: in the report, and in what the commands print."""
 

@@ -131,6 +131,8 @@ async def drips_chunks(_: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 DEEP = b"[" * body.MAX_BODY
 WIDE = b"[" + b"[]," * (body.MAX_BODY // 3 - 1) + b"[]]"
 NEXT = sized(b'{"results": [], "next": "/%1b%5B2J/' + ECHO + b"/?q=" + ECHO + b'"}')
+HIDDEN = ('{"a": "\u225b", "detail": ' + "[" * 600 + "]" * 600 + "}").encode("utf-16-le")
+"""That sign has the byte of a quote: what follows it was taken for a text."""
 COUNTED = b'{"count": 2, "results": [%s]}'
 
 SAYS: dict[str, bytes | Answer] = {
@@ -138,6 +140,8 @@ SAYS: dict[str, bytes | Answer] = {
     "brackets that close again": sized(b"[" * 8_000_000 + b"]" * 8_000_000),
     "objects within objects": sized(b'{"results":' * 200 + b"[]" + b"}" * 200),
     "five million empty lists": sized(WIDE),
+    "lists within lists, in UTF-16": sized(HIDDEN),
+    "an error with lists within lists, in UTF-16": sized(HIDDEN, b"HTTP/1.1 500 X\r\n"),
     "a number of a million digits for a count": sized(b'{"results": [], "count": ' + b"9" * 1_000_000 + b"}"),
     "no number": sized(b'{"results": [NaN], "count": Infinity}'),
     "a key twice": sized(b'{"results": [{"id": 1}], "results": []}'),
@@ -170,6 +174,7 @@ SAYS: dict[str, bytes | Answer] = {
     "chunks of a byte": chunks_of_a_byte,
     "a cookie, and no JSON": sized(b"\xff\xfe", OK, b"Set-Cookie: a=" + b"x" * 9000 + b"; Max-Age=" + b"9" * 50),
     "a `next` that is no address": sized(b'{"results": [], "next": "http://[/\\ud800\\u001b"}'),
+    "a `next` to a host that is no name": sized(b'{"results": [], "next": "http://xn--/"}'),
     "a `next` to another host": sized(b'{"results": [], "next": "https://elsewhere.invalid/"}'),
     "a `next` that quotes the token": NEXT,
     "a count that would paint": sized(b'{"results": [], "count": "\\u001b[2J\\u202e' + ECHO + b'"}'),
@@ -254,6 +259,22 @@ async def test_an_answer_that_comes_twice_is_not_taken_for_the_next_request_s(pa
         for number in (1, 2, 3):
             assert [one.name for one in await api.snapshots()] == [f"asked-{number}"]
             await asyncio.sleep(2 * pause)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "503 X", "409 X"])
+async def test_what_we_stumble_over_in_an_answer_is_an_answer_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    def stumble(*_: object, **__: object) -> None:
+        raise RecursionError(TOKEN)
+
+    for where in ("read_server", "read_created", "read_page", "error_text"):
+        monkeypatch.setattr(answers, where, stumble)
+    async with api_that(sized(b"{}", f"HTTP/1.1 {status}\r\n".encode())) as (api, _):
+        for asked in (api.server("12345"), api.servers(), create(api)):
+            error = await error_of(asked)
+            assert "cannot be read: internal error (RecursionError): see the log" in str(error)
+            assert is_a_sentence(error)
 
 
 async def test_the_address_of_the_next_page_is_quoted_as_what_somebody_else_wrote() -> None:

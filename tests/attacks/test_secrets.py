@@ -216,6 +216,12 @@ def test_a_report_is_cleaned_in_what_others_have_said_and_nowhere_else() -> None
     }
 
 
+@pytest.mark.parametrize("key", ["label", "called_now", "snapshot", "server"])
+def test_what_was_called_so_before_it_was_a_token_is_not_told_in_an_event(key: str) -> None:
+    redactor.hide(lambda: (TOKEN,))
+    assert shown({"details": {key: f"a {TOKEN}"}}) == {"details": {key: f"a {INSTEAD}"}}
+
+
 def echo_to_every_request(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     """The provider, or what stands before it, repeats what it was sent, each time in another writing."""
     turns = count()

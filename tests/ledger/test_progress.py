@@ -57,7 +57,8 @@ def another(value: Any) -> Any:
 @pytest.mark.parametrize("name", sorted(flat(WAITS).keys() - SAME))
 def test_what_tells_more_than_how_far_it_is_lasts(name: str) -> None:
     value = PROGRESS.get(name, another(flat(WAITS)[name]))
-    is_power_at_rest = name in {one.name for one in fields(Power)} and not changed(WAITS, **{name: value}).power.is_followed
+    is_of_power = name in {one.name for one in fields(Power)}
+    is_power_at_rest = is_of_power and not changed(WAITS, **{name: value}).power.is_followed
     is_progress = name in PROGRESS or (is_power_at_rest and name not in ("asked", "released"))
     assert tells_only_how_far(changed(WAITS, **{name: value}), WAITS) == is_progress
 

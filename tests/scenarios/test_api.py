@@ -1010,6 +1010,26 @@ async def test_a_token_that_the_provider_repeats_in_its_errors_is_shown_nowhere(
     assert all("what is Bearer [token]?" in error_of(rotation) for rotation in watched.ended)
 
 
+async def test_that_we_stumble_over_the_account_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_config(tmp_path, "[{id: 12345, name: web-01, schedule: '0 12 * * *'}]")
+    stumbles = False
+
+    def on_request(_: Request) -> None:
+        if stumbles:
+            raise ZeroDivisionError
+
+    daemon_traffic(monkeypatch, on_request)
+    async with daemon_on(path, one_server()) as watched:
+        await asyncio.sleep(50)
+        stumbles = True
+        await asyncio.sleep(120)
+        report = await watched.daemon.view.status()
+        assert report["inventory"]["error"] == "internal error (ZeroDivisionError): see the log"
+        stumbles = False
+        await asyncio.sleep(120)
+        assert (await watched.daemon.view.status())["inventory"]["error"] is None
+
+
 async def test_the_traceback_of_a_mistake_of_ours_shows_no_token(
     tmp_path: Path, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -319,9 +319,10 @@ def followed(url: httpx.URL, link: str, *, base: httpx.URL) -> httpx.URL:
     of = f"the list at {said(url.path)} is incomplete"
     try:
         target = url.join(link)
+        place = _place(target)  # its host is decoded here
     except (httpx.InvalidURL, ValueError) as error:
         raise Doubtful(f"{of}: `next` is not a URL") from error
-    if _place(target) != _place(base) or target.userinfo:
+    if place != _place(base) or target.userinfo:
         raise Doubtful(f"{of}: the next page points to another host")
     return target
 

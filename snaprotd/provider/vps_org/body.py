@@ -86,10 +86,14 @@ def reference_in(value: object) -> int | str | None:
 
 
 def read_json(body: bytes) -> Any:
-    """Raises `UnreadableError` for anything but JSON of a likely size: a proxy's HTML, a body that was cut."""
+    """Raises `UnreadableError` for anything but JSON of a likely size: a proxy's HTML, a body that was cut.
+
+    In UTF-8, as it is exchanged (RFC 8259, 8.1): in another encoding other bytes are brackets than those counted.
+    """
     _refuse_unlikely(body)
     try:
-        return json.loads(body, parse_int=_integer, parse_constant=_refuse, object_pairs_hook=_object)
+        text = body.decode("utf-8-sig", "surrogatepass")
+        return json.loads(text, parse_int=_integer, parse_constant=_refuse, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         start = body.lstrip()[:1]
         raise UnreadableError("HTML instead of JSON" if start == b"<" else "not JSON, or cut short") from error

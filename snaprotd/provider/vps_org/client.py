@@ -15,19 +15,12 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
+import structlog
 
 from snaprotd.core.errors import Busy, CloudError, HeldBack, NotFound, Refused, Temporary
 from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
 from snaprotd.logs import redactor
-from snaprotd.provider import (
-    Capabilities,
-    Doubtful,
-    Guard,
-    NullObserver,
-    Priority,
-    RequestObserver,
-    TokenOwner,
-)
+from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, Priority, RequestObserver, TokenOwner
 from snaprotd.provider.clock import OtherClock
 from snaprotd.provider.identity import Identities
 from snaprotd.provider.rate import RateInForce
@@ -55,6 +48,8 @@ CAPABILITIES = Capabilities(
 )
 
 T = TypeVar("T")
+
+log = structlog.get_logger("snaprotd.provider")
 
 
 class VpsOrg:
@@ -312,15 +307,20 @@ class VpsOrg:
             if self._token.get() != token:
                 token = self._token.get()
                 reply = await self._line.exchange(call, token)
-        if not 200 <= reply.status <= 299:
-            raise self._refusal(call, reply)
         try:
+            if not 200 <= reply.status <= 299:
+                raise self._refusal(call, reply)
             # Only what changes something may answer without a word, as 204 does.
             empty = call.changes and not reply.body.strip()
             return read(None if empty else read_json(reply.body))
-        except UnreadableError as error:
-            call.code = "unreadable"
-            raise call.lost(f"the answer to {call} ({reply.status}) cannot be read: {error}") from error
+        except CloudError:
+            raise
+        except Exception as error:
+            call.code, why = "unreadable", str(error)
+            if not isinstance(error, UnreadableError):  # a mistake of ours is not to be worse than an answer's
+                log.exception("internal error", call=str(call))
+                why = f"internal error ({type(error).__name__}): see the log"
+            raise call.lost(f"the answer to {call} ({reply.status}) cannot be read: {why}") from error
 
     def _refusal(self, call: Call, reply: Reply) -> CloudError:
         """The word for an answer that is not 2xx."""
