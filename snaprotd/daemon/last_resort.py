@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,10 +115,8 @@ async def pay_what_is_owed(
         return True
     names = ", ".join(record.label for _, record in owed)
     log.error("the daemon cannot go on, and a start is owed: servers are started first", servers=names, error=str(why))
-    from snaprotd.web.keeping import Pages  # its libraries take a while to load
-
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(Pages(_Starting(), ADDRESS).served())
+        await stack.enter_async_context(_pages())
         stopped = asyncio.Event()
         on_end_asked(lambda _: stopped.set())
         extending = asyncio.create_task(_extend(ServiceNotifier(environ)))
@@ -199,6 +197,16 @@ async def _extend(systemd: ServiceNotifier) -> None:
     while True:
         systemd.extend(EXTENDED_BY, STARTING)
         await asyncio.sleep(EXTENDED_EVERY)
+
+
+def _pages() -> AbstractAsyncContextManager[object]:
+    """That servers are started first, for who asks; without its libraries, as in half of an upgrade, nobody is told."""
+    try:
+        from snaprotd.web.keeping import Pages  # it takes a while to load
+    except Exception:
+        log.exception("there are no pages")
+        return nullcontext()
+    return Pages(_Starting(), ADDRESS).served()
 
 
 class _Starting:

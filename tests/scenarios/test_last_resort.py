@@ -212,6 +212,18 @@ async def test_whatever_ends_the_daemon_leaves_no_server_off_and_is_told_in_a_se
             assert "<string>:8 run" in told["ways"][0]
 
 
+@pytest.mark.parametrize("library", ["apscheduler", "jinja2", "prometheus_client", "starlette", "uvicorn"])
+async def test_where_a_library_is_not_there_any_more_servers_are_started_all_the_same(
+    tmp_path: Path, library: str
+) -> None:
+    """As in the middle of an upgrade. No page is needed to start one."""
+    halted = f"import sys; sys.modules[{library!r}] = None; from snaprotd.__main__ import main; main()"
+    async with orphan(tmp_path) as one, daemon(one.config, start=partial(running, program=("-c", halted))) as life:
+        await life.ended()
+        one.is_on_after(1, life)
+        assert life.said.splitlines()[-1].startswith("snaprotd: internal error, ModuleNotFoundError")
+
+
 NOW_ENDS_UNFORESEEN = """
 import snaprotd.commands.jobs.outlook as job
 from snaprotd.__main__ import main
