@@ -138,6 +138,7 @@ async def test_what_is_in_use_or_holds_anything_is_refused(server: PostgresqlDat
         await ledger.probe()
         with pytest.raises(LedgerError, match=r"^the ledger postgresql://.* is in use: stop"):
             await copy(own, {}, server.url, str(tmp_path / "new.db"))
+    assert not (tmp_path / "new.db").exists(), "an empty one would be taken for a ledger"
 
 
 async def test_it_is_shown_with_who_has_rotations_open(server: PostgresqlDatabase, tmp_path: Path) -> None:

@@ -99,10 +99,8 @@ async def copy(config: Config, environ: Mapping[str, str], source: str, target: 
     async with open_ledger_to_read(of(source)) as there:
         if there is None:
             raise LedgerError(f"there is no ledger at {name_of(source)}")
-    async with (
-        await open_ledger(of(source), environ) as one,
-        await open_ledger(of(target), environ, kind=_ToFill) as other,
-    ):
-        for each in (one, other):
-            await each.demand_unused()
-        return await other.fill(await one.contents())
+    async with await open_ledger(of(source), environ) as one:
+        await one.demand_unused()  # before the other is made: an empty one would be taken for a ledger
+        async with await open_ledger(of(target), environ, kind=_ToFill) as other:
+            await other.demand_unused()
+            return await other.fill(await one.contents())
