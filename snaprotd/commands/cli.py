@@ -127,7 +127,11 @@ class _Commands(Mapping[str, click.Command]):
     """The commands by their names, each loaded when it is asked for: all of them take a while."""
 
     def __getitem__(self, name: str) -> click.Command:
-        module = import_module(f"snaprotd.commands.{WHERE[name]}")
+        where = WHERE[name]
+        try:
+            module = import_module(f"snaprotd.commands.{where}")
+        except KeyError as error:  # it would be taken for a command that there is not
+            raise ImportError(f"{where} cannot be loaded") from error
         return next(one for one in vars(module).values() if isinstance(one, click.Command) and one.name == name)
 
     def __iter__(self) -> Iterator[str]:

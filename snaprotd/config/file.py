@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
@@ -135,7 +136,7 @@ def _unreadable(path: Path, message: str) -> ConfigError:
 
 def parse(text: str, source: str, environ: Mapping[str, str] = os.environ) -> Config:
     """Read the file's content; `source` is what the mistakes call it. Raises ConfigError with every mistake."""
-    with uncollected(large=len(text) > LARGE):
+    with uncollected(when=len(text) > LARGE):
         document = yaml_nodes.read(text)
         findings = Findings(source, document)
         try:
@@ -161,21 +162,33 @@ def is_large(path: Path) -> bool:
         return False
 
 
-@contextmanager
-def uncollected(*, large: bool) -> Iterator[None]:
-    """Keep the garbage collector, which stops all threads, from what a large file is made into: none of it is garbage.
+_WANTED_OFF: list[bool] = []
+"""Of each who wants the garbage collector to be off now: whether it was on when they came."""
+_COUNTING = threading.Lock()
 
-    It is not looked at afterwards either: what a configuration consists of has no circles.
+
+@contextmanager
+def uncollected(*, when: bool, stays: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Keep the garbage collector, which stops all threads, from what is made here `when` that is much: none is garbage.
+
+    What `stays` is not looked at afterwards either: it has no circles. Of several at one time the last switches it on.
     """
-    if not large or not gc.isenabled():
+    if not when:
         yield
         return
-    gc.disable()
+    with _COUNTING:
+        _WANTED_OFF.append(gc.isenabled())
+        gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
-        gc.enable()
+        with _COUNTING:
+            if stays():
+                gc.freeze()
+            was_on = _WANTED_OFF[0]
+            _WANTED_OFF.pop()
+            if was_on and not _WANTED_OFF:
+                gc.enable()
 
 
 def _config(keys: FileKeys, path: Path, digest: str, environ: Mapping[str, str]) -> Config:
@@ -212,7 +225,8 @@ def _entries(keys: FileKeys) -> Iterator[ServerEntry]:
         resolved = plain.get(named) if is_plain else None
         if resolved is None:
             resolved = _resolved(layers_of(keys, ("servers", index), own))
-            plain |= {named: resolved} if is_plain else {}
+            if is_plain:
+                plain[named] = resolved
         yield ServerEntry(
             key=str(own["id"]) if "id" in own else None,
             match=own.get("match"),

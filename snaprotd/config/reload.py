@@ -90,7 +90,7 @@ class ConfigWatch:
     async def _take(self) -> None:
         self._judged = await self._digest()
         try:
-            with uncollected(large=is_large(self._current.path)):
+            with uncollected(when=is_large(self._current.path)):
                 config = await asyncio.to_thread(load, self._current.path, self._environ)
                 _refuse_restart(self._current, config)
                 await self._accept(config)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import lru_cache
 from typing import Protocol
 
 import structlog
 
+from snaprotd.config.file import uncollected
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.asking.budget import RARELY, reading_interval
 from snaprotd.core.errors import CloudError, LedgerError, Permanent
@@ -121,19 +121,9 @@ class AccountWatch:
     def apply(self, config: Config) -> None:
         self._config = config
 
-    @contextmanager
-    def taking_in(self) -> Iterator[None]:
+    def taking_in(self) -> AbstractContextManager[None]:
         """What is known of the servers is put together for the first time: the garbage collector waits for its end."""
-        is_first = not self.was_asked and gc.isenabled()
-        if is_first:
-            gc.disable()
-        try:
-            yield
-        finally:
-            if is_first:
-                if len(self._schedules.targets) >= MANY:
-                    gc.freeze()
-                gc.enable()
+        return uncollected(when=not self.was_asked, stays=lambda: len(self._schedules.targets) >= MANY)
 
     def is_to_read(self, shortest: float, rate: float, *, is_at_work: bool = False) -> bool:
         """Whether it is time to read the account, which is asked every `shortest` seconds: a large one is read less.
@@ -271,9 +261,7 @@ class AccountWatch:
                 await self._first_listed()
             self._discovered_at = moment
             await asyncio.sleep(0)
-            targets = self.targets()
-            await asyncio.sleep(0)
-            self._note_missing(targets)
+            self._note_missing(self.targets())
             await self.forget_others()
 
     async def forget_others(self) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from snaprotd.config.file import uncollected
 from snaprotd.config.settings import Config, PerServer, Target
 from snaprotd.config.web_file import WebFile, read_web_file
 from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
@@ -94,18 +93,6 @@ async def in_turns(work: Generator[None, None, T]) -> tuple[T, float]:
             return done.value, took + time() - began
         took += time() - began
         await asyncio.sleep(0)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """The garbage collector stops all threads, several times while a fleet's report grows: none of that is garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class DaemonView:
@@ -234,7 +221,8 @@ class DaemonView:
         """The report, and the seconds of the loop that it took."""
         running, ledger_error = await self._open_rotations()
         targets = tuple(self._schedules.targets.values())
-        with _uncollected():
+        # Not while rotations run: what those let go of is garbage, and a report may take long then.
+        with uncollected(when=not self._board.running, stays=lambda: False):
             judged, of_judging = await in_turns(self._judged(targets))
             situation = self._situation(targets, running, ledger_error, judged)
             report, of_telling = await in_turns(status_report(situation))

@@ -45,8 +45,8 @@ Transition = Callable[[Power], Power]
 class Run:
     """One rotation while this process runs it: the record, and what the steps may do with it.
 
-    `update` changes the record in memory; it is on disk at the end of the visit. `save` has it on disk before anything
-    else is done. The changes are the pure transitions of the core.
+    `update` changes the record in memory; it is written at the end of the visit. `save` has it on disk before anything
+    else is done, but for mere progress. The changes are the pure transitions of the core.
     """
 
     def __init__(self, rotation: Rotation, tools: Tools, show: Callable[[Rotation], None] = lambda _: None) -> None:
@@ -90,7 +90,7 @@ class Run:
 
     def update(self, change: Change) -> Rotation:
         """Change the record; it is saved at the end of the visit."""
-        self._rotation = change(self.rotation)
+        self._rotation = change(self._as_of(asyncio.get_running_loop().time()))
         try:
             self._show(self._rotation)
         except Exception:

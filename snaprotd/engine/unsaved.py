@@ -1,4 +1,7 @@
-"""What of a rotation's record the ledger has not, and when that is worth a write."""
+"""What of a rotation's record the ledger has not, and when that is worth a write.
+
+Which writes a loss of power may undo is for the ledger to say: `ledger/leases/progress.py`.
+"""
 
 from __future__ import annotations
 
@@ -65,10 +68,10 @@ class Unsaved:
             return True
         if not goes_on and _at_step(before) != _at_step(rotation):
             return True
-        return without_ages(before) != without_ages(rotation) or _have_aged(before, rotation, goes_on=goes_on)
+        return what_counts(before) != what_counts(rotation) or _have_aged(before, rotation, goes_on=goes_on)
 
 
-def without_ages(rotation: Rotation) -> tuple[object, ...]:
+def what_counts(rotation: Rotation) -> tuple[object, ...]:
     """What it says of more than its step, and that is not changed by time alone."""
     power, creation = rotation.power, rotation.creation
     # Since when it runs is counted back from the last look.

@@ -207,11 +207,8 @@ def make_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_anew(path: Path, text: str, *, lasting: bool = True) -> None:
-    """Put a file with this text in the place of the one at `path`, whole or not at all. Raises `OSError`.
-
-    Unless it is `lasting` nobody waits until it is on the disk: a loss of power may leave the old one, or an empty one.
-    """
+def write_anew(path: Path, text: str) -> None:
+    """Put a file with this text in the place of the one at `path`, whole or not at all. Raises `OSError`."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_native_id()}")
     fresh.unlink(missing_ok=True)  # of a process that had our number, and was killed
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -221,8 +218,7 @@ def write_anew(path: Path, text: str, *, lasting: bool = True) -> None:
             _hand_over(file.fileno(), path.parent)
             file.write(text)
             file.flush()
-            if lasting:
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
         fresh.replace(path)
     except BaseException:
         with suppress(OSError):  # on a full disk it is in the way

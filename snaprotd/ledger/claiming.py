@@ -75,7 +75,7 @@ class Claiming:
             late = [one.rotation for one in ours if one.rotation.kind is Kind.LATE and not one.reopens]
             await self._events.add(connection, list(map(of_late, late)))
             count = await self._lives.count(connection, len(ours)) if ours else 0
-        await self._lives.note(count, lasting=False)
+        self._lives.claimed(count)
         return answers
 
     async def _claimed(

@@ -41,7 +41,10 @@ _EMPTY = {
     for field in fields(kind)
     if field.default is not MISSING and not field.default
 }
-"""What is not written, half of a row's bytes: none, no, or nothing, where that is what a row without it means."""
+"""What is not written, half of a row's bytes: none, no, or nothing, where that is what a row without it means.
+
+So these defaults are never to change: the rows that were written rely on them.
+"""
 
 
 FORMAT = 2

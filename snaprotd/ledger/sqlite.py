@@ -30,7 +30,11 @@ A_MOMENT = 0.1
 """The same, as long as another has kept it locked for longer than that: many may want to write, and starts do."""
 ASK_AGAIN = 0.05
 PAGE = 1024
-"""Bytes, of a file that is made now: where a value changes a whole page is written, of its row and of each index."""
+"""Bytes, of a file that is made now: where a value changes a whole page is written, of its row and of each index.
+
+A file system may write four of them where one has changed: that it leaves the other three as they were, whatever
+happens meanwhile, is relied on (https://www.sqlite.org/psow.html).
+"""
 PRAGMAS = (
     f"page_size={PAGE}",
     "synchronous=FULL",

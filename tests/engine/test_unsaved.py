@@ -13,7 +13,7 @@ from snaprotd.core import creation, power
 from snaprotd.core.creation import Creation
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Rotation, Step, aged
-from snaprotd.engine.unsaved import Unsaved, without_ages
+from snaprotd.engine.unsaved import Unsaved, what_counts
 from tests.ledger.test_store import SLOT, finished, rotation
 
 AGES = ("power_open", "request_age", "stop_age", "earlier_age", "running_for", "missing_for", "gone_for")
@@ -36,7 +36,7 @@ def test_whatever_time_changes_is_an_age() -> None:
     later = aged(WAITING, 100.0)
     changed = {one.name for one in fields(Power) if getattr(later.power, one.name) != getattr(WAITING.power, one.name)}
     assert changed >= {*AGES, "off_for", "start_age"}
-    assert without_ages(later) == without_ages(WAITING)
+    assert what_counts(later) == what_counts(WAITING)
 
 
 @pytest.mark.parametrize(("seconds", "is_worth_it"), [(0.0, False), (ENOUGH - 1, False), (ENOUGH, True)])

@@ -22,7 +22,7 @@ from snaprotd.ledger.store import Ledger
 from tests.ledger.test_holds import about_to_go
 from tests.ledger.test_store import SLOT, claimed, db, ledgers, rotation
 from tests.support.databases import Database, PostgresqlDatabase, SqliteDatabase
-from tests.support.harms import lose_power, note_on_disk
+from tests.support.harms import lose_power, note_begun, note_committed
 from tests.support.rotations import changed, flat
 
 __all__ = ["db"]
@@ -90,8 +90,9 @@ class Lagging(Ledger):
     @asynccontextmanager
     async def _transaction(self, **how: bool) -> AsyncIterator[Connection]:
         async with super()._transaction(**how) as connection:
-            note_on_disk(Path(self.name), **how) if self._place.is_local else None
+            note_begun(Path(self.name), **how) if self._place.is_local else None
             yield connection
+        note_committed(Path(self.name), **how)
         if how.get("writes", True):
             self.told.append(not how.get("lasting", True))
 

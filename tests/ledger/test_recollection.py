@@ -151,9 +151,11 @@ async def test_a_copy_that_lacks_a_claim_or_a_request_is_cut_off_where_it_was_ta
 async def test_without_what_is_counted_beside_it_a_ledger_is_believed_as_it_is(path: Path, left: bytes | None) -> None:
     async with await Ledger.open(path, owner="a") as ledger:
         await ledger.probe()
-        await ledger.claim(rotation(day=0))
+        begun = rotation(day=0)
+        await ledger.claim(begun)
+        await ledger.save(replace(begun, creation=Creation(creates=1, create_open=0.0)))
     beside = path.with_name("counted-by-state.db")
-    assert beside.read_text() == "1"
+    assert beside.read_text() == "2"
     beside.unlink() if left is None else beside.write_bytes(left)
     assert await alive_twenty_seconds_later(path)
 
@@ -163,7 +165,7 @@ async def test_a_process_knows_what_it_has_counted_where_all_that_is_beside_the_
         await ledger.probe()
         old = copied(path, "old")
         await ledger.claim(rotation(day=0))
-        path.with_name("counted-by-state.db").unlink()
+        path.with_name("counted-by-state.db").unlink(missing_ok=True)
         with closing(sqlite3.connect(old)) as source, closing(sqlite3.connect(path)) as target:
             source.backup(target)
         await ledger.probe()
@@ -180,24 +182,17 @@ async def test_what_is_counted_at_once_is_noted_beside_the_ledger_at_once(
     assert noted == ["1", "100"]
 
 
-async def test_a_mere_claim_is_noted_and_not_waited_for_and_does_not_stand_for_what_is(
+async def test_a_mere_claim_is_counted_and_noted_with_the_request_that_comes_of_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted: list[tuple[str, bool]] = []
-
-    def note(_: Path, text: str, *, lasting: bool) -> None:
-        noted.append((text, lasting))
-
-    monkeypatch.setattr("snaprotd.ledger.files.copies.write_anew", note)
+    noted: list[str] = []
+    monkeypatch.setattr("snaprotd.ledger.files.copies.write_anew", lambda _, text: noted.append(text))
     async with await Ledger.open(path, owner="a") as ledger:
         begun = rotation(day=0)
         await ledger.claim(begun)
+        assert noted == []
         await ledger.save(replace(begun, creation=Creation(creates=1, create_open=0.0)))
-    assert noted == [("1", False), ("2", True)]
-    lives = Lives(path, cast(Events, None))
-    for lasting in (False, True, False):
-        await lives.note(2, lasting=lasting)
-    assert noted[2:] == [("2", False), ("2", True)]
+    assert noted == ["2"]
 
 
 async def test_a_note_that_failed_is_made_for_the_next_one_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

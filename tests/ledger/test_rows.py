@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from snaprotd.core.power import Power
 from snaprotd.core.rotation import Passed, Rotation, Step
 from snaprotd.ledger.rows import UnreadableRow, needs_of, read_rotation, written_rotation
 from tests.support.policies import a_policy
-from tests.support.rotations import changed
+from tests.support.rotations import changed, flat
 
 BODY: dict[str, Any] = {
     "id": "r1",
@@ -211,6 +212,25 @@ def test_what_has_happened_just_now_is_another_thing_than_what_has_not(name: str
 def test_what_a_row_does_not_have_has_its_default(name: str, default: object) -> None:
     row = {key: value for key, value in BODY.items() if key != name}
     assert read_rotation(json.dumps(row)) == changed(ROTATION, **{name: default})
+
+
+LEFT_OUT = re.findall(
+    r"\w+",
+    """
+    description waited note trail running_allowed stop_number begun skipped deleting deleted undeletable stubborn
+    ghosts immovable to_free one_failed_went complaint refused_with limit_is_said was_in_progress error failed_step
+    may_pass cause result finished_at asked released whose held_off_since stop_acknowledged hard_stop stop_timed_out
+    power_open request_age stop_age starts start_age went_off unstruck earlier_age waited_out came_back running_for
+    running_since watched unwatched missing_for gone_for went_off_at off_for in_doubt creates create_open
+    snapshot_id unseen create_asked accepted passed_over taken_at had_others failed asked_ago took
+""",
+)
+"""What rows lack that stand in ledgers by now."""
+
+
+def test_what_was_left_out_of_a_row_once_is_empty_for_ever() -> None:
+    row = {key: value for key, value in BODY.items() if key not in LEFT_OUT} | {"held_off": False}
+    assert [name for name in LEFT_OUT if flat(read_rotation(json.dumps(row)))[name]] == []
 
 
 def test_a_promise_in_a_row_with_words_of_a_newer_version_is_read() -> None:

@@ -125,13 +125,17 @@ _ON_DISK: dict[Path, dict[str, bytes]] = {}
 """Of ledgers to which something was written that nobody waits for: its files, as they are on the disk for certain."""
 
 
-def note_on_disk(ledger: Path, *, writes: bool = True, lasting: bool = True, **_: bool) -> None:
+def note_begun(ledger: Path, *, writes: bool = True, lasting: bool = True, **_: bool) -> None:
     """A transaction has begun. Unless it is `lasting` what it writes may be lost, if no lasting one comes after it."""
-    if writes and lasting:
-        _ON_DISK.pop(ledger, None)
-    elif writes and ledger not in _ON_DISK:
+    if writes and not lasting and ledger not in _ON_DISK:
         files = (ledger.with_name(ledger.name + suffix) for suffix in ("", "-wal"))
         _ON_DISK[ledger] = {one.name: one.read_bytes() for one in files if one.exists()}
+
+
+def note_committed(ledger: Path, *, writes: bool = True, lasting: bool = True, **_: bool) -> None:
+    """Where it is `lasting` it is on the disk, with all that was written before it."""
+    if writes and lasting:
+        _ON_DISK.pop(ledger, None)
 
 
 def lose_power(ledger: Path) -> bool:

@@ -39,7 +39,7 @@ from snaprotd.provider.token import token_source
 from snaprotd.provider.vps_org.client import VpsOrg
 from snaprotd.simulator import Reply, Request, SimSnapshot, World
 from snaprotd.wiring.assembly import know_ids
-from tests.support.harms import note_on_disk
+from tests.support.harms import note_begun, note_committed
 from tests.support.limits import Limit
 from tests.support.rotations import changed
 from tests.support.world_transport import WorldTransport
@@ -91,11 +91,12 @@ class MortalLedger(Ledger):
         await self._is_let_through()
         self.moment("before write")
         async with super()._transaction(**how) as connection:
-            note_on_disk(Path(self.name), **how)
+            note_begun(Path(self.name), **how)
             before = await self._changes(connection)
             yield connection
             if await self._changes(connection) != before:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        note_committed(Path(self.name), **how)
         self.moment("after write")
         await self._is_let_through()
 

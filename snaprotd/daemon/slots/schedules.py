@@ -331,8 +331,8 @@ class Schedules:
 
     def _tell_next_runs(self) -> None:
         for target in self.targets.values():
-            facts = self._board.servers[target.label]
-            facts.next_run = None if target.policy.paused else self._next_run(target, facts.retry_at)
+            if (facts := self._board.servers.get(target.label)) is not None:
+                facts.next_run = None if target.policy.paused else self._next_run(target, facts.retry_at)
 
     def _next_run(self, target: Target, retry_at: datetime | None) -> datetime | None:
         policy, scheduled = target.policy, self._timer.next_run(target.server_id)

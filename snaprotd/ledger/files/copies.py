@@ -16,7 +16,6 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from urllib.parse import quote
@@ -189,8 +188,8 @@ class Lives:
         self._file = ledger.with_name(f"counted-by-{ledger.name}")
         self._counted = 0
         """By this process."""
-        self._stands = self._lasts = 0
-        """What was noted beside the ledger last, and what of that is on the disk for certain."""
+        self._stands = 0
+        """What was noted beside the ledger last."""
         self._noting = asyncio.Lock()
         self.is_known_old = False
         """That what stands there was put over the ledger under this process is told by whoever saw it."""
@@ -237,25 +236,25 @@ class Lives:
             self.is_known_old = False
             log.error("what the ledger lacks is ours by the names of snapshots", what=lacks.text)
 
-    async def note(self, count: int, *, lasting: bool = True) -> None:
-        """Have it stand beside the ledger too, if there is any. Where that fails, no copy of a moment ago is told.
+    def claimed(self, count: int) -> None:
+        """A mere claim has asked for nothing yet: it stands beside the ledger with what is noted next."""
+        self._counted = max(self._counted, count)
 
-        Unless it is `lasting` a loss of power may undo it: of a mere claim, which has not asked for anything yet.
-        """
+    async def note(self, count: int) -> None:
+        """Have it stand beside the ledger too, if there is any. Where that fails, no copy of a moment ago is told."""
         if not count:
             return
         self._counted = max(self._counted, count)
         async with self._noting:
-            if (self._lasts if lasting else self._stands) >= count:
+            if self._stands >= count:
                 return  # many were counted at once, and one note was for all
             counted = self._counted
             try:
-                await asyncio.to_thread(partial(write_anew, self._file, str(counted), lasting=lasting))
+                await asyncio.to_thread(write_anew, self._file, str(counted))
             except OSError as error:
                 log.warning("what the ledger has counted cannot be noted beside it", error=str(error))
             else:
                 self._stands = counted
-                self._lasts = counted if lasting else self._lasts
 
     def _beside(self) -> int:
         try:

@@ -14,12 +14,16 @@ from snaprotd.core.rotation import Rotation
 
 _OWN = ("step", "waited", "note", "trail", "was_in_progress")
 _OF_CREATION = ("unseen", "asked_ago", "taken_at", "took")
+"""The engine's `unsaved` says which of these are worth a write at all."""
+
+A_LOOK = 1.0
+"""Seconds: with each look that age begins anew, and from one look to the next they are not the same."""
 
 
 def tells_only_how_far(now: Rotation, before: Rotation | None) -> bool:
     """`before`: as it was saved last; None where that is not known."""
-    if before is None or now.is_finished:
-        return False
+    if before is None or now.is_finished or now.creation.unseen < before.creation.unseen - A_LOOK:
+        return False  # that is the one age that begins anew: undone it would be larger than it is
     is_open = now.creation.create_open is not None  # each of these is counted, and a count is never to go back
     return not is_open and _is_at_rest(now.power, before.power) and _without_progress(now, before) == before
 
