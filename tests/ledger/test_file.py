@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from snaprotd.core.creation import Creation
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.rotation import Rotation, Step
 from snaprotd.ledger.files.folder_lock import FolderLock
@@ -120,10 +121,11 @@ async def test_a_ledger_is_the_file_of_just_that_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     async with ledgers(Path(name), "a") as (ours,):
-        begun = await claimed(ours)
+        asked = replace(await claimed(ours), creation=Creation(creates=1, create_open=0.0))
+        await ours.save(asked)
     assert set(os.listdir(tmp_path)) == {name, f"{name}.lock", f"counted-by-{name}"}
     async with ledgers(tmp_path / name, "b") as (theirs,):
-        assert await theirs.history() == [begun]
+        assert await theirs.history() == [asked]
 
 
 async def test_two_ledgers_whose_names_differ_after_a_question_mark_are_two(tmp_path: Path) -> None:
