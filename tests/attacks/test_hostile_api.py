@@ -375,6 +375,7 @@ def test_brackets_are_counted_and_not_parsed() -> None:
     """Counting them takes as long for a terabyte's worth of nesting as for none."""
     for deep in (DEEP, WIDE, b"[" * 400_000 + b"]" * 400_000, b'{"a":' * 400_000, b'[{"a":' * 50 + b"1" + b"}]" * 50):
         assert effort(partial(is_refused, deep), allowed=0.5) < 0.5
+    is_refused(HIDDEN)
     assert body.read_json(b'["[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", {"]": "\\"[{"}]')[1] == {"]": '"[{'}
     for least in (0, body.USUAL_BODY):
         for written in ("[" * 40, '"' + "[" * 40, "]" * 40):
