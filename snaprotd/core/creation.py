@@ -13,6 +13,9 @@ from snaprotd.core.asking.settling import settled_after
 from snaprotd.core.holds import Hold, identity_in, told_by_ledger
 from snaprotd.core.model import DOUBT, EARLIEST, Snapshot
 
+A_LOOK = 1.0
+"""Seconds: how long ago a snapshot was seen begins anew with each look, and a visit itself takes a moment."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Creation:

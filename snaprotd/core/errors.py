@@ -149,6 +149,11 @@ class GroupTaken(SnaprotdError):
     """Another server of the group is held off: nothing was saved, and this one is not to be stopped now."""
 
 
+def told_in_log(error: Exception) -> str:
+    """The word for a mistake of ours. Not the error's own text, which may hold anything: the log takes secrets out."""
+    return f"internal error ({type(error).__name__}): see the log"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
     """One thing wrong with the configuration. Its text is one line, the place first, as compilers write it."""

@@ -140,10 +140,7 @@ def plain_id(text: str) -> int | str:
 
 
 def zulu(instant: datetime | None) -> str | None:
-    if instant is None:
-        return None
-    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
-    return f"{utc.isoformat(timespec='seconds')[:-6]}Z"
+    return None if instant is None else f"{instant.astimezone(UTC).isoformat(timespec='seconds')[:-6]}Z"
 
 
 def is_loopback(host: str) -> bool:

@@ -15,7 +15,7 @@ import structlog
 from snaprotd.config.file import uncollected
 from snaprotd.config.settings import Config, Target, resolve
 from snaprotd.core.asking.budget import RARELY, reading_interval
-from snaprotd.core.errors import CloudError, LedgerError, Permanent
+from snaprotd.core.errors import CloudError, LedgerError, Permanent, told_in_log
 from snaprotd.core.model import DOUBT, Owner, Server, SnapshotState
 from snaprotd.core.telling.dropped import Matched
 from snaprotd.daemon.dropped import DroppedWatch
@@ -213,7 +213,7 @@ class AccountWatch:
             return error
         except Exception as error:
             log.exception("internal error")
-            return Permanent(f"internal error ({type(error).__name__}): see the log")
+            return Permanent(told_in_log(error))
         return None
 
     async def _forget_old(self) -> None:

@@ -22,6 +22,7 @@ from snaprotd.core.errors import (
     Outdated,
     OutsideWindow,
     Permanent,
+    told_in_log,
 )
 from snaprotd.core.rotation import STEPS, Done, Failed, Outcome, Result, Rotation, Step, Waiting, advance, ended, judge
 from snaprotd.engine.run import Run
@@ -106,8 +107,7 @@ async def _visit(run: Run, step: Callable[[Run], Awaitable[Outcome]]) -> Outcome
     except Exception as error:
         # A mistake of ours must not leave a server off, nor end the other rotations.
         log.exception("internal error")
-        # Without the error's own text, which may hold anything; the log has it, and takes secrets out.
-        return judge(run.rotation, Permanent(f"internal error ({type(error).__name__}): see the log"))
+        return judge(run.rotation, Permanent(told_in_log(error)))
 
 
 def _shut_out(run: Run) -> Outcome | None:

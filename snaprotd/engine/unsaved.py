@@ -11,12 +11,9 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from snaprotd.core.creation import Creation
+from snaprotd.core.creation import A_LOOK, Creation
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Rotation
-
-A_LOOK = 1.0
-"""Seconds: the time since the snapshot was seen begins anew with each look, and a visit itself takes a moment."""
 
 _POWER = ("start_age", "off_for", "power_open", "request_age", "stop_age", "earlier_age", "running_for")
 _AGES_OF_POWER = (*_POWER, "missing_for", "gone_for")

@@ -9,15 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from snaprotd.core.creation import A_LOOK
 from snaprotd.core.power import Power
 from snaprotd.core.rotation import Rotation
 
 _OWN = ("step", "waited", "note", "trail", "was_in_progress")
 _OF_CREATION = ("unseen", "asked_ago", "taken_at", "took")
 """The engine's `unsaved` says which of these are worth a write at all."""
-
-A_LOOK = 1.0
-"""Seconds: with each look that age begins anew, and from one look to the next they are not the same."""
 
 
 def tells_only_how_far(now: Rotation, before: Rotation | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -82,9 +82,9 @@ class Saving:
         self._holds = holds
         self._marks = marks
         self._tenure = tenure
-        self._to_start = _together(self._save_all, urgent=True)
-        self._waiting = _together(self._save_all)
-        self._progress = _together(self._save_all, lasting=False)
+        self._to_start = Together(partial(self._save_all, urgent=True))
+        self._waiting = Together(self._save_all)
+        self._progress = Together(partial(self._save_all, lasting=False))
 
     async def save(self, asked: ToSave) -> Lease:
         """Write it; it is on disk then, unless it is mere progress. What is to start a server waits for no others."""
@@ -93,11 +93,11 @@ class Saving:
         is_to_lag = self._place.is_local and asked.is_progress
         return await (self._progress if is_to_lag else self._waiting).ask(asked)
 
-    async def _save_all(self, take: Take[ToSave], **how: bool) -> Sequence[Saved]:
+    async def _save_all(self, take: Take[ToSave], *, urgent: bool = False, lasting: bool = True) -> Sequence[Saved]:
         asked: list[ToSave] = []
         is_carried_out = False
         try:
-            async with self._transaction(**how) as connection:
+            async with self._transaction(urgent=urgent, lasting=lasting) as connection:
                 asked = take()
                 answers = await self._written(connection, asked)
                 count = await self._count(connection, asked, answers)
@@ -106,13 +106,13 @@ class Saving:
             if is_carried_out or len(asked) < 2:
                 raise
             # One that the database refuses keeps no other from being written.
-            return [await self._save_alone(one, **how) for one in asked]
+            return [await self._save_alone(one, urgent=urgent, lasting=lasting) for one in asked]
         await self._lives.note(count)
         return answers
 
-    async def _save_alone(self, asked: ToSave, **how: bool) -> Saved:
+    async def _save_alone(self, asked: ToSave, *, urgent: bool, lasting: bool) -> Saved:
         try:
-            (saved,) = await self._save_all(lambda: [asked], **how)
+            (saved,) = await self._save_all(lambda: [asked], urgent=urgent, lasting=lasting)
         except Exception as error:
             return error
         return saved
@@ -180,10 +180,6 @@ class Saving:
         if await self._lives.marks(connection) < self._marks():  # a hold may be gone: it is written again
             raise LedgerError(f"the ledger {self._place.name} was put back to an older state")
         await self._holds.demand_free(connection, deletion.snapshot, datetime.now(UTC))
-
-
-def _together(save_all: Callable[..., Awaitable[Sequence[Saved]]], **how: bool) -> Together[ToSave, Lease]:
-    return Together(partial(save_all, **how))
 
 
 def _save(one: ToSave, tenure: dict[str, Any], *, is_closed: bool = False) -> Statement:

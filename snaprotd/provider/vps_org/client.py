@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx
 import structlog
 
-from snaprotd.core.errors import Busy, CloudError, HeldBack, NotFound, Refused, Temporary
+from snaprotd.core.errors import Busy, CloudError, HeldBack, NotFound, Refused, Temporary, told_in_log
 from snaprotd.core.model import PROVIDER_LIMIT, Server, Snapshot
 from snaprotd.logs import redactor
 from snaprotd.provider import Capabilities, Doubtful, Guard, NullObserver, Priority, RequestObserver, TokenOwner
@@ -319,7 +319,7 @@ class VpsOrg:
             call.code, why = "unreadable", str(error)
             if not isinstance(error, UnreadableError):  # a mistake of ours is not to be worse than an answer's
                 log.exception("internal error", call=str(call))
-                why = f"internal error ({type(error).__name__}): see the log"
+                why = told_in_log(error)
             raise call.lost(f"the answer to {call} ({reply.status}) cannot be read: {why}") from error
 
     def _refusal(self, call: Call, reply: Reply) -> CloudError:
