@@ -89,6 +89,8 @@ class VanishedWatch:
                 vanished += entries
                 if set(after) != set(before):
                     changed[target.server_id] = after
+                elif before:
+                    seen[target.server_id] = after  # the same, and its texts are those of the list: they are kept once
         if changed or vanished:
             await self._ledger.seen.note(changed, vanished=vanished)
             seen |= changed

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -116,7 +117,22 @@ def _nested(flat: Any) -> dict[str, Any]:
     schedule = _taken(policy, {"timezone", "window"}) | {"expressions": policy.get("schedule")}
     rules = {"policy": {**_taken(policy, _POLICY), "schedule": schedule}, **_taken(flat, {"instance", "limit"})}
     power = {"asked": int(flat.get("held_off") is True), **_taken(flat, _POWER)}
-    return {**flat, "rules": _rules_in(json.dumps(rules)), "power": power, "creation": _taken(flat, _CREATION)}
+    parts = {"power": _UNTOUCHED if power == _ASKED_NOTHING else power, "creation": _taken(flat, _CREATION)}
+    at = {name: _instant_in(flat[name]) for name in _INSTANTS & flat.keys()}
+    return {**flat, **at, "rules": _rules_in(json.dumps(rules)), **parts}
+
+
+_UNTOUCHED, _ASKED_NOTHING = Power(), {"asked": 0}
+"""Of most servers: it is kept once."""
+_INSTANTS = frozenset({"slot", "started_at", "finished_at"})
+
+
+def _instant_in(text: Any) -> Any:
+    """In the one UTC of the library: from pydantic each instant has a zone of its own, and there are thousands."""
+    with suppress(ValueError, TypeError):
+        instant = datetime.fromisoformat(text)
+        return instant if instant.tzinfo is UTC else text
+    return text
 
 
 @lru_cache(maxsize=256)
@@ -164,6 +180,9 @@ def _beyond(given: Mapping[str, Any], known: _Names) -> dict[str, Any]:
     return beyond | {name: value for name, value in within.items() if value}
 
 
+_NOBODY = frozenset[str]()
+
+
 def read_trace(row: str, slot: datetime, body: str, *, is_open: bool) -> Trace:
     """What a row tells of its snapshot. One that cannot be read may have made any of its slot."""
     try:
@@ -178,7 +197,7 @@ def read_trace(row: str, slot: datetime, body: str, *, is_open: bool) -> Trace:
         is_open=is_open,
         snapshot_id=creation.snapshot_id,
         has_more=creation.was_asked and (creation.snapshot_id is None or creation.creates > 1),
-        passed_over=frozenset(creation.passed_over),
+        passed_over=frozenset(creation.passed_over) if creation.passed_over else _NOBODY,
         taken_at=creation.taken_at,
         ended_at=ended,
         has_succeeded=flat.get("result") in (Result.SUCCESS, Result.PARTIAL),
