@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -1290,3 +1291,22 @@ async def test_a_proxy_of_the_environment_sees_no_token_of_the_provider(monkeypa
             assert type(await error_of(create(api))) is NotSent
     assert proxy.received.startswith(b"CONNECT vps.test:443")
     assert TOKEN.encode() not in proxy.received
+
+
+@pytest.mark.real_time
+async def test_nothing_of_a_request_waits_for_the_garbage_collector() -> None:
+    """While thousands of servers are read for the first time there is none: what is left then stays for ever."""
+    async with listening(empty_list) as wire, client(None, base_url=wire.url) as api:
+        was_on, before = gc.isenabled(), set(map(id, of_requests()))
+        gc.disable()
+        try:
+            await api.snapshots()
+            left = [one for one in of_requests() if id(one) not in before]
+        finally:
+            if was_on:
+                gc.enable()
+    assert left == []
+
+
+def of_requests() -> list[Any]:
+    return [one for one in gc.get_objects() if isinstance(one, httpx.Request | httpx.Response)]

@@ -27,6 +27,7 @@ from snaprotd.provider.vps_org.body import MAX_BODY, UnreadableError, said
 from snaprotd.way import Proxy, proxy_to, trusted
 
 SNAPSHOTS = "/snapshots/"
+_NOTHING_MORE = httpx.ByteStream(b"")
 MAX_CONCURRENT = 20
 CONNECT_SHARE = 3
 """The part of a time-out that each of connecting and the TLS handshake may take: a third."""
@@ -244,7 +245,9 @@ class Line:
             call.status = response.status_code
             body = await _body(response)
             call.size = len(body)
-            return Reply(status=response.status_code, headers=response.headers, body=body)
+            reply = Reply(status=response.status_code, headers=response.headers, body=body)
+        response.stream = _NOTHING_MORE  # its own holds it in turn: what a request is made of would be a circle
+        return reply
 
     def _observe(self, call: Call, began: float) -> None:
         elapsed = asyncio.get_running_loop().time() - began
