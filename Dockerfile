@@ -57,7 +57,9 @@ LABEL org.opencontainers.image.title="snaprotd" \
       org.opencontainers.image.base.name="docker.io/library/python:3.13-slim-bookworm"
 
 # STATE_DIRECTORY is what a `state` that is not configured goes by: the ledger is then on the volume.
+# MALLOC_ARENA_MAX: the C library keeps free memory apart for each thread.
 ENV PATH=/opt/snaprotd/bin:$PATH \
+    MALLOC_ARENA_MAX=2 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     STATE_DIRECTORY=/var/lib/snaprotd
