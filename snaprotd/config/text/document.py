@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 KeyPath = tuple[str | int, ...]
 
+FREED_AT_ONCE = 100
+"""Nodes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flaw:
@@ -56,12 +59,10 @@ class Document:
         left = [] if self.root is None else [self.root]
         while left:
             content = left.pop().content
-            if isinstance(content, dict):
-                left.extend(entry.node for entry in content.values())
-                content.clear()
-            elif isinstance(content, list):
-                left.extend(content)
-                content.clear()
+            while content and isinstance(content, dict | list):
+                node = content.popitem()[1].node if isinstance(content, dict) else content.pop()
+                if node.size > FREED_AT_ONCE:
+                    left.append(node)
 
     def place(self, path: KeyPath) -> tuple[int, int]:
         """Line and column of the value at `path`, or of the nearest value around it that was written."""

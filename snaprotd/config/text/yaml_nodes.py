@@ -12,8 +12,10 @@ a segmentation fault.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import islice
+from typing import Any
 
 import yaml
 from yaml.events import (
@@ -24,7 +26,6 @@ from yaml.events import (
     MappingStartEvent,
     NodeEvent,
     ScalarEvent,
-    SequenceStartEvent,
     StreamEndEvent,
 )
 
@@ -84,13 +85,22 @@ class _Reading:
 
     def __init__(self, text: str) -> None:
         self._text = text.removeprefix("\ufeff")
-        self._events: Iterator[Event] = yaml.parse(self._text, Loader=LOADER)
+        self._next: Callable[[], Any]
         self._anchors: dict[str, Node] = {}
         self._aliased = 0
         self._count = 0
         self.flaws: list[Flaw] = []
 
     def document(self) -> Node | None:
+        try:
+            self._next = LOADER(self._text).get_event
+            return self._document()
+        except yaml.MarkedYAMLError as error:
+            raise _UnreadableError(_syntax_flaw(error, self._text)) from None
+        except yaml.YAMLError as error:
+            raise _UnreadableError(Flaw(line=1, column=1, path=(), message=f"not YAML: {error}")) from None
+
+    def _document(self) -> Node | None:
         self._next()  # the stream begins
         if isinstance(self._next(), StreamEndEvent):
             return None
@@ -101,14 +111,6 @@ class _Reading:
             raise _UnreadableError(_flaw(after, (), "a second document begins here: the file should hold one"))
         return root
 
-    def _next(self) -> Event:
-        try:
-            return next(self._events)
-        except yaml.MarkedYAMLError as error:
-            raise _UnreadableError(_syntax_flaw(error, self._text)) from None
-        except yaml.YAMLError as error:
-            raise _UnreadableError(Flaw(line=1, column=1, path=(), message=f"not YAML: {error}")) from None
-
     def _node(self, event: Event, path: KeyPath) -> Node:
         if len(path) > MAX_DEPTH:
             raise _UnreadableError(_flaw(event, (), f"nested more than {MAX_DEPTH} deep"))
@@ -117,12 +119,18 @@ class _Reading:
             raise _UnreadableError(_flaw(event, (), f"more than {MAX_NODES:,} values: this is no configuration"))
         if isinstance(event, AliasEvent):
             return self._alias(event, path)
-        node = self._collection(event, path) or self._scalar(event, path)
+        if isinstance(event, ScalarEvent):
+            node = self._scalar(event, path)
+        elif isinstance(event, MappingStartEvent):
+            node = self._mapping(event, path)
+        else:
+            node = self._sequence(event, path)
+        assert isinstance(event, NodeEvent)
         tag = getattr(event, "tag", None)
         if tag is not None:
             shown = tag.replace("tag:yaml.org,2002:", "!!")
             node = self._refuse(event, path, f"tags such as `{shown}` are not supported: write the value alone")
-        if isinstance(event, NodeEvent) and event.anchor is not None:
+        if event.anchor is not None:
             self._anchors[event.anchor] = node
         return node
 
@@ -135,11 +143,6 @@ class _Reading:
         if self._aliased > MAX_ALIASED:
             raise _UnreadableError(_flaw(event, (), f"aliases add more than {MAX_ALIASED:,} values: write them out"))
         return node
-
-    def _collection(self, event: Event, path: KeyPath) -> Node | None:
-        if isinstance(event, MappingStartEvent):
-            return self._mapping(event, path)
-        return self._sequence(event, path) if isinstance(event, SequenceStartEvent) else None
 
     def _mapping(self, start: Event, path: KeyPath) -> Node:
         entries: dict[str, Entry] = {}
@@ -158,12 +161,12 @@ class _Reading:
         if not isinstance(event, ScalarEvent):
             self._node(event, (*path, "?"))
             return self._refuse(event, (*path, "?"), "a key should be a plain word")
+        if event.tag is None and (event.style or _is_key(event.value)) and event.value.isprintable():
+            return Node(*_place(event), event.value, event.value, 1)
         if event.value == "<<" and not event.style:
             message = "merge keys are not supported: put what is shared into `defaults` or a policy"
         elif not event.value.isprintable():
             message = "a key should be a plain word, without control characters"
-        elif event.tag is None and isinstance(_meaning(event), str):
-            return Node(*_place(event), event.value, event.value, 1)
         else:
             message = "a key should be a plain word: put it in quotes if it is meant"
         return self._refuse(event, (*path, event.value), message)._replace(written=event.value)
@@ -190,8 +193,9 @@ class _Reading:
         if not event.style and len(event.value) > _LONGEST_INTEGER and _LONG_INTEGER.fullmatch(event.value):
             message = f"a number of more than {_LONGEST_INTEGER} digits: put it in quotes if it is a name"
             return self._refuse(event, path, message)
-        written = f'"{event.value}"' if event.style else event.value
-        return Node(*_place(event), _meaning(event), written, 1)
+        if event.style:  # it is in quotes or a block
+            return Node(*_place(event), event.value, f'"{event.value}"', 1)
+        return Node(*_place(event), _meaning(event.value), event.value, 1)
 
     def _refuse(self, event: Event, path: KeyPath, message: str) -> Node:
         flaw = _flaw(event, path, message)
@@ -199,10 +203,14 @@ class _Reading:
         return Node(flaw.line, flaw.column, None, "", 1)
 
 
-def _meaning(event: ScalarEvent) -> str | int | float | None:
-    word = event.value
-    if event.style:  # it is in quotes or a block
-        return word
+@lru_cache(maxsize=1024)
+def _is_key(word: str) -> bool:
+    """Without quotes. Thousands of entries have the same few."""
+    return word != "<<" and isinstance(_meaning(word), str)
+
+
+def _meaning(word: str) -> str | int | float | None:
+    """Of a word that is neither in quotes nor a block."""
     if word in _NULLS:
         return None
     if word in _BOOLEANS:
