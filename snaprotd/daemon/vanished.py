@@ -50,8 +50,10 @@ class VanishedWatch:
         self._board = board
         self._assessment = assessment
         self._now = now
-        self._seen: dict[str, tuple[Sighting, ...]] | None = None
-        """As the ledger has it; None before it was read."""
+        self._unread: set[str] | None = None
+        """The servers of which the ledger has what was seen, and was not asked for it; None before all."""
+        self._seen: dict[str, tuple[Sighting, ...]] = {}
+        """As the ledger has it."""
         self._missing: dict[tuple[str, str], float] = {}
         """Since when lists are without one, by its server's id and its name, by the loop's clock."""
         self._looked_up: set[str] = set()
@@ -65,19 +67,24 @@ class VanishedWatch:
             log.error("which snapshots were seen cannot be noted", error=str(error))
 
     async def _look(self, targets: Sequence[Target]) -> None:
-        if self._seen is None:
-            self._seen = await self._ledger.seen.all()
+        if self._unread is None:
+            self._unread = await self._ledger.seen.server_ids()
             await self._recall()
         for start in range(0, len(targets), AT_ONCE):
             await asyncio.sleep(0)
-            await self._note(self._seen, targets[start : start + AT_ONCE])
-        if gone := self._seen.keys() - {target.server_id for target in targets}:
+            some = targets[start : start + AT_ONCE]
+            if asked := self._unread & {target.server_id for target in some}:
+                self._seen |= await self._ledger.seen.of(asked)
+                self._unread -= asked
+            await self._note(some)
+        if gone := (self._seen.keys() | self._unread) - {target.server_id for target in targets}:
             await self._ledger.seen.note({}, gone=gone)
             self._seen = {one: kept for one, kept in self._seen.items() if one not in gone}
+            self._unread -= gone
 
-    async def _note(self, seen: dict[str, tuple[Sighting, ...]], targets: Sequence[Target]) -> None:
-        """What was seen of these servers goes into the ledger, and into `seen`."""
-        changed: dict[str, tuple[Sighting, ...]] = {}
+    async def _note(self, targets: Sequence[Target]) -> None:
+        """What was seen of these servers goes into the ledger."""
+        seen, changed = self._seen, dict[str, tuple[Sighting, ...]]()
         vanished: list[Entry] = []
         for target in targets:
             if (assessment := self._assessment(target)) is not None and self._is_there(target):
@@ -89,8 +96,8 @@ class VanishedWatch:
                 vanished += entries
                 if set(after) != set(before):
                     changed[target.server_id] = after
-                elif before:
-                    seen[target.server_id] = after  # the same, and its texts are those of the list: they are kept once
+                elif after:
+                    seen[target.server_id] = after  # the same, of the list's own texts: a fleet has no room for two
         if changed or vanished:
             await self._ledger.seen.note(changed, vanished=vanished)
             seen |= changed
@@ -98,7 +105,7 @@ class VanishedWatch:
 
     async def _look_up(self, server_id: str) -> None:
         """What a rotation has taken last, in a ledger from before lists were noted: it may be all that there was."""
-        if server_id in self._looked_up or self._seen is None:
+        if server_id in self._looked_up:
             return
         if taken := _taken_last(await self._ledger.history(server_id)):
             await self._ledger.seen.note({server_id: taken})
@@ -113,7 +120,7 @@ class VanishedWatch:
     async def _lost(self, look: _Look) -> tuple[list[Sighting], list[Entry]]:
         """Those that are gone for certain, and an entry for each that snaprotd has not deleted."""
         server_id, listed = look.target.server_id, [one.snapshot for one in look.assessment.plan.decisions]
-        missing = missing_of((self._seen or {}).get(server_id, ()), listed)
+        missing = missing_of(self._seen.get(server_id, ()), listed)
         moment, names = asyncio.get_running_loop().time(), {one.name for one in missing}
         known = {key: since for key, since in self._missing.items() if key[0] != server_id or key[1] in names}
         self._missing = known | {(server_id, one): known.get((server_id, one), moment) for one in names}
@@ -121,8 +128,8 @@ class VanishedWatch:
         if not lost:
             return [], []
         deleted, now = await self._deleted_by_us(server_id, lost), self._now()
-        kept = await self._ledger.seen.of(server_id)  # an old copy of a ledger has forgotten by now
-        told = [one for one in lost if deleted.isdisjoint(one.ids) and one in kept]
+        kept = await self._ledger.seen.of([server_id])  # an old copy of a ledger has forgotten by now
+        told = [one for one in lost if deleted.isdisjoint(one.ids) and one in kept.get(server_id, ())]
         return lost, [_entry(look.target, one, now) for one in told]
 
     async def _deleted_by_us(self, server_id: str, lost: Sequence[Sighting]) -> set[str]:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from snaprotd.config.file import uncollected
 from snaprotd.config.settings import Config, PerServer, Target
 from snaprotd.config.web_file import WebFile, read_web_file
 from snaprotd.core.errors import ConfigError, LedgerError, SnaprotdError
@@ -24,11 +23,11 @@ from snaprotd.engine.board import Board
 from snaprotd.engine.tools import Tools
 from snaprotd.logs import redactor
 from snaprotd.observe.metrics import Metrics
-from snaprotd.report.assessment import Assessment
 from snaprotd.report.happenings import OF_LEDGER
 from snaprotd.report.rows import shown
-from snaprotd.report.status import AT_ONCE, Situation, report_head, server_report, status_report
+from snaprotd.report.status import Situation, report_head, server_report, status_report
 from snaprotd.web.keeping import Pages
+from snaprotd.web.pages.selection import Entries
 from snaprotd.wiring.assembly import account_of
 from snaprotd.wiring.identity import own_key, proof_of
 
@@ -199,7 +198,7 @@ class DaemonView:
     # -- what the pages show -----------------------------------------------------------------------------------
 
     def head(self) -> Json:
-        return report_head(self._situation((), (), None, {}))
+        return report_head(self._situation((), (), None))
 
     async def status(self) -> Json:
         """Made once for all who ask meanwhile."""
@@ -220,23 +219,8 @@ class DaemonView:
     async def _made(self) -> tuple[Json, float]:
         """The report, and the seconds of the loop that it took."""
         running, ledger_error = await self._open_rotations()
-        targets = tuple(self._schedules.targets.values())
-        # Not while rotations run: what those let go of is garbage, and a report may take long then.
-        with uncollected(when=not self._board.running, stays=lambda: False):
-            judged, of_judging = await in_turns(self._judged(targets))
-            situation = self._situation(targets, running, ledger_error, judged)
-            report, of_telling = await in_turns(status_report(situation))
-        return report, of_judging + of_telling
-
-    def _judged(self, targets: Sequence[Target]) -> Generator[None, None, Mapping[str, Assessment]]:
-        """What the snapshots of each server mean, by its id, where that is known: `AT_ONCE` at a time."""
-        judged = {}
-        for number, target in enumerate(targets, 1):
-            if (assessment := self._account.assessment(target)) is not None:
-                judged[target.server_id] = assessment
-            if number % AT_ONCE == 0:
-                yield
-        return judged
+        situation = self._situation(tuple(self._schedules.targets.values()), running, ledger_error)
+        return await in_turns(status_report(situation, Entries()))
 
     async def server_status(self, name: str) -> Json | None:
         targets = self._schedules.targets
@@ -246,8 +230,7 @@ class DaemonView:
         history = await self._tools.ledger.history(target.server_id)
         kept = await self._tools.ledger.starts.kept(account_of(self.config), target.server_id)
         running, ledger_error = await self._open_rotations()
-        judged, _ = await in_turns(self._judged((target,)))
-        situation = self._situation((target,), running, ledger_error, judged)
+        situation = self._situation((target,), running, ledger_error)
         ids = self._tools.inventory.ids_of(target.server_id)
         events = await self._tools.ledger.events.newest(server_ids=ids, limit=EVENTS_SHOWN)
         report: Json = shown(server_report(situation, target, history, events, kept.let_go if kept else ""))
@@ -287,13 +270,7 @@ class DaemonView:
         self._ledger_news = await self._tools.ledger.events.newest(kinds=OF_LEDGER, since=since, limit=EVENTS_SHOWN)
         return self._board.show_elsewhere(found)
 
-    def _situation(
-        self,
-        targets: Sequence[Target],
-        running: Sequence[Rotation],
-        ledger_error: str | None,
-        judged: Mapping[str, Assessment],
-    ) -> Situation:
+    def _situation(self, targets: Sequence[Target], running: Sequence[Rotation], ledger_error: str | None) -> Situation:
         account, called = account_of(self.config), self._board.called
         pages = self._pages()
         debts = [replace(one, server_id=called(one.server_id)) for one in self._board.debts.values()]
@@ -306,7 +283,7 @@ class DaemonView:
             facts=self._board.servers,
             servers=self._tools.inventory.seen_servers,
             machine=self._tools.machine(),
-            assessments=judged,
+            assess=self._account.assessment,
             running=[replace(one, server_id=called(one.server_id)) for one in running],
             debts={one.server_id: one for one in debts if one.account == account},
             foreign_debts=[one for one in self._board.debts.values() if one.account != account],

@@ -7,9 +7,10 @@ meaning or goes.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from snaprotd import __version__
 from snaprotd.config.settings import Config, Target, as_written
@@ -39,6 +40,12 @@ AT_ONCE = 25
 """Servers that are looked at in one go, in a few milliseconds."""
 
 
+class Entries(Protocol):
+    """The servers of a report, which may be kept otherwise than as values."""
+
+    def append(self, server: Json, /) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Situation:
     """All that the report is made from, as of `now`."""
@@ -52,10 +59,11 @@ class Situation:
     facts: Mapping[str, ServerFacts]
     """By label."""
     servers: Mapping[str, Server]
-    """The account's servers, by id, as the assessments are."""
+    """The account's servers, by id."""
     machine: Machine
     """The one that the daemon runs on."""
-    assessments: Mapping[str, Assessment]
+    assess: Callable[[Target], Assessment | None]
+    """What the server's snapshots mean, where that is known."""
     running: Sequence[Rotation]
     """The open ones, whoever runs them."""
     debts: Mapping[str, ServerPower] = field(default_factory=dict)
@@ -97,19 +105,24 @@ class Situation:
     """That of the pages."""
 
 
-def status_report(situation: Situation) -> Generator[None, None, Json]:
-    """The whole report, as it may leave. Of `AT_ONCE` servers at a time: between them others may have their turn."""
+def status_report(situation: Situation, servers: Entries) -> Generator[None, None, Json]:
+    """The whole report, as it may leave. Of `AT_ONCE` servers at a time: between them others may have their turn.
+
+    `servers`: where those that are configured go.
+    """
     running = {rotation.server_id: rotation for rotation in situation.running}
-    servers = []
+    of_servers: list[Json] = []
     for number, target in enumerate(situation.targets, 1):
-        servers.append(shown(_server(situation, target, running.pop(target.server_id, None))))
+        entry = shown(_server(situation, target, running.pop(target.server_id, None)))
+        servers.append(entry)
+        of_servers += _problems_of(entry)
         if number % AT_ONCE == 0:
             yield
     configured = {target.server_id for target in situation.targets}
     others = dict.fromkeys([*running, *situation.debts, *situation.set_aside, *situation.dropped])
     departed = [_departed(situation, one, running.get(one)) for one in others if one not in configured]
     general = [{"server": None, "server_id": None, **problem.as_json()} for problem in _general(situation)]
-    found = [*general, *_problems_of(servers + departed)]
+    found = [*general, *of_servers, *(problem for one in departed for problem in _problems_of(one))]
     rest: Json = {
         **report_head(situation),
         "state": _worst(problem["severity"] for problem in found),
@@ -179,12 +192,12 @@ def past_rotation(rotation: Rotation) -> Json:
 
 def _server(situation: Situation, target: Target, running: Rotation | None) -> Json:
     facts = situation.facts.get(target.label) or ServerFacts(server_id=target.server_id)
-    server = situation.servers.get(target.server_id)
+    its = _situation_of(situation, target, facts, running)
     report: Json = {
         "id": plain_id(target.server_id),
         "name": target.label,
-        "server_name": server.name if server else facts.server_name or None,
-        "power": server.status if server else None,
+        "server_name": its.server.name if its.server else facts.server_name or None,
+        "power": its.server.status if its.server else None,
         "paused": target.policy.paused,
         "schedule": list(target.policy.schedule.expressions),
         "timezone": target.policy.timezone,
@@ -194,9 +207,9 @@ def _server(situation: Situation, target: Target, running: Rotation | None) -> J
         "running": _running(situation, running) if running else None,
         "stopped_by_us_since": _off_since(situation, target.server_id, running),
         "last": past_rotation(facts.latest) if facts.latest else None,
-        **_holdings(situation, target, server),
+        **_holdings(its, situation.config.limit),
     }
-    found = [*problems.of_server(_situation_of(situation, target, facts, running))]
+    found = [*problems.of_server(its)]
     state = _worst(problem.severity for problem in found)
     return {
         **report,
@@ -223,7 +236,7 @@ def _situation_of(
         latest=facts.latest,
         retry_at=facts.retry_at,
         expected_interval=facts.expected_interval,
-        assessment=situation.assessments.get(target.server_id),
+        assessment=situation.assess(target),
         slots_lost=facts.slots_lost,
         vanished=facts.vanished,
     )
@@ -238,10 +251,9 @@ def _left_out(config: Config, target: Target, server: Server) -> list[str]:
     return [f"{entry.name} ({entry.key})" if entry.name else str(entry.key) for entry in named]
 
 
-def _holdings(situation: Situation, target: Target, server: Server | None) -> Json:
+def _holdings(its: ServerSituation, limit: int) -> Json:
     """What the provider's list says of the server; nulls where it has not been read yet."""
-    assessment = situation.assessments.get(target.server_id)
-    if assessment is None:
+    if (assessment := its.assessment) is None:
         return dict.fromkeys(("newest_completed", "slots", "blocked", "prune_pending", "snapshots"))
     newest, decisions = assessment.newest, assessment.plan.decisions
     ours = sum(decision.owner is Owner.MANAGED for decision in decisions)
@@ -253,12 +265,8 @@ def _holdings(situation: Situation, target: Target, server: Server | None) -> Js
             "created_at": zulu(newest.created_at),
             "size_mb": newest.size_mb,
         },
-        "slots": {
-            "managed": ours,
-            "foreign": len(decisions) - ours,
-            "free": max(0, situation.config.limit - len(decisions)),
-        },
-        "blocked": blocked_words(assessment.room, target.policy, server, situation.machine) or None,
+        "slots": {"managed": ours, "foreign": len(decisions) - ours, "free": max(0, limit - len(decisions))},
+        "blocked": blocked_words(assessment.room, its.target.policy, its.server, its.machine) or None,
         "prune_pending": len(assessment.plan.deletions),
         "snapshots": planned_rows(assessment),
     }
@@ -328,12 +336,8 @@ def _general(situation: Situation) -> Iterable[Problem]:
     yield from problems.of_pages(situation.web_refused, situation.certificate, situation.now)
 
 
-def _problems_of(servers: Iterable[Json]) -> list[Json]:
-    return [
-        {"server": server["name"], "server_id": server["id"], **problem}
-        for server in servers
-        for problem in server["problems"]
-    ]
+def _problems_of(server: Json) -> Iterable[Json]:
+    return ({"server": server["name"], "server_id": server["id"], **problem} for problem in server["problems"])
 
 
 def _worst(severities: Iterable[str]) -> str:

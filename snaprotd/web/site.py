@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from snaprotd.core.errors import LedgerError
 from snaprotd.core.words import is_loopback
 from snaprotd.web import pages
+from snaprotd.web.pages.selection import Entries, encoded
 
 
 class View(Protocol):
@@ -86,6 +87,9 @@ GUARDED = {
 WORTH_IT, LEVEL = 1000, 4
 """Bytes that are worth to be compressed, and how much: the highest level takes three times as long for a tenth."""
 
+BLOCK = 64 * 1024
+"""Bytes that are written at once."""
+
 EVENTS_AT_ONCE, LONGEST_ID = 500, 18
 """Events of one answer, and digits of an id."""
 
@@ -96,44 +100,81 @@ SHARE = 0.1
 """Of the loop's time, for the metrics."""
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+class _Text(PlainTextResponse):
+    def render(self, content: str) -> bytes:
+        return _fit(content)
 
 
-class _Fit(Response):
+class _Json(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        return b"".join(_encoded(content))
+
+
+def _fit(text: str) -> bytes:
     """What no encoding has, such as a byte of a file's name, is replaced: no page fails for it."""
-
-    def render(self, content: Any) -> bytes:
-        return str(content).encode("utf-8", "replace")
+    return text.encode("utf-8", "replace")
 
 
-class _Html(_Fit, HTMLResponse):
-    pass
+class _InPieces(Response):
+    """An answer that may be long. It is neither copied together nor written at once: of a fleet it is many megabytes.
+
+    `packed`: whoever asks takes gzip. To be made in a thread.
+    """
+
+    def __init__(self, pieces: Iterable[bytes], *, packed: bool, **more: Any) -> None:
+        super().__init__(**more)
+        self._pieces = [*pieces]
+        self.headers["Vary"] = "Accept-Encoding"
+        if packed and sum(map(len, self._pieces)) >= WORTH_IT:
+            self._pieces = [*_compressed(_in_blocks(self._pieces))]
+            self.headers["Content-Encoding"] = "gzip"
+        self.headers["Content-Length"] = str(sum(map(len, self._pieces)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for block in _in_blocks(self._pieces):
+            await send({"type": "http.response.body", "body": block, "more_body": True})  # as it is read
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b""})
 
 
-class _Text(_Fit, PlainTextResponse):
-    pass
+def _in_blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same in blocks that are worth a call each."""
+    block = bytearray()
+    for piece in pieces:
+        block += piece
+        while len(block) >= BLOCK:
+            yield bytes(block[:BLOCK])
+            del block[:BLOCK]
+    if block:
+        yield bytes(block)
 
 
-class _Json(_Fit, JSONResponse):
-    def render(self, content: Any) -> bytes:
-        """A piece at a time: nobody else runs, on no thread, while one of them is encoded."""
-        return super().render("".join(_encoded(content)))
+def _compressed(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(LEVEL, wbits=zlib.MAX_WBITS + 16)  # as gzip
+    yield from map(packer.compress, blocks)
+    yield packer.flush()
 
 
-def _encoded(value: Any, depth: int = 2) -> Iterator[str]:
+def _encoded(value: Any, depth: int = 2) -> Iterator[bytes]:
     """As JSON, what stands `depth` levels deep each by itself. Keys of mappings are text."""
     if depth and isinstance(value, Mapping):
         for number, (key, inner) in enumerate(value.items()):
-            yield ("," if number else "{") + _ENCODER.encode(key) + ":"
+            yield (b"," if number else b"{") + encoded(key) + b":"
             yield from _encoded(inner, depth - 1)
-        yield "}" if value else "{}"
+        yield b"}" if value else b"{}"
+    elif isinstance(value, Entries):
+        for number, text in enumerate(value.texts):
+            yield b"," if number else b"["
+            yield text
+        yield b"]" if value.texts else b"[]"
     elif depth and isinstance(value, list | tuple):
         for number, inner in enumerate(value):
-            yield "," if number else "["
+            yield b"," if number else b"["
             yield from _encoded(inner, depth - 1)
-        yield "]" if value else "[]"
+        yield b"]" if value else b"[]"
     else:
-        yield _ENCODER.encode(value)
+        yield encoded(value)
 
 
 class _Site:
@@ -142,9 +183,9 @@ class _Site:
     def __init__(self, view: View) -> None:
         self._view = view
         self._writing = asyncio.Lock()
-        self._text = b""
+        self._text: Sequence[bytes] = ()
         self._exposition: dict[bool, Response] = {}
-        """As it was written last, compressed and not."""
+        """As it was written last, compressed or not, as it was asked for."""
         self._exposition_until = 0.0
 
     async def fleet(self, request: Request) -> Response:
@@ -167,11 +208,12 @@ class _Site:
     async def status(self, request: Request) -> Response:
         server_id = request.query_params.get("server")
         if server_id is None:
-            return await _made(request, _Json, await self._view.status(), headers=GUARDED)
-        report = await self._view.server_status(server_id)
-        if report is None:
+            report = await self._view.status()
+            return await _made(request, lambda: _encoded(report), media_type="application/json")
+        server = await self._view.server_status(server_id)
+        if server is None:
             return _Json({"detail": f"no server {server_id} is configured"}, status_code=404, headers=GUARDED)
-        return _Json(report, headers=GUARDED)
+        return _Json(server, headers=GUARDED)
 
     async def events(self, request: Request) -> Response:
         """A page of them: whoever wants the next asks for what comes after the last."""
@@ -179,7 +221,8 @@ class _Site:
         if not (after.isascii() and after.isdigit() and len(after) <= LONGEST_ID):
             return _Json({"detail": "after: the id of an event is wanted"}, status_code=400, headers=GUARDED)
         events, last = await self._view.events(int(after), EVENTS_AT_ONCE)
-        return await _made(request, _Json, events, headers={**GUARDED, LAST_EVENT: str(last)})
+        told = {**GUARDED, LAST_EVENT: str(last)}
+        return await _made(request, lambda: _encoded(events), media_type="application/json", headers=told)
 
     async def identity(self, request: Request) -> Response:
         """For commands on this machine, which look for the daemon of their file."""
@@ -194,11 +237,12 @@ class _Site:
         began, wanted = asyncio.get_running_loop().time(), _takes_gzip(request)
         async with self._writing:
             if began >= self._exposition_until:
-                self._text, took = await _joined(self._view.exposition())
+                self._text, took = await _pieces_of(self._view.exposition())
                 self._exposition, self._exposition_until = {}, began + took / SHARE
             if wanted not in self._exposition:
-                response = Response(self._text, media_type=CONTENT_TYPE_LATEST)
-                self._exposition[wanted] = await asyncio.to_thread(_packed, response, wanted)
+                self._exposition[wanted] = await asyncio.to_thread(
+                    _InPieces, self._text, packed=wanted, media_type=CONTENT_TYPE_LATEST
+                )
             return self._exposition[wanted]
 
     async def healthz(self, _: Request) -> Response:
@@ -208,16 +252,16 @@ class _Site:
         return _verdict(self._view.unready(), self._view.remarks())
 
 
-async def _joined(pieces: Iterator[bytes]) -> tuple[bytes, float]:
-    """The whole, made one piece at a time, and the seconds of the loop that this took."""
+async def _pieces_of(text: Iterator[bytes]) -> tuple[Sequence[bytes], float]:
+    """All of it, made one piece at a time, and the seconds of the loop that this took."""
     time, took = asyncio.get_running_loop().time, 0.0
     made: list[bytes] = []
     while True:
         began = time()
-        piece = next(pieces, None)
+        piece = next(text, None)
         took += time() - began
         if piece is None:
-            return b"".join(made), took
+            return made, took
         made.append(piece)
         await asyncio.sleep(0)
 
@@ -229,26 +273,19 @@ def _is_near(request: Request) -> bool:
 
 
 async def _page(request: Request, code: int, render: Callable[..., str], *facts: Any) -> Response:
-    return await _made(request, lambda: _Html(render(*facts), status_code=code, headers=GUARDED))
+    return await _made(request, lambda: [_fit(render(*facts))], status_code=code, media_type="text/html")
 
 
-async def _made(request: Request, make: Callable[..., Response], *facts: Any, **more: Any) -> Response:
+async def _made(
+    request: Request, make: Callable[[], Iterable[bytes]], *, headers: Mapping[str, str] = GUARDED, **more: Any
+) -> Response:
     """Off the loop: a fleet's page takes a while to write, and to compress."""
-    wanted = _takes_gzip(request)
-    return await asyncio.to_thread(lambda: _packed(make(*facts, **more), wanted))
+    packed = _takes_gzip(request)
+    return await asyncio.to_thread(lambda: _InPieces(make(), packed=packed, headers=headers, **more))
 
 
 def _takes_gzip(request: Request) -> bool:
     return "gzip" in request.headers.get("accept-encoding", "")
-
-
-def _packed(response: Response, wanted: bool) -> Response:
-    response.headers["Vary"] = "Accept-Encoding"
-    if wanted and len(response.body) >= WORTH_IT:
-        response.body = gzip.compress(response.body, LEVEL)
-        response.headers["Content-Encoding"] = "gzip"
-        response.headers["Content-Length"] = str(len(response.body))
-    return response
 
 
 async def _no_ledger(_: Request, error: Exception) -> Response:

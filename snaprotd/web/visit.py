@@ -69,6 +69,8 @@ class Visit(H11Protocol):
         self._door = door
         self._has_begun = True
         """A head is due: at first, and from its first byte on."""
+        self._unwritten = 0
+        """Bytes of the answer that is being given."""
         self._unread_since: float | None = None
         self._closing_since: float | None = None
         self._ticket: tuple[Turns | OneAtATime, asyncio.Future[bool]] | None = None
@@ -78,8 +80,8 @@ class Visit(H11Protocol):
 
     @property
     def unread(self) -> int:
-        """Bytes that were written and that the visitor has not taken."""
-        return self.transport.get_write_buffer_size() if self._is_in else 0
+        """Bytes of an answer that is made, and that the visitor has not taken."""
+        return self._unwritten + self.transport.get_write_buffer_size() if self._is_in else 0
 
     @property
     def is_idle(self) -> bool:
@@ -177,8 +179,11 @@ class Visit(H11Protocol):
             if message["type"] == "http.response.start":
                 is_begun = True
                 self._made()  # how long it takes to send it is up to the visitor
-                message = {**message, "headers": self._headers(scope, message["headers"])}
+                headers = self._headers(scope, message["headers"])
+                message = {**message, "headers": headers}
+                self._unwritten = 0 if scope["method"] == "HEAD" else int(dict(headers).get(b"content-length", 0))
             await send(message)
+            self._unwritten -= min(self._unwritten, len(message.get("body", b"")))
 
         try:
             answer = await self._who_answers(scope)

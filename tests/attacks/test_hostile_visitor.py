@@ -55,6 +55,7 @@ class Shown:
         yield b"# much\n" * self.lines
 
     lines = 0
+    much = 2000
     asked = 0
     """Reports that were begun."""
     written = 0
@@ -78,7 +79,7 @@ class Shown:
     async def status(self) -> Mapping[str, Any]:
         self.asked += 1
         await self.answers.wait()
-        return {"version": "1", "much": "a" * 2000}
+        return {"version": "1", "much": "a" * self.much}
 
     async def server_status(self, name: str) -> Mapping[str, Any] | None:
         return None
@@ -377,13 +378,18 @@ async def test_what_nobody_reads_is_bounded_all_together(monkeypatch: pytest.Mon
     monkeypatch.setattr(door, "MOST_UNREAD", 30_000_000)
     async with served() as place:
         place.shown.lines = 2_000_000
-        for _ in range(6):
+        answered: set[visit.Visit] = set()
+        for number in range(1, 7):
             caller = await place.caller()
             caller.reader._limit = 1  # type: ignore[attr-defined]
             caller.say("GET /metrics HTTP/1.1", "Host: 127.0.0.1")
-            await until(lambda: place.door.state.total_requests > 0, what="an answer")
+            while len(answered) < number:
+                answered |= {one for one in place.door.inside if one.unread}
+                await asyncio.sleep(0.01)
+            assert sum(one.unread for one in place.door.inside) <= 30_000_000 + 14_000_000
         assert (await place.ask()).status == 200
-        assert sum(one.unread for one in place.door.inside) <= 30_000_000 + 14_000_000
+        assert sum(one.unread for one in place.door.inside) <= 30_000_000
+        assert len([one for one in answered if one in place.door.inside]) == 2
 
 
 async def test_who_asks_more_than_his_turns_waits_and_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,12 +447,12 @@ async def test_a_page_is_made_for_one_at_a_time_and_for_nobody_who_has_gone() ->
 
 async def test_a_page_that_is_not_read_or_fails_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     async with served() as place:
-        place.shown.lines = 2_000_000
+        place.shown.much = 20_000_000
         caller = await place.caller()
         caller.reader._limit = 1  # type: ignore[attr-defined]
-        caller.say("GET /metrics HTTP/1.1", "Host: 127.0.0.1")
         caller.say("GET /api/status HTTP/1.1", "Host: 127.0.0.1")
-        await until(lambda: place.shown.asked == 1, what="the second request")
+        await until(lambda: any(one.unread for one in place.door.inside), what="an answer that is not read")
+        place.shown.much = 2000
         assert (await place.ask("/api/status")).status == 200
         for report in (ValueError("no report"), {"much": 1}):
             monkeypatch.setattr(place.shown, "status", AsyncMock(side_effect=[report]))

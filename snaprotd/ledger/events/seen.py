@@ -37,19 +37,18 @@ BY_HAND = 200
 class Seen(WithEvents):
     """Which snapshots of the account's servers were seen."""
 
-    async def all(self) -> dict[str, tuple[Sighting, ...]]:
-        """By the server's id."""
-        query = select(SEEN.c.server_id, SEEN.c.snapshots).where(SEEN.c.account == self._account())
+    async def server_ids(self) -> set[str]:
+        """The servers of which any were seen."""
+        query = select(SEEN.c.server_id).where(SEEN.c.account == self._account())
         async with self._transaction(writes=False) as connection:
-            rows = await connection.execute(query)
-        return {str(row.server_id): _read(row.snapshots) for row in rows}
+            return {str(one) for one in await connection.scalars(query)}
 
-    async def of(self, server_id: str) -> tuple[Sighting, ...]:
-        """Those of one server."""
-        of_this = (SEEN.c.account == self._account(), SEEN.c.server_id == server_id)
+    async def of(self, server_ids: Collection[str]) -> dict[str, tuple[Sighting, ...]]:
+        """Those of these servers, by the server's id."""
+        of_these = (SEEN.c.account == self._account(), SEEN.c.server_id.in_(list(server_ids)))
         async with self._transaction(writes=False) as connection:
-            found = await connection.scalar(select(SEEN.c.snapshots).where(*of_this))
-        return () if found is None else _read(found)
+            rows = await connection.execute(select(SEEN.c.server_id, SEEN.c.snapshots).where(*of_these))
+        return {str(row.server_id): _read(row.snapshots) for row in rows}
 
     async def note(
         self, seen: Mapping[str, Sequence[Sighting]], *, gone: Collection[str] = (), vanished: Sequence[Entry] = ()
