@@ -295,7 +295,8 @@ def test_a_ledger_that_is_not_configured_is_on_the_volume() -> None:
 
 
 def test_nothing_else_of_the_configuration_is_set_in_silence() -> None:
-    assert settings_of("ENV").keys() == {"PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "STATE_DIRECTORY"}
+    of_the_process = {"PATH", "MALLOC_ARENA_MAX", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+    assert settings_of("ENV").keys() == of_the_process | {"STATE_DIRECTORY"}
 
 
 def test_it_is_started_as_the_manifests_start_it(pod: Mapping[str, Any]) -> None:
