@@ -166,8 +166,12 @@ class SlotTimer:
         trigger = self._trigger_of.get(server_id)
         if trigger is None or trigger.following is None:
             return None
-        since = trigger.told_until[server_id]  # others may wait for a time from before
-        return trigger.following if since < trigger.following else trigger.first_after(since)
+        since = trigger.told_until[server_id]
+        if since < trigger.following:
+            return trigger.following
+        with suppress(Exception):  # others wait for a time from before; what goes wrong is told when its turn comes
+            return trigger.first_after(since)
+        return None
 
 
 def _trigger(schedule: Schedule, delay: timedelta) -> SlotTrigger:
