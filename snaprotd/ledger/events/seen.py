@@ -16,6 +16,7 @@ from snaprotd.core.telling.vanished import Sighting
 from snaprotd.ledger.events.record import WithEvents
 from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import SEEN
+from snaprotd.ledger.sql.statements import in_turns
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -42,7 +43,7 @@ class Seen(WithEvents):
         query = select(SEEN.c.server_id, SEEN.c.snapshots).where(SEEN.c.account == self._account())
         async with self._transaction(writes=False) as connection:
             rows = await connection.execute(query)
-        return {str(row.server_id): _read(row.snapshots) for row in rows}
+        return dict(await in_turns(rows, lambda row: [(str(row.server_id), _read(row.snapshots))]))
 
     async def of(self, server_id: str) -> tuple[Sighting, ...]:
         """Those of one server."""
