@@ -170,7 +170,7 @@ class Snapshot:
 
     def is_among(self, ids: Collection[str]) -> bool:
         """Whether it is named by one of its ids: a list may show it under another than the one before."""
-        return any(one in ids for one in self.ids)
+        return self.id in ids or (bool(self.also) and any(one in ids for one in self.also))
 
     @property
     def is_completed(self) -> bool:
