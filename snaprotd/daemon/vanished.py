@@ -87,7 +87,7 @@ class VanishedWatch:
                 before = seen.get(target.server_id, ())
                 after = seen_after(before, _ours(assessment), lost)
                 vanished += entries
-                if set(after) != set(before):
+                if after != before and set(after) != set(before):
                     changed[target.server_id] = after
         if changed or vanished:
             await self._ledger.seen.note(changed, vanished=vanished)
