@@ -225,6 +225,10 @@ class Trace:
             return False
         return all(one.isdigit() is not mine.isdigit() for one in snapshot.ids)
 
+    def knows_whole(self, snapshot: Snapshot) -> bool:
+        """Whether it has seen that very snapshot, which it is about, as completed."""
+        return self.has_succeeded and (self.snapshot_id in snapshot.ids or not self.has_more)
+
     def knows_better_than(self, snapshot: Snapshot, slot: datetime | None) -> bool:
         """Whether an earlier list has shown when it was taken, and this one shows no date, or one that cannot be."""
         known, at = self.taken_at, snapshot.created_at
@@ -264,17 +268,19 @@ class Recollection:
 
     def _named_by(self, trace: Trace, slots: Sequence[tuple[Snapshot, datetime | None]]) -> list[Snapshot]:
         """Those that the row is about, of these with the slots that their names tell."""
-        named = [one for one, slot in slots if trace.names(one, slot)]
+        if named := [one for one, slot in slots if trace.names(one, slot)]:
+            return named
         again = [one for one, slot in slots if trace.may_be_renumbered(one, slot)]
-        return named or (again if len(again) == 1 else [])
+        return again if len(again) == 1 else []
 
     def _marked(self, one: Snapshot, slot: datetime | None, about_it: list[Trace]) -> Snapshot:
-        known = any(trace.has_succeeded and (trace.snapshot_id in one.ids or not trace.has_more) for trace in about_it)
-        was_completed = not one.is_completed and (one.was_completed or known)
         in_ledger = True if about_it else self._knows(one, slot)
         hold = told_by_ledger(self.holds, [trace.hold for trace in about_it], one)
         taken_at = next((trace.taken_at for trace in about_it if trace.knows_better_than(one, slot)), one.created_at)
-        return replace(one, in_ledger=in_ledger, was_completed=was_completed, created_at=taken_at, hold=hold)
+        was_whole = not one.is_completed and (one.was_completed or any(its.knows_whole(one) for its in about_it))
+        if taken_at is one.created_at and (in_ledger, was_whole, hold) == (one.in_ledger, one.was_completed, one.hold):
+            return one  # as of most that no row is about
+        return replace(one, in_ledger=in_ledger, was_completed=was_whole, created_at=taken_at, hold=hold)
 
     def rows_of(self, snapshots: Iterable[Snapshot], instance: str) -> set[str]:
         """The ids of the rows that name one of these."""

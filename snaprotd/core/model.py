@@ -81,7 +81,12 @@ class Server:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        return (self.id, *map(str, self.also))
+        return (self.id, *map(str, self.also)) if self.also else (self.id,)
+
+    @property
+    def is_plain(self) -> bool:
+        """It is shown with one id only, and called by that."""
+        return not (self.also or self.beside) and self.id == str(self.ref)
 
     def called(self, server_id: str) -> Server:
         """The same server under another of its ids, which the provider may not show any more."""
@@ -94,6 +99,8 @@ class Server:
     @property
     def refs(self) -> tuple[int | str, ...]:
         """Its ids as the provider gave them, first the one that is to be sent back."""
+        if not self.also:
+            return (self.ref,)
         return tuple({str(ref): ref for ref in (self.ref, *self.also)}.values())
 
     @property
@@ -163,7 +170,7 @@ class Snapshot:
 
     def is_among(self, ids: Collection[str]) -> bool:
         """Whether it is named by one of its ids: a list may show it under another than the one before."""
-        return any(one in ids for one in self.ids)
+        return self.id in ids or (bool(self.also) and any(one in ids for one in self.also))
 
     @property
     def is_completed(self) -> bool:

@@ -126,11 +126,12 @@ def others_of_that_name(rotation: Rotation, snapshots: tuple[Snapshot, ...]) -> 
 
 def newest_first(snapshots: Sequence[Snapshot], rules: Rules, now: datetime) -> list[Judged]:
     """Everything that is there, newest first, what has no date to trust last."""
-    return _with_twins(sorted((_judged(one, rules, now) for one in snapshots), key=age_order, reverse=True), rules)
-
-
-def _judged(snapshot: Snapshot, rules: Rules, now: datetime) -> Judged:
     latest = now.astimezone(UTC) + CLOCK_TOLERANCE
+    judged = [_judged(one, rules, now, latest) for one in snapshots]
+    return _with_twins(sorted(judged, key=age_order, reverse=True), rules)
+
+
+def _judged(snapshot: Snapshot, rules: Rules, now: datetime, latest: datetime) -> Judged:
     owner = owner_of(snapshot, instance=rules.instance, adopt=rules.policy.adopt)
     why = _why_not_ours(snapshot, rules.instance) if owner is Owner.FOREIGN else ""
     doubt, taken_at = _doubt(snapshot.created_at, latest), _taken_at(snapshot, latest)

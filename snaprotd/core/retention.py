@@ -120,8 +120,8 @@ def demand_sense(snapshots: Sequence[Snapshot], keep: Retention) -> None:
     servers = {snapshot.server_id for snapshot in snapshots}
     if len(servers) > 1:
         raise ValueError(f"snapshots of several servers in one list: {', '.join(sorted(servers))}")
-    times = Counter(snapshot.id for snapshot in snapshots)
-    repeated = sorted(one for one, count in times.items() if count > 1)
+    ids = [snapshot.id for snapshot in snapshots]
+    repeated = [] if len(set(ids)) == len(ids) else sorted(one for one, times in Counter(ids).items() if times > 1)
     if repeated:
         raise ValueError(f"snapshot {', '.join(repeated)} of server {servers.pop()} is listed more than once")
     if keep.total < 1 or min(vars(keep).values()) < 0:
@@ -135,11 +135,13 @@ def _share(seen: list[Judged], limit: int, immovable: Collection[str]) -> _Share
     that failed, or that was completed and is shown otherwise now, costs no other its place: the first goes, and the
     second may be whole again in a moment.
     """
+    whole = [one for one in seen if one.is_whole]
     foreign = sum(not one.is_ours for one in seen)
-    held = sum(one.is_whole and one.hold is not None for one in seen)
-    newest = next((place for place, one in enumerate(seen) if one.is_whole), 0)
+    held = sum(one.hold is not None for one in whole)
+    newest = seen.index(whole[0]) if whole else 0
     unfinished = sum(_is_unfinished(one) for one in seen[newest:])
-    stuck = sum((one.is_candidate or one.is_twin) and one.snapshot.is_among(immovable) for one in seen)
+    resisting = [one for one in seen if one.snapshot.is_among(immovable)]
+    stuck = sum(one.is_candidate or one.is_twin for one in resisting)
     capacity = max(1, limit - 1 - foreign - unfinished - held - stuck)
     return _Share(capacity=capacity, holders=_holders(limit, foreign, unfinished, held, stuck))
 

@@ -59,6 +59,8 @@ def make_room(
     Raises ValueError as `plan_retention` does.
     """
     demand_sense(snapshots, rules.policy.keep)
+    if len(snapshots) < rules.limit:
+        return Room(free=True)
     seen = newest_first(snapshots, rules, now) if judged is None else judged
     excess = sum(not one.is_doubled for one in seen) - rules.limit + 1
     if excess <= 0:

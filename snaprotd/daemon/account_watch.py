@@ -262,6 +262,7 @@ class AccountWatch:
             self._discovered_at = moment
             await asyncio.sleep(0)
             self._note_missing(self.targets())
+            await asyncio.sleep(0)
             await self.forget_others()
 
     async def forget_others(self) -> None:

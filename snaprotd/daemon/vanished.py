@@ -94,7 +94,7 @@ class VanishedWatch:
                 before = seen.get(target.server_id, ())
                 after = seen_after(before, _ours(assessment), lost)
                 vanished += entries
-                if set(after) != set(before):
+                if after != before and set(after) != set(before):
                     changed[target.server_id] = after
                 elif after:
                     seen[target.server_id] = after  # the same, of the list's own texts: a fleet has no room for two

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -16,9 +15,7 @@ from snaprotd.core.model import Snapshot
 from snaprotd.core.words import STRANGER
 from snaprotd.ledger.store import Ledger
 from snaprotd.provider.inventory import Inventory, ServerHoldings
-
-AT_ONCE = 50
-"""Servers that are thought about in one go."""
+from snaprotd.provider.whole import in_turns
 
 log = structlog.get_logger("snaprotd.account")
 
@@ -73,8 +70,7 @@ class _Recalled:
 
     def strangers(self) -> dict[str, str]:
         """The names of those that look like ours by their name or their id, and are not, by id."""
-        marked = self.found.marked(self.asked_for, self.instance)
-        return {one.id: one.name for one in marked if one.in_ledger is False}
+        return {one.id: one.name for one in self.marked(self.asked_for) if one.in_ledger is False}
 
 
 def _words_for(stranger: str) -> str:
@@ -103,17 +99,18 @@ class Recollections:
             log.error("whose snapshots are is told by their names alone", error=str(error))
 
     async def _refresh(self, instance: str) -> None:
-        known, said = self._inventory.known, await self._ledger.holds.said()
-        news = said ^ self._said
+        said = await self._ledger.holds.said()
+        known, news = dict(self._inventory.known), said ^ self._said
         self._recalled = {one: kept for one, kept in self._recalled.items() if one in known}
-        asked = {one: held.snapshots for one, held in known.items() if self._is_to_ask(one, held, instance, news)}
-        for one in known.keys() - asked.keys():
-            self._recalled[one].asked_for = known[one].snapshots  # it says the same: no older one is kept
+        asked: dict[str, tuple[Snapshot, ...]] = {}
+        async for one, held in in_turns(known.items()):
+            if self._is_to_ask(one, held, instance, news):
+                asked[one] = held.snapshots
+            else:
+                self._recalled[one].asked_for = held.snapshots  # it says the same: no older one is kept
         shown = [(self._inventory.ids_of(one), snapshots) for one, snapshots in asked.items()]
         found = await self._ledger.recall_each(shown, self._now())
-        for number, (server_id, recalled) in enumerate(zip(asked, found, strict=True)):
-            if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
+        async for server_id, recalled in in_turns(zip(asked, found, strict=True)):
             before, snapshots = self._recalled.get(server_id), asked[server_id]
             self._recalled[server_id] = _Recalled(snapshots, recalled, instance)
             self._seen |= recalled.rows_of(snapshots, instance)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from snaprotd.core.model import Server, Snapshot, is_one_server
+
+NO_OTHER: frozenset[str] = frozenset()
+"""The ids beside the one of nearly every server."""
 
 MOST_REMEMBERED = 250_000
 """Ids, those last seen: an account that shows others in each list is not remembered for ever."""
@@ -29,7 +32,7 @@ class Identities:
     """
 
     def __init__(self) -> None:
-        self._beside: dict[str, set[str]] = {}
+        self._beside: dict[str, Set[str]] = {}
         self._holders: dict[str, str] = {}
         """Of each number that another server has now, an id of that server."""
         self.learnt: Callable[[frozenset[str]], None] = lambda _: None
@@ -40,13 +43,13 @@ class Identities:
 
     def learn(self, ids: Iterable[str]) -> None:
         """These ids were shown in one entry."""
-        together = set(ids) - self._holders.keys()
+        together = {one for one in ids if one not in self._holders}
         if len(together) == 1:  # as of nearly all servers: it is beside no other
             (one,) = together
-            self._beside[one] = self._beside.pop(one, set())
+            self._beside[one] = self._beside.pop(one, NO_OTHER)
             forget_the_first(self._beside, MOST_REMEMBERED)
             return
-        before = {one: self._beside.get(one, set()) for one in together}
+        before = {one: self._beside.get(one, NO_OTHER) for one in together}
         for one, beside in before.items():
             self._beside.pop(one, None)
             self._beside[one] = beside if len(beside) > 1 else beside | (together - {one})
@@ -59,18 +62,20 @@ class Identities:
 
     def learn_listed(self, servers: Sequence[Server]) -> None:
         """These servers are all in one list."""
-        by_id = {str(ref): server for server in servers for ref in server.refs}
-        for server in servers:
-            for ref in server.refs:
-                self._see_holder(str(ref), server, by_id)
+        listed = [(str(ref), server) for server in servers for ref in server.refs]
+        if known_beside := [(one, server) for one, server in listed if self._beside.get(one)]:
+            by_id = dict(listed)
+            for one, server in known_beside:
+                self._see_holder(one, server, by_id)
+        if self._holders:
+            for one, _ in listed:
+                if not self._beside.get(one):
+                    self._holders.pop(one, None)
         for server in servers:
             self.learn(map(str, server.refs))
 
     def _see_holder(self, one: str, server: Server, by_id: Mapping[str, Server]) -> None:
         """Whether the entry shows that a number is this server's now, and not the one's that had it."""
-        if not self._beside.get(one):
-            self._holders.pop(one, None)
-            return
         (other, *_), ids = [*(self.of(one) - {one}), ""], [*map(str, server.refs)]
         owner = by_id.get(other)
         if other in ids or not one.isdigit() or owner is None or owner.name == server.name:
@@ -131,8 +136,7 @@ class Names:
 
     def shown(self, server_id: str) -> str:
         """The id under which the server is shown that `server_id` is an id of."""
-        ids = self._ids.of(server_id)
-        if len(ids) == 1:
+        if self._ids.is_by_itself(server_id) or len(ids := self._ids.of(server_id)) == 1:
             return server_id
         in_order = sorted(ids, key=lambda one: (self._first.get(one, one) != one, not one.isdigit(), one))
         return next((one for one in in_order if one in self._called), in_order[0])
@@ -142,11 +146,14 @@ class Names:
         return tuple(map(self._as_called, servers))
 
     def _as_called(self, server: Server) -> Server:
+        if server.is_plain and self._ids.is_by_itself(server.id):
+            self._first.pop(server.id, None)  # it is its own first
+            return server
         server = self._ids.certain(server)
         ids = self._ids.of(server.id)
         for one in ids:
             self._first.pop(one, None)
-        if len(ids) == 1:  # it is its own first
+        if len(ids) == 1:
             return server.called(server.id)
         self._first |= dict.fromkeys(ids, server.id)
         forget_the_first(self._first, MOST_REMEMBERED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -150,14 +150,12 @@ class Inventory:
         except Doubtful as incomplete:
             readable = self._names.as_called(incomplete.readable)
             self._learn_servers(readable)
-            self.listed(by_any_id(readable))
             raise Doubtful(str(incomplete), readable=readable, about=incomplete.about) from incomplete
         self._listed["servers"] = len(servers)
         if doubt := self._sudden_emptiness("", bool(self._servers) and not servers):
             raise doubt
         self._servers = {}
         self._learn_servers(servers)
-        self.listed(by_any_id(servers))
         return servers
 
     async def owner(self) -> str:
@@ -192,7 +190,8 @@ class Inventory:
         lists = await self._lists_of_all(servers)
         answers = {one: self._believed(one, seen, began) async for one, seen in in_turns(lists.items())}
         errors = {one: error for one, error in answers.items() if isinstance(error, Exception)}
-        self._learn_servers(servers)
+        async for server in in_turns(servers):
+            self._learn_server(server)
         is_of_few = doubt is None and are_of_few(errors, among=len(lists))
         self.in_doubt = {one: str(error) for one, error in errors.items()} if is_of_few else {}
         if not is_of_few:
@@ -312,7 +311,7 @@ class Inventory:
         if held is None:
             self._known[server_id] = ServerHoldings(snapshots=seen, seen_at=began)
         elif began >= held.seen_at:
-            self._known[server_id] = replace(held, snapshots=seen, seen_at=began)
+            self._known[server_id] = ServerHoldings(server=held.server, snapshots=seen, seen_at=began)
         return seen
 
     def _sudden_emptiness(self, key: str, is_empty: bool) -> Doubtful | None:
@@ -326,12 +325,16 @@ class Inventory:
         subject = f"the list of server {key}'s snapshots" if key else "the list of servers"
         return Doubtful(f"{subject} is empty, and was not when last seen: not believed for {DOUBT:g} s")
 
-    def _learn_servers(self, servers: Iterable[Server]) -> None:
+    def _learn_servers(self, servers: Sequence[Server]) -> None:
         for server in servers:
-            self._servers[server.id] = server
-            held = self._known.get(server.id)
-            if held is not None:
-                self._known[server.id] = replace(held, server=server)
+            self._learn_server(server)
+        self.listed(by_any_id(servers))
+
+    def _learn_server(self, server: Server) -> None:
+        self._servers[server.id] = server
+        held = self._known.get(server.id)
+        if held is not None and held.server is not server:
+            self._known[server.id] = ServerHoldings(server=server, snapshots=held.snapshots, seen_at=held.seen_at)
 
 
 async def _outcome(asked: Awaitable[T]) -> T | Exception:
@@ -343,8 +346,5 @@ async def _outcome(asked: Awaitable[T]) -> T | Exception:
 
 
 def _as_of(server_id: str, held: ServerHoldings) -> ServerHoldings:
-    return replace(
-        held,
-        server=held.server and held.server.called(server_id),
-        snapshots=tuple(one.of_server(server_id) for one in held.snapshots),
-    )
+    snapshots = tuple(one.of_server(server_id) for one in held.snapshots)
+    return replace(held, server=held.server and held.server.called(server_id), snapshots=snapshots)

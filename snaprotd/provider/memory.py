@@ -38,15 +38,15 @@ class Memory:
 
     def marked(self, server_id: str, listed: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
         """The snapshots of a server, each with what earlier lists say of it."""
-        known = self._servers[server_id] = self._servers.pop(server_id, _Server())
+        before: _Server | None = self._servers.pop(server_id, None)
+        known = self._servers[server_id] = before or _Server()
         forget_the_first(self._servers, MOST_SERVERS)
         now = asyncio.get_running_loop().time()
         for one in listed:
             if one.is_completed:
                 known.was_completed.pop(one.id, None)
                 known.was_completed[one.id] = None
-        for oldest in list(known.was_completed)[:-REMEMBERED]:
-            del known.was_completed[oldest]
+        forget_the_first(known.was_completed, REMEMBERED)
         known.since = {one.id: _since(known, one, now) for one in listed if not one.is_completed}
         return tuple(one if one.is_completed else self._marked(known, one, now) for one in listed)
 

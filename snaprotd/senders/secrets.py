@@ -49,6 +49,8 @@ class Secrets:
 
     def hidden(self) -> tuple[str, ...]:
         """What must not be shown."""
+        if not self._files:  # as it mostly is, and it is asked for each text
+            return ()
         return tuple(secret for file in self._files.values() for secret in file.hidden)
 
     def refuse(self, path: Path, text: str) -> None:

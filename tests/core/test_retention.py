@@ -465,6 +465,12 @@ def test_below_the_limit_there_is_room() -> None:
     assert room(ours(14, 15, 16) + manual(1)) == Room(free=True)
 
 
+def test_one_that_may_be_listed_twice_holds_one_slot() -> None:
+    again = snapshot("a-text", "2025-01-16T03:30:00Z")
+    assert room([*ours(13, 14, 15, 16), again]) == Room(free=True)
+    assert room([*ours(12, 13, 14, 15, 16), again]).deletions
+
+
 @pytest.mark.parametrize("when_full", [WhenFull.REPLACE, WhenFull.REPLACE_LAST])
 def test_a_full_server_loses_our_oldest(when_full: WhenFull) -> None:
     answer = room(ours(13, 14, 15, 16) + manual(1), policy(when_full=when_full))

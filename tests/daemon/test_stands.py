@@ -7,6 +7,7 @@ import sys
 from asyncio.events import Handle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
@@ -58,6 +59,24 @@ def watched_turns(*rooms: str) -> Iterator[Turns]:
         yield turns
     finally:
         sys.setprofile(before)
+
+
+async def test_what_lists_of_the_account_show_is_learnt_by_pieces(tmp_path: Path) -> None:
+    world = a_world()
+    for number in range(1, SERVERS):
+        world.add_server(f"web-{number}")
+    for server_id in world.servers:
+        world.add_snapshot(server_id, "by-hand", created_at=datetime(2025, 1, 15, tzinfo=UTC))
+    path = configure(tmp_path, *(entry(server_id=one) for one in world.servers))
+    async with daemon_on(path, world) as watched:
+        await watched.daemon._account.read()
+        assert watched.daemon._account.is_listed
+        with watched_turns("provider", "core") as of_lists:
+            await watched.daemon._account.read()
+        with watched_turns("engine") as of_what_the_ledger_knows:
+            await watched.daemon._account.read()
+    assert of_lists.most <= 10 * SERVERS, of_lists.where
+    assert of_what_the_ledger_knows.most <= SERVERS, of_what_the_ledger_knows.where
 
 
 async def test_neither_a_start_nor_a_new_file_takes_the_loop_for_long(tmp_path: Path) -> None:

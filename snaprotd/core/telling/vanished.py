@@ -56,7 +56,8 @@ class Vanished:
 
 def missing_of(seen: Sequence[Sighting], listed: Collection[Snapshot]) -> list[Sighting]:
     """Those that a list does not show, in any state or under any id."""
-    return [one for one in seen if not one.is_in(listed)]
+    names = {one.name for one in listed}  # nearly all are there by name
+    return [one for one in seen if one.name not in names and not one.is_in(listed)]
 
 
 def seen_after(seen: Sequence[Sighting], ours: Iterable[Snapshot], lost: Collection[Sighting]) -> tuple[Sighting, ...]:

@@ -15,6 +15,7 @@ from snaprotd.core.telling.entries import Entry
 from snaprotd.ledger.events.record import WithEvents
 from snaprotd.ledger.sql.prepared import Prepared
 from snaprotd.ledger.sql.schema import MATCHED
+from snaprotd.ledger.sql.statements import in_turns
 
 log = structlog.get_logger("snaprotd.ledger")
 
@@ -42,7 +43,7 @@ class MatchedServers(WithEvents):
         query = select(MATCHED.c.server_id, MATCHED.c.body).where(MATCHED.c.account == self._account())
         async with self._transaction(writes=False) as connection:
             rows = await connection.execute(query)
-        return {str(row.server_id): one for row in rows for one in _read(row.body)}
+        return dict(await in_turns(rows, lambda row: [(str(row.server_id), one) for one in _read(row.body)]))
 
     async def note(self, found: Mapping[str, Matched], *, gone: Collection[str], entries: Sequence[Entry]) -> None:
         """These were `found`, or dropped; those that are `gone` are forgotten; `entries` tell of it."""

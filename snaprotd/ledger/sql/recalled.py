@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import String, bindparam, exists, literal, select, tuple_
@@ -38,8 +39,14 @@ _STANDING_IN = Prepared(lambda: _standing_in().with_only_columns(ROTATIONS.c.bod
 
 def of_slots(account: str, slots: Iterable[tuple[str, datetime]]) -> Statement:
     """The rows of the rotations of these slots, each with an id of its server: of thousands, in one go."""
-    pairs = [json.dumps([server_id, text_of(slot)]) for server_id, slot in slots]
+    pairs = [f"[{json.dumps(server_id)}, {_json_of(slot)}]" for server_id, slot in slots]
     return _OF_SLOTS(its_account=account, pairs=as_list(pairs))
+
+
+@lru_cache(maxsize=4096)
+def _json_of(slot: datetime) -> str:
+    """Those of thousands of servers are few."""
+    return json.dumps(text_of(slot))
 
 
 def with_ids(account: str, server_ids: Collection[str], ids: Collection[str]) -> Statement:

@@ -139,20 +139,30 @@ def read_snapshot(
     server_ids = [str(ref) for ref in _references(of, asked)]
     if not server_ids:
         raise UnreadableError("a snapshot without a server")
-    server_id, *server_also = server_ids
     ids = [str(ref) for ref in _references(entry, None)]
     if not ids:
-        raise UnreadableError(f"a snapshot of server {server_id} without an id", server_id=server_id)
+        raise UnreadableError(f"a snapshot of server {server_ids[0]} without an id", server_id=server_ids[0])
     if not isinstance(entry.get("name"), str):
-        raise UnreadableError(f"snapshot {ids[0]} of server {server_id} without a name", server_id=server_id)
-    more = {"server_also": tuple(server_also), "listed_at": listed_at, "seen_at": seen_at}
-    return _snapshot(entry, ids, server_id=server_id, server_name=name_in(of.get("name")), **more)
+        raise UnreadableError(f"snapshot {ids[0]} of server {server_ids[0]} without a name", server_id=server_ids[0])
+    return _snapshot(entry, ids, server_ids, name_in(of.get("name")), listed_at=listed_at, seen_at=seen_at)
 
 
-def _snapshot(entry: Mapping[str, Any], ids: Sequence[str], **of_server: Any) -> Snapshot:
+def _snapshot(
+    entry: Mapping[str, Any],
+    ids: Sequence[str],
+    server_ids: Sequence[str],
+    server_name: str,
+    *,
+    listed_at: datetime | None = None,
+    seen_at: float | None = None,
+) -> Snapshot:
     """What an entry says of the snapshot itself."""
     return Snapshot(
-        **of_server,
+        server_id=server_ids[0],
+        server_also=tuple(server_ids[1:]),
+        server_name=server_name,
+        listed_at=listed_at,
+        seen_at=seen_at,
         id=ids[0],
         also=tuple(ids[1:]),
         name=name_in(entry.get("name")),
@@ -185,7 +195,7 @@ def read_created(body: Any, server: Server, name: str) -> Snapshot:
     if entry is None:
         raise UnreadableError("no snapshot with an id")
     ids = [str(ref) for ref in _references(entry, None)]
-    read = _snapshot(entry, ids, server_id=server.id, server_name=server.name)
+    read = _snapshot(entry, ids, [server.id], server.name)
     return replace(read, name=read.name or name)
 
 
@@ -276,7 +286,7 @@ def _references(entry: Mapping[str, Any], asked: str | None) -> tuple[int | str,
 
     Each of them once.
     """
-    refs = [ref for key in ("id", "uuid") if (ref := reference_in(entry.get(key))) is not None]
+    refs = [ref for key in ("id", "uuid") if key in entry and (ref := reference_in(entry[key])) is not None]
     if len(refs) < 2:
         return tuple(refs)
     found: dict[str, int | str] = {}

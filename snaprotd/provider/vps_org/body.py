@@ -67,7 +67,7 @@ def name_in(value: object, longest: int = LONGEST_TEXT) -> str:
 
 def prose_in(value: object) -> str:
     """A text of many words; empty where there is none."""
-    return in_one_line(redactor.known(value[:LONGEST_READ])) if isinstance(value, str) else ""
+    return in_one_line(redactor.known(value[:LONGEST_READ])) if value and isinstance(value, str) else ""
 
 
 def plain_in(value: object, longest: int) -> str:

@@ -118,6 +118,7 @@ class VpsOrg:
             "/servers/", {}, lambda entry, call: answers.read_server(entry, seen_at=call.sent_at), priority=priority
         )
         self.identities.learn_listed(servers)
+        await asyncio.sleep(0)  # of thousands this takes a while, and so does what is made of them
         if doubts or complaint:
             raise Doubtful(because("the list of servers", doubts, complaint), readable=tuple(servers))
         return servers
