@@ -37,7 +37,7 @@ REQUESTS = 20.0
 GUESSES = 1.0
 """Of one peer: passwords a second that were not right before, with ten in store."""
 MOST_UNREAD = 64 * 1024 * 1024
-"""Bytes of answers that were written and that nobody has read yet, all together."""
+"""Bytes of answers that were not read yet, all together; what several read counts once."""
 
 LOOK_EVERY = 1.0
 ENDING = 5.0
@@ -174,12 +174,10 @@ class Door:
         return True
 
     def bound_unread(self) -> None:
-        """Before another answer is written: where too much is not read yet, the largest of it goes."""
-        unread = {visit: visit.unread for visit in self.inside}
-        while sum(unread.values()) > MOST_UNREAD:
-            largest = max(unread, key=lambda visit: unread[visit])
-            del unread[largest]
-            largest.turn_out()
+        """Before another answer is made: where those that are being given take too much memory, the oldest goes."""
+        reading = sorted((visit for visit in self.inside if visit.unread), key=lambda visit: -visit.since)
+        while sum({what: size for visit in reading for what, size in visit.holds.items()}.values()) > MOST_UNREAD:
+            reading.pop().turn_out()
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()

@@ -87,6 +87,10 @@ GUARDED = {
 WORTH_IT, LEVEL = 1000, 4
 """Bytes that are worth to be compressed, and how much: the highest level takes three times as long for a tenth."""
 
+TEXT = "text"
+"""Under this in the state of a request stands by what the text of its answer is known, and how many bytes it has: the
+pieces of one report are the same ones in each answer."""
+
 BLOCK = 64 * 1024
 """Bytes that are written at once."""
 
@@ -130,7 +134,10 @@ class _InPieces(Response):
             self.headers["Content-Encoding"] = "gzip"
         self.headers["Content-Length"] = str(sum(map(len, self._pieces)))
 
+        self._text = (id(max(self._pieces, key=len, default=self)), sum(map(len, self._pieces)))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})[TEXT] = self._text
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for block in _in_blocks(self._pieces):
             await send({"type": "http.response.body", "body": block, "more_body": True})  # as it is read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from snaprotd.web.hosts import is_ours
+from snaprotd.web.site import TEXT
 from snaprotd.web.turns import OneAtATime, Turns
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Visit(H11Protocol):
         """A head is due: at first, and from its first byte on."""
         self._unwritten = 0
         """Bytes of the answer that is being given."""
+        self._has_said_all = False
         self._unread_since: float | None = None
         self._closing_since: float | None = None
         self._ticket: tuple[Turns | OneAtATime, asyncio.Future[bool]] | None = None
@@ -82,6 +84,12 @@ class Visit(H11Protocol):
     def unread(self) -> int:
         """Bytes of an answer that is made, and that the visitor has not taken."""
         return self._unwritten + self.transport.get_write_buffer_size() if self._is_in else 0
+
+    @property
+    def holds(self) -> Mapping[object, int]:
+        """The bytes that its answer keeps in memory, each text by what it is known by: many may read the same one."""
+        text = self.cycle.scope.get("state", {}).get(TEXT) if self._is_answering else None
+        return {self: self.unread - self._unwritten} | ({} if text is None else dict([text]))
 
     @property
     def is_idle(self) -> bool:
@@ -155,9 +163,16 @@ class Visit(H11Protocol):
         if self._is_answering:
             self._has_begun = False
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Who has said all that he will may read all the same what is being written."""
+        self._has_said_all = bool(self._unwritten) and self.transport.get_extra_info("sslcontext") is None
+        return self._has_said_all
+
     def on_response_complete(self) -> None:
         self._has_begun, self.since = False, self.loop.time()
         super().on_response_complete()
+        if self._has_said_all:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """To what is no HTTP."""

@@ -27,6 +27,7 @@ from snaprotd.provider.vps_org.client import VpsOrg
 
 log = structlog.get_logger("snaprotd")
 
+_LEFT_OUT = ("path", "ledger", "api.token_file", "program_folders")
 MOST_LOOKED_AT = 1024 * 1024
 """Bytes of another file in which the token is looked for."""
 
@@ -49,10 +50,13 @@ def read_token(config: Config, environ: Mapping[str, str], *, once: bool = False
 
 
 def files_of(settings: Any, around: str = "") -> Iterator[tuple[str, Path]]:
-    """The files that a configuration names, each with its key; but for the token's own, and the configuration's."""
+    """The files that a configuration names, each with its key; but for the token's own, and the configuration's.
+
+    And not the ledger: whoever closes a file takes away the locks that SQLite has on it in the same process.
+    """
     for each in (one for one in fields(settings) if one.init):  # the others are made from these, as one of each server
         value, key = getattr(settings, each.name), f"{around}{each.name}"
-        if isinstance(value, Path) and key not in ("path", "api.token_file", "program_folders"):
+        if isinstance(value, Path) and key not in _LEFT_OUT:
             yield key, value
         elif key == "entries":
             pings = dict.fromkeys(entry.ping for entry in value if entry.ping is not None)
