@@ -40,7 +40,7 @@ AT_ONCE = 25
 """Servers that are looked at in one go, in a few milliseconds."""
 
 
-class Entries(Protocol):
+class Kept(Protocol):
     """The servers of a report, which may be kept otherwise than as values."""
 
     def append(self, server: Json, /) -> None: ...
@@ -105,7 +105,7 @@ class Situation:
     """That of the pages."""
 
 
-def status_report(situation: Situation, servers: Entries) -> Generator[None, None, Json]:
+def status_report(situation: Situation, servers: Kept) -> Generator[None, None, Json]:
     """The whole report, as it may leave. Of `AT_ONCE` servers at a time: between them others may have their turn.
 
     `servers`: where those that are configured go.
