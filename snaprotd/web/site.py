@@ -128,13 +128,14 @@ class _InPieces(Response):
     def __init__(self, pieces: Iterable[bytes], *, packed: bool, **more: Any) -> None:
         super().__init__(**more)
         self._pieces = [*pieces]
+        size = sum(map(len, self._pieces))
         self.headers["Vary"] = "Accept-Encoding"
-        if packed and sum(map(len, self._pieces)) >= WORTH_IT:
+        if packed and size >= WORTH_IT:
             self._pieces = [*_compressed(_in_blocks(self._pieces))]
+            size = sum(map(len, self._pieces))
             self.headers["Content-Encoding"] = "gzip"
-        self.headers["Content-Length"] = str(sum(map(len, self._pieces)))
-
-        self._text = (id(max(self._pieces, key=len, default=self)), sum(map(len, self._pieces)))
+        self.headers["Content-Length"] = str(size)
+        self._text = (id(max(self._pieces, key=len, default=self)), size)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})[TEXT] = self._text

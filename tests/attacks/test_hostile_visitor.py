@@ -157,6 +157,13 @@ class Site:
         self.stack.callback(writer.transport.abort)
         return caller
 
+    async def caller_who_does_not_read(self, path: str = "/metrics") -> Caller:
+        """He has asked, and takes no more than a few bytes."""
+        caller = await self.caller()
+        caller.reader._limit = 1  # type: ignore[attr-defined]  # so that asyncio stops reading
+        caller.say(f"GET {path} HTTP/1.1", "Host: 127.0.0.1")
+        return caller
+
     async def ask(self, *arguments: Any, **more: Any) -> Answer:
         """As a new visitor."""
         caller = await self.caller(more.pop("tls", None))
@@ -367,9 +374,7 @@ async def test_a_connection_that_is_kept_for_nothing_ends(impatient: None) -> No
 async def test_an_answer_that_nobody_reads_is_not_kept(impatient: None) -> None:
     async with served() as place:
         place.shown.lines = 2_000_000
-        caller = await place.caller()
-        caller.reader._limit = 1  # type: ignore[attr-defined]  # so that asyncio stops reading
-        caller.say("GET /metrics HTTP/1.1", "Host: 127.0.0.1")
+        await place.caller_who_does_not_read()
         await until(lambda: any(one.unread for one in place.door.inside), what="an answer that is not read")
         await until(lambda: not place.door.inside, what="its end")
 
@@ -383,9 +388,7 @@ async def test_what_nobody_reads_is_bounded_all_together(monkeypatch: pytest.Mon
         answered: set[visit.Visit] = set()
         in_order: list[visit.Visit] = []
         for number in range(1, 7):
-            caller = await place.caller()
-            caller.reader._limit = 1  # type: ignore[attr-defined]
-            caller.say("GET /metrics HTTP/1.1", "Host: 127.0.0.1")
+            await place.caller_who_does_not_read()
             while len(answered) < number:
                 in_order += [one for one in place.door.inside if one.unread and one not in answered]
                 answered |= {*in_order}
@@ -397,12 +400,11 @@ async def test_what_nobody_reads_is_bounded_all_together(monkeypatch: pytest.Mon
 
 async def test_what_many_read_is_there_once_and_nobody_is_cut_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "MOST_UNREAD", 40_000_000)
+    monkeypatch.setattr(site, "SHARE", 1e-6)  # so that it is one text for all
     async with served() as place:
         place.shown.lines = 4_000_000
-        callers = [await place.caller() for _ in range(6)]
-        for caller in callers:
-            caller.reader._limit = 1  # type: ignore[attr-defined]
-            caller.say("GET /metrics HTTP/1.1", "Host: 127.0.0.1")
+        for _ in range(6):
+            await place.caller_who_does_not_read()
         await until(lambda: sum(one.unread > 0 for one in place.door.inside) == 6, what="all that do not read")
         assert (await place.ask()).status == 200
         assert sum(one.unread > 0 for one in place.door.inside) == 6
@@ -411,9 +413,7 @@ async def test_what_many_read_is_there_once_and_nobody_is_cut_for_it(monkeypatch
 async def test_who_has_said_all_is_given_his_answer_to_the_end() -> None:
     async with served() as place:
         place.shown.lines = 2_000_000
-        caller = await place.caller()
-        caller.reader._limit = 1  # type: ignore[attr-defined]
-        caller.say("GET /metrics HTTP/1.1", "Host: 127.0.0.1")
+        caller = await place.caller_who_does_not_read()
         await until(lambda: any(one.unread for one in place.door.inside), what="an answer that is being written")
         caller.writer.write_eof()
         await asyncio.sleep(0.05)
@@ -480,9 +480,7 @@ async def test_a_page_is_made_for_one_at_a_time_and_for_nobody_who_has_gone() ->
 async def test_a_page_that_is_not_read_or_fails_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     async with served() as place:
         place.shown.much = 20_000_000
-        caller = await place.caller()
-        caller.reader._limit = 1  # type: ignore[attr-defined]
-        caller.say("GET /api/status HTTP/1.1", "Host: 127.0.0.1")
+        await place.caller_who_does_not_read("/api/status")
         await until(lambda: any(one.unread for one in place.door.inside), what="an answer that is not read")
         place.shown.much = 2000
         assert (await place.ask("/api/status")).status == 200
